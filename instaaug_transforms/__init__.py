@@ -1,0 +1,40 @@
+"""A torchvision transform whose strength is learned per image (InstaAug, ICML 2023)."""
+
+from typing import Any
+
+from .augment import LearnedAugment
+from .augment_distribution import AugmentDistribution
+from .errors import InstaAugError
+from .families import Family, register
+from .learning import EntropyController, FitConfig, FitResult, build_loss_table, fit
+from .params import AugmentParams
+from .tta import TTAModel
+from .weights import list_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AugmentDistribution",
+    "AugmentParams",
+    "EntropyController",
+    "Family",
+    "FitConfig",
+    "FitResult",
+    "InstaAugError",
+    "LearnedAugment",
+    "TTAModel",
+    "build_loss_table",
+    "fit",
+    "list_weights",
+    "register",
+]
+
+_LAZY = ("evaluation", "timm", "viz")  # they import timm, SciPy and matplotlib
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,287 @@
+"""`LearnedAugment`: a torchvision transform whose strength is learned per image."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils.data import get_worker_info
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from . import ops, weights
+from .augment_distribution import AugmentDistribution
+from .errors import InstaAugError
+from .families import Family, create
+from .inputs import Normalization, is_image, to_batch
+from .params import AugmentParams
+from .predictors import ConvPredictor
+from .targets import POINT_TYPES, transform_mask, transform_points
+
+SELECTIONS = ("sample", "top", "stratified")
+
+
+class LearnedAugment(v2.Transform):
+    """Predict for each image how far it may be transformed, sample from that range, apply it.
+
+    InstaAug (Miao et al., *Learning Instance-Specific Augmentations by Capturing Local Invariances*, ICML 2023).
+    Takes what torchvision's v2 transforms take — PIL images, uint8 or float tensors ``(C, H, W)`` or ``(B, C, H, W)``
+    in [0, 1], tv_tensors, any pytree of them — and gives it back in kind; each image of a batch gets its own
+    transformation. Labels pass through; masks move with the image, and for a single sample boxes and keypoints too.
+    Until it is fitted it stays close to the identity. ``train()`` and ``eval()`` change nothing but φ's own mode:
+    sampling goes on in both, as in torchvision.
+
+    Args:
+        families: names or `Family` objects: ``"crop"``, ``"rotate"``, ``"hsv"``, or any that is registered.
+        in_channels: channels of the images.
+        p: probability with which an image is transformed at all.
+        same_on_batch: one transformation for the whole batch, from the mean of φ's outputs over it.
+        normalization: ``(mean, std)`` per channel, where images arrive normalised: undone before, redone after.
+        output_size: (height, width) or one side of the result; that of the input where None.
+        fill: value of what a rotation shows from outside the image, in [0, 1].
+        image_size: side of the copy that φ looks at, pixels.
+
+    Raises:
+        InstaAugError: an unknown family, or an argument out of range. When called: images that are no images, hold NaN
+            or values outside [0, 1], have another number of channels, or lie on another device than the weights.
+
+    Example:
+        >>> aug = LearnedAugment(["crop", "rotate"])
+        >>> aug(torch.rand(8, 3, 64, 64)).shape
+        torch.Size([8, 3, 64, 64])
+    """
+
+    def __init__(
+        self,
+        families: Sequence[str | Family] = ("crop", "rotate", "hsv"),
+        *,
+        in_channels: int = 3,
+        p: float = 1.0,
+        same_on_batch: bool = False,
+        normalization: tuple[Sequence[float], Sequence[float]] | None = None,
+        output_size: int | Sequence[int] | None = None,
+        fill: float = 0.0,
+        image_size: int = 64,
+    ) -> None:
+        super().__init__()
+        self.families = create(families)
+        for family in self.families:
+            if family.channels is not None and in_channels not in family.channels:
+                raise InstaAugError(
+                    f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}"
+                )
+        if not 0 <= p <= 1:
+            raise InstaAugError(f"p: expected a probability in [0, 1], got {p}")
+        if not 0 <= fill <= 1:
+            raise InstaAugError(f"fill: expected a value in [0, 1], got {fill}")
+        if isinstance(output_size, int):
+            output_size = (output_size, output_size)
+        if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
+            raise InstaAugError(f"output_size: expected (height, width), both ≥ 1, or one side, got {output_size}")
+        self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
+        self.output_size = None if output_size is None else tuple(output_size)
+        self.normalization = None if normalization is None else Normalization(*normalization)
+        self.predictor = ConvPredictor(self.families, in_channels, image_size)
+
+    # -- the distribution and its views ------------------------------------------------------------------------------
+
+    def distribution(self, images: Tensor) -> AugmentDistribution:
+        """p(τ | x) of each image of ``(B, C, H, W)`` or ``(C, H, W)``; differentiable in φ where grad is enabled."""
+        return self._distribution(self._batch(images)[0])
+
+    def views(
+        self, images: Tensor, n: int, select: str = "sample", generator: torch.Generator | None = None
+    ) -> tuple[Tensor, AugmentParams]:
+        """``n`` views of each image, ``(n, B, C, H, W)``, and their ``(n, B)`` parameters. φ runs once per image.
+
+        Args:
+            images: ``(B, C, H, W)`` or ``(C, H, W)``.
+            n: number of views.
+            select: ``"sample"``, ``"top"`` (likeliest crops, evenly spaced quantiles) or ``"stratified"`` (samples
+                spread over scales and ranges).
+            generator: source of the randomness; the global one where None.
+        """
+        batch, back = self._batch(images)
+        params = self.select_params(self._distribution(batch), n, select, generator)
+        out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
+        return out.unflatten(0, (n, len(batch))), params
+
+    @staticmethod
+    def select_params(
+        distribution: AugmentDistribution, n: int, select: str, generator: torch.Generator | None = None
+    ) -> AugmentParams:
+        """``(n, B)`` parameters of a distribution by one of the three ways of selecting views."""
+        if n < 1:
+            raise InstaAugError(f"n: expected at least one view, got {n}")
+        if select == "sample":
+            return distribution.rsample((n,), generator)
+        if select == "stratified":
+            return distribution.stratified(n, generator)
+        if select == "top":
+            return distribution.top(n)
+        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+
+    def apply(self, batch: Tensor, params: AugmentParams) -> Tensor:
+        """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters."""
+        return ops.apply(batch, params, self.families, self.output_size, self.fill)
+
+    # -- the v2 protocol -----------------------------------------------------------------------------------------------
+
+    def forward(
+        self, *inputs: Any, params: AugmentParams | None = None, generator: torch.Generator | None = None
+    ) -> Any:
+        """Transform a sample or a batch, as any v2 transform.
+
+        Args:
+            *inputs: images and whatever goes with them.
+            params: replay these ``(B,)`` parameters in place of sampling.
+            generator: source of the randomness; the global one where None.
+        """
+        if params is None and generator is None:
+            return super().forward(*inputs)
+        flat, spec = tree_flatten(inputs if len(inputs) > 1 else inputs[0])
+        self.check_inputs(flat)
+        needed = self._needs_transform_list(flat)
+        made = self._make([leaf for leaf, need in zip(flat, needed, strict=True) if need], params, generator)
+        return tree_unflatten(
+            [self.transform(leaf, made) if need else leaf for leaf, need in zip(flat, needed, strict=True)], spec
+        )
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Parameters for the leaves to be transformed, from the first image among them."""
+        return self._make(flat_inputs, None, None)
+
+    def _make(
+        self, leaves: list[Any], params: AugmentParams | None, generator: torch.Generator | None
+    ) -> dict[str, Any]:
+        image = next((leaf for leaf in leaves if is_image(leaf)), None)
+        if image is None:
+            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+            raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone")
+        if params is not None:
+            return {"params": self._checked(params)}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
+            batch, _ = self._batch(image)
+            clip = image.shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
+            # One transformation per clip, from its middle frame.
+            looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
+            distribution = self._distribution(looked_at, self.same_on_batch)
+            params = distribution.rsample((), generator)
+            if self.p < 1:
+                device = generator.device if generator is not None else distribution.device
+                shape = distribution.batch_shape
+                chosen = torch.rand(shape, generator=generator, device=device).to(distribution.device) < self.p
+                params = params.where(chosen, distribution.identity())
+            if self.same_on_batch:
+                params = params.repeat_interleave(len(looked_at))
+        return {"params": params}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One leaf by the parameters of its sample."""
+        made: AugmentParams = params["params"]
+        if is_image(inpt):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
+                batch, back = self._batch(inpt)
+                if len(batch) % made.batch_shape[0]:
+                    raise InstaAugError(
+                        f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
+                    )
+                return back(self.apply(batch, made.repeat_interleave(len(batch) // made.batch_shape[0])))
+        if isinstance(inpt, tv_tensors.Mask):
+            return transform_mask(inpt, made.detach(), self.families, self.output_size)
+        if isinstance(inpt, POINT_TYPES):
+            return transform_points(inpt, made.detach(), self.families, self.output_size)
+        raise InstaAugError(f"inputs: cannot transform {type(inpt).__name__}")
+
+    # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _batch(self, images: Any):
+        batch, back = to_batch(images, self.in_channels, self.normalization)
+        weight = next(self.predictor.parameters())
+        if get_worker_info() is not None and weight.is_cuda:
+            raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
+        if batch.device != weight.device:
+            raise InstaAugError(
+                f"images: they are on {batch.device}, the transform's weights on {weight.device}. v2.Compose moves no "
+                f"weights: call aug.to({str(batch.device)!r}) yourself, or move the images"
+            )
+        return batch, back
+
+    def _distribution(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
+        raw = self.predictor(batch)
+        if pooled:
+            raw = {name: value.mean(0, keepdim=True) for name, value in raw.items()}
+        return AugmentDistribution(self.families, raw)
+
+    def _checked(self, params: AugmentParams) -> AugmentParams:
+        known = {field for family in self.families for field in family.fields}
+        if not isinstance(params, AugmentParams) or len(params.batch_shape) != 1 or not known & set(params):
+            raise InstaAugError(
+                f"params: expected AugmentParams that lead with (B,) and have fields of {', '.join(sorted(known))}; got "
+                f"{params if isinstance(params, AugmentParams) else type(params).__name__}"
+            )
+        device = next(self.predictor.parameters()).device
+        return params.to(device)
+
+    # -- files -----------------------------------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """What makes this transform again, as JSON values; weights apart."""
+        norm = self.normalization
+        return {
+            "families": [{"name": family.name, "config": family.config()} for family in self.families],
+            "predictor": self.predictor.config(),
+            "fill": self.fill,
+            "output_size": self.output_size,
+            "normalization": None if norm is None else [norm.mean, norm.std],
+            "p": self.p,
+            "same_on_batch": self.same_on_batch,
+        }
+
+    def save(self, path: str | os.PathLike, **notes: Any) -> None:
+        """Write configuration and weights to ``path`` (.safetensors), all at once; ``notes`` are kept beside them.
+
+        Raises:
+            InstaAugError: another suffix, or a folder that does not exist.
+        """
+        weights.write(path, {**self.config(), "notes": notes}, self.predictor.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | os.PathLike, **overrides: Any) -> "LearnedAugment":
+        """A checkpoint that comes with the package (see `list_weights`), or a file that `save` wrote.
+
+        Args:
+            name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
+            **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
+                ``output_size``, ``fill``.
+
+        Returns:
+            An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
+
+        Raises:
+            InstaAugError: an unknown name, or a file that is damaged, altered or of another kind.
+        """
+        config, tensors = weights.read(name_or_path)
+        try:
+            arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
+            configs = {entry["name"]: entry["config"] for entry in config["families"]}
+            predictor = config["predictor"]
+            arguments |= {"in_channels": predictor["in_channels"], "image_size": predictor["image_size"]}
+            aug = cls(create(list(configs), configs), **(arguments | overrides))
+            aug.predictor.load_state_dict(tensors)
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
+        return aug.eval().requires_grad_(False)
+
+    def extra_repr(self) -> str:
+        shown = [f"families={self.families}"]
+        defaults = {"p": 1.0, "same_on_batch": False, "output_size": None, "fill": 0.0}
+        shown += [f"{key}={getattr(self, key)}" for key, default in defaults.items() if getattr(self, key) != default]
+        if self.normalization is not None:
+            shown.append(f"normalization=({self.normalization.mean}, {self.normalization.std})")
+        return ", ".join(shown)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"

@@ -1,0 +1,115 @@
+"""p(τ | x) over all families of a transform, as a `torch.distributions.Distribution` of `AugmentParams`."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .families import Family, FamilyDistribution
+from .params import AugmentParams
+
+
+class AugmentDistribution(Distribution):
+    """The product of the families' distributions, one per image: p(τ₁ … τ_K | x) = Π p(τ_k | x).
+
+    ``batch_shape`` is (B,); a sample is an `AugmentParams`. Densities and entropies are relative to the widest
+    distribution allowed, in nats (see `instaaug_transforms.distributions`).
+
+    Args:
+        families: in the order of `families.create`.
+        raw: φ's raw outputs, ``(B, R)`` per family name.
+    """
+
+    arg_constraints = {}
+
+    def __init__(self, families: Sequence[Family], raw: dict[str, Tensor]) -> None:
+        self.families = list(families)
+        self.parts: dict[str, FamilyDistribution] = {f.name: f.distribution(raw[f.name]) for f in self.families}
+        first = next(iter(raw.values()))
+        self.device = first.device
+        super().__init__(torch.Size(first.shape[:1]), validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether every family's samples carry gradients; a crop's do not."""
+        return all(part.has_rsample for part in self.parts.values())
+
+    @property
+    def n_uniforms(self) -> int:
+        """Uniform numbers per sample, all families together."""
+        return sum(part.n_uniforms for part in self.parts.values())
+
+    def from_uniform(self, uniform: Tensor) -> AugmentParams:
+        """Uniform numbers ``(*sample_shape, B, n_uniforms)`` in [0, 1) to parameters ``(*sample_shape, B)``."""
+        fields: dict[str, Tensor] = {}
+        widths = [part.n_uniforms for part in self.parts.values()]
+        for part, u in zip(self.parts.values(), uniform.split(widths, dim=-1), strict=True):
+            fields.update(part.from_uniform(u))
+        return AugmentParams(**fields)
+
+    def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
+        device = generator.device if generator is not None else self.device
+        return torch.rand((*shape, *self.batch_shape, self.n_uniforms), generator=generator, device=device).to(
+            self.device
+        )
+
+    def rsample(
+        self, sample_shape: Sequence[int] = torch.Size(), generator: torch.Generator | None = None
+    ) -> AugmentParams:
+        """Parameters ``(*sample_shape, B)``, sample_shape of at most one dimension.
+
+        Fields of uniform families are differentiable in φ; a crop's are not (use `log_prob` there).
+        """
+        return self.from_uniform(self._uniform(torch.Size(sample_shape), generator))
+
+    def sample(
+        self, sample_shape: Sequence[int] = torch.Size(), generator: torch.Generator | None = None
+    ) -> AugmentParams:
+        """As `rsample`, detached."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator)
+
+    def stratified(self, n: int, generator: torch.Generator | None = None) -> AugmentParams:
+        """``n`` samples per image, fields ``(n, B)``, spread over every family's range (a Latin hypercube).
+
+        Crop anchors are ordered by scale, so the n views are spread over the scales in proportion to their
+        probability. Each view alone is distributed as a sample is.
+        """
+        uniform = self._uniform(torch.Size((n,)), generator)
+        device = generator.device if generator is not None else self.device
+        order = torch.rand(uniform.shape, generator=generator, device=device).to(self.device).argsort(0)
+        return self.from_uniform(((order + uniform) / n).clamp(max=math.nextafter(1.0, 0.0)))
+
+    def top(self, k: int) -> AugmentParams:
+        """``k`` views per image without chance, fields ``(k, B)``: likeliest anchors, evenly spaced quantiles."""
+        return AugmentParams(**{name: field for part in self.parts.values() for name, field in part.top(k).items()})
+
+    @property
+    def mode(self) -> AugmentParams:
+        """The likeliest parameters, ``(B,)``; of equally likely ones, the nearest to the identity."""
+        return AugmentParams(**{name: field for part in self.parts.values() for name, field in part.mode().items()})
+
+    def identity(self) -> AugmentParams:
+        """The parameters that change nothing, ``(B,)``."""
+        shape = self.batch_shape
+        return AugmentParams(
+            **{
+                name: torch.full(shape, value, device=self.device)
+                for family in self.families
+                for name, value in family.identity().items()
+            }
+        )
+
+    def log_prob(self, params: AugmentParams) -> Tensor:
+        """Log density of ``(*sample_shape, B)`` parameters."""
+        return sum(part.log_prob(params) for part in self.parts.values())
+
+    def entropies(self) -> dict[str, Tensor]:
+        """Entropy of each family, ``(B,)`` nats."""
+        return {name: part.entropy() for name, part in self.parts.items()}
+
+    def entropy(self) -> Tensor:
+        """Total entropy, ``(B,)`` nats."""
+        return sum(self.entropies().values())

@@ -1,0 +1,126 @@
+"""The protocol of a transformation family: one kind of transformation whose strength is learned per image.
+
+A family says how φ's features become a distribution (`head`, `distribution`) and how its parameters act on images
+(`matrix` for a geometric family, `colour` for any other). It is one file in this folder, or one class anywhere:
+`register` makes it known by its ``name``, and nothing else has to be edited. Families are independent given the image.
+"""
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+from torch import Tensor, nn
+
+from ..params import AugmentParams
+
+
+class Features(NamedTuple):
+    """What φ's trunk hands to every head."""
+
+    map: Tensor  # (B, C, h, w), position kept: unit (i, j) looks at that part of the image
+    vector: Tensor  # (B, D), a summary of the whole image
+
+
+class FeatureSpec(NamedTuple):
+    """The sizes a head is built for."""
+
+    map_channels: int
+    map_size: tuple[int, int]
+    vector_size: int
+
+
+class FamilyDistribution(ABC):
+    """p(τ_k | x) of one family for a batch of B images.
+
+    Attributes:
+        n_uniforms: how many uniform numbers one sample takes.
+        has_rsample: whether samples carry gradients to φ (the pathwise estimator).
+    """
+
+    n_uniforms: int
+    has_rsample: bool
+
+    @abstractmethod
+    def from_uniform(self, uniform: Tensor) -> dict[str, Tensor]:
+        """Uniform numbers ``(*sample_shape, B, n_uniforms)`` in [0, 1) to fields ``(*sample_shape, B)``."""
+
+    @abstractmethod
+    def log_prob(self, params: AugmentParams) -> Tensor:
+        """Log density of ``(*sample_shape, B)`` parameters, relative to the family's widest distribution."""
+
+    @abstractmethod
+    def entropy(self) -> Tensor:
+        """``(B,)`` nats."""
+
+    @abstractmethod
+    def mode(self) -> dict[str, Tensor]:
+        """The likeliest parameters, fields ``(B,)``; where all are equally likely, the one nearest the identity."""
+
+    @abstractmethod
+    def top(self, k: int) -> dict[str, Tensor]:
+        """``k`` parameters chosen without chance, fields ``(k, B)``: the likeliest, or evenly spaced quantiles."""
+
+
+class Family(ABC):
+    """One transformation family. Constructor arguments must be JSON values kept as attributes of the same name.
+
+    Class attributes:
+        name: what users write in ``LearnedAugment([...])``; also the key of entropy bands.
+        fields: the names of its parameters in `AugmentParams`.
+        stage: ``"geometry"`` (has `matrix`; all such families share one resample) or ``"colour"`` (has `colour`).
+        order: position among the families of its stage, ascending.
+        stays_inside: a geometric family that never shows what lies outside the image.
+        channels: the numbers of image channels it is defined on, None for any.
+    """
+
+    name: ClassVar[str]
+    fields: ClassVar[tuple[str, ...]]
+    stage: ClassVar[str]
+    order: ClassVar[int] = 50
+    stays_inside: ClassVar[bool] = False
+    channels: ClassVar[tuple[int, ...] | None] = None
+
+    @abstractmethod
+    def identity(self) -> dict[str, float]:
+        """The value of each field that leaves an image alone."""
+
+    @abstractmethod
+    def head(self, spec: FeatureSpec) -> nn.Module:
+        """A module from `Features` to raw outputs ``(B, R)``; at first they describe a narrow range at the identity."""
+
+    @abstractmethod
+    def distribution(self, raw: Tensor) -> FamilyDistribution:
+        """The distribution that raw outputs ``(B, R)`` describe."""
+
+    @abstractmethod
+    def entropy_band(self) -> tuple[float, float]:
+        """The default entropy band: nats for a continuous family, fractions of log A for anchors."""
+
+    def entropy_scale(self) -> float:
+        """What a band's numbers are multiplied with to give nats."""
+        return 1.0
+
+    def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
+        """Out→in matrices ``(B, 3, 3)`` in [−1, 1] coordinates of the frame this family acts in.
+
+        Args:
+            params: ``(B,)`` parameters.
+            aspect: ``(B,)``, width over height of that frame in pixels, so that rigid motions can stay rigid.
+        """
+        raise NotImplementedError(f"family {self.name!r} is not geometric")
+
+    def frame_aspect(self, params: AugmentParams, aspect: Tensor) -> Tensor:
+        """Width over height, in pixels, of the frame the next family acts in."""
+        return aspect
+
+    def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
+        """Images ``(B, C, H, W)`` in [0, 1], fp32, with this family's change to the pixels' values."""
+        raise NotImplementedError(f"family {self.name!r} does not change pixel values")
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments that make this family again, as JSON values."""
+        names = list(inspect.signature(type(self).__init__).parameters)[1:]
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.config().items())})"

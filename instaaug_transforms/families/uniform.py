@@ -1,0 +1,122 @@
+"""`UniformFamily`: a range [lo, hi] per image and field, sampled uniformly (what rotate and hsv are)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..distributions import BoundedUniform
+from ..errors import InstaAugError
+from ..params import AugmentParams
+from .base import Family, FamilyDistribution, Features, FeatureSpec
+
+INITIAL_WIDTH = 0.02  # of the bounds
+HIDDEN = 32
+
+
+class UniformFamily(Family):
+    """Base of families whose fields are each uniform on a learned interval.
+
+    φ gives any interval inside the bounds: it need not hold the identity, nor be symmetric. With s = σ(r_w) and
+    t = σ(r_c), the width is s·(b − a) and lo = a + (1 − s)·t·(b − a), so lo < hi always and both stay in [a, b].
+
+    Args:
+        bounds: for each field, the widest range [a, b] allowed. Must hold the identity.
+    """
+
+    def __init__(self, bounds: dict[str, tuple[float, float]]) -> None:
+        identity = self.identity()
+        for name, pair in bounds.items():
+            if len(pair) != 2 or not pair[0] < pair[1] or not pair[0] <= identity[name] <= pair[1]:
+                raise InstaAugError(
+                    f"bounds of {name!r} in family {self.name!r} must be (low, high) around the identity "
+                    f"{identity[name]:g}, got {tuple(pair)}"
+                )
+        self._bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+    def head(self, spec: FeatureSpec) -> nn.Module:
+        return UniformHead(spec, self._initial_raw())
+
+    def _initial_raw(self) -> Tensor:
+        """Raw outputs of a range 2 % of the bounds wide around the identity."""
+        width = math.log(INITIAL_WIDTH / (1 - INITIAL_WIDTH))
+        identity = self.identity()
+        position = [(identity[name] - low) / (high - low) for name, (low, high) in self._bounds.items()]
+        start = [min(max((p - INITIAL_WIDTH / 2) / (1 - INITIAL_WIDTH), 0.01), 0.99) for p in position]
+        return torch.tensor([width] * len(start) + [math.log(t / (1 - t)) for t in start])
+
+    def distribution(self, raw: Tensor) -> "UniformFamilyDistribution":
+        return UniformFamilyDistribution(self, raw)
+
+    def entropy_band(self) -> tuple[float, float]:
+        return (-1.0 * len(self.fields), -0.3 * len(self.fields))
+
+
+class UniformFamilyDistribution(FamilyDistribution):
+    """Independent uniform fields; their entropies add up."""
+
+    has_rsample = True
+
+    def __init__(self, family: UniformFamily, raw: Tensor) -> None:
+        self.n_uniforms = len(family.fields)
+        self._identity = family.identity()
+        width, start = raw.float().sigmoid().chunk(2, dim=-1)  # (B, F) each
+        self.fields: dict[str, BoundedUniform] = {}
+        for index, name in enumerate(family.fields):
+            low, high = family._bounds[name]
+            w, t = width[..., index], start[..., index]
+            lo = low + (high - low) * (1 - w) * t
+            self.fields[name] = BoundedUniform(lo, lo + (high - low) * w, (low, high), validate_args=False)
+
+    def from_uniform(self, uniform: Tensor) -> dict[str, Tensor]:
+        return {name: u.icdf(uniform[..., index]) for index, (name, u) in enumerate(self.fields.items())}
+
+    def log_prob(self, params: AugmentParams) -> Tensor:
+        return sum(u.log_prob(params[name]) for name, u in self.fields.items())
+
+    def entropy(self) -> Tensor:
+        return sum(u.entropy() for u in self.fields.values())
+
+    def mode(self) -> dict[str, Tensor]:
+        return {
+            name: torch.minimum(torch.maximum(torch.full_like(u.lo, self._identity[name]), u.lo), u.hi)
+            for name, u in self.fields.items()
+        }
+
+    def top(self, k: int) -> dict[str, Tensor]:
+        """Quantiles (i + ½)/k, each field in another order so that fields are not paired up."""
+        fields = {}
+        for index, (name, u) in enumerate(self.fields.items()):
+            quantile = (_spread(k, index).to(u.lo) + 0.5) / k
+            fields[name] = u.icdf(quantile.unsqueeze(-1).expand(k, *u.batch_shape))
+        return fields
+
+
+def _spread(k: int, index: int) -> Tensor:
+    """A fixed permutation of 0 … k−1: the van der Corput order in base 2, 3, 5 for the first fields."""
+    base = (2, 3, 5, 7, 11, 13)[index % 6]
+
+    def radical_inverse(i: int) -> float:
+        value, scale = 0.0, 1.0 / base
+        while i:
+            i, digit = divmod(i, base)
+            value, scale = value + digit * scale, scale / base
+        return value
+
+    return torch.tensor([radical_inverse(i + 1) for i in range(k)]).argsort().argsort()
+
+
+class UniformHead(nn.Module):
+    """`Features` to the raw widths and starts of F fields, ``(B, 2·F)``."""
+
+    def __init__(self, spec: FeatureSpec, initial: Tensor) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(spec.vector_size, HIDDEN)
+        self.out = nn.Linear(HIDDEN, len(initial))
+        # Small, not zero: the trunk needs a gradient at the first step, the ranges must start near the identity.
+        nn.init.normal_(self.out.weight, std=0.01)
+        with torch.no_grad():
+            self.out.bias.copy_(initial)
+
+    def forward(self, features: Features) -> Tensor:
+        return self.out(torch.relu(self.hidden(features.vector)))

@@ -1,0 +1,121 @@
+"""What users hand over — PIL images, uint8, clips, normalised batches — to float batches in [0, 1], and back."""
+
+from collections.abc import Callable
+
+import PIL.Image
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+from .errors import InstaAugError
+
+# Rounding of resizes and of undone normalisations; a normalised image is far outside.
+SLACK = 1e-3
+
+
+def is_image(leaf: object) -> bool:
+    """PIL images, image and video tv_tensors, and tensors that are no tv_tensor."""
+    if isinstance(leaf, (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)):
+        return True
+    return isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)
+
+
+class Normalization:
+    """Undo and redo ``(x − mean) / std``, given per channel."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        if len(mean) != len(std) or not all(s > 0 for s in std):
+            raise InstaAugError(f"normalization: mean and std need equal lengths and std > 0, got {mean} and {std}")
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(
+            torch.tensor(v, dtype=like.dtype, device=like.device).reshape(-1, 1, 1) for v in (self.mean, self.std)
+        )
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Back to [0, 1]."""
+        mean, std = self._columns(images)
+        return images * std + mean
+
+    def redo(self, images: Tensor) -> Tensor:
+        """Mean and standard deviation of the user's pipeline."""
+        mean, std = self._columns(images)
+        return (images - mean) / std
+
+
+def to_batch(
+    leaf: object, channels: int, normalization: Normalization | None
+) -> tuple[Tensor, Callable[[Tensor], object]]:
+    """A leaf to a float batch ``(N, C, H, W)`` in [0, 1], and the way back to the leaf's own kind.
+
+    A clip ``(…, T, C, H, W)`` becomes N = …·T frames.
+
+    Raises:
+        InstaAugError: not an image, other channels than the predictor's, no pixels, NaN, or values outside [0, 1].
+    """
+    if isinstance(leaf, PIL.Image.Image):
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
+        if leaf.mode != mode:
+            raise InstaAugError(
+                f"image: this transform was made for {channels} channel(s), got a PIL image of mode {leaf.mode!r}; "
+                f"convert it first with img.convert({mode!r})"
+            )
+        batch, back = to_batch(F.pil_to_tensor(leaf), channels, None)
+        return batch, lambda out: F.to_pil_image(back(out))
+    if not isinstance(leaf, Tensor):
+        raise InstaAugError(f"image: expected a PIL image or a tensor, got {type(leaf).__name__}")
+    given = f"a tensor of shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
+    if not leaf.is_floating_point() and leaf.dtype != torch.uint8:
+        raise InstaAugError(
+            f"image: expected float in [0, 1] or uint8, got {given}. If these are labels, pass the images first — "
+            "aug(images, labels) — or wrap the images in tv_tensors.Image"
+        )
+    if leaf.ndim < 3 or (leaf.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
+        raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")
+    if leaf.shape[-3] != channels:
+        raise InstaAugError(
+            f"image: this transform was made for {channels} channel(s), got {given}; convert the images, or make "
+            f"LearnedAugment(..., in_channels={leaf.shape[-3]})"
+        )
+    if 0 in leaf.shape:
+        raise InstaAugError(f"image: expected at least one image with at least one pixel, got {given}")
+    plain = leaf.as_subclass(Tensor)
+    lead, dtype = plain.shape[:-3], plain.dtype
+    if dtype == torch.uint8:
+        batch = plain.float() / 255
+    else:
+        batch = normalization.undo(plain) if normalization is not None else plain
+        check_range(batch, normalization is not None, given)
+    if batch.ndim != 4:
+        batch = batch.reshape(-1, *batch.shape[-3:])
+
+    def back(out: Tensor) -> object:
+        if dtype == torch.uint8:
+            out = out.detach().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        elif normalization is not None:
+            out = normalization.redo(out)
+        if len(lead) != 1:
+            out = out.reshape(*lead, *out.shape[-3:])
+        return tv_tensors.wrap(out, like=leaf) if isinstance(leaf, tv_tensors.TVTensor) else out
+
+    return batch, back
+
+
+def check_range(batch: Tensor, normalized: bool, given: str) -> None:
+    """Raise unless every value is finite and in [0, 1]. Skipped while compiling: it reads values."""
+    if torch.compiler.is_compiling() or batch.device.type == "meta":
+        return
+    low, high = (value.item() for value in torch.aminmax(batch.detach()))
+    if low != low or high != high:
+        raise InstaAugError(f"image: {given} holds NaN; find where it comes from, e.g. with torch.isnan(images)")
+    if low < -SLACK or high > 1 + SLACK:
+        fix = (
+            "normalization=(mean, std) does not undo what was done to these images"
+            if normalized
+            else "augment before v2.Normalize, or make LearnedAugment(..., normalization=(mean, std)); divide 0…255 floats by 255"
+        )
+        raise InstaAugError(
+            f"image: values must lie in [0, 1], got {given} with values from {low:.3g} to {high:.3g}; {fix}"
+        )

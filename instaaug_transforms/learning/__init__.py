@@ -1,0 +1,7 @@
+"""How augmentations are learned: objectives, entropy control, the loss table and the fit to a frozen classifier."""
+
+from .entropy import EntropyController
+from .fit import FitConfig, FitResult, fit
+from .losstable import build_loss_table
+
+__all__ = ["EntropyController", "FitConfig", "FitResult", "build_loss_table", "fit"]

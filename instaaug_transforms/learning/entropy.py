@@ -1,0 +1,115 @@
+"""Entropy control: one weight λ per family, moved until the mean entropy lies in its band."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InstaAugError
+from ..families import Family
+
+MODES = ("dual", "paper")
+
+
+class EntropyController:
+    """λ of each family.
+
+    ``dual``: log λ climbs by ``rate`` times how far an average of recent batch entropies lies below the band, and
+    falls where it lies above: gradient ascent on the multiplier of the constraint H_min ≤ H ≤ H_max.
+    ``paper``: the published scheme (Miao et al. 2023, section 4), λ × 1.2 or ÷ 1.2 once an epoch.
+
+    Only training data may be given to it.
+
+    Args:
+        families: those of the transform.
+        bands: per family name ``(low, high)``: fractions of log A for crop, nats for uniform families. Families that
+            are left out take their default.
+        initial: λ at the start.
+        mode: ``"dual"`` or ``"paper"``.
+        rate: step of log λ per nat of violation and update (dual).
+        decay: of the average of entropies (dual).
+        limits: smallest and largest λ.
+
+    Raises:
+        InstaAugError: a band of an unknown family, or one that is empty or out of reach.
+    """
+
+    def __init__(
+        self,
+        families: Sequence[Family],
+        bands: Mapping[str, tuple[float, float]] | None = None,
+        *,
+        initial: float = 0.1,
+        mode: str = "dual",
+        rate: float = 0.05,
+        decay: float = 0.9,
+        limits: tuple[float, float] = (1e-3, 30.0),
+    ) -> None:
+        bands = dict(bands or {})
+        names = [family.name for family in families]
+        unknown = sorted(set(bands) - set(names))
+        if unknown:
+            raise InstaAugError(f"entropy: bands for {', '.join(unknown)}, but the families are {', '.join(names)}")
+        if mode not in MODES:
+            raise InstaAugError(f"entropy mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        self.bands: dict[str, tuple[float, float]] = {}
+        for family in families:
+            low, high = bands.get(family.name, family.entropy_band())
+            scale = family.entropy_scale()
+            largest = 1.0 if scale != 1.0 else 0.0
+            if not low < high <= largest:
+                unit = "fractions of log A" if scale != 1.0 else "nats"
+                raise InstaAugError(
+                    f"entropy[{family.name!r}]: expected low < high ≤ {largest:g} ({unit}), got ({low}, {high})"
+                )
+            self.bands[family.name] = (low * scale, high * scale)
+        self.mode, self.rate, self.decay, self.limits = mode, rate, decay, limits
+        self.log_weight = dict.fromkeys(names, math.log(initial))
+        self.average: dict[str, float] = {}
+
+    def weight(self, name: str) -> float:
+        """λ of a family."""
+        return math.exp(self.log_weight[name])
+
+    def violation(self, name: str, entropy: float) -> float:
+        """Nats below the band (positive) or above it (negative); 0 inside."""
+        low, high = self.bands[name]
+        return max(low - entropy, 0.0) - max(entropy - high, 0.0)
+
+    def penalty(self, entropies: Mapping[str, Tensor]) -> Tensor:
+        """Σ λ_k · H_k, ``(B,)``: what the objective subtracts."""
+        return sum(self.weight(name) * entropy for name, entropy in entropies.items())
+
+    def step(self, entropies: Mapping[str, Tensor]) -> None:
+        """After a batch: update the averages, and λ in ``dual`` mode."""
+        for name, entropy in entropies.items():
+            mean = entropy.detach().mean().item()
+            self.average[name] = self.decay * self.average.get(name, mean) + (1 - self.decay) * mean
+            if self.mode == "dual":
+                self._move(name, self.rate * max(-1.0, min(1.0, self.violation(name, self.average[name]))))
+
+    def epoch_end(self) -> None:
+        """After an epoch: update λ in ``paper`` mode."""
+        if self.mode == "paper":
+            for name, entropy in self.average.items():
+                violation = self.violation(name, entropy)
+                self._move(name, math.copysign(math.log(1.2), violation) if violation else 0.0)
+
+    def _move(self, name: str, by: float) -> None:
+        low, high = map(math.log, self.limits)
+        self.log_weight[name] = min(max(self.log_weight[name] + by, low), high)
+
+    def state_dict(self) -> dict[str, Any]:
+        """λ and averages, for checkpoints."""
+        return {"log_weight": dict(self.log_weight), "average": dict(self.average)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.log_weight, self.average = dict(state["log_weight"]), dict(state["average"])
+
+
+def summarise(entropies: Mapping[str, Tensor]) -> dict[str, float]:
+    """Mean entropy of each family."""
+    return {name: torch.as_tensor(entropy).mean().item() for name, entropy in entropies.items()}

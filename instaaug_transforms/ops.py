@@ -1,0 +1,135 @@
+"""Apply concrete parameters: one resample for every geometric family, then the colour families.
+
+Geometry and colour run in fp32 with autocast off: half-precision grids are a pixel off, and half-precision
+`grid_sample` gives NaN on some CPUs. The input's dtype and memory format come back.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from kornia.geometry.transform import warp_affine
+from torch import Tensor
+
+from .families import Family
+from .params import AugmentParams
+
+
+def geometry_matrix(families: Sequence[Family], params: AugmentParams, height: int, width: int) -> Tensor | None:
+    """The out→in matrix ``(B, 3, 3)`` of all geometric families in [−1, 1] coordinates; None where there are none.
+
+    ``x_in = M_crop · M_rotate · … · x_out``: the crop box lies in the original image, everything after it acts in the
+    frame of that box.
+    """
+    matrix = None
+    aspect: Tensor | None = None
+    for family in families:
+        if family.stage != "geometry" or family.fields[0] not in params:
+            continue
+        if aspect is None:
+            first = params[family.fields[0]]
+            aspect = torch.full(first.shape, width / height, dtype=torch.float32, device=first.device)
+        step = family.matrix(params, aspect)
+        matrix = step if matrix is None else matrix @ step
+        aspect = family.frame_aspect(params, aspect)
+    return matrix
+
+
+def apply(
+    images: Tensor,
+    params: AugmentParams,
+    families: Sequence[Family],
+    output_size: tuple[int, int] | None = None,
+    fill: float = 0.0,
+    mode: str = "bilinear",
+    colour: bool = True,
+) -> Tensor:
+    """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
+
+    Args:
+        images: the batch.
+        params: one transformation per image; fields that are left out mean the identity.
+        families: the families the parameters belong to, in the order of `families.create`.
+        output_size: (height, width) of the result; that of the input where None.
+        fill: value of what lies outside the image.
+        mode: ``"bilinear"`` (antialiased where a box is larger in pixels than the result) or ``"nearest"``.
+        colour: whether the colour families act (not on masks).
+
+    Returns:
+        ``(B, C, *output_size)``, of the dtype and memory format of ``images``.
+    """
+    height, width = images.shape[-2:]
+    size = (height, width) if output_size is None else tuple(output_size)
+    last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    with torch.autocast(images.device.type, enabled=False):
+        out = images.float()
+        matrix = geometry_matrix(families, params, height, width)
+        if matrix is None and size != (height, width):
+            matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)
+        if matrix is not None:
+            inside = all(family.stays_inside for family in families if family.stage == "geometry")
+            out = resample(out, matrix, size, fill, mode, inside)
+            if size == (height, width) and not matrix.requires_grad:
+                # fp32 sample positions are 1e-5 pixels off; an image that is left alone comes back as it was.
+                same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
+                out = torch.where(same[:, None, None, None], images.float(), out)
+        if colour:
+            for family in families:
+                if family.stage == "colour" and family.fields[0] in params:
+                    out = family.colour(out, params)
+        out = out.to(images.dtype)
+    return out.contiguous(memory_format=torch.channels_last) if last else out
+
+
+def resample(
+    images: Tensor,
+    matrix: Tensor,
+    size: tuple[int, int],
+    fill: float = 0.0,
+    mode: str = "bilinear",
+    inside: bool = False,
+) -> Tensor:
+    """Sample ``images`` (B, C, H, W), fp32, at ``matrix`` (B, 3, 3; out→in, [−1, 1] coordinates).
+
+    Args:
+        inside: no box leaves the image. Then the border pixels are continued by half a pixel, as a crop followed by a
+            resize does; otherwise what lies outside is ``fill`` and blends in at the border, as torchvision's warps.
+    """
+    if mode == "bilinear" and (size[0] < images.shape[-2] or size[1] < images.shape[-1]):
+        return _resample_shrinking(images, matrix, size, fill, inside)
+    return _warp(images, matrix, size, fill, mode, inside)
+
+
+def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float, mode: str, inside: bool) -> Tensor:
+    height, width = images.shape[-2:]
+    # Kornia wants in→out in pixels, pixel centres at whole numbers.
+    forward = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
+    padding = "border" if inside else "zeros"
+    shifted = images - fill if fill and not inside else images
+    out = warp_affine(shifted, forward[:, :2], size, mode=mode, padding_mode=padding, align_corners=False)
+    return out + fill if fill and not inside else out
+
+
+def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
+    rows = [[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+
+
+def _resample_shrinking(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float, inside: bool) -> Tensor:
+    """Where a box holds more pixels than the result: an antialiased copy first, at about one pixel per pixel.
+
+    Images of one copy size go together, so what an image gets does not depend on its batch.
+    """
+    height, width = images.shape[-2:]
+    # How many input pixels one output pixel spans, along each axis of the input.
+    step = matrix[:, :2, :2].detach() / torch.tensor([size[1], size[0]], device=matrix.device)
+    span = step.square().sum(-1).sqrt() * torch.tensor([width, height], device=matrix.device)
+    copy = (torch.tensor([width, height], device=matrix.device) / span.clamp(min=1)).round().long().clamp(min=1)
+    out = images.new_empty(len(images), images.shape[1], *size)
+    for copy_size in torch.unique(copy, dim=0).tolist():
+        chosen = (copy == torch.tensor(copy_size, device=copy.device)).all(-1)
+        part = images[chosen]
+        if copy_size != [width, height]:
+            part = F.interpolate(part, size=copy_size[::-1], mode="bilinear", antialias=True)
+        out[chosen] = _warp(part, matrix[chosen], size, fill, "bilinear", inside)
+    return out

@@ -1,0 +1,71 @@
+"""Invariance modules φ: a small copy of the image to the raw outputs of every family."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import InstaAugError
+from .families import Family, Features, FeatureSpec
+
+SUMMARY_GRID = 4
+SUMMARY_CHANNELS = 16
+
+
+class ConvPredictor(nn.Module):
+    """Three strided convolutions and a head per family.
+
+    It looks at an antialiased copy of ``image_size`` × ``image_size`` pixels whatever the image's size, so a module
+    trained on small images serves large ones. GroupNorm and not BatchNorm: what an image gets must not depend on the
+    rest of its batch, in training as in evaluation.
+
+    Args:
+        families: families whose heads are built.
+        in_channels: channels of the images.
+        image_size: side of the copy, pixels; a multiple of 16.
+        width: channels of the first layer; the others have twice as many.
+    """
+
+    def __init__(self, families: Sequence[Family], in_channels: int = 3, image_size: int = 64, width: int = 32) -> None:
+        super().__init__()
+        if image_size < 16 or image_size % 16:
+            raise InstaAugError(f"image_size of the predictor must be a multiple of 16, got {image_size}")
+        self.in_channels, self.image_size, self.width = in_channels, image_size, width
+        wide = 2 * width
+        self.trunk = nn.Sequential(
+            nn.Conv2d(in_channels, width, 4, stride=4),
+            nn.GroupNorm(4, width),
+            nn.ReLU(),
+            nn.Conv2d(width, wide, 3, stride=2, padding=1),
+            nn.GroupNorm(4, wide),
+            nn.ReLU(),
+        )
+        self.mix = nn.Sequential(nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.Conv2d(wide, wide, 1), nn.ReLU())
+        self.summary = nn.Conv2d(wide, SUMMARY_CHANNELS, 1)
+        spec = FeatureSpec(wide, (image_size // 8, image_size // 8), SUMMARY_CHANNELS * SUMMARY_GRID**2)
+        self.heads = nn.ModuleDict({family.name: family.head(spec) for family in families})
+
+    def config(self) -> dict[str, Any]:
+        """Constructor arguments besides the families, as JSON values."""
+        return {"in_channels": self.in_channels, "image_size": self.image_size, "width": self.width}
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, image_size, image_size)``."""
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] == size:
+            return images
+        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+
+    def features(self, images: Tensor) -> Features:
+        """The trunk: images ``(B, C, H, W)`` in [0, 1]."""
+        maps = self.trunk((self.shrink(images) - 0.5) / 0.25)
+        maps = maps + self.mix(maps)
+        return Features(maps, F.adaptive_avg_pool2d(self.summary(maps), SUMMARY_GRID).flatten(1))
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
+        with torch.autocast(images.device.type, enabled=False):
+            features = self.features(images.to(next(self.parameters()).dtype))
+            return {name: head(features) for name, head in self.heads.items()}

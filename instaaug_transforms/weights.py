@@ -1,0 +1,136 @@
+"""Weights files: safetensors with a checksum inside, and the checkpoints that come with the package.
+
+It knows files, not transforms. Nothing is ever unpickled. A file's one metadata entry, ``config``, is sorted JSON (two
+entries would be stored in a random order, and the file's bytes would differ from save to save).
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import InstaAugError
+
+FORMAT = 1
+DIGEST = "tensors_sha256"
+
+
+def hub_dir() -> Path:
+    """Folder of the checkpoints that come with the package: in a wheel inside it, in a checkout beside it."""
+    inside = Path(__file__).parent / "_hub"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "hub"
+
+
+def manifest() -> dict[str, dict[str, Any]]:
+    """Name to ``{file, sha256, bytes, families, …}`` of every checkpoint that comes with the package."""
+    return json.loads((hub_dir() / "manifest.json").read_text(encoding="utf-8"))
+
+
+def list_weights() -> list[str]:
+    """Names that `LearnedAugment.from_pretrained` knows."""
+    return sorted(manifest())
+
+
+def resolve(name_or_path: str | os.PathLike) -> tuple[Path, str | None]:
+    """A checkpoint's name or a file's path to the file and, for a name, the sha256 it must have.
+
+    Raises:
+        InstaAugError: neither a known name nor a file.
+    """
+    known = manifest()
+    if str(name_or_path) in known:
+        entry = known[str(name_or_path)]
+        return hub_dir() / entry["file"], entry["sha256"]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path, None
+    raise InstaAugError(
+        f"weights: {str(name_or_path)!r} is neither a file nor a known name; known are {', '.join(sorted(known))}"
+    )
+
+
+def digest(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    """sha256 over the configuration (its digest entry left out) and every tensor's name, dtype, shape and bytes."""
+    state = hashlib.sha256(json.dumps({k: v for k, v in config.items() if k != DIGEST}, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        state.update(tensor.numpy().tobytes())
+    return state.hexdigest()
+
+
+def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
+    """Write a weights file: aside first, then renamed, so that no reader ever sees half a file.
+
+    Raises:
+        InstaAugError: the folder does not exist, or the name does not end in .safetensors.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InstaAugError(f"path: weights are saved as .safetensors, got {path.name!r}")
+    if not path.parent.is_dir():
+        raise InstaAugError(f"path: folder {str(path.parent)!r} does not exist; create it first")
+    config = {**config, "format": FORMAT}
+    # Through JSON once, so that what is hashed is what will be read.
+    config = json.loads(json.dumps(config, sort_keys=True))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    config[DIGEST] = digest(config, tensors)
+    replace_file(path, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
+    return path
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put ``data`` at ``path`` all at once: written aside in the same folder, flushed, renamed."""
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def read(name_or_path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a weights file and check it: sha256 of the file for a name, of its contents for every file.
+
+    Raises:
+        InstaAugError: unknown name, unreadable, truncated or altered file, or one of another kind or a newer format.
+    """
+    path, sha256 = resolve(name_or_path)
+    if sha256 is not None:
+        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        if actual != sha256:
+            raise InstaAugError(
+                f"weights: {path.name} has sha256 {actual[:12]}…, expected {sha256[:12]}…: the file was altered or cut "
+                "short; restore it from the repository or reinstall the package"
+            )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise InstaAugError(f"weights: {path} is not a readable safetensors file ({error}); save it again") from error
+    try:
+        config = json.loads(metadata["config"])
+        stored, version = config[DIGEST], config["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InstaAugError(
+            f"weights: {path} was not written by LearnedAugment.save (no valid 'config' entry); pass such a file"
+        ) from error
+    if version != FORMAT:
+        raise InstaAugError(f"weights: {path} has format {version}, this version reads {FORMAT}; upgrade the package")
+    if digest(config, tensors) != stored:
+        raise InstaAugError(
+            f"weights: the contents of {path} do not match their checksum: it was altered; save it again"
+        )
+    return config, tensors
