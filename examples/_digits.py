@@ -34,14 +34,14 @@ def rotated(images: Tensor, degrees: float, generator: torch.Generator) -> Tenso
 
 
 def nuisance(data: LabelledImages, seed: int) -> LabelledImages:
-    """Simulated: turned by up to ±40°, shifted by up to 15 % of the side, drawn at 0.6 to 1.2 of the size."""
+    """Simulated: turned by up to ±40°, shifted by up to 8 % of the frame, drawn at 0.7 to 1.1 of the size."""
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(data), generator=generator)
 
-    side = 1 / uniform(0.6, 1.2)
-    fields = {"cx": 0.5 + side * uniform(-0.15, 0.15), "cy": 0.5 + side * uniform(-0.15, 0.15), "w": side, "h": side}
+    side = 1 / uniform(0.7, 1.1)
+    fields = {"cx": 0.5 + side * uniform(-0.08, 0.08), "cy": 0.5 + side * uniform(-0.08, 0.08), "w": side, "h": side}
     params = ia.AugmentParams(**fields, angle=uniform(-40, 40))
     # The box may be larger than the image here, which crops never are: resample with black outside.
     matrix = ops.geometry_matrix(GEOMETRY, params, *data.images.shape[-2:])

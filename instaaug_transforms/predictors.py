@@ -44,6 +44,8 @@ class ConvPredictor(nn.Module):
         )
         self.mix = nn.Sequential(nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.Conv2d(wide, wide, 1), nn.ReLU())
         self.summary = nn.Conv2d(wide, SUMMARY_CHANNELS, 1)
+        # Unit variance per image: without it images differ by so little that heads learn one range for all of them.
+        self.norm = nn.LayerNorm(SUMMARY_CHANNELS * SUMMARY_GRID**2)
         spec = FeatureSpec(wide, (image_size // 8, image_size // 8), SUMMARY_CHANNELS * SUMMARY_GRID**2)
         self.heads = nn.ModuleDict({family.name: family.head(spec) for family in families})
 
@@ -62,7 +64,7 @@ class ConvPredictor(nn.Module):
         """The trunk: images ``(B, C, H, W)`` in [0, 1]."""
         maps = self.trunk((self.shrink(images) - 0.5) / 0.25)
         maps = maps + self.mix(maps)
-        return Features(maps, F.adaptive_avg_pool2d(self.summary(maps), SUMMARY_GRID).flatten(1))
+        return Features(maps, self.norm(F.adaptive_avg_pool2d(self.summary(maps), SUMMARY_GRID).flatten(1)))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""

@@ -13,7 +13,7 @@ from ..distributions import AnchorCategorical
 from ..errors import InstaAugError
 from ..params import AugmentParams
 from . import register
-from .base import Family, FamilyDistribution, Features, FeatureSpec
+from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 
 HIDDEN = 32
 ASPECT = math.log(4 / 3)
@@ -30,6 +30,9 @@ class Crop(Family):
         jitter: move sampled boxes inside their cell of the grid and change their aspect by 3/4 … 4/3, area kept. The
             whole image stays as it is. ``log_prob`` is that of the anchor.
         initial_identity: p(whole image) before any fit.
+        prior_area: ``(smallest, 1)``: measure density and entropy relative to what a RandomResizedCrop of that range of
+            areas would choose, so that ``entropy`` is −KL(p ‖ prior), at most 0. Plain entropy, the default, rewards
+            many small overlapping crops.
 
     Attributes:
         anchors: ``(A, 5)``, columns cx, cy, w, h, flip; scales in the given order, rows left to right, then mirrored.
@@ -48,6 +51,7 @@ class Crop(Family):
         flips: bool = False,
         jitter: bool = False,
         initial_identity: float = 0.9,
+        prior_area: tuple[float, float] | None = None,
     ) -> None:
         if len(scales) != len(grids) or not scales or scales[0] != 1.0 or grids[0] != 1:
             raise InstaAugError(
@@ -73,6 +77,11 @@ class Crop(Family):
         # Half the distance to the next centre: the cells of one scale are disjoint.
         half = [(1 - side) / (g - 1) / 2 if g > 1 else 0.0 for side, g in zip(self.scales, grids, strict=True)]
         per_box = [h for h, g in zip(half, grids, strict=True) for _ in range(g * g)]
+        if prior_area is not None and not 0 < prior_area[0] < prior_area[1] <= 1:
+            raise InstaAugError(f"crop: prior_area must be (smallest, largest) inside (0, 1], got {tuple(prior_area)}")
+        self.prior_area = None if prior_area is None else tuple(prior_area)
+        # log of the base measure's mass on each anchor: 1 each, or the prior's.
+        self.log_base = torch.zeros(len(self.anchors)) if prior_area is None else self._prior().log()
         self.half_cell = torch.tensor(per_box * len(mirrored))
 
     @property
@@ -93,6 +102,23 @@ class Crop(Family):
         distance = (box.unsqueeze(-2) - table).abs().sum(-1) + 10 * (flip.unsqueeze(-1) - anchors[:, 4]).abs()
         return distance.argmin(-1)
 
+    def _prior(self) -> Tensor:
+        """``(A,)``: areas uniform in ``prior_area``, each counted for the scale with the nearest side."""
+        low, high = self.prior_area
+        sides = (low + (high - low) * (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000).sqrt()
+        levels = torch.tensor(sorted(set(self.scales)), dtype=torch.float64)
+        share = torch.bincount((sides[:, None] - levels).abs().argmin(1), minlength=len(levels)) / len(sides)
+        level = (self.anchors[:, 2].double()[:, None] - levels).abs().argmin(1)  # (A,)
+        mass = share[level] / torch.bincount(level, minlength=len(levels))[level]
+        # A scale that the prior never takes would have entropy −∞: one in a thousand instead.
+        mass = mass.clamp_min(1e-3 / len(mass))
+        return (mass / mass.sum()).float()
+
+    def mirror_index(self) -> Tensor:
+        """``(A,)``: anchor a of a mirrored image shows what anchor ``mirror_index[a]`` of the image shows (flips only)."""
+        mirrored = self.anchors * torch.tensor([-1.0, 1, 1, 1, -1]) + torch.tensor([1.0, 0, 0, 0, 1])
+        return (mirrored[:, None] - self.anchors).abs().sum(-1).argmin(-1)
+
     def identity(self) -> dict[str, float]:
         return {"cx": 0.5, "cy": 0.5, "w": 1.0, "h": 1.0, "flip": 0.0, "anchor": 0}
 
@@ -103,10 +129,10 @@ class Crop(Family):
         return CropDistribution(self, raw)
 
     def entropy_band(self) -> tuple[float, float]:
-        return (0.52, 0.61)
+        return (0.52, 0.61) if self.prior_area is None else (-0.5, -0.2)
 
     def entropy_scale(self) -> float:
-        return math.log(self.n_anchors)
+        return math.log(self.n_anchors) if self.prior_area is None else 1.0
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         cx, cy, w, h = (params[name].float() for name in ("cx", "cy", "w", "h"))
@@ -156,10 +182,12 @@ class CropDistribution(FamilyDistribution):
         return self.family.jittered(fields, uniform[..., 1:]) if self.family.jitter else fields
 
     def log_prob(self, params: AugmentParams) -> Tensor:
-        return self.anchors.log_prob(params.anchor if "anchor" in params else self.family.nearest(params))
+        anchor = params.anchor if "anchor" in params else self.family.nearest(params)
+        return self.anchors.log_prob(anchor) - self.family.log_base.to(anchor.device)[anchor]
 
     def entropy(self) -> Tensor:
-        return self.anchors.entropy()
+        base = self.family.log_base.to(self.anchors.logits)
+        return self.anchors.entropy() + (self.anchors.probs * base).sum(-1)
 
     def mode(self) -> dict[str, Tensor]:
         return self.family._gather(self.anchors.mode)
@@ -185,7 +213,7 @@ class CropHead(nn.Module):
         self.local = nn.Linear(spec.map_channels, HIDDEN)
         self.context = nn.Linear(spec.vector_size, HIDDEN, bias=False)
         n_flips = 2 if family.flips else 1
-        self.weight = nn.Parameter(torch.randn(n_flips, len(family.grids), HIDDEN) * 0.01)
+        self.weight = nn.Parameter(torch.randn(n_flips, len(family.grids), HIDDEN) * 0.01 / GAIN)
         # log p(scale, flip) at the start, spread evenly over the anchors of that scale.
         rest = (1 - family.initial_identity) / max(n_flips * len(family.grids) - 1, 1)
         bias = torch.full((n_flips, len(family.grids)), math.log(rest))
@@ -198,7 +226,7 @@ class CropHead(nn.Module):
         hidden = torch.relu(
             self.local(pooled.transpose(1, 2)) + self.context(features.vector).unsqueeze(1)
         )  # (B, A, H)
-        per_anchor = self.weight[:, self.scale]  # (n_flips, A, H)
+        per_anchor = GAIN * self.weight[:, self.scale]  # (n_flips, A, H)
         logits = torch.einsum("bah,fah->bfa", hidden, per_anchor) + (self.bias - self.log_n)[:, self.scale]
         return logits.flatten(1)
 

@@ -3,12 +3,13 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributions import BoundedUniform
 from ..errors import InstaAugError
 from ..params import AugmentParams
-from .base import Family, FamilyDistribution, Features, FeatureSpec
+from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 
 INITIAL_WIDTH = 0.02  # of the bounds
 HIDDEN = 32
@@ -114,9 +115,10 @@ class UniformHead(nn.Module):
         self.hidden = nn.Linear(spec.vector_size, HIDDEN)
         self.out = nn.Linear(HIDDEN, len(initial))
         # Small, not zero: the trunk needs a gradient at the first step, the ranges must start near the identity.
-        nn.init.normal_(self.out.weight, std=0.01)
+        nn.init.normal_(self.out.weight, std=0.01 / GAIN)
         with torch.no_grad():
             self.out.bias.copy_(initial)
 
     def forward(self, features: Features) -> Tensor:
-        return self.out(torch.relu(self.hidden(features.vector)))
+        hidden = torch.relu(self.hidden(features.vector))
+        return F.linear(hidden, GAIN * self.out.weight, self.out.bias)

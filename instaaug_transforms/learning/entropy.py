@@ -16,8 +16,10 @@ MODES = ("dual", "paper")
 class EntropyController:
     """λ of each family.
 
-    ``dual``: log λ climbs by ``rate`` times how far an average of recent batch entropies lies below the band, and
-    falls where it lies above: gradient ascent on the multiplier of the constraint H_min ≤ H ≤ H_max.
+    ``dual``: log λ climbs by ``rate`` times how far an average of recent batch entropies lies below the band, in widths
+    of the band, and falls where it lies above: gradient ascent on the multiplier of the constraint H_min ≤ H ≤ H_max.
+    While the average is outside, λ is also ``exp(boost · violation)`` times as large, which damps the oscillation of
+    pure integration. Violations count up to one width.
     ``paper``: the published scheme (Miao et al. 2023, section 4), λ × 1.2 or ÷ 1.2 once an epoch.
 
     Only training data may be given to it.
@@ -28,7 +30,8 @@ class EntropyController:
             are left out take their default.
         initial: λ at the start.
         mode: ``"dual"`` or ``"paper"``.
-        rate: step of log λ per nat of violation and update (dual).
+        rate: step of log λ per update and width of violation (dual).
+        boost: gain of the proportional part (dual).
         decay: of the average of entropies (dual).
         limits: smallest and largest λ.
 
@@ -43,7 +46,8 @@ class EntropyController:
         *,
         initial: float = 0.1,
         mode: str = "dual",
-        rate: float = 0.05,
+        rate: float = 0.004,
+        boost: float = 0.3,
         decay: float = 0.9,
         limits: tuple[float, float] = (1e-3, 30.0),
     ) -> None:
@@ -65,13 +69,24 @@ class EntropyController:
                     f"entropy[{family.name!r}]: expected low < high ≤ {largest:g} ({unit}), got ({low}, {high})"
                 )
             self.bands[family.name] = (low * scale, high * scale)
-        self.mode, self.rate, self.decay, self.limits = mode, rate, decay, limits
+        self.mode, self.rate, self.boost, self.decay, self.limits = mode, rate, boost, decay, limits
         self.log_weight = dict.fromkeys(names, math.log(initial))
         self.average: dict[str, float] = {}
 
     def weight(self, name: str) -> float:
         """λ of a family."""
+        boost = self.boost * self._clamped(name) if self.mode == "dual" else 0.0
+        return math.exp(self.log_weight[name] + boost)
+
+    def settled_weight(self, name: str) -> float:
+        """λ of a family without the momentary boost."""
         return math.exp(self.log_weight[name])
+
+    def _clamped(self, name: str) -> float:
+        if name not in self.average:
+            return 0.0
+        low, high = self.bands[name]
+        return max(-1.0, min(1.0, self.violation(name, self.average[name]) / (high - low)))
 
     def violation(self, name: str, entropy: float) -> float:
         """Nats below the band (positive) or above it (negative); 0 inside."""
@@ -88,7 +103,7 @@ class EntropyController:
             mean = entropy.detach().mean().item()
             self.average[name] = self.decay * self.average.get(name, mean) + (1 - self.decay) * mean
             if self.mode == "dual":
-                self._move(name, self.rate * max(-1.0, min(1.0, self.violation(name, self.average[name]))))
+                self._move(name, self.rate * self._clamped(name))
 
     def epoch_end(self) -> None:
         """After an epoch: update λ in ``paper`` mode."""

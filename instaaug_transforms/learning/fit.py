@@ -21,6 +21,7 @@ from .frozen import frozen
 from .losstable import PerViewLoss, build_loss_table, cross_entropy
 
 OBJECTIVES = ("paper", "aggregation")
+IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,14 @@ class FitConfig:
             uniform families in nats. Families that are left out take their default.
         entropy_mode: ``"dual"`` or ``"paper"``, see `EntropyController`.
         initial_weight: λ at the start.
+        weight_rate: how fast log λ moves, per step. Where it moves faster than the ranges can follow, all of them run
+            from narrow to full and back together; slow, each image's range stops where its own loss begins.
         objective: ``"paper"``, mean loss − λ·entropy; or ``"aggregation"`` (crop alone), −log Σ_a p_a·exp(−L_a) −
             λ·entropy, the loss of the averaged views.
-        epochs, batch_size, lr, weight_decay: of AdamW; the rate follows a cosine to zero.
+        epochs, batch_size, lr, weight_decay: of AdamW; the rate climbs for a tenth of the steps, then follows a cosine to zero.
         views: sampled views per image and step, where a family besides crop is learned.
-        patience: epochs without a better held-out loss, inside the band, before it stops.
-        val_views: views averaged for the held-out loss, besides the image itself.
+        patience: epochs inside the band without a better held-out objective before it stops.
+        val_views: sampled views per held-out image, where a family besides crop is learned.
         amp: bfloat16 autocast in the classifier.
         table_batch_size: views per forward of the loss table and of validation.
         seed: of everything random in the fit.
@@ -47,6 +50,7 @@ class FitConfig:
     entropy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     entropy_mode: str = "dual"
     initial_weight: float = 0.1
+    weight_rate: float = 0.004
     objective: str = "paper"
     epochs: int = 30
     batch_size: int = 128
@@ -73,8 +77,8 @@ class FitResult:
     """What `fit` did.
 
     Attributes:
-        history: one entry per epoch: ``objective``, ``val_nll``, ``entropy`` and ``weight`` (λ) per family,
-            ``in_band``, ``seconds``.
+        history: one entry per epoch: ``loss`` and ``val_loss`` (expected loss of a view), ``entropy``, ``val_entropy``
+            and ``weight`` (λ) per family, ``in_band``, ``seconds``.
         best_epoch: the epoch whose weights were kept.
         stopped_early: whether patience ran out.
         table_seconds, fit_seconds: wall times of the loss tables and of the rest.
@@ -109,7 +113,8 @@ def fit(
     Σ_a p_a·L_a − λ·H(p) = λ·KL(p ‖ softmax(−L/λ)) + const. Uniform families learn pathwise, by the gradient through
     the resample and the classifier; together with them a crop's score-function gradient has the table as its control
     variate. λ keeps the mean entropy on ``train_data`` in its band. The epoch kept is the one with the lowest
-    held-out loss of averaged views among those inside the band (the one nearest to it, if none is).
+    held-out objective (mean loss − Σ λ·entropy, at the latest λ) among those inside the band (the one nearest to it,
+    if none is).
 
     Args:
         aug: fitted in place.
@@ -163,7 +168,11 @@ class _Fit:
             names = ", ".join(family.name for family in aug.families)
             raise InstaAugError(f"objective: 'aggregation' needs the table of crop alone, got families {names}")
         self.controller = EntropyController(
-            aug.families, config.entropy, initial=config.initial_weight, mode=config.entropy_mode
+            aug.families,
+            config.entropy,
+            initial=config.initial_weight,
+            mode=config.entropy_mode,
+            rate=config.weight_rate,
         )
         start = time.perf_counter()
         self.table = self._table(train, table, "table")
@@ -215,29 +224,30 @@ class _Fit:
         generator = torch.Generator(device=self.device).manual_seed(config.seed)
         optimizer = torch.optim.AdamW(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        # A short climb, then a cosine: at full rate from the start, ranges run through their band before λ has followed.
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, config.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
+        )
         history: list[dict[str, Any]] = []
-        best_key, best_epoch, best_weights = (math.inf, math.inf), -1, copy.deepcopy(predictor.state_dict())
+        kept: list[dict[str, Tensor]] = []  # φ after every epoch: which was best is known when λ has settled
+        best_epoch, before = -1, copy.deepcopy(predictor.state_dict())
         disable = None if config.progress is None else not config.progress
         try:
             with tqdm(total=config.epochs, desc="fit", unit="epoch", disable=disable) as bar:
-                for epoch in range(config.epochs):
+                for _ in range(config.epochs):
                     entry = self._epoch(optimizer, schedule, generator)
                     entry["seconds"] = time.perf_counter() - start
                     history.append(entry)
-                    outside = sum(abs(self.controller.violation(k, h)) for k, h in entry["entropy"].items())
-                    entry["in_band"] = outside < 0.02
-                    key = (0.0 if entry["in_band"] else outside, entry["val_nll"])
-                    if key < best_key:
-                        best_key, best_epoch = key, epoch
-                        best_weights = copy.deepcopy(predictor.state_dict())
-                    bar.set_postfix({"val_nll": f"{entry['val_nll']:.4f}", **_short("H", entry["entropy"])})
+                    kept.append(copy.deepcopy(predictor.state_dict()))
+                    best_epoch = min(range(len(history)), key=lambda e: self._rank(history[e]))
+                    bar.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])})
                     bar.update()
-                    if best_key[0] == 0.0 and epoch - best_epoch >= config.patience:
+                    since = sum(later["in_band"] for later in history[best_epoch + 1 :])
+                    if history[best_epoch]["in_band"] and since >= config.patience:
                         break
         finally:
             # Also after Ctrl-C: the best weights so far, and the modes as they were.
-            predictor.load_state_dict(best_weights)
+            predictor.load_state_dict(kept[best_epoch] if kept else before)
             predictor.train(training)
             for parameter, needed in frozen_before.items():
                 parameter.requires_grad_(needed)
@@ -245,12 +255,20 @@ class _Fit:
         stopped = len(history) < config.epochs
         return FitResult(history, best_epoch, stopped, self.table_seconds, time.perf_counter() - start)
 
+    def _rank(self, entry: dict[str, Any]) -> tuple[float, float]:
+        """Smaller is better: distance to the entropy band, then the held-out objective at the latest λ."""
+        bonus = sum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
+        return (0.0 if entry["in_band"] else entry["outside"], entry["val_loss"] - bonus)
+
     def _epoch(self, optimizer, schedule, generator: torch.Generator) -> dict[str, Any]:
         order = torch.randperm(len(self.train), generator=generator, device=self.device)
         total, entropies, seen = 0.0, {}, 0
         for index in order.split(self.config.batch_size):
-            distribution = self._distribution(self.copies[index])
-            value = self._objective(distribution, index, generator)
+            copies, rows = self.copies[index], None if self.table is None else self.table[index]
+            if self.crop_only and self.crop.flips:
+                copies, rows = self._mirrored(copies, rows, generator)
+            distribution = self._distribution(copies)
+            value = self._objective(distribution, index, rows, generator)
             entropy = distribution.entropies()
             optimizer.zero_grad(set_to_none=True)
             (value - self.controller.penalty(entropy)).mean().backward()
@@ -265,25 +283,40 @@ class _Fit:
             raise InstaAugError(
                 "loss: not finite on train_data; look at the classifier's outputs, or lower FitConfig.lr"
             )
+        entropies = {name: h / seen for name, h in entropies.items()}
+        outside = sum(abs(self.controller.violation(name, h)) for name, h in entropies.items())
         return {
-            "objective": total / seen,
-            "val_nll": self._val_nll(),
-            "entropy": {name: h / seen for name, h in entropies.items()},
+            "loss": total / seen,
+            **self._validate(),
+            "entropy": entropies,
             "weight": {name: self.controller.weight(name) for name in entropies},
+            "outside": outside,
+            "in_band": outside < IN_BAND,
         }
 
-    def _objective(self, distribution: AugmentDistribution, index: Tensor, generator: torch.Generator) -> Tensor:
+    def _mirrored(self, copies: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Half of the images mirrored. With mirrored anchors their losses are in the table already, exactly."""
+        chosen = torch.rand(len(copies), generator=generator, device=self.device) < 0.5
+        mirrored = rows[:, self.crop.mirror_index().to(self.device)]
+        return torch.where(chosen[:, None, None, None], copies.flip(-1), copies), torch.where(
+            chosen[:, None], mirrored, rows
+        )
+
+    def _objective(
+        self, distribution: AugmentDistribution, index: Tensor, rows: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
         """The loss term per image, ``(B,)``: its gradient is that of the expected loss."""
         expected = None
         if self.crop is not None:
-            log_p, row = distribution.parts["crop"].anchors.logits, self.table[index]
+            log_p = distribution.parts["crop"].anchors.logits
             if self.config.objective == "aggregation":
-                return -torch.logsumexp(log_p - row, dim=-1)
-            expected = (log_p.exp() * row).sum(-1)
+                return -torch.logsumexp(log_p - rows, dim=-1)
+            expected = (log_p.exp() * rows).sum(-1)
             if self.crop_only:
                 return expected
         n = self.config.views
-        params = distribution.rsample((n,), generator)
+        # Stratified views are distributed as samples are, one by one, and their mean is quieter.
+        params = distribution.stratified(n, generator)
         losses = self._losses(params, self.train, index.cpu()).unflatten(0, (n, len(index)))
         value = losses.mean(0)
         for name, part in distribution.parts.items():
@@ -291,7 +324,7 @@ class _Fit:
                 continue
             # The score function, with what the table already says of that anchor as control variate: its own
             # expectation is added back exactly. A family without a table has the batch's mean loss in its place.
-            known = self.table[index].gather(1, params.anchor.T).T if name == "crop" else losses.detach().mean()
+            known = rows.gather(1, params.anchor.T).T if name == "crop" else losses.detach().mean()
             score = (losses.detach() - known) * part.log_prob(params.detach())
             value = value + _only_gradient(score.mean(0))
         return value if expected is None else value + _only_gradient(expected)
@@ -306,22 +339,25 @@ class _Fit:
         return self.loss(outputs, targets.repeat(n, *[1] * (targets.ndim - 1)))
 
     @torch.no_grad()
-    def _val_nll(self) -> float:
-        """Held-out −log of the mean likelihood exp(−loss) over the image itself and ``val_views`` views."""
-        k, total = self.config.val_views, 0.0
+    def _validate(self) -> dict[str, Any]:
+        """The held-out expected loss and entropies; the same noise at every epoch."""
+        n, loss = self.config.val_views, 0.0
+        entropies: dict[str, float] = {}
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed)
         for index in torch.arange(len(self.val)).split(self.config.table_batch_size):
             distribution = self._distribution(self.val_copies[index])
             if self.val_table is not None:
-                anchors = torch.cat([torch.zeros_like(index)[None], distribution.top(k).anchor.cpu()])
-                losses = self.val_table.cpu()[index].gather(1, anchors.T).T
+                row = self.val_table[index.to(self.device)]
+                losses = (distribution.parts["crop"].anchors.probs * row).sum(-1)
+                if self.config.objective == "aggregation":
+                    losses = -torch.logsumexp(distribution.parts["crop"].anchors.logits - row, dim=-1)
             else:
-                params = distribution.stratified(k, generator)
-                plain = distribution.identity().map(lambda f: f[None])
-                both = type(params)(**{name: torch.cat([plain[name], params[name]]) for name in params})
-                losses = self._losses(both, self.val, index).unflatten(0, (k + 1, len(index)))
-            total += -(torch.logsumexp(-losses, dim=0) - math.log(len(losses))).sum().item()
-        return total / len(self.val)
+                params = distribution.stratified(n, generator)
+                losses = self._losses(params, self.val, index).unflatten(0, (n, len(index))).mean(0)
+            loss += losses.sum().item() / len(self.val)
+            for name, h in distribution.entropies().items():
+                entropies[name] = entropies.get(name, 0.0) + h.sum().item() / len(self.val)
+        return {"val_loss": loss, "val_entropy": entropies}
 
 
 def _only_gradient(term: Tensor) -> Tensor:

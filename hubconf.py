@@ -1,0 +1,46 @@
+"""Entry points of ``torch.hub``: ``torch.hub.load(repo, "learned_augment", weights="crop_tinyimagenet")``."""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+dependencies = ["torch", "torchvision", "kornia", "safetensors", "scipy", "tabulate", "tqdm"]
+
+_ROOT = str(Path(__file__).resolve().parent)
+
+
+def _package() -> Any:
+    # torch.hub takes its folder off the path again; DataLoader workers that are spawned must still find the package.
+    if _ROOT not in sys.path:
+        sys.path.insert(0, _ROOT)
+    import instaaug_transforms
+
+    found = str(Path(instaaug_transforms.__file__).resolve().parent.parent)
+    if found != _ROOT:
+        warnings.warn(
+            f"instaaug_transforms is already imported from {found}; its code and weights are used, not {_ROOT}",
+            stacklevel=3,
+        )
+    return instaaug_transforms
+
+
+def learned_augment(weights: str = "crop_tinyimagenet", **overrides: Any) -> Any:
+    """A pretrained `LearnedAugment`, frozen and in eval mode.
+
+    Args:
+        weights: a name of ``list_weights()``, or a file that ``LearnedAugment.save`` wrote.
+        **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``, ``output_size``,
+            ``fill``.
+    """
+    return _package().LearnedAugment.from_pretrained(weights, **overrides)
+
+
+def crop_tinyimagenet(**overrides: Any) -> Any:
+    """Crops, fitted to a frozen ResNet-18 on Tiny-ImageNet."""
+    return learned_augment("crop_tinyimagenet", **overrides)
+
+
+def list_weights() -> list[str]:
+    """The names of the checkpoints."""
+    return _package().list_weights()

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms import baselines, evaluation
+from instaaug_transforms.evaluation import Evaluation, evaluate
+
+from .conftest import make_lively
+
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 4))
+
+    def forward(self, x):
+        return 8 * self.body(x)
+
+
+@pytest.fixture(scope="module")
+def report():
+    torch.manual_seed(0)
+    model, aug = Tiny(), make_lively(["crop"])
+    data = [(torch.rand(n, 3, 32, 32), torch.randint(4, (n,))) for n in (60, 40)]
+    return model, aug, data, evaluate(model, aug, *data, (1, 2, 4), batch_size=16, progress=False)
+
+
+def test_every_arm_has_the_same_number_of_views(report):
+    _, _, _, result = report
+    at_four = {name for name, k in result.arms if k == 4}
+    assert at_four == {"best centre zooms", "random views", "greedy policy", "ours, shuffled", "ours"}
+    assert ("single view", 1) in result.arms and ("horizontal flip", 2) in result.arms and ("ours", 1) in result.arms
+
+
+def test_our_arm_is_what_tta_gives(report):
+    model, aug, (data, _), result = report
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
+    logits = ia.TTAModel(model, aug, 4)(data[0][order])
+    arm = result.arms["ours", 4]
+    assert np.array_equal(arm.correct, (logits.argmax(1) == data[1][order]).numpy())
+    nll = nn.functional.cross_entropy(logits / arm.temperature, data[1][order], reduction="none")
+    assert np.allclose(arm.nll, nll, atol=1e-4)
+
+
+def test_every_arm_is_aggregated_the_same_way(monkeypatch):
+    """Defect 10: the aggregation at test time differs from that of the baselines it is compared with."""
+    seen = []
+    real = evaluation.aggregate
+    monkeypatch.setattr(
+        evaluation, "aggregate", lambda logits, how: seen.append((len(logits), how)) or real(logits, how)
+    )
+    data = (torch.rand(8, 3, 16, 16), torch.randint(4, (8,)))
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4))
+    evaluate(model, make_lively(["crop", "rotate"]), data, data, (2, 4), how="mean_logit", progress=False)
+    assert {how for _, how in seen} == {"mean_logit"}
+    assert {n for n, _ in seen} == {1, 2, 4} and sum(n == 4 for n, _ in seen) == 2 * 5  # five arms, two data sets
+
+
+def test_nothing_reported_feeds_a_choice(report):
+    """Defect 4, at evaluation: other reported data change no choice and no temperature."""
+    model, aug, (data, choice), result = report
+    other = evaluate(model, aug, (data[0].flip(0), data[1]), choice, (1, 2, 4), batch_size=16, progress=False)
+    for key, arm in result.arms.items():
+        if "shuffled" not in key[0] and "random" not in key[0]:
+            assert other.arms[key].temperature == arm.temperature
+
+
+def test_interval_is_paired_and_exact_for_equal_arms(report):
+    _, _, _, result = report
+    arm = result.arms["ours", 4]
+    assert result.interval(arm, arm) == (0.0, 0.0, 0.0)
+    mean, low, high = result.interval(arm, result.arms["single view", 1])
+    assert low <= mean <= high
+    flipped = result.interval(result.arms["single view", 1], arm)
+    assert flipped[0] == pytest.approx(-mean) and flipped[1] == pytest.approx(-high, abs=0.02)
+
+
+def test_interval_covers_at_its_rate():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(100):
+        a, b = rng.random(200) < 0.7, rng.random(200) < 0.6
+        first, second = (evaluation.ArmResult(n, 1, x, x, 1.0) for n, x in (("a", a), ("b", b)))
+        _, low, high = Evaluation({}, 200, 0).interval(first, second)
+        covered += low <= 0.1 <= high
+    assert 86 <= covered <= 100
+
+
+def test_greedy_chooses_what_complements():
+    """Two views that are right on different halves beat the best view twice."""
+    p = torch.tensor([[0.6, 0.9, 0.05], [0.6, 0.05, 0.9]] * 5)
+    assert baselines.greedy(-p.log(), 1) == [0]
+    assert sorted(baselines.greedy(-p.log()[:, 1:], 2)) == [0, 1]
+
+
+def test_arms_start_with_the_image_itself(images):
+    aug, g = make_lively(["crop", "rotate"]), torch.Generator().manual_seed(0)
+    for arm in (baselines.random_views(aug, 5), baselines.learned(aug, 5)):
+        first = arm(images, g).index(0)
+        assert (first.w == 1).all() and (first.angle == 0).all()
+    shuffled = baselines.learned(aug, 5, shuffled=True)(images, g)
+    ours = baselines.learned(aug, 5)(images, g)
+    assert torch.allclose(shuffled.angle, ours.angle.roll(1, 1), atol=1e-3)
+
+
+def test_candidates_hold_every_anchor_with_and_without_flip():
+    crop = baselines.policy_candidates(make_lively(["crop"]))
+    assert crop.batch_shape == (16 + 2 * 29,)
+    assert baselines.policy_candidates(make_lively(["rotate"])).angle.abs().max() == 45
+
+
+def test_table_is_markdown(report):
+    *_, result = report
+    lines = result.table().splitlines()
+    assert lines[0].startswith("| views") and len(lines) == 2 + len(result.arms)
+    assert len(result.against_input_free()) == 3

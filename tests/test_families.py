@@ -1,0 +1,228 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms import families, ops
+from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.hsv import HSV
+from instaaug_transforms.families.rotate import Rotate
+from instaaug_transforms.families.uniform import UniformFamily
+
+from .conftest import make_lively
+
+
+def test_all_three_families_are_built_and_move_images(images):
+    """Defect 3: rotation and colour fail at construction, and hue and saturation ranges are 0."""
+    for name in ("crop", "rotate", "hsv"):
+        aug = make_lively([name])
+        assert (aug(images) - images).abs().mean() > 0.01
+    fields = make_lively(["hsv"]).distribution(images).parts["hsv"].fields
+    assert all((u.hi - u.lo).min() > 0.01 for u in fields.values())
+
+
+def test_anchors_lie_inside_the_image():
+    """Defect 6: crops that hang over the border are up to a third black."""
+    for crop in (Crop(), Crop(jitter=True), Crop(scales=(1.0, 0.375, 0.75), grids=(1, 16, 8))):
+        noise = torch.rand(4000, 1, crop.distribution(torch.zeros(1, crop.n_anchors)).n_uniforms)
+        fields = crop.distribution(torch.zeros(1, crop.n_anchors)).from_uniform(noise)
+        for centre, side in (("cx", "w"), ("cy", "h")):
+            assert (fields[centre] - fields[side] / 2).min() >= -1e-6
+            assert (fields[centre] + fields[side] / 2).max() <= 1 + 1e-6
+
+
+def test_a_white_image_stays_white_under_every_crop():
+    crop = Crop()
+    white = torch.ones(crop.n_anchors, 3, 20, 20)
+    assert ops.apply(white, crop.anchor_params(), [crop]).min() > 1 - 1e-6
+
+
+def test_anchor_table_of_the_paper():
+    assert Crop().n_anchors == 30
+    assert Crop(scales=(1.0, 0.75, 0.375), grids=(1, 8, 16)).n_anchors == 321
+    assert Crop(flips=True).n_anchors == 60
+
+
+def test_jitter_stays_in_its_own_cell_and_keeps_the_area():
+    crop = Crop(jitter=True)
+    part = crop.distribution(torch.zeros(1, 30))
+    fields = part.from_uniform(torch.rand(5000, 1, 4))
+    assert (fields["w"] * fields["h"]).allclose(crop.anchors[fields["anchor"]][..., 2] ** 2, atol=1e-5)
+    ratio = fields["w"] / fields["h"]
+    assert ratio.min() > 0.74 and ratio.max() < 1.34 and ratio.std() > 0.05
+    whole = fields["anchor"] == 0
+    assert (fields["w"][whole] == 1).all() and (fields["cx"][whole] == 0.5).all()
+    moved = (fields["cx"] - crop.anchors[fields["anchor"]][..., 0]).abs()
+    slack = (fields["w"] - crop.anchors[fields["anchor"]][..., 2]).clamp(min=0) / 2
+    assert (moved <= crop.half_cell[fields["anchor"]] + slack + 1e-5).all()
+
+
+def test_nearest_finds_every_anchor_from_its_box():
+    crop = Crop(flips=True)
+    params = crop.anchor_params()
+    assert torch.equal(crop.nearest(params), torch.arange(60))
+
+
+def test_mirrored_image_sees_mirrored_anchors(images):
+    crop = Crop(flips=True)
+    params, image = crop.anchor_params(), images[:1].expand(60, -1, -1, -1)
+    direct = ops.apply(image.flip(-1), params, [crop])
+    table = ops.apply(image, params, [crop])[crop.mirror_index()]
+    assert torch.allclose(direct, table, atol=1e-5)
+
+
+def test_entropy_prefers_small_crops_and_a_prior_does_not():
+    """Defect 9: many small overlapping crops win by number; relative to a RandomResizedCrop prior they do not."""
+    plain, prior = Crop(), Crop(prior_area=(0.25, 1.0))
+    uniform = torch.zeros(1, 30)
+    small = plain.anchors[:, 2] < 0.45
+    assert uniform.softmax(-1)[0, small].sum() > 0.5
+    assert plain.distribution(uniform).entropy().item() == pytest.approx(math.log(30), abs=1e-5)
+    best = prior.log_base.clone()
+    assert best.exp()[small].sum() < 0.1 and best.exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert prior.distribution(best[None]).entropy().item() == pytest.approx(0, abs=1e-5)
+    assert prior.distribution(uniform).entropy().item() < -0.3
+    kl = torch.distributions.kl_divergence(
+        torch.distributions.Categorical(logits=uniform), torch.distributions.Categorical(logits=best[None])
+    )
+    assert prior.distribution(uniform).entropy().item() == pytest.approx(-kl.item(), abs=1e-4)
+
+
+def test_uniform_entropy_is_the_log_of_the_width_not_the_width():
+    """Defect 9, for uniform families."""
+    part = Rotate().distribution(torch.tensor([[0.0, 0.0], [-2.0, 0.5]]))
+    widths = part.fields["angle"].hi - part.fields["angle"].lo
+    assert torch.allclose(part.entropy(), (widths / 360).log(), atol=1e-5)
+
+
+def test_ranges_start_narrow_around_the_identity():
+    for family in (Rotate(), HSV(), Rotate(bounds=(0.0, 90.0))):
+        part = family.distribution(family._initial_raw()[None])
+        for name, u in part.fields.items():
+            low, high = family._bounds[name]
+            assert ((u.hi - u.lo) / (high - low)).item() == pytest.approx(0.02, abs=1e-4)
+            assert abs((u.lo + u.hi).item() / 2 - family.identity()[name]) <= 0.02 * (high - low)
+
+
+def test_ranges_reach_any_interval_inside_the_bounds():
+    raw = torch.tensor([[2.0, -4.0], [-3.0, 6.0], [10.0, 0.0]])
+    u = Rotate().distribution(raw).fields["angle"]
+    assert (u.lo >= -180).all() and (u.hi <= 180 + 1e-3).all() and (u.lo < u.hi).all()
+    assert u.lo[1] > 0  # it need not hold the identity
+
+
+@pytest.mark.parametrize("make", [Rotate, HSV, lambda: Crop(jitter=True), Crop, lambda: Crop(flips=True)])
+def test_log_prob_matches_frequency_and_entropy(make):
+    """Monte-Carlo: E[−log p] is the entropy (relative measure), and every sample has a density."""
+    family = make()
+    torch.manual_seed(3)
+    size = family.n_anchors if isinstance(family, Crop) else 2 * len(family.fields)
+    part = family.distribution(torch.randn(2, size))
+    fields = part.from_uniform(torch.rand(40_000, 2, part.n_uniforms))
+    log_p = part.log_prob(ia.AugmentParams(**fields))
+    assert log_p.isfinite().all()
+    assert torch.allclose(-log_p.mean(0), part.entropy(), atol=0.02)
+
+
+def test_top_quantiles_of_uniform_fields_are_spread():
+    part = HSV().distribution(torch.zeros(3, 6))
+    fields = part.top(8)
+    hue = fields["hue"][:, 0].sort().values
+    assert torch.allclose(hue.diff(), hue.diff().mean().expand(7), atol=1e-5)
+    assert fields["saturation"][:, 0].argsort().tolist() != fields["hue"][:, 0].argsort().tolist()
+
+
+class Solarize(UniformFamily):
+    """A fourth family, as a user would write it: one class, nothing edited elsewhere."""
+
+    name = "test_solarize"
+    fields = ("threshold",)
+    stage = "colour"
+
+    def __init__(self, bounds=(0.0, 1.0)):
+        super().__init__({"threshold": bounds})
+        self.bounds = self._bounds["threshold"]
+
+    def identity(self):
+        return {"threshold": 1.0}
+
+    def colour(self, images, params):
+        threshold = params.threshold.reshape(-1, 1, 1, 1)
+        return images + (1 - 2 * images) * ((images - threshold) * 50).sigmoid()
+
+
+class Translate(UniformFamily):
+    """A fifth one, geometric."""
+
+    name = "test_translate"
+    fields = ("shift_x",)
+    stage = "geometry"
+    order = 60
+
+    def __init__(self, bounds=(-0.5, 0.5)):
+        super().__init__({"shift_x": bounds})
+        self.bounds = self._bounds["shift_x"]
+
+    def identity(self):
+        return {"shift_x": 0.0}
+
+    def matrix(self, params, aspect):
+        eye = torch.eye(3).expand(len(aspect), 3, 3)
+        return eye + torch.nn.functional.pad(2 * params.shift_x.reshape(-1, 1, 1), (2, 0, 0, 2))
+
+
+@pytest.fixture
+def registered():
+    for cls in (Solarize, Translate):
+        ia.register(cls)
+    yield
+    for cls in (Solarize, Translate):
+        families._REGISTRY.pop(cls.name)
+
+
+def test_a_new_family_is_one_class(images, registered, tmp_path):
+    aug = make_lively(["crop", "rotate", "hsv", "test_solarize", "test_translate"])
+    out, params = aug.views(images, 3)
+    assert out.shape == (3, *images.shape) and {"threshold", "shift_x"} <= set(params)
+    out.mean().backward()
+    for name in ("test_solarize", "test_translate"):
+        assert aug.predictor.heads[name].out.weight.grad.abs().sum() > 0
+    aug.save(tmp_path / "four.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "four.safetensors")
+    assert torch.equal(again(images, params=params.index(0)), aug(images, params=params.index(0)))
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+    config = ia.FitConfig(epochs=1, batch_size=4, progress=False)
+    ia.fit(aug, model, (images, torch.tensor([0, 1, 2] * 2)), config=config)
+
+
+def test_shift_moves_the_right_way(registered):
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 6] = 1
+    aug = ia.LearnedAugment(["test_translate"], in_channels=1)
+    out = aug(image, params=ia.AugmentParams(shift_x=torch.tensor([0.25])))
+    assert out[0, 0, 0].argmax() == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["crop", "blur"], "unknown family 'blur'; known are crop, hsv, rotate"),
+        (["crop", "crop"], "crop.* given more than once"),
+        ([], "got none"),
+        ([3], "got int"),
+    ],
+)
+def test_bad_families(given, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        families.create(given)
+
+
+def test_bad_bounds():
+    with pytest.raises(ia.InstaAugError, match="bounds of 'angle'"):
+        Rotate(bounds=(10.0, 20.0))
+    with pytest.raises(ia.InstaAugError, match="start with the whole image"):
+        Crop(scales=(0.8, 1.0), grids=(2, 1))
+    with pytest.raises(ia.InstaAugError, match="is taken by"):
+        ia.register(type("Other", (Rotate,), {}))

@@ -1,0 +1,278 @@
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.learning import fit as fit_function
+from instaaug_transforms.learning.data import LabelledImages
+
+QUIET = {"progress": False}
+
+
+class Planted(nn.Module):
+    """Class 1 where the mean brightness is high: small crops on the bright quarter see it best."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        bright = (x.mean((1, 2, 3)) - 0.35) * 12
+        return torch.stack([torch.zeros_like(bright), bright], 1)
+
+
+def corner_images(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A bright patch in one of four corners of a dark image, all of class 1; and which corner."""
+    g = torch.Generator().manual_seed(seed)
+    images = 0.05 * torch.rand(n, 3, 32, 32, generator=g)
+    corner = torch.randint(4, (n,), generator=g)
+    for k, c in enumerate(corner.tolist()):
+        y, x = 18 * (c // 2) + 1, 18 * (c % 2) + 1
+        images[k, :, y : y + 12, x : x + 12] = 0.9
+    return images, torch.ones(n, dtype=torch.long), corner
+
+
+def test_crops_find_the_object():
+    images, labels, _ = corner_images(256)
+    aug = ia.LearnedAugment(["crop"])
+    config = ia.FitConfig(entropy={"crop": (0.1, 0.3)}, epochs=25, batch_size=32, **QUIET)
+    result = ia.fit(aug, Planted(), (images, labels), config=config)
+    test_images, _, test_corner = corner_images(100, seed=1)
+    anchor = aug.distribution(test_images).mode
+    assert ((anchor.cx > 0.5).long() == test_corner % 2).float().mean() > 0.95
+    assert ((anchor.cy > 0.5).long() == test_corner // 2).float().mean() > 0.95
+    assert result.best["in_band"] and result.best["val_loss"] < result.history[0]["val_loss"]
+
+
+class AngleLimited(nn.Module):
+    """Class 0 where the red stripe is within ±60° of upright, by its second moments; blue discs are class 0 anyhow."""
+
+    def forward(self, x):
+        grid = torch.linspace(-1, 1, x.shape[-1])
+        red = x[:, 0]
+        mass = red.sum((1, 2)) + 1e-6
+        xx = (red * grid**2).sum((1, 2)) / mass
+        yy = (red * grid[:, None] ** 2).sum((1, 2)) / mass
+        upright = (yy - xx) * 40 * (red.mean((1, 2)) > 0.02)
+        disc = x[:, 2].mean((1, 2)) * 100
+        return torch.stack([upright + disc, torch.zeros_like(upright)], 1)
+
+
+def stripes_and_discs(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images = torch.zeros(n, 3, 32, 32)
+    grid = torch.linspace(-1, 1, 32)
+    images[::2, 0, 4:28, 13:19] = 1
+    images[1::2, 2] = ((grid[:, None] ** 2 + grid**2) < 0.4).float()
+    images += 0.02 * torch.rand(n, 3, 32, 32)
+    return images.clamp(0, 1), torch.zeros(n, dtype=torch.long)
+
+
+def test_ranges_of_rotation_are_learned_per_image():
+    images, labels = stripes_and_discs(128)
+    aug = ia.LearnedAugment(["rotate"])
+    config = ia.FitConfig(entropy={"rotate": (-0.9, -0.6)}, epochs=40, batch_size=16, views=2, patience=40, **QUIET)
+    ia.fit(aug, AngleLimited(), (images, labels), config=config)
+    angle = aug.distribution(images).parts["rotate"].fields["angle"]
+    width = (angle.hi - angle.lo).detach()
+    assert width[1::2].mean() > 1.3 * width[::2].mean(), (width[1::2].mean(), width[::2].mean())
+    assert 40 < width[::2].mean() < 220
+
+
+def test_the_exact_gradient_is_that_of_the_gibbs_form():
+    """Σ p·L − λ·H(p) = λ·KL(p ‖ softmax(−L/λ)) + const, DESIGN of the method: same gradient in φ's logits."""
+    table, logits, weight = torch.rand(5, 30) * 3, torch.randn(5, 30, requires_grad=True), 0.3
+    part = Crop().distribution(logits)
+    paper = ((part.anchors.probs * table).sum(-1) - weight * part.entropy()).sum()
+    target = torch.softmax(-table / weight, -1)
+    kl = weight * (part.anchors.probs * (part.anchors.logits - target.log())).sum()
+    one, two = (torch.autograd.grad(v, logits, retain_graph=True)[0] for v in (paper, kl))
+    assert torch.allclose(one, two, atol=1e-6)
+
+
+class Recording(Planted):
+    """Counts forwards, and remembers how many views each had."""
+
+    def forward(self, x):
+        self.sizes = [*getattr(self, "sizes", []), len(x)]
+        return super().forward(x)
+
+
+def test_one_forward_per_step_and_a_control_variate():
+    """Defect 7: REINFORCE without a baseline, and a second forward for φ's update."""
+    images, labels, _ = corner_images(32)
+    model = Recording()
+    table = ia.build_loss_table(model, LabelledImages(images, labels), Crop())
+    model.sizes = []
+    config = ia.FitConfig(epochs=1, batch_size=8, views=1, val_views=1, table_batch_size=32, **QUIET)
+    ia.fit(ia.LearnedAugment(["crop", "rotate"]), model, (images, labels), (images, labels), config, table=table)
+    assert model.sizes == [8, 8, 8, 8, 32]  # a step each, one validation; the table was given
+
+
+def test_the_score_gradient_is_unbiased_and_quieter_than_plain_reinforce():
+    """Crop and rotate together, against the gradient by enumeration of anchors; the table is the control variate."""
+    torch.manual_seed(0)
+    images, labels, _ = corner_images(4)
+    aug, model = ia.LearnedAugment(["crop", "rotate"]), Planted()
+    with torch.no_grad():
+        aug.predictor.heads["crop"].bias.zero_()
+        aug.predictor.heads["rotate"].out.bias[0] = -1.0
+    data = LabelledImages(images, labels)
+    config = ia.FitConfig(views=1, **QUIET)
+    run = fit_function.__globals__["_Fit"](aug, model, data, data, config, nn.functional.cross_entropy, None, None)
+    run.loss = lambda outputs, targets: nn.functional.cross_entropy(outputs, targets, reduction="none")
+    run.table = run._table(data, None, "table")
+    bias, index = aug.predictor.heads["crop"].bias, torch.arange(4)
+    generator = torch.Generator().manual_seed(0)
+    ours, plain = [], []
+    for _ in range(300):
+        distribution = run._distribution(run.copies)
+        value = run._objective(distribution, index, run.table, generator).mean()
+        ours.append(torch.autograd.grad(value, bias)[0].flatten())
+        distribution = run._distribution(run.copies)
+        params = distribution.rsample((1,), generator)
+        losses = run._losses(params, data, index).detach()
+        score = (losses * distribution.parts["crop"].log_prob(params)[0]).mean()
+        plain.append(torch.autograd.grad(score, bias)[0].flatten())
+    ours, plain = torch.stack(ours), torch.stack(plain)
+    error = (ours.var(0) / 300 + plain.var(0) / 300).sqrt()
+    assert ((ours.mean(0) - plain.mean(0)).abs() < 4 * error + 1e-6).all()
+    assert ours.var(0).sum() < 0.5 * plain.var(0).sum()
+
+
+def test_nothing_is_chosen_by_the_reported_split_and_control_sees_training_data_alone():
+    """Defect 4: λ, learning rate and epoch chosen on the test split. Here held-out data choose the epoch, nothing else."""
+    images, labels, _ = corner_images(64)
+    histories = []
+    for seed in (1, 2):
+        torch.manual_seed(0)
+        val = corner_images(16, seed)[:2]
+        result = ia.fit(
+            ia.LearnedAugment(["crop"]), Planted(), (images, labels), val, ia.FitConfig(epochs=4, patience=9, **QUIET)
+        )
+        histories.append([(h["loss"], h["entropy"], h["weight"]) for h in result.history])
+    assert histories[0] == histories[1]
+
+
+def test_the_classifier_is_left_as_it_was_also_after_an_exception():
+    images, labels, _ = corner_images(16)
+    model = Planted().train()
+    model.norm.running_mean.fill_(3.0)
+    with pytest.raises(ZeroDivisionError):
+        ia.fit(
+            ia.LearnedAugment(["rotate"]), model, (images, labels), config=ia.FitConfig(**QUIET), loss=lambda *_: 1 / 0
+        )
+    assert model.training and model.norm.training and all(p.requires_grad for p in model.parameters())
+    assert (model.norm.running_mean == 3).all()
+
+
+def test_modes_and_jitter_of_the_transform_come_back():
+    images, labels, _ = corner_images(16)
+    crop = Crop(jitter=True)
+    aug = ia.LearnedAugment([crop]).eval().requires_grad_(False)
+    before = {k: v.clone() for k, v in aug.state_dict().items()}
+    ia.fit(aug, Planted(), (images, labels), config=ia.FitConfig(epochs=2, **QUIET))
+    assert crop.jitter and not aug.training and not any(p.requires_grad for p in aug.parameters())
+    assert any(not torch.equal(v, before[k]) for k, v in aug.state_dict().items())
+
+
+def test_the_kept_epoch_is_the_one_that_is_reported():
+    images, labels, _ = corner_images(64)
+    aug = ia.LearnedAugment(["crop"])
+    val = corner_images(16, 3)[:2]
+    result = ia.fit(aug, Planted(), (images, labels), val, ia.FitConfig(epochs=12, lr=2e-2, **QUIET))
+    table = ia.build_loss_table(Planted(), LabelledImages(*val), Crop())
+    probs = aug.distribution((val[0] * 255).round() / 255).parts["crop"].anchors.probs
+    assert (probs * table).sum(-1).mean().item() == pytest.approx(result.best["val_loss"], abs=1e-4)
+
+
+def test_early_stop():
+    images, labels, _ = corner_images(32)
+    config = ia.FitConfig(entropy={"crop": (0.0, 1.0)}, epochs=50, patience=2, lr=0.5, **QUIET)
+    result = ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=config)
+    assert result.stopped_early and len(result.history) == result.best_epoch + 3 < 50
+
+
+@pytest.mark.parametrize("families", [["crop"], ["crop", "rotate", "hsv"]])
+def test_a_seed_fixes_every_bit(families):
+    images, labels, _ = corner_images(24)
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        aug = ia.LearnedAugment(families)
+        ia.fit(aug, Planted(), (images, labels), config=ia.FitConfig(epochs=2, batch_size=8, seed=3, **QUIET))
+        states.append(aug.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_all_three_families_move_together():
+    images, labels, _ = corner_images(48)
+    aug = ia.LearnedAugment(["crop", "rotate", "hsv"])
+    start = {k: v.mean().item() for k, v in aug.distribution(images).entropies().items()}
+    ia.fit(aug, Planted(), (images, labels), config=ia.FitConfig(epochs=15, batch_size=8, lr=5e-3, **QUIET))
+    end = {k: v.mean().item() for k, v in aug.distribution(images).entropies().items()}
+    assert (
+        all(math.isfinite(v) for v in end.values())
+        and end["rotate"] > start["rotate"] + 1
+        and end["hsv"] > start["hsv"] + 1
+    )
+
+
+def test_mirrored_training_of_flip_anchors():
+    images, labels, _ = corner_images(64)
+    aug = ia.LearnedAugment([Crop(flips=True)])
+    config = ia.FitConfig(entropy={"crop": (0.2, 0.4)}, epochs=20, batch_size=16, **QUIET)
+    ia.fit(aug, Planted(), (images, labels), config=config)
+    probs = aug.distribution(images).parts["crop"].anchors.probs
+    mirrored = aug.distribution(images.flip(-1)).parts["crop"].anchors.probs[:, aug.families[0].mirror_index()]
+    assert (probs - mirrored).abs().sum(1).mean() < 0.6
+
+
+def test_aggregation_objective_runs_on_the_same_table():
+    images, labels, _ = corner_images(64)
+    config = ia.FitConfig(objective="aggregation", entropy={"crop": (0.1, 0.5)}, epochs=10, batch_size=16, **QUIET)
+    aug = ia.LearnedAugment(["crop"])
+    result = ia.fit(aug, Planted(), (images, labels), config=config)
+    assert result.history[-1]["val_loss"] < result.history[0]["val_loss"]
+    with pytest.raises(ia.InstaAugError, match="'aggregation' needs the table of crop alone"):
+        ia.fit(ia.LearnedAugment(["crop", "rotate"]), Planted(), (images, labels), config=config)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"objective": "best"}, "objective"), ({"epochs": 0}, "epochs: expected a positive"), ({"lr": -1.0}, "lr")],
+)
+def test_bad_configuration(kwargs, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.FitConfig(**kwargs)
+
+
+def test_bad_tables():
+    images, labels, _ = corner_images(16)
+    data = (images, labels)
+    with pytest.raises(ia.InstaAugError, match=r"table: expected shape \(16, 30\).*got \(16, 29\)"):
+        ia.fit(ia.LearnedAugment(["crop"]), Planted(), data, data, ia.FitConfig(**QUIET), table=torch.zeros(16, 29))
+    with pytest.raises(ia.InstaAugError, match="not finite"):
+        ia.fit(
+            ia.LearnedAugment(["crop"]),
+            Planted(),
+            data,
+            data,
+            ia.FitConfig(**QUIET),
+            table=torch.full((16, 30), math.nan),
+        )
+
+
+def test_no_bar_where_there_is_no_terminal(capfd):
+    images, labels, _ = corner_images(16)
+    ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=ia.FitConfig(epochs=1))
+    time.sleep(0.05)
+    assert capfd.readouterr().err == ""
+    ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=ia.FitConfig(epochs=1, progress=True))
+    shown = capfd.readouterr().err
+    assert "loss table" in shown and "fit" in shown

@@ -1,0 +1,74 @@
+"""torch.hub: from the checkout, and in the GitHub form from an unpacked archive, with no network."""
+
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import instaaug_transforms as ia
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the network was touched")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def test_local(offline):
+    aug = torch.hub.load(str(ROOT), "learned_augment", source="local")
+    assert aug(torch.rand(2, 3, 64, 64)).shape == (2, 3, 64, 64) and not aug.training
+    named = torch.hub.load(str(ROOT), "learned_augment", "crop_tinyimagenet", source="local", p=0.5)
+    assert named.p == 0.5
+    alias = torch.hub.load(str(ROOT), "crop_tinyimagenet", source="local")
+    assert all(torch.equal(a, b) for a, b in zip(alias.state_dict().values(), aug.state_dict().values(), strict=True))
+    assert torch.hub.load(str(ROOT), "list_weights", source="local") == ia.list_weights()
+
+
+SCRIPT = """
+import socket, sys, torch
+def refuse(*a, **k): raise AssertionError("network")
+socket.socket.connect = refuse
+torch.hub.set_dir(sys.argv[1])
+entries = torch.hub.list("someone/instaaug:main", trust_repo=True, skip_validation=True)
+assert {"learned_augment", "list_weights", "crop_tinyimagenet"} <= set(entries), entries
+assert "weights" in torch.hub.help("someone/instaaug:main", "learned_augment", trust_repo=True, skip_validation=True)
+aug = torch.hub.load("someone/instaaug:main", "learned_augment", trust_repo=True, skip_validation=True, verbose=False)
+import instaaug_transforms
+assert instaaug_transforms.__file__.startswith(sys.argv[1]), instaaug_transforms.__file__
+data = [torch.rand(3, 32, 32) for _ in range(4)]
+class Data(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i): return aug(data[i])
+for context in ("fork",):
+    batch, = torch.utils.data.DataLoader(Data(), 4, num_workers=1, multiprocessing_context=context)
+print(aug(torch.rand(2, 3, 64, 64)).shape, batch.shape)
+"""
+
+
+@pytest.mark.slow
+def test_github_form_from_an_unpacked_archive(tmp_path):
+    target = tmp_path / "someone_instaaug_main"
+    target.mkdir()
+    for name in ("hubconf.py", "instaaug_transforms", "hub"):
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target / name)
+    # -S would lose the packages; an isolated folder and -P keep this checkout off the path.
+    run = subprocess.run(
+        [sys.executable, "-P", "-W", "ignore", "-c", SCRIPT, str(tmp_path)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "torch.Size([2, 3, 64, 64]) torch.Size([4, 3, 32, 32])" in run.stdout

@@ -1,0 +1,207 @@
+"""Entropy control, loss table, freezing, contrastive losses."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms import families, ops
+from instaaug_transforms.learning.contrastive import contrastive_losses
+from instaaug_transforms.learning.data import LabelledImages, load
+from instaaug_transforms.learning.frozen import frozen
+
+CROP_ROTATE = families.create(["crop", "rotate"])
+
+
+def test_dual_control_raises_and_lowers_the_weight():
+    control = ia.EntropyController(CROP_ROTATE, {"crop": (0.4, 0.5), "rotate": (-1.0, -0.5)}, initial=0.1)
+    low, high = control.bands["crop"]
+    assert (low, high) == pytest.approx((0.4 * math.log(30), 0.5 * math.log(30)))
+    for _ in range(50):
+        control.step({"crop": torch.full((8,), 0.2), "rotate": torch.full((8,), -0.1)})
+    assert control.weight("crop") > 0.1 > control.weight("rotate")
+    settled = control.settled_weight("crop")
+    for _ in range(200):
+        control.step({"crop": torch.full((8,), (low + high) / 2)})
+    inside = control.settled_weight("crop")
+    control.step({"crop": torch.full((8,), (low + high) / 2)})
+    assert control.settled_weight("crop") == inside and inside >= settled
+    assert control.weight("crop") == pytest.approx(inside)
+
+
+def test_control_finds_the_weight_that_meets_the_band():
+    """A planted problem with a known answer: mean loss 2·σ, entropy log σ; at weight λ the optimum is σ = λ/2."""
+    rotate = families.create(["rotate"])
+    control = ia.EntropyController(rotate, {"rotate": (-1.1, -0.9)}, initial=0.01, rate=0.02)
+    raw = torch.tensor([-4.0], requires_grad=True)
+    optimizer = torch.optim.Adam([raw], lr=0.05)
+    for _ in range(1500):
+        width = raw.sigmoid()
+        entropy = {"rotate": width.log()}
+        loss = (2 * width - control.penalty(entropy)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        control.step(entropy)
+    assert -1.15 < raw.sigmoid().log().item() < -0.85
+    assert control.settled_weight("rotate") == pytest.approx(2 * raw.sigmoid().item(), rel=0.1)
+
+
+def test_paper_control_moves_by_a_fifth_once_an_epoch():
+    control = ia.EntropyController(CROP_ROTATE, {"crop": (0.4, 0.5)}, initial=0.2, mode="paper")
+    for _ in range(10):
+        control.step({"crop": torch.zeros(4)})
+    assert control.weight("crop") == pytest.approx(0.2)
+    control.epoch_end()
+    assert control.weight("crop") == pytest.approx(0.24)
+
+
+def test_weights_stay_in_their_limits_and_state_goes_on():
+    control = ia.EntropyController(CROP_ROTATE, limits=(0.05, 0.2), rate=1.0, boost=0.0)
+    for _ in range(100):
+        control.step({"crop": torch.zeros(4), "rotate": torch.full((4,), -0.001)})
+    assert control.weight("crop") == pytest.approx(0.2) and control.weight("rotate") == pytest.approx(0.05)
+    again = ia.EntropyController(CROP_ROTATE, limits=(0.05, 0.2), rate=1.0, boost=0.0)
+    again.load_state_dict(control.state_dict())
+    assert again.state_dict() == control.state_dict() and again.weight("crop") == control.weight("crop")
+
+
+@pytest.mark.parametrize(
+    ("bands", "message"),
+    [
+        ({"hsv": (-1, 0)}, "bands for hsv, but the families are crop, rotate"),
+        ({"crop": (0.5, 1.5)}, "≤ 1 .fractions"),
+        ({"rotate": (-0.5, 0.5)}, "≤ 0 .nats"),
+        ({"rotate": (-0.5, -0.9)}, "low < high"),
+    ],
+)
+def test_bad_bands(bands, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.EntropyController(CROP_ROTATE, bands)
+
+
+class Linear(nn.Module):
+    """A classifier with BatchNorm, to be left exactly as it was."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.AvgPool2d(4), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 5))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.body(x)
+
+
+def test_loss_table_is_the_loss_of_every_crop():
+    crop, model = families.create(["crop"])[0], Linear().eval()
+    data = LabelledImages(torch.rand(7, 3, 32, 32), torch.randint(5, (7,)))
+    table = ia.build_loss_table(model, data, crop, batch_size=3)
+    for a in (0, 4, 29):
+        params = crop.anchor_params().map(lambda f, a=a: f[a].expand(7))
+        expected = nn.functional.cross_entropy(
+            model(ops.apply(data.images, params, [crop])), data.targets, reduction="none"
+        )
+        assert torch.allclose(table[:, a], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_frozen_leaves_everything_as_it_was(fails):
+    model = Linear()
+    model.body[1].eval()
+    model.body[3].bias.requires_grad_(False)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    needs = [p.requires_grad for p in model.parameters()]
+    try:
+        with frozen(model):
+            x = torch.rand(4, 3, 32, 32, requires_grad=True)
+            model.body[1].train()
+            model(x).sum().backward()
+            assert x.grad.abs().sum() > 0 and all(p.grad is None for p in model.parameters())
+            if fails:
+                raise KeyError("inside")
+    except KeyError:
+        pass
+    assert modes == [m.training for m in model.modules()] and needs == [p.requires_grad for p in model.parameters()]
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_contrastive_losses_match_an_explicit_sum():
+    a, b = torch.randn(4, 8), torch.randn(4, 8)
+    z = nn.functional.normalize(torch.cat([a, b]), dim=1)
+    expected = []
+    for i in range(8):
+        sims = [(z[i] @ z[j] / 0.5).exp() for j in range(8) if j != i]
+        expected.append(-((z[i] @ z[(i + 4) % 8] / 0.5).exp() / sum(sims)).log())
+    per_pair = [(expected[i] + expected[(i + 4) % 8]) / 2 for i in range(8)]
+    assert torch.allclose(contrastive_losses(a, b), torch.stack(per_pair), atol=1e-5)
+
+
+def test_both_crops_are_credited_with_both_directions():
+    """Defect 8: credited with its own anchor's direction alone, the score-function gradient misses half of the loss.
+
+    Two views per image, two anchors each; every combination is enumerated, so the expectation is exact.
+    """
+    torch.manual_seed(4)
+    embedding = torch.randn(2, 2, 6)  # image, anchor, dimension
+    logits = torch.randn(2, 2, requires_grad=True)
+    combos = torch.cartesian_prod(*[torch.arange(2)] * 4)  # anchors of (image 0, 1) in view 1, then in view 2
+    log_p = torch.log_softmax(logits, -1)
+    exact = estimate = naive = 0.0
+    for combo in combos:
+        one, two = combo[:2], combo[2:]
+        z1, z2 = embedding[torch.arange(2), one], embedding[torch.arange(2), two]
+        losses = contrastive_losses(z1, z2).unflatten(0, (2, 2))
+        score = torch.stack([log_p[torch.arange(2), one], log_p[torch.arange(2), two]])  # (view, image)
+        p = score.sum().exp()
+        exact = exact + p * losses.sum()
+        # An image's crop decides its own pair; other images' negatives are held fixed, as the method has it.
+        estimate = estimate + p.detach() * (score * losses.sum(0).detach()).sum()
+        sim = (
+            nn.functional.normalize(torch.cat([z1, z2]), dim=1) @ nn.functional.normalize(torch.cat([z1, z2]), dim=1).T
+        )
+        one_way = nn.functional.cross_entropy(
+            (sim / 0.5).masked_fill(torch.eye(4, dtype=torch.bool), -torch.inf),
+            torch.tensor([2, 3, 0, 1]),
+            reduction="none",
+        ).unflatten(0, (2, 2))
+        naive = naive + p.detach() * (score * one_way).sum()
+    grads = [torch.autograd.grad(v, logits, retain_graph=True)[0].flatten() for v in (exact, estimate, naive)]
+    cosine = [nn.functional.cosine_similarity(g, grads[0], dim=0) for g in grads[1:]]
+    assert cosine[0] > 0.7 and (grads[1] - grads[0]).norm() < (grads[2] - grads[0]).norm()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "expected .images, labels. tensors.*int"),
+        ((torch.rand(4, 3, 8, 8), torch.zeros(5)), "one target each"),
+        ((torch.rand(4, 3, 8, 8) * 9, torch.zeros(4)), r"lie in \[0, 1\]"),
+        ((torch.zeros(4, 3, 8, 8, dtype=torch.int64), torch.zeros(4)), "uint8 or float"),
+    ],
+)
+def test_bad_data(data, message):
+    with pytest.raises(ia.InstaAugError, match=f"(?s){message}"):
+        load(data)
+
+
+def test_datasets_of_pil_images_and_of_mixed_sizes():
+    import PIL.Image
+
+    class Mixed(torch.utils.data.Dataset):
+        sizes = [(8, 8), (8, 8)]
+
+        def __len__(self):
+            return len(self.sizes)
+
+        def __getitem__(self, i):
+            return PIL.Image.new("RGB", self.sizes[i], (255, 0, 0)), i
+
+    data = load(torch.utils.data.DataLoader(Mixed()))
+    assert data.images.dtype == torch.uint8 and data.images.shape == (2, 3, 8, 8) and data.targets.tolist() == [0, 1]
+    Mixed.sizes = [(8, 8), (9, 8)]
+    with pytest.raises(ia.InstaAugError, match="resizes them"):
+        load(Mixed())

@@ -1,0 +1,58 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from instaaug_transforms import AugmentParams, InstaAugError
+
+
+def test_fields_are_read_by_name_and_attribute():
+    params = AugmentParams(angle=torch.tensor([1.0, 2.0]), hue=torch.zeros(2))
+    assert torch.equal(params.angle, params["angle"])
+    assert list(params) == ["angle", "hue"] and params.batch_shape == (2,)
+    with pytest.raises(AttributeError, match="no field 'cx'"):
+        _ = params.cx
+
+
+def test_it_is_immutable():
+    params = AugmentParams(angle=torch.zeros(2))
+    with pytest.raises(AttributeError, match="immutable"):
+        params.angle = torch.ones(2)
+    with pytest.raises(AttributeError, match="immutable"):
+        del params.angle
+
+
+@pytest.mark.parametrize("copier", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p)), copy.copy])
+def test_copies_are_equal(copier):
+    params = AugmentParams(angle=torch.rand(3), field=torch.rand(3, 4))
+    other = copier(params)
+    assert all(torch.equal(other[name], params[name]) for name in params)
+
+
+def test_flatten_is_view_major():
+    params = AugmentParams(angle=torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]))
+    assert params.flatten().angle.tolist() == [1, 2, 3, 4, 5, 6]
+    assert params.index(1).angle.tolist() == [4, 5, 6]
+
+
+def test_where_and_cat_and_replace():
+    one, two = AugmentParams(a=torch.zeros(2), b=torch.zeros(2, 3)), AugmentParams(a=torch.ones(2), b=torch.ones(2, 3))
+    mixed = one.where(torch.tensor([True, False]), two)
+    assert mixed.a.tolist() == [0, 1] and mixed.b.sum(1).tolist() == [0, 3]
+    assert AugmentParams.cat([one, two]).a.tolist() == [0, 0, 1, 1]
+    assert one.replace(a=torch.full((2,), 7.0)).a.tolist() == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "no field"),
+        ({"angle": 3.0}, "'angle' must be a tensor, got float"),
+        ({"angle": torch.tensor(1.0)}, r"\(B,\) or \(n, B\)"),
+        ({"angle": torch.zeros(2), "hue": torch.zeros(3)}, r"shape \(3,\)"),
+    ],
+)
+def test_bad_fields(fields, message):
+    with pytest.raises(InstaAugError, match=message):
+        AugmentParams(**fields)

@@ -1,0 +1,105 @@
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms.families.crop import Crop, _windows
+
+from .conftest import make_lively
+
+
+def test_size_and_start():
+    aug = ia.LearnedAugment(["crop", "rotate", "hsv"])
+    assert sum(p.numel() for p in aug.predictor.parameters()) <= 100_000
+    probs = aug.distribution(torch.rand(4, 3, 64, 64)).parts["crop"].anchors.probs
+    assert torch.allclose(probs[:, 0], torch.full((4,), 0.9), atol=0.01)
+    assert torch.allclose(probs[:, 1:5].sum(1), torch.full((4,), 0.1 / 3), atol=0.01)
+
+
+@pytest.mark.parametrize("crop", [Crop(), Crop(scales=(1.0, 0.75, 0.375), grids=(1, 8, 16))])
+@pytest.mark.parametrize("size", [(64, 64), (96, 128)])
+def test_a_patch_at_an_anchor_changes_that_anchors_logit_most(crop, size):
+    """Defect 1: the original's crop map is anti-transposed, so that unit (i, j) crops at the wrong place.
+
+    Through the whole network, at the finest scale, whose boxes overlap least; the other scales follow below.
+    """
+    members = (crop.anchors[:, 2] - min(crop.scales)).abs() < 1e-4
+    boxes = crop.anchors[members]
+    response = torch.zeros(len(boxes), len(boxes))  # (patch, anchor)
+    for seed in range(20):  # random weights answer with random signs: their mean size is what counts
+        torch.manual_seed(seed)
+        aug = ia.LearnedAugment([crop])
+        head = aug.predictor.heads["crop"]
+        with torch.no_grad():
+            head.context.weight.zero_()  # what is common to all anchors
+            head.weight.copy_(torch.rand_like(head.weight))
+            texture = 0.5 * torch.rand(1, 3, *size)
+            patched = texture.repeat(len(boxes), 1, 1, 1)
+            for k, (cx, cy) in enumerate(boxes[:, :2].tolist()):
+                y, x, r = int(cy * size[0]), int(cx * size[1]), size[0] // 32
+                patched[k, :, y - r : y + r, x - r : x + r] = 1
+            response += (aug.predictor(patched)["crop"] - aug.predictor(texture)["crop"])[:, members].abs()
+    strongest = response.argmax(1)
+    offset = (boxes[strongest, :2] - boxes[:, :2]).abs().max(1).values
+    # The grid of 16 is finer than the feature map, whose units are 1/8 apart: one unit off at most.
+    assert (offset <= (1e-6 if len(boxes) == 16 else 0.13)).all()
+    mirrored = torch.stack([1 - boxes[:, 1], 1 - boxes[:, 0]], 1)  # where an anti-transposed map would answer
+    assert (boxes[strongest, :2] - mirrored).abs().max(1).values.mean() > 0.2
+
+
+@pytest.mark.parametrize("crop", [Crop(), Crop(scales=(1.0, 0.75, 0.375), grids=(1, 8, 16)), Crop(flips=True)])
+def test_what_lies_at_an_anchors_centre_counts_most_for_that_anchor(crop):
+    n = sum(g * g for g in crop.grids)
+    size = 96
+    windows = _windows(crop.anchors[:n], (size, size)).T.unflatten(1, (size, size))  # (A, h, w)
+    assert torch.allclose(windows.sum((1, 2)), torch.ones(n), atol=1e-5)
+    for a, (cx, cy, side, _, _) in enumerate(crop.anchors[:n].tolist()):
+        same = (crop.anchors[:n, 2] - side).abs() < 1e-4
+        here = windows[:, min(int(cy * size), size - 1), min(int(cx * size), size - 1)]
+        assert here[a] >= here[same].max() * (1 - 1e-3)
+
+
+def test_every_head_and_the_trunk_get_gradients_from_their_family(images):
+    for name in ("crop", "rotate", "hsv"):
+        aug = ia.LearnedAugment(["crop", "rotate", "hsv"])
+        params = aug.distribution(images)
+        part = params.parts[name]
+        part.entropy().mean().backward()
+        trunk = [p.grad for p in aug.predictor.trunk.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in trunk) and sum(g.abs().sum() for g in trunk) > 0
+        for other, head in aug.predictor.heads.items():
+            total = sum(p.grad.abs().sum() for p in head.parameters() if p.grad is not None)
+            assert (total > 0) == (other == name)
+
+
+def test_pathwise_gradient_reaches_the_trunk(images):
+    aug = ia.LearnedAugment(["rotate", "hsv"])
+    aug(images).square().mean().backward()
+    for module in (aug.predictor.trunk, *aug.predictor.heads.values()):
+        grads = [p.grad for p in module.parameters()]
+        assert all(g is not None and g.isfinite().all() for g in grads) and sum(g.abs().sum() for g in grads) > 0
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_output_does_not_depend_on_the_batch(images, mode):
+    """Defect 5: an invariance module with BatchNorm that never enters eval mode."""
+    aug = getattr(make_lively(["crop", "rotate", "hsv"]), mode)()
+    together = aug.predictor(images)
+    for b in range(len(images)):
+        alone = aug.predictor(images[b : b + 1])
+        assert all(torch.allclose(alone[name][0], together[name][b], atol=1e-5) for name in together)
+    assert not list(aug.predictor.buffers(recurse=False)) and "running_mean" not in str(
+        aug.predictor.state_dict().keys()
+    )
+
+
+def test_a_larger_copy_of_an_image_gets_the_same_ranges():
+    small = torch.nn.functional.avg_pool2d(torch.rand(2, 3, 128, 128), 8, 1)[..., ::2, ::2][..., :60, :60]
+    large = torch.nn.functional.interpolate(small, scale_factor=4, mode="bilinear")
+    aug = make_lively(["rotate"])
+    a, b = (aug.distribution(x).parts["rotate"].fields["angle"] for x in (small, large))
+    assert (a.hi - b.hi).abs().max() < 15 and (a.hi - a.lo).max() > 60
+
+
+def test_bad_size():
+    with pytest.raises(ia.InstaAugError, match="multiple of 16, got 50"):
+        ia.LearnedAugment(["crop"], image_size=50)

@@ -1,0 +1,101 @@
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.tta import aggregate, choose_views
+
+from .conftest import make_lively
+
+
+class Tiny(nn.Module):
+    num_classes = 5
+    pretrained_cfg = {"input_size": (3, 32, 32)}
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 5))
+        self.largest = 0
+
+    def forward(self, x):
+        self.largest = max(self.largest, len(x))
+        return self.body(x)
+
+
+@pytest.mark.parametrize("families", [["crop"], ["rotate"], ["crop", "rotate", "hsv"]])
+@pytest.mark.parametrize("how", ["mean_prob", "mean_logit"])
+def test_it_is_the_average_over_the_views(families, how, images):
+    aug, model = make_lively(families), Tiny()
+    out = ia.TTAModel(model, aug, 5, aggregate=how)(images)
+    params = choose_views(aug.distribution(images), 5)
+    logits = torch.stack([model(aug(images, params=params.index(k))) for k in range(5)])
+    expected = logits.softmax(-1).mean(0).log() if how == "mean_prob" else logits.mean(0)
+    assert torch.allclose(out, expected, atol=1e-5) and not out.requires_grad
+
+
+def test_the_image_itself_comes_first_and_once(images):
+    aug = make_lively(["crop"])
+    params = choose_views(aug.distribution(images), 30)
+    assert (params.anchor[0] == 0).all()
+    assert all(params.anchor[:, b].unique().numel() == 30 for b in range(6))
+    fewer = choose_views(aug.distribution(images), 4)
+    assert torch.equal(fewer.anchor, params.anchor[:4])
+    single = choose_views(aug.distribution(images), 1)
+    assert torch.equal(single.anchor[0], aug.distribution(images).mode.anchor)
+    without = choose_views(aug.distribution(images), 4, include_identity=False)
+    assert torch.equal(without.anchor, aug.distribution(images).top(4).anchor)
+
+
+def test_sampled_views_keep_their_distribution(images):
+    aug = make_lively(["crop"])
+    d = aug.distribution(images)
+    params = choose_views(d, 3000, "sample", generator=torch.Generator().manual_seed(0))
+    share = (params.anchor[1:] == 0).float().mean(0)
+    assert torch.allclose(share, d.parts["crop"].anchors.probs[:, 0], atol=0.04)
+
+
+def test_chunks_change_nothing_and_are_kept(images):
+    aug, model = make_lively(["crop"]), Tiny()
+    whole = ia.TTAModel(model, aug, 4, chunk_size=1000)(images)
+    assert model.largest == 24
+    model.largest = 0
+    assert torch.allclose(ia.TTAModel(model, aug, 4, chunk_size=8)(images), whole, atol=1e-6) and model.largest == 8
+
+
+def test_generator_and_drop_in_attributes(images):
+    tta = ia.TTAModel(Tiny(), make_lively(["crop", "rotate"]), 3, select="stratified")
+    a, b = (tta(images, generator=torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(a, b) and tta.num_classes == 5 and tta.pretrained_cfg["input_size"] == (3, 32, 32)
+
+
+def test_normalized_inputs_reach_the_classifier_normalized(images):
+    aug, model = make_lively(["crop"]), Tiny()
+    plain = ia.TTAModel(nn.Sequential(nn.BatchNorm2d(3).eval(), model), aug, 3)(images)
+    aug.normalization = ia.inputs.Normalization((0.5,) * 3, (0.25,) * 3)
+    undo = nn.Sequential(nn.BatchNorm2d(3).eval())
+    inner = nn.Sequential(Rescale(), undo, model)
+    assert torch.allclose(ia.TTAModel(inner, aug, 3)((images - 0.5) / 0.25), plain, atol=1e-4)
+
+
+class Rescale(nn.Module):
+    def forward(self, x):
+        return x * 0.25 + 0.5
+
+
+def test_mean_probability_is_a_log_probability():
+    logits = torch.randn(4, 3, 7)
+    assert torch.allclose(aggregate(logits, "mean_prob").exp().sum(-1), torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"n_views": 0}, "n_views"),
+        ({"select": "best"}, "select: expected one of sample, top, stratified"),
+        ({"aggregate": "max"}, "aggregate"),
+        ({"chunk_size": 1.5}, "chunk_size"),
+    ],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.TTAModel(Tiny(), make_lively(["crop"]), **kwargs)
