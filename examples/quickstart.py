@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
-from instaaug_transforms.evaluation import evaluate
+from instaaug_transforms.evaluation import evaluate, tune
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.data import LabelledImages, load
 
@@ -34,7 +34,6 @@ class Problem:
     tests: dict[str, LabelledImages]
     aug: ia.LearnedAugment
     config: ia.FitConfig
-    select: str
     shown: Tensor  # images for the picture
 
 
@@ -66,7 +65,7 @@ def digits_problem(seed: int, smoke: bool) -> Problem:
     )
     shown = torch.stack([test.images[(test.targets == digit).nonzero()[0, 0]] for digit in range(10)])
     policy, choice = both(parts["policy"], seed + 1), both(parts["choice"], seed + 2)
-    return Problem(classifier, policy, choice, tests, aug, config, "stratified", shown)
+    return Problem(classifier, policy, choice, tests, aug, config, shown)
 
 
 def folder_problem(arguments: argparse.Namespace, seed: int) -> Problem:
@@ -105,8 +104,7 @@ def folder_problem(arguments: argparse.Namespace, seed: int) -> Problem:
     )
     shown = test.batch(torch.arange(0, len(test), max(1, len(test) // 10))[:10])[0]
     choice, rest = policy.subset(order[:held]), policy.subset(order[held:])
-    select = "top" if arguments.transforms == "crop" else "stratified"
-    return Problem(classifier, rest, choice, {arguments.test_split: test}, aug, config, select, shown)
+    return Problem(classifier, rest, choice, {arguments.test_split: test}, aug, config, shown)
 
 
 def run(arguments: argparse.Namespace, seed: int) -> dict:
@@ -117,7 +115,15 @@ def run(arguments: argparse.Namespace, seed: int) -> dict:
     best = result.best
     entropies = ", ".join(f"{name} {value:.2f}" for name, value in best["entropy"].items())
     print(f"fitted in {result.table_seconds + result.fit_seconds:.0f} s; mean entropy (nats): {entropies}\n")
-    report = {"seed": seed, "history": result.history, "best_epoch": result.best_epoch, "tables": {}}
+    setting = tune(problem.classifier, problem.aug, problem.choice, amp=arguments.amp, seed=seed)
+    print(f"chosen on held-out images: {setting}\n")
+    report = {
+        "seed": seed,
+        "setting": setting,
+        "history": result.history,
+        "best_epoch": result.best_epoch,
+        "tables": {},
+    }
     for name, test in problem.tests.items():
         evaluation = evaluate(
             problem.classifier,
@@ -125,7 +131,7 @@ def run(arguments: argparse.Namespace, seed: int) -> dict:
             test,
             problem.choice,
             arguments.views,
-            select=problem.select,
+            **setting,
             amp=arguments.amp,
             seed=seed,
         )

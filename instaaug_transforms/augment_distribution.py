@@ -1,5 +1,6 @@
 """p(τ | x) over all families of a transform, as a `torch.distributions.Distribution` of `AugmentParams`."""
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -85,6 +86,12 @@ class AugmentDistribution(Distribution):
     def top(self, k: int) -> AugmentParams:
         """``k`` views per image without chance, fields ``(k, B)``: likeliest anchors, evenly spaced quantiles."""
         return AugmentParams(**{name: field for part in self.parts.values() for name, field in part.top(k).items()})
+
+    def narrowed(self, fraction: float) -> "AugmentDistribution":
+        """The same with only the middle ``fraction`` of every continuous range; which crops are likely stays."""
+        made = copy.copy(self)
+        made.parts = {name: part.narrowed(fraction) for name, part in self.parts.items()}
+        return made
 
     @property
     def mode(self) -> AugmentParams:

@@ -93,13 +93,16 @@ def random_views(aug: LearnedAugment, n: int) -> Arm:
     return arm
 
 
-def learned(aug: LearnedAugment, n: int, select: str = "top", shuffled: bool = False) -> Arm:
+def learned(
+    aug: LearnedAugment, n: int, select: str = "top", range_fraction: float = 1.0, shuffled: bool = False
+) -> Arm:
     """Ours. ``shuffled`` gives every image the distribution of the next image: as strong, but not looking at it."""
 
     def arm(images: Tensor, generator: torch.Generator) -> AugmentParams:
         with torch.no_grad():
             looked_at = images.roll(1, 0) if shuffled else images
-            return choose_views(aug._distribution(looked_at), n, select, generator=generator)
+            distribution = aug._distribution(looked_at).narrowed(range_fraction)
+            return choose_views(distribution, n, select, generator=generator)
 
     return arm
 

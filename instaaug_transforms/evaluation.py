@@ -118,6 +118,7 @@ def evaluate(
     n_views: Sequence[int] = (1, 2, 4, 10),
     *,
     select: str = "top",
+    range_fraction: float = 1.0,
     how: str = "mean_prob",
     batch_size: int = 256,
     amp: bool = False,
@@ -136,7 +137,7 @@ def evaluate(
         data: what is reported; ``(images, labels)``, Dataset or DataLoader.
         choice_data: what choices are made on; no image of ``data``.
         n_views: the numbers of views K.
-        select: how our views are selected.
+        select, range_fraction: how our views are selected, see `TTAModel`; what `tune` found on ``choice_data``, say.
         how: the aggregation, the same for every arm.
         batch_size: images per forward.
         amp: bfloat16 autocast.
@@ -160,17 +161,55 @@ def evaluate(
             "best centre zooms": (baselines.fixed(zooms.index(pick_zooms)), list(n_views)),
             "random views": (baselines.random_views(aug, most), [k for k in n_views if k > 1]),
             "greedy policy": (baselines.fixed(policies.index(pick_policy)), list(n_views)),
-            f"{OURS}, shuffled": (baselines.learned(aug, most, select, shuffled=True), [k for k in n_views if k > 1]),
-            OURS: (baselines.learned(aug, most, select), [k for k in n_views if k > 1]),
+            f"{OURS}, shuffled": (
+                baselines.learned(aug, most, select, range_fraction, shuffled=True),
+                [k for k in n_views if k > 1],
+            ),
+            OURS: (baselines.learned(aug, most, select, range_fraction), [k for k in n_views if k > 1]),
         }
         results: dict[tuple[str, int], ArmResult] = {}
         for name, (arm, ks) in arms.items():
             results |= run.arm(name, arm, ks, data, choice, how)
         if 1 in n_views:  # one view alone is the likeliest, not the image itself
-            results |= run.arm(OURS, baselines.learned(aug, 1, select), [1], data, choice, how)
+            results |= run.arm(OURS, baselines.learned(aug, 1, select, range_fraction), [1], data, choice, how)
     order = {name: i for i, name in enumerate(arms)}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
+
+
+def tune(
+    classifier: nn.Module,
+    aug: LearnedAugment,
+    choice_data: Any,
+    n_views: int = 4,
+    *,
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Arguments of `TTAModel` — ``select`` and ``range_fraction`` — with the lowest NLL of ``n_views`` views.
+
+    Args:
+        choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
+    """
+    data = load(choice_data, "choice_data", progress=progress)
+    run = _Runner(classifier, baselines.families_for(aug), aug, batch_size, amp, seed, progress)
+    continuous = any(
+        part.has_rsample for part in aug.distribution(data.batch(slice(0, 1), run.device)[0]).parts.values()
+    )
+    settings = [
+        {"select": select, "range_fraction": fraction}
+        for select in ("top", "stratified")
+        for fraction in ((1.0, 0.5, 0.25) if continuous else (1.0,))
+    ]
+    losses = []
+    with frozen(classifier), torch.no_grad():
+        for setting in settings:
+            arm = baselines.learned(aug, n_views, **setting)
+            averages, targets = run.averages(f"tune {setting}", arm, [n_views], data, "mean_prob")
+            losses.append(nn.functional.cross_entropy(averages[n_views], targets).item())
+    return settings[losses.index(min(losses))]
 
 
 class _Runner:
@@ -213,8 +252,8 @@ class _Runner:
         """One arm at several K, which share their views."""
         if not ks:
             return {}
-        tuning, tuning_targets = self._averages(name, arm, ks, choice, how)
-        reported, targets = self._averages(name, arm, ks, data, how)
+        tuning, tuning_targets = self.averages(name, arm, ks, choice, how)
+        reported, targets = self.averages(name, arm, ks, data, how)
         results = {}
         for k in ks:
             temperature = _temperature(tuning[k], tuning_targets)
@@ -223,7 +262,8 @@ class _Runner:
             results[name, k] = ArmResult(name, k, correct.numpy(), nll.numpy(), temperature)
         return results
 
-    def _averages(self, name, arm, ks, data, how) -> tuple[dict[int, Tensor], Tensor]:
+    def averages(self, name, arm, ks, data, how) -> tuple[dict[int, Tensor], Tensor]:
+        """Aggregated logits of the first k views for every k, and the targets."""
         generator = torch.Generator().manual_seed(self.seed)
         parts: dict[int, list[Tensor]] = {k: [] for k in ks}
         total = len(data) * max(ks)

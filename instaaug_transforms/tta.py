@@ -23,6 +23,8 @@ class TTAModel(nn.Module):
         select: ``"top"`` (no chance in it), ``"sample"`` or ``"stratified"``.
         aggregate: ``"mean_prob"``, the log of the mean probability; or ``"mean_logit"``.
         include_identity: whether the image itself is one of the views, where there are two or more.
+        range_fraction: use only the middle part of every continuous range, in (0, 1]. Views at the ends of a range
+            are where the classifier is least sure; `instaaug_transforms.evaluation.tune` finds what helps on held-out data.
         chunk_size: views per forward at most (at least the views of one image).
 
     Raises:
@@ -38,6 +40,7 @@ class TTAModel(nn.Module):
         select: str = "top",
         aggregate: str = "mean_prob",
         include_identity: bool = True,
+        range_fraction: float = 1.0,
         chunk_size: int = 256,
     ) -> None:
         super().__init__()
@@ -47,7 +50,9 @@ class TTAModel(nn.Module):
         for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
             if not isinstance(value, int) or value < 1:
                 raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
-        self.classifier, self.aug = classifier, aug
+        if not 0 < range_fraction <= 1:
+            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        self.classifier, self.aug, self.range_fraction = classifier, aug, range_fraction
         self.n_views, self.select, self.aggregate = n_views, select, aggregate
         self.include_identity, self.chunk_size = include_identity, chunk_size
         self.num_classes = getattr(classifier, "num_classes", None)
@@ -64,7 +69,7 @@ class TTAModel(nn.Module):
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug._batch(images)
-        distribution = self.aug._distribution(batch)
+        distribution = self.aug._distribution(batch).narrowed(self.range_fraction)
         params = choose_views(distribution, self.n_views, self.select, self.include_identity, generator)
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         many = batch.repeat(self.n_views, 1, 1, 1).contiguous(memory_format=torch.channels_last)

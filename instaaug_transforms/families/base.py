@@ -60,6 +60,10 @@ class FamilyDistribution(ABC):
     def mode(self) -> dict[str, Tensor]:
         """The likeliest parameters, fields ``(B,)``; where all are equally likely, the one nearest the identity."""
 
+    def narrowed(self, fraction: float) -> "FamilyDistribution":
+        """The middle ``fraction`` of every range; a family without ranges stays as it is."""
+        return self
+
     @abstractmethod
     def top(self, k: int) -> dict[str, Tensor]:
         """``k`` parameters chosen without chance, fields ``(k, B)``: the likeliest, or evenly spaced quantiles."""

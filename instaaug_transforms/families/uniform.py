@@ -1,5 +1,6 @@
 """`UniformFamily`: a range [lo, hi] per image and field, sampled uniformly (what rotate and hsv are)."""
 
+import copy
 import math
 
 import torch
@@ -77,6 +78,14 @@ class UniformFamilyDistribution(FamilyDistribution):
 
     def entropy(self) -> Tensor:
         return sum(u.entropy() for u in self.fields.values())
+
+    def narrowed(self, fraction: float) -> "UniformFamilyDistribution":
+        made = copy.copy(self)
+        made.fields = {}
+        for name, u in self.fields.items():
+            middle, half = (u.lo + u.hi) / 2, (u.hi - u.lo) / 2 * fraction
+            made.fields[name] = BoundedUniform(middle - half, middle + half, u.bounds, validate_args=False)
+        return made
 
     def mode(self) -> dict[str, Tensor]:
         return {
