@@ -163,7 +163,7 @@ class LearnedAugment(v2.Transform):
         if params is not None:
             return {"params": self._checked(params)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
-            batch, _ = self._batch(image)
+            batch, back = self._batch(image)
             clip = image.shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
             looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
@@ -176,14 +176,15 @@ class LearnedAugment(v2.Transform):
                 params = params.where(chosen, distribution.identity())
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
-        return {"params": params}
+        # The image that was looked at is converted and checked already.
+        return {"params": params, "image": image, "batch": (batch, back)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
         if is_image(inpt):
             with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
-                batch, back = self._batch(inpt)
+                batch, back = params["batch"] if inpt is params.get("image") else self._batch(inpt)
                 if len(batch) % made.batch_shape[0]:
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
