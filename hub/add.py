@@ -26,7 +26,13 @@ def main(arguments: list[str] | None = None) -> None:
     file = HUB / f"{parsed.name}-{sha256[:8]}.safetensors"
     weights.replace_file(file, data)
     families = [entry["name"] for entry in config["families"]]
-    known[parsed.name] = {"file": file.name, "sha256": sha256, "bytes": len(data), "families": families, **config["notes"]}
+    known[parsed.name] = {
+        "file": file.name,
+        "sha256": sha256,
+        "bytes": len(data),
+        "families": families,
+        **config["notes"],
+    }
     weights.replace_file(listing, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
     print(file)
 

@@ -42,7 +42,7 @@ def test_quickstart_on_a_folder_of_images(tmp_path):
     common = ["--data", tmp_path / "data", "--smoke", "--views", 1, 2, "--out", tmp_path / "out", "--seeds", 3]
     out = run("quickstart.py", *common, *model)
     assert "val, n = 20, seed 3" in out and (tmp_path / "out" / "learned-3.png").exists()
-    out = run("quickstart.py", *common, *model, "--transforms", "crop,rotate,hsv", "--no-flips")
+    out = run("quickstart.py", *common, *model, "--transforms", "crop,rotate,hsv")
     assert "val, n = 20" in out
 
 
