@@ -96,6 +96,8 @@ class LearnedAugment(v2.Transform):
     ) -> tuple[Tensor, AugmentParams]:
         """``n`` views of each image, ``(n, B, C, H, W)``, and their ``(n, B)`` parameters. φ runs once per image.
 
+        A single image ``(C, H, W)`` is a batch of one.
+
         Args:
             images: ``(B, C, H, W)`` or ``(C, H, W)``.
             n: number of views.
@@ -103,7 +105,7 @@ class LearnedAugment(v2.Transform):
                 spread over scales and ranges).
             generator: source of the randomness; the global one where None.
         """
-        batch, back = self._batch(images)
+        batch, back = self._batch(images[None] if images.ndim == 3 else images)
         params = self.select_params(self._distribution(batch), n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, len(batch))), params

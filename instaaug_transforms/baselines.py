@@ -20,11 +20,10 @@ ZOOMS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 ANGLES = (-45.0, -30.0, -20.0, -10.0, 10.0, 20.0, 30.0, 45.0)
 
 
-def views_of(boxes: list[tuple[float, float, float, int]], angles: list[float] | None = None) -> AugmentParams:
-    """``(V,)`` parameters from (cx, cy, side, flip) rows and angles."""
+def views_of(boxes: list[tuple[float, float, float, int]]) -> AugmentParams:
+    """``(V,)`` parameters from (cx, cy, side, flip) rows."""
     cx, cy, side, flip = torch.tensor(boxes).T
-    fields = {"cx": cx, "cy": cy, "w": side, "h": side, "flip": flip}
-    return AugmentParams(**fields, angle=torch.zeros_like(cx) if angles is None else torch.tensor(angles))
+    return AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip)
 
 
 def zoom_candidates() -> AugmentParams:
@@ -39,9 +38,12 @@ def policy_candidates(aug: LearnedAugment) -> AugmentParams:
     for flip in (0.0, 1.0):
         boxes = [(cx, cy, w, flip) for cx, cy, w, _, f in crop.anchors.tolist() if f == 0 and w < 1]
         parts.append(views_of(boxes) if boxes else zoom_candidates().map(lambda field: field[:0]))
-    if any(family.name == "rotate" for family in aug.families):
-        parts.append(views_of([(0.5, 0.5, 1.0, 0)] * len(ANGLES), list(ANGLES)))
-    return AugmentParams.cat(parts)
+    candidates = AugmentParams.cat(parts)
+    if not any(family.name == "rotate" for family in aug.families):
+        return candidates
+    candidates = candidates.replace(angle=torch.zeros_like(candidates.cx))
+    turned = views_of([(0.5, 0.5, 1.0, 0)] * len(ANGLES)).replace(angle=torch.tensor(ANGLES))
+    return AugmentParams.cat([candidates, turned])
 
 
 def greedy(losses: Tensor, k: int) -> list[int]:

@@ -67,7 +67,8 @@ def apply(
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)
         if matrix is not None:
-            inside = all(family.stays_inside for family in families if family.stage == "geometry")
+            acting = [family for family in families if family.stage == "geometry" and family.fields[0] in params]
+            inside = all(family.stays_inside for family in acting)
             out = resample(out, matrix, size, fill, mode, inside)
             if size == (height, width) and not matrix.requires_grad:
                 # fp32 sample positions are 1e-5 pixels off; an image that is left alone comes back as it was.

@@ -111,6 +111,12 @@ def test_params_replay(lively, images):
     assert not torch.equal(lively(images, generator=seeded(4)), lively(images, generator=seeded(5)))
 
 
+def test_views_of_a_single_image(lively, images):
+    for given in (images[0], (images[0] * 255).to(torch.uint8), tv_tensors.Image(images[0])):
+        views, params = lively.views(given, 3)
+        assert views.shape == (3, 1, 3, 32, 32) and views.dtype == given.dtype and params.batch_shape == (3, 1)
+
+
 def test_generator_leaves_the_global_state_alone(lively, images):
     before = torch.get_rng_state()
     lively(images, generator=seeded())

@@ -113,8 +113,7 @@ def fit(
     Σ_a p_a·L_a − λ·H(p) = λ·KL(p ‖ softmax(−L/λ)) + const. Uniform families learn pathwise, by the gradient through
     the resample and the classifier; together with them a crop's score-function gradient has the table as its control
     variate. λ keeps the mean entropy on ``train_data`` in its band. The epoch kept is the one with the lowest
-    held-out objective (mean loss − Σ λ·entropy, at the latest λ) among those inside the band (the one nearest to it,
-    if none is).
+    held-out objective (mean loss − Σ λ·entropy, at the latest λ), where a nat outside the band costs a nat of loss.
 
     Args:
         aug: fitted in place.
@@ -255,10 +254,10 @@ class _Fit:
         stopped = len(history) < config.epochs
         return FitResult(history, best_epoch, stopped, self.table_seconds, time.perf_counter() - start)
 
-    def _rank(self, entry: dict[str, Any]) -> tuple[float, float]:
-        """Smaller is better: distance to the entropy band, then the held-out objective at the latest λ."""
+    def _rank(self, entry: dict[str, Any]) -> float:
+        """The held-out objective at the latest λ, plus a nat for every nat outside the entropy bands; lower is better."""
         bonus = sum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
-        return (0.0 if entry["in_band"] else entry["outside"], entry["val_loss"] - bonus)
+        return entry["val_loss"] - bonus + (0.0 if entry["in_band"] else entry["outside"])
 
     def _epoch(self, optimizer, schedule, generator: torch.Generator) -> dict[str, Any]:
         order = torch.randperm(len(self.train), generator=generator, device=self.device)
