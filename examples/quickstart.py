@@ -22,6 +22,7 @@ from instaaug_transforms import viz
 from instaaug_transforms.evaluation import evaluate, tune
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.data import LabelledImages, load
+from instaaug_transforms.weights import replace_file
 
 
 @dataclass
@@ -167,7 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--data needs --checkpoint: a classifier with random weights has nothing to learn from")
     parsed.out.mkdir(parents=True, exist_ok=True)
     reports = [run(parsed, seed) for seed in parsed.seeds]
-    (parsed.out / "results.json").write_text(json.dumps(reports, indent=1), encoding="utf-8")
+    replace_file(parsed.out / "results.json", json.dumps(reports, indent=1).encode())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Pictures of what was learned. matplotlib is imported when a function is called; every function returns its figure."""
 
+import io
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor
 from .augment import LearnedAugment
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
+from .weights import replace_file
 
 INK = "#1f1f1f"
 ACCENT = "#c8102e"
@@ -132,5 +135,7 @@ def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: in
 
 
 def save(figure: Any, path: Any) -> None:
-    """Write a figure to a file; the suffix says which kind."""
-    figure.savefig(path)
+    """Write a figure to a file, all at once; the suffix says which kind."""
+    path, drawn = Path(path), io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:])
+    replace_file(path, drawn.getvalue())
