@@ -1,8 +1,9 @@
 """How augmentations are learned: objectives, entropy control, the loss table and the fit to a frozen classifier."""
 
+from .config import FitConfig, FitResult
 from .contrastive import contrastive_losses
 from .entropy import EntropyController
-from .fit import FitConfig, FitResult, fit
+from .fit import fit
 from .losstable import build_loss_table
 
 __all__ = ["EntropyController", "FitConfig", "FitResult", "build_loss_table", "contrastive_losses", "fit"]

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,85 +14,13 @@ from tqdm import tqdm
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..errors import InstaAugError
+from .config import FitConfig, FitResult
 from .data import LabelledImages, load
 from .entropy import EntropyController, summarise
 from .frozen import frozen
 from .losstable import PerViewLoss, build_loss_table, cross_entropy
 
-OBJECTIVES = ("paper", "aggregation")
 IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How `fit` learns.
-
-    Args:
-        entropy: band per family, ``{"crop": (0.52, 0.61), "rotate": (-1.0, -0.3)}``: crop in fractions of log A,
-            uniform families in nats. Families that are left out take their default.
-        entropy_mode: ``"dual"`` or ``"paper"``, see `EntropyController`.
-        initial_weight: λ at the start.
-        weight_rate: how fast log λ moves, per step. Where it moves faster than the ranges can follow, all of them run
-            from narrow to full and back together; slow, each image's range stops where its own loss begins.
-        objective: ``"paper"``, mean loss − λ·entropy; or ``"aggregation"`` (crop alone), −log Σ_a p_a·exp(−L_a) −
-            λ·entropy, the loss of the averaged views.
-        epochs, batch_size, lr, weight_decay: of AdamW; the rate climbs for a tenth of the steps, then follows a cosine to zero.
-        views: sampled views per image and step, where a family besides crop is learned.
-        patience: epochs inside the band without a better held-out objective before it stops.
-        val_views: sampled views per held-out image, where a family besides crop is learned.
-        amp: bfloat16 autocast in the classifier.
-        table_batch_size: views per forward of the loss table and of validation.
-        seed: of everything random in the fit.
-        progress: show bars; None where the output is a terminal.
-    """
-
-    entropy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    entropy_mode: str = "dual"
-    initial_weight: float = 0.1
-    weight_rate: float = 0.004
-    objective: str = "paper"
-    epochs: int = 30
-    batch_size: int = 128
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    views: int = 1
-    patience: int = 8
-    val_views: int = 4
-    amp: bool = False
-    table_batch_size: int = 256
-    seed: int = 0
-    progress: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InstaAugError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        for name in ("epochs", "batch_size", "views", "patience", "val_views", "table_batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise InstaAugError(f"{name}: expected a positive number, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What `fit` did.
-
-    Attributes:
-        history: one entry per epoch: ``loss`` and ``val_loss`` (expected loss of a view), ``entropy``, ``val_entropy``
-            and ``weight`` (λ) per family, ``in_band``, ``seconds``.
-        best_epoch: the epoch whose weights were kept.
-        stopped_early: whether patience ran out.
-        table_seconds, fit_seconds: wall times of the loss tables and of the rest.
-    """
-
-    history: list[dict[str, Any]]
-    best_epoch: int
-    stopped_early: bool
-    table_seconds: float
-    fit_seconds: float
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The history's entry of the epoch that was kept."""
-        return self.history[self.best_epoch]
 
 
 def fit(
