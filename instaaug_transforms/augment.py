@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
@@ -17,7 +17,7 @@ from .errors import InstaAugError
 from .families import Family, create
 from .inputs import Normalization, is_image, to_batch
 from .params import AugmentParams
-from .predictors import ConvPredictor
+from .predictors import ConvPredictor, FeaturesPredictor, check_classifier
 from .targets import POINT_TYPES, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
@@ -42,6 +42,9 @@ class LearnedAugment(v2.Transform):
         output_size: (height, width) or one side of the result; that of the input where None.
         fill: value of what a rotation shows from outside the image, in [0, 1].
         image_size: side of the copy that φ looks at, pixels.
+        predictor: ``"conv"``, a small network on that copy; or ``"features"``, heads on what ``classifier`` makes of it.
+        classifier: images in [0, 1] to logits, for ``"features"``. It stays the caller's: it is neither trained, nor
+            moved, nor saved.
 
     Raises:
         InstaAugError: an unknown family, or an argument out of range. When called: images that are no images, hold NaN
@@ -64,6 +67,8 @@ class LearnedAugment(v2.Transform):
         output_size: int | Sequence[int] | None = None,
         fill: float = 0.0,
         image_size: int = 64,
+        predictor: str = "conv",
+        classifier: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.families = create(families)
@@ -83,7 +88,15 @@ class LearnedAugment(v2.Transform):
         self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
-        self.predictor = ConvPredictor(self.families, in_channels, image_size)
+        if (predictor, classifier is None) not in (("conv", True), ("features", False)):
+            raise InstaAugError(
+                f"predictor: expected 'conv', or 'features' with classifier=model, got {predictor!r} "
+                f"{'without' if classifier is None else 'with'} a classifier"
+            )
+        if classifier is None:
+            self.predictor = ConvPredictor(self.families, in_channels, image_size)
+        else:
+            self.predictor = FeaturesPredictor(self.families, classifier, in_channels, image_size)
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 
@@ -252,11 +265,14 @@ class LearnedAugment(v2.Transform):
         weights.write(path, {**self.config(), "notes": notes}, self.predictor.state_dict())
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, **overrides: Any) -> "LearnedAugment":
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, classifier: nn.Module | None = None, **overrides: Any
+    ) -> "LearnedAugment":
         """A checkpoint that comes with the package (see `list_weights`), or a file that `save` wrote.
 
         Args:
             name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
+            classifier: the one they were fitted with, for weights with ``predictor="features"``.
             **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
                 ``output_size``, ``fill``.
 
@@ -264,7 +280,8 @@ class LearnedAugment(v2.Transform):
             An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
 
         Raises:
-            InstaAugError: an unknown name, or a file that is damaged, altered or of another kind.
+            InstaAugError: an unknown name, a file that is damaged, altered or of another kind, or a classifier that is
+                missing or another one.
         """
         config, tensors = weights.read(name_or_path)
         try:
@@ -272,6 +289,8 @@ class LearnedAugment(v2.Transform):
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
             predictor = config["predictor"]
             arguments |= {"in_channels": predictor["in_channels"], "image_size": predictor["image_size"]}
+            if "classifier_sha256" in predictor:
+                arguments |= {"predictor": "features", "classifier": check_classifier(predictor, classifier)}
             aug = cls(create(list(configs), configs), **(arguments | overrides))
             aug.predictor.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:

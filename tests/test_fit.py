@@ -9,6 +9,7 @@ import instaaug_transforms as ia
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning import fit as fit_function
 from instaaug_transforms.learning.data import LabelledImages
+from instaaug_transforms.learning.losstable import cross_entropy
 
 QUIET = {"progress": False}
 
@@ -124,19 +125,17 @@ def test_the_score_gradient_is_unbiased_and_quieter_than_plain_reinforce():
         aug.predictor.heads["rotate"].out.bias[0] = -1.0
     data = LabelledImages(images, labels)
     config = ia.FitConfig(views=1, **QUIET)
-    run = fit_function.__globals__["_Fit"](aug, model, data, data, config, nn.functional.cross_entropy, None, None)
-    run.loss = lambda outputs, targets: nn.functional.cross_entropy(outputs, targets, reduction="none")
-    run.table = run._table(data, None, "table")
+    run = fit_function.__globals__["_Fit"](aug, model, data, data, config, cross_entropy)
     bias, index = aug.predictor.heads["crop"].bias, torch.arange(4)
     generator = torch.Generator().manual_seed(0)
     ours, plain = [], []
     for _ in range(300):
-        distribution = run._distribution(run.copies)
-        value = run._objective(distribution, index, run.table, generator).mean()
+        distribution = run._distribution(run.train.looked)
+        value = run._objective(distribution, index, run.train.table, generator).mean()
         ours.append(torch.autograd.grad(value, bias)[0].flatten())
-        distribution = run._distribution(run.copies)
+        distribution = run._distribution(run.train.looked)
         params = distribution.rsample((1,), generator)
-        losses = run._losses(params, data, index).detach()
+        losses = run._losses(params, run.train, index)[0].detach()
         score = (losses * distribution.parts["crop"].log_prob(params)[0]).mean()
         plain.append(torch.autograd.grad(score, bias)[0].flatten())
     ours, plain = torch.stack(ours), torch.stack(plain)

@@ -11,7 +11,7 @@ PACKAGE = Path(instaaug_transforms.__file__).parent
 
 # From the bottom up. A module imports only modules of layers below its own, or of its own folder.
 LAYERS = [
-    {"errors"},
+    {"errors", "fingerprint"},
     {"params"},
     {"distributions"},
     {"families"},

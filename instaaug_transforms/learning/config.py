@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import InstaAugError
 
-OBJECTIVES = ("paper", "aggregation")
+OBJECTIVES = ("paper", "sampled", "aggregation")
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,18 @@ class FitConfig:
         initial_weight: λ at the start.
         weight_rate: how fast log λ moves, per step. Where it moves faster than the ranges can follow, all of them run
             from narrow to full and back together; slow, each image's range stops where its own loss begins.
-        objective: ``"paper"``, mean loss − λ·entropy; or ``"aggregation"`` (crop alone), −log Σ_a p_a·exp(−L_a) −
-            λ·entropy, the loss of the averaged views.
+        objective: ``"paper"``, mean loss − λ·entropy, its crops exact by the loss table; ``"sampled"``, the same without a
+            table, for anchors too many to enumerate, by the score function of ``views`` samples; or ``"aggregation"``
+            (crop alone), −log Σ_a p_a·exp(−L_a) − λ·entropy, the loss of the averaged views.
         epochs, batch_size, lr, weight_decay: of AdamW; the rate climbs for a tenth of the steps, then follows a cosine to zero.
-        views: sampled views per image and step, where a family besides crop is learned.
+        views: sampled views per image and step, where a family besides crop is learned; two or more are each other's
+            baseline in ``"sampled"``.
         patience: epochs inside the band without a better held-out objective before it stops.
         val_views: sampled views per held-out image, where a family besides crop is learned.
         amp: bfloat16 autocast in the classifier.
-        table_batch_size: views per forward of the loss table and of validation.
+        table_batch_size: views per forward of the classifier.
         seed: of everything random in the fit.
+        checkpoint_seconds: between checkpoints, where there is a ``workdir``; one is also made after every epoch.
         progress: show bars; None where the output is a terminal.
     """
 
@@ -47,12 +50,22 @@ class FitConfig:
     amp: bool = False
     table_batch_size: int = 256
     seed: int = 0
+    checkpoint_seconds: float = 60.0
     progress: bool | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InstaAugError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        for name in ("epochs", "batch_size", "views", "patience", "val_views", "table_batch_size", "lr"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "views",
+            "patience",
+            "val_views",
+            "table_batch_size",
+            "lr",
+            "checkpoint_seconds",
+        ):
             if not getattr(self, name) > 0:
                 raise InstaAugError(f"{name}: expected a positive number, got {getattr(self, name)}")
 

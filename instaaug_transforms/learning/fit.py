@@ -2,9 +2,11 @@
 
 import copy
 import math
+import os
 import time
 from collections.abc import Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,11 +16,15 @@ from tqdm import tqdm
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..errors import InstaAugError
+from . import ranks
+from .checkpoint import load_state, save_state
 from .config import FitConfig, FitResult
-from .data import LabelledImages, load
+from .data import load
 from .entropy import EntropyController, summarise
 from .frozen import frozen
-from .losstable import PerViewLoss, build_loss_table, cross_entropy
+from .losstable import PerViewLoss, cross_entropy
+from .pathwise import leave_one_out, view_losses
+from .prepared import Prepared, describe, prepare
 
 IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
 
@@ -33,6 +39,8 @@ def fit(
     loss: PerViewLoss = cross_entropy,
     table: Tensor | None = None,
     val_table: Tensor | None = None,
+    workdir: str | os.PathLike | None = None,
+    resume: bool = False,
 ) -> FitResult:
     """Learn ``aug`` through a classifier that stays as it is.
 
@@ -42,6 +50,9 @@ def fit(
     variate. λ keeps the mean entropy on ``train_data`` in its band. The epoch kept is the one with the lowest
     held-out objective (mean loss − Σ λ·entropy, at the latest λ), where a nat outside the band costs a nat of loss.
 
+    Where `torch.distributed` is initialised, its processes share the classifier's work: the table's rows and the chunks
+    of every step. φ itself, small, is trained by each of them alike, so all end with the weights of a single process.
+
     Args:
         aug: fitted in place.
         classifier: images in [0, 1] to outputs; its modes, requires_grad and buffers are as before afterwards.
@@ -50,11 +61,17 @@ def fit(
         config: see `FitConfig`.
         loss: ``(outputs, targets)`` to per-view losses ``(B,)``.
         table, val_table: loss tables that `build_loss_table` made of the same data, to save the time.
+        workdir: folder for tables, memory-mapped, and for checkpoints, every ``config.checkpoint_seconds``. What is
+            there already of the tables is used. Nothing is kept where None.
+        resume: go on from the checkpoint in ``workdir``, to the same weights, bit for bit, as without the interruption;
+            from the start where there is none yet.
 
     Raises:
-        InstaAugError: unusable data, bands or tables, or a loss that is not finite.
+        InstaAugError: unusable data, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
+    if resume and workdir is None:
+        raise InstaAugError("resume: give the workdir that holds the checkpoint")
     train = load(train_data, "train_data", progress=config.progress)
     if val_data is None:
         if table is not None or val_table is not None:
@@ -64,8 +81,14 @@ def fit(
         train, val = train.subset(order[held:]), train.subset(order[:held])
     else:
         val = load(val_data, "val_data", progress=config.progress)
-    with _no_jitter(aug), frozen(classifier):
-        return _Fit(aug, classifier, train, val, config, loss, table, val_table).run()
+    folder = None if workdir is None else Path(workdir)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    # What φ draws for its dropout comes from the global generator: seeded here, and put back.
+    device = next(aug.predictor.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices):
+        return _Fit(aug, classifier, train, val, config, loss, table, val_table, folder).run(resume)
 
 
 @contextmanager
@@ -84,15 +107,16 @@ def _no_jitter(aug: LearnedAugment):
 class _Fit:
     """One run of `fit`: the state its steps share."""
 
-    def __init__(self, aug, classifier, train, val, config, loss, table, val_table) -> None:
-        self.aug, self.classifier, self.config, self.loss = aug, classifier, config, loss
-        self.train, self.val = train, val
+    def __init__(self, aug, classifier, train, val, config, loss, table=None, val_table=None, folder=None) -> None:
+        self.aug, self.classifier, self.config, self.loss, self.folder = aug, classifier, config, loss, folder
         self.device = next(aug.predictor.parameters()).device
-        self.crop = next((family for family in aug.families if family.name == "crop"), None)
-        self.crop_only = len(aug.families) == 1 and self.crop is not None
-        if config.objective == "aggregation" and not self.crop_only:
+        crop = next((family for family in aug.families if family.name == "crop"), None)
+        if config.objective == "aggregation" and (crop is None or len(aug.families) > 1):
             names = ", ".join(family.name for family in aug.families)
             raise InstaAugError(f"objective: 'aggregation' needs the table of crop alone, got families {names}")
+        # Without a table a crop is learned from samples, as a family that is not differentiable.
+        self.crop = None if config.objective == "sampled" else crop
+        self.crop_only = self.crop is not None and len(aug.families) == 1
         self.controller = EntropyController(
             aug.families,
             config.entropy,
@@ -101,118 +125,130 @@ class _Fit:
             rate=config.weight_rate,
         )
         start = time.perf_counter()
-        self.table = self._table(train, table, "table")
+        shared = (aug, classifier, loss, config, self.crop, folder)
+        self.train = prepare(train, table, "table", *shared)
         # Where only crops are learned, the held-out loss is read off a table too.
-        self.val_table = self._table(val, val_table, "val_table") if self.crop_only else None
+        self.val = prepare(val, val_table, "val_table", *shared, with_table=self.crop_only)
         self.table_seconds = time.perf_counter() - start
-        self.copies, self.val_copies = self._copies(train), self._copies(val)
 
-    def _table(self, data: LabelledImages, given: Tensor | None, name: str) -> Tensor | None:
-        if self.crop is None:
-            return None
-        if given is None:
-            given = build_loss_table(
-                self.classifier,
-                data,
-                self.crop,
-                loss=self.loss,
-                output_size=self.aug.output_size,
-                batch_size=self.config.table_batch_size,
-                amp=self.config.amp,
-                device=self.device,
-                progress=self.config.progress,
-                desc="loss table" if name == "table" else "held-out loss table",
-            )
-        if given.shape != (len(data), self.crop.n_anchors):
-            raise InstaAugError(
-                f"{name}: expected shape {(len(data), self.crop.n_anchors)} (images, anchors), got {tuple(given.shape)}; "
-                "build it again for these data and this crop family"
-            )
-        if not given.isfinite().all():
-            raise InstaAugError(f"{name}: holds losses that are not finite; look at the classifier's outputs")
-        return given.float().to(self.device)
-
-    def _copies(self, data: LabelledImages) -> Tensor:
-        """What φ looks at, uint8: small, and the same at every epoch."""
-        with torch.no_grad():
-            index = torch.arange(len(data)).split(self.config.table_batch_size)
-            shrunk = [self.aug.predictor.shrink(data.batch(part, self.device)[0]) for part in index]
-            return torch.cat([images.mul(255).round_().clamp_(0, 255).to(torch.uint8) for images in shrunk])
-
-    def _distribution(self, copies: Tensor) -> AugmentDistribution:
-        return AugmentDistribution(self.aug.families, self.aug.predictor(copies.float() / 255))
-
-    def run(self) -> FitResult:
+    def run(self, resume: bool = False) -> FitResult:
         config, predictor = self.config, self.aug.predictor
         start = time.perf_counter()
         training, frozen_before = predictor.training, {p: p.requires_grad for p in predictor.parameters()}
         predictor.train().requires_grad_(True)
-        generator = torch.Generator(device=self.device).manual_seed(config.seed)
-        optimizer = torch.optim.AdamW(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        steps = config.epochs * math.ceil(len(self.train) / config.batch_size)
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
+        self.optimizer = torch.optim.AdamW(predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        self.steps = math.ceil(len(self.train) / config.batch_size)
         # A short climb, then a cosine: at full rate from the start, ranges run through their band before λ has followed.
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, config.lr, total_steps=steps, pct_start=0.1, cycle_momentum=False
+        # (Of ten steps, OneCycleLR divides by zero.)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer,
+            config.lr,
+            total_steps=max(config.epochs * self.steps, 11),
+            pct_start=0.1,
+            cycle_momentum=False,
         )
-        history: list[dict[str, Any]] = []
-        kept: list[dict[str, Tensor]] = []  # φ after every epoch: which was best is known when λ has settled
+        self.history: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Tensor]] = []  # φ after every epoch: which was best is known when λ has settled
+        self.step, self.order, self.sums = 0, None, {}
         best_epoch, before = -1, copy.deepcopy(predictor.state_dict())
-        disable = None if config.progress is None else not config.progress
+        self.about = None
+        if self.folder is not None:
+            self.about = describe(self.aug, self.classifier, self.train, self.val, config)
+            if resume:
+                self._resume()
+        start -= self.history[-1]["seconds"] if self.history else 0.0
+        self.saved_at = time.perf_counter()
         try:
-            with tqdm(total=config.epochs, desc="fit", unit="epoch", disable=disable) as bar:
-                for _ in range(config.epochs):
-                    entry = self._epoch(optimizer, schedule, generator)
-                    entry["seconds"] = time.perf_counter() - start
-                    history.append(entry)
-                    kept.append(copy.deepcopy(predictor.state_dict()))
-                    best_epoch = min(range(len(history)), key=lambda e: self._rank(history[e]))
-                    bar.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])})
-                    bar.update()
-                    since = sum(later["in_band"] for later in history[best_epoch + 1 :])
-                    if history[best_epoch]["in_band"] and since >= config.patience:
+            with tqdm(
+                total=config.epochs * self.steps,
+                initial=self.step,
+                desc="fit",
+                unit="step",
+                disable=None if config.progress is None else not config.progress,
+            ) as bar:
+                while True:
+                    if self.history:
+                        best_epoch = min(range(len(self.history)), key=lambda e: self._rank(self.history[e]))
+                        entry = self.history[-1]
+                        bar.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])})
+                        since = sum(later["in_band"] for later in self.history[best_epoch + 1 :])
+                        if self.history[best_epoch]["in_band"] and since >= config.patience:
+                            break
+                    if len(self.history) == config.epochs:
                         break
+                    entry = self._epoch(bar)
+                    entry["seconds"] = time.perf_counter() - start
+                    self.history.append(entry)
+                    self.kept.append(copy.deepcopy(predictor.state_dict()))
+                    self._save()
         finally:
             # Also after Ctrl-C: the best weights so far, and the modes as they were.
-            predictor.load_state_dict(kept[best_epoch] if kept else before)
+            predictor.load_state_dict(self.kept[best_epoch] if self.kept else before)
             predictor.train(training)
             for parameter, needed in frozen_before.items():
                 parameter.requires_grad_(needed)
                 parameter.grad = None
-        stopped = len(history) < config.epochs
-        return FitResult(history, best_epoch, stopped, self.table_seconds, time.perf_counter() - start)
+        stopped = len(self.history) < config.epochs
+        return FitResult(self.history, best_epoch, stopped, self.table_seconds, time.perf_counter() - start)
 
     def _rank(self, entry: dict[str, Any]) -> float:
         """The held-out objective at the latest λ, plus a nat for every nat outside the entropy bands; lower is better."""
         bonus = sum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
         return entry["val_loss"] - bonus + (0.0 if entry["in_band"] else entry["outside"])
 
-    def _epoch(self, optimizer, schedule, generator: torch.Generator) -> dict[str, Any]:
-        order = torch.randperm(len(self.train), generator=generator, device=self.device)
-        total, entropies, seen = 0.0, {}, 0
-        for index in order.split(self.config.batch_size):
-            copies, rows = self.copies[index], None if self.table is None else self.table[index]
-            if self.crop_only and self.crop.flips:
-                copies, rows = self._mirrored(copies, rows, generator)
-            distribution = self._distribution(copies)
-            value = self._objective(distribution, index, rows, generator)
-            entropy = distribution.entropies()
-            optimizer.zero_grad(set_to_none=True)
-            (value - self.controller.penalty(entropy)).mean().backward()
-            optimizer.step()
-            schedule.step()
-            self.controller.step(entropy)
-            total, seen = total + value.detach().sum().item(), seen + len(index)
-            for name, h in summarise(entropy).items():
-                entropies[name] = entropies.get(name, 0.0) + h * len(index)
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Everything the next step depends on."""
+        self.saved_at = time.perf_counter()
+        if self.folder is None or ranks.rank() > 0:
+            return
+        values = {"step": self.step, "history": self.history, "sums": self.sums}
+        values |= {"controller": self.controller.state_dict(), "schedule": self.schedule.state_dict()}
+        tensors = {"predictor": self.aug.predictor.state_dict(), "optimizer": self.optimizer.state_dict()}
+        tensors |= {"kept": self.kept, "order": self.order, "generator": self.generator.get_state()}
+        save_state(self.folder, self.about, values, tensors)
+
+    def _resume(self) -> None:
+        found = load_state(self.folder, self.about)
+        ranks.barrier()
+        if found is None:
+            return
+        values, tensors = found
+        self.step, self.history, self.sums = (values[name] for name in ("step", "history", "sums"))
+        self.controller.load_state_dict(values["controller"])
+        self.schedule.load_state_dict(values["schedule"])
+        self.aug.predictor.load_state_dict(tensors["predictor"])
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self.kept, self.generator = tensors["kept"], self.generator.set_state(tensors["generator"])
+        self.order = None if tensors["order"] is None else tensors["order"].to(self.device)
+
+    # -- an epoch --------------------------------------------------------------------------------------------------------
+
+    def _epoch(self, bar: tqdm) -> dict[str, Any]:
+        """One pass over the training images, or what is left of it."""
+        config = self.config
+        if self.order is None:
+            self.order = torch.randperm(len(self.train), generator=self.generator, device=self.device)
+            self.sums = {"loss": 0.0, "seen": 0, "entropy": {}}
+        for index in self.order.split(config.batch_size)[self.step % self.steps :]:
+            torch.manual_seed(config.seed * 1_000_003 + self.step)
+            self._step(index)
+            self.step += 1
+            bar.update()
+            if time.perf_counter() - self.saved_at > config.checkpoint_seconds and self.step % self.steps:
+                self._save()
         self.controller.epoch_end()
-        if not math.isfinite(total):
+        sums, self.order = self.sums, None
+        if not math.isfinite(sums["loss"]):
             raise InstaAugError(
                 "loss: not finite on train_data; look at the classifier's outputs, or lower FitConfig.lr"
             )
-        entropies = {name: h / seen for name, h in entropies.items()}
+        entropies = {name: h / sums["seen"] for name, h in sums["entropy"].items()}
         outside = sum(abs(self.controller.violation(name, h)) for name, h in entropies.items())
         return {
-            "loss": total / seen,
+            "loss": sums["loss"] / sums["seen"],
             **self._validate(),
             "entropy": entropies,
             "weight": {name: self.controller.weight(name) for name in entropies},
@@ -220,13 +256,25 @@ class _Fit:
             "in_band": outside < IN_BAND,
         }
 
-    def _mirrored(self, copies: Tensor, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Half of the images mirrored. With mirrored anchors their losses are in the table already, exactly."""
-        chosen = torch.rand(len(copies), generator=generator, device=self.device) < 0.5
-        mirrored = rows[:, self.crop.mirror_index().to(self.device)]
-        return torch.where(chosen[:, None, None, None], copies.flip(-1), copies), torch.where(
-            chosen[:, None], mirrored, rows
-        )
+    def _step(self, index: Tensor) -> None:
+        looked, rows = self.train.rows(index)
+        if self.train.mirrored is not None:
+            looked, rows = self.train.mirror_half(index, self.generator, self.crop.mirror_index())
+        distribution = self._distribution(looked)
+        value = self._objective(distribution, index, rows, self.generator)
+        entropy = distribution.entropies()
+        self.optimizer.zero_grad(set_to_none=True)
+        (value - self.controller.penalty(entropy)).mean().backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.controller.step(entropy)
+        self.sums["loss"] += value.detach().sum().item()
+        self.sums["seen"] += len(index)
+        for name, h in summarise(entropy).items():
+            self.sums["entropy"][name] = self.sums["entropy"].get(name, 0.0) + h * len(index)
+
+    def _distribution(self, looked: tuple[Tensor, ...]) -> AugmentDistribution:
+        return AugmentDistribution(self.aug.families, self.aug.predictor.read(*looked))
 
     def _objective(
         self, distribution: AugmentDistribution, index: Tensor, rows: Tensor | None, generator: torch.Generator
@@ -241,48 +289,59 @@ class _Fit:
             if self.crop_only:
                 return expected
         n = self.config.views
-        # Stratified views are distributed as samples are, one by one, and their mean is quieter.
-        params = distribution.stratified(n, generator)
-        losses = self._losses(params, self.train, index.cpu()).unflatten(0, (n, len(index)))
+        unknown = [name for name, part in distribution.parts.items() if not part.has_rsample and rows is None]
+        # Stratified views are distributed as samples are, one by one, and their mean is quieter. But a view's baseline
+        # must not depend on it, so where the other views are the baseline they are independent.
+        params = distribution.rsample((n,), generator) if unknown else distribution.stratified(n, generator)
+        losses = self._losses(params, self.train, index)
         value = losses.mean(0)
         for name, part in distribution.parts.items():
             if part.has_rsample:
                 continue
             # The score function, with what the table already says of that anchor as control variate: its own
-            # expectation is added back exactly. A family without a table has the batch's mean loss in its place.
-            known = rows.gather(1, params.anchor.T).T if name == "crop" else losses.detach().mean()
-            score = (losses.detach() - known) * part.log_prob(params.detach())
-            value = value + _only_gradient(score.mean(0))
+            # expectation is added back exactly. Without a table, the mean of the other losses is in its place.
+            detached = losses.detach()
+            known = (
+                rows.gather(1, params.anchor.T).T if name == "crop" and rows is not None else leave_one_out(detached)
+            )
+            value = value + _only_gradient(((detached - known) * part.log_prob(params.detach())).mean(0))
         return value if expected is None else value + _only_gradient(expected)
 
-    def _losses(self, params, data: LabelledImages, index: Tensor) -> Tensor:
-        """Losses ``(n·B,)`` of ``(n, B)`` parameters, view-major."""
-        n = params.batch_shape[0]
-        images, targets = data.batch(index, self.device)
-        views = self.aug.apply(images.repeat(n, 1, 1, 1), params.flatten())
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            outputs = self.classifier(views)
-        return self.loss(outputs, targets.repeat(n, *[1] * (targets.ndim - 1)))
+    def _losses(self, params, data: Prepared, index: Tensor) -> Tensor:
+        """Losses ``(n, B)`` of ``(n, B)`` parameters."""
+        config = self.config
+        return view_losses(
+            self.aug,
+            self.classifier,
+            self.loss,
+            data.data,
+            index.cpu(),
+            params,
+            chunk=config.table_batch_size,
+            amp=config.amp,
+        )
 
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:
         """The held-out expected loss and entropies; the same noise at every epoch."""
-        n, loss = self.config.val_views, 0.0
+        n, loss, predictor = self.config.val_views, 0.0, self.aug.predictor
         entropies: dict[str, float] = {}
         generator = torch.Generator(device=self.device).manual_seed(self.config.seed)
-        for index in torch.arange(len(self.val)).split(self.config.table_batch_size):
-            distribution = self._distribution(self.val_copies[index])
-            if self.val_table is not None:
-                row = self.val_table[index.to(self.device)]
-                losses = (distribution.parts["crop"].anchors.probs * row).sum(-1)
+        predictor.eval()
+        for index in torch.arange(len(self.val), device=self.device).split(self.config.table_batch_size):
+            looked, rows = self.val.rows(index)
+            distribution = self._distribution(looked)
+            if rows is not None:
+                log_p = distribution.parts["crop"].anchors.logits
+                losses = (log_p.exp() * rows).sum(-1)
                 if self.config.objective == "aggregation":
-                    losses = -torch.logsumexp(distribution.parts["crop"].anchors.logits - row, dim=-1)
+                    losses = -torch.logsumexp(log_p - rows, dim=-1)
             else:
-                params = distribution.stratified(n, generator)
-                losses = self._losses(params, self.val, index).unflatten(0, (n, len(index))).mean(0)
+                losses = self._losses(distribution.stratified(n, generator), self.val, index).mean(0)
             loss += losses.sum().item() / len(self.val)
             for name, h in distribution.entropies().items():
                 entropies[name] = entropies.get(name, 0.0) + h.sum().item() / len(self.val)
+        predictor.train()
         return {"val_loss": loss, "val_entropy": entropies}
 
 

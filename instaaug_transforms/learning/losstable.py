@@ -1,6 +1,7 @@
 """The loss table of a frozen classifier: L[i, a] is the loss of image i seen through crop anchor a."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +10,10 @@ from tqdm import tqdm
 
 from .. import ops
 from ..families.crop import Crop
+from ..fingerprint import fingerprint
 from .data import LabelledImages
 from .frozen import frozen
+from .rowstore import RowStore
 
 PerViewLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -32,8 +35,9 @@ def build_loss_table(
     device: torch.device | str = "cpu",
     progress: bool | None = None,
     desc: str = "loss table",
+    folder: Path | None = None,
 ) -> Tensor:
-    """One forward per image and anchor, jitter off.
+    """One forward per image and anchor, jitter off; shared by the processes of `torch.distributed`.
 
     Args:
         classifier: images in [0, 1] to outputs; held in eval mode meanwhile.
@@ -41,29 +45,51 @@ def build_loss_table(
         crop: the family whose anchors are tried.
         loss: per-view loss of (outputs, targets).
         output_size: (height, width) the views are resized to; the images' own where None.
-        batch_size: views per forward.
+        batch_size: images per chunk, and views per forward.
         amp: bfloat16 autocast.
         progress: show a bar; None where the output is a terminal.
+        desc: of the bar; also the name of the files.
+        folder: keep the table there, memory-mapped, and go on with what is there already: a kill loses one chunk at
+            most. In memory where None.
 
     Returns:
         ``(N, A)`` float32 on the CPU.
+
+    Raises:
+        InstaAugError: ``folder`` holds the table of other images, another classifier or other settings.
     """
-    table = torch.empty(len(data), crop.n_anchors)
     anchors = crop.anchor_params().to(device)
+    description = {"anchors": crop.anchors.tolist(), "output_size": output_size, "amp": amp}
+    description["loss"] = f"{loss.__module__}.{loss.__qualname__}" if hasattr(loss, "__qualname__") else repr(loss)
+    if folder is not None:
+        description |= {"images": fingerprint(data.images, data.targets), "classifier": fingerprint(classifier)}
+    name = desc.replace(" ", "-")
+    store = RowStore(folder, name, len(data), (crop.n_anchors,), torch.float32, batch_size, description)
+
+    def compute(part: slice) -> Tensor:
+        images, targets = data.batch(part, device)
+        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
+        images = images.contiguous(memory_format=torch.channels_last)
+        columns = []
+        for a in range(crop.n_anchors):
+            params = anchors.map(lambda field, a=a, n=len(images): field[a].expand(n))
+            views = ops.apply(images, params, [crop], output_size)
+            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
+                outputs = classifier(views)
+            columns.append(loss(outputs, targets).float())
+            bar.update(len(images))
+        return torch.stack(columns, 1)
+
+    rows, done = store.share
     bar = tqdm(
-        total=table.numel(), desc=desc, unit="view", unit_scale=True, disable=None if progress is None else not progress
+        total=rows * crop.n_anchors,
+        initial=done * crop.n_anchors,
+        desc=desc,
+        unit="view",
+        unit_scale=True,
+        disable=None if progress is None else not progress,
     )
-    with frozen(classifier), torch.no_grad(), bar:
-        for start in range(0, len(data), batch_size):
-            index = slice(start, start + batch_size)
-            images, targets = data.batch(index, device)
-            # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-            images = images.contiguous(memory_format=torch.channels_last)
-            for a in range(crop.n_anchors):
-                params = anchors.map(lambda field, a=a, n=len(images): field[a].expand(n))
-                views = ops.apply(images, params, [crop], output_size)
-                with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
-                    outputs = classifier(views)
-                table[index, a] = loss(outputs, targets).float().cpu()
-                bar.update(len(images))
-    return table
+    with bar, frozen(classifier), torch.no_grad():
+        for part in store.todo():
+            store.put(part, compute(part))
+    return store.gather()

@@ -1,4 +1,4 @@
-"""Invariance modules φ: a small copy of the image to the raw outputs of every family."""
+"""An invariance module φ that looks at a small copy of the image."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import InstaAugError
-from .families import Family, Features, FeatureSpec
+from ..errors import InstaAugError
+from ..families import Family, Features, FeatureSpec
 
 SUMMARY_GRID = 4
 SUMMARY_CHANNELS = 16
@@ -53,21 +53,28 @@ class ConvPredictor(nn.Module):
         """Constructor arguments besides the families, as JSON values."""
         return {"in_channels": self.in_channels, "image_size": self.image_size, "width": self.width}
 
-    def shrink(self, images: Tensor) -> Tensor:
-        """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, image_size, image_size)``."""
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] == size:
-            return images
-        return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    def look(self, images: Tensor) -> tuple[Tensor, ...]:
+        """What φ sees of ``(B, C, H, W)`` images whatever its weights, small enough to keep: uint8 copies."""
+        return (shrink(images, self.image_size).mul(255).round_().clamp_(0, 255).to(torch.uint8),)
 
-    def features(self, images: Tensor) -> Features:
-        """The trunk: images ``(B, C, H, W)`` in [0, 1]."""
-        maps = self.trunk((self.shrink(images) - 0.5) / 0.25)
-        maps = maps + self.mix(maps)
-        return Features(maps, self.norm(F.adaptive_avg_pool2d(self.summary(maps), SUMMARY_GRID).flatten(1)))
+    def read(self, copies: Tensor) -> dict[str, Tensor]:
+        """What `look` gave to raw outputs ``(B, R)`` per family, fp32."""
+        return self._read(copies.to(next(self.parameters()).dtype) / 255)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
-        with torch.autocast(images.device.type, enabled=False):
-            features = self.features(images.to(next(self.parameters()).dtype))
-            return {name: head(features) for name, head in self.heads.items()}
+        return self._read(shrink(images.to(next(self.parameters()).dtype), self.image_size))
+
+    def _read(self, copies: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(copies.device.type, enabled=False):
+            maps = self.trunk((copies - 0.5) / 0.25)
+            maps = maps + self.mix(maps)
+            vector = self.norm(F.adaptive_avg_pool2d(self.summary(maps), SUMMARY_GRID).flatten(1))
+            return {name: head(Features(maps, vector)) for name, head in self.heads.items()}
+
+
+def shrink(images: Tensor, side: int) -> Tensor:
+    """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, side, side)``, antialiased."""
+    if images.shape[-2:] == (side, side):
+        return images
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

@@ -1,0 +1,65 @@
+"""Checkpoints of a fit: everything that decides what comes next, so that a resumed run gives the same bits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import weights
+from ..errors import InstaAugError
+
+NAME = "fit-state.safetensors"
+
+
+def save_state(folder: Path, about: dict[str, Any], values: dict[str, Any], tensors: dict[str, Any]) -> None:
+    """Write the state of a fit into ``folder``, aside first, then renamed.
+
+    Args:
+        about: JSON values: what is fitted to what; a state with another ``about`` is not taken up.
+        values: JSON values.
+        tensors: nested dicts and lists of tensors.
+    """
+    flat: dict[str, Tensor] = {}
+    values = {**values, "about": about, "structure": _flatten(tensors, "", flat)}
+    weights.write(folder / NAME, values, flat)
+
+
+def load_state(folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """``values`` and ``tensors`` of the state in ``folder``, or None where there is none.
+
+    Raises:
+        InstaAugError: a damaged file, or the state of another fit.
+    """
+    if not (folder / NAME).exists():
+        return None
+    values, flat = weights.read(folder / NAME)
+    about = json.loads(json.dumps(about))
+    changed = sorted(key for key in {*about, *values["about"]} if about.get(key) != values["about"].get(key))
+    if changed:
+        raise InstaAugError(
+            f"resume: {folder / NAME} is the state of a fit with another {', '.join(changed)}; fit without resume, or "
+            "give the arguments it had"
+        )
+    return values, _restore(values["structure"], flat)
+
+
+def _flatten(value: Any, prefix: str, flat: dict[str, Tensor]) -> Any:
+    """The structure as JSON, tensors replaced by their names in ``flat``."""
+    if isinstance(value, Tensor):
+        flat[prefix] = value.detach().clone()
+        return {"tensor": prefix}
+    if isinstance(value, dict):
+        return {"dict": [[key, _flatten(item, f"{prefix}/{key}", flat)] for key, item in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list": [_flatten(item, f"{prefix}/{i}", flat) for i, item in enumerate(value)]}
+    return {"value": value}
+
+
+def _restore(structure: Any, flat: dict[str, Tensor]) -> Any:
+    ((kind, value),) = structure.items()
+    if kind == "tensor":
+        return flat[value]
+    if kind == "dict":
+        return {key: _restore(item, flat) for key, item in value}
+    return [_restore(item, flat) for item in value] if kind == "list" else value

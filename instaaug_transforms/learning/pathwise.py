@@ -1,0 +1,70 @@
+"""Losses of views through the frozen classifier, and their gradients in the views' parameters."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..augment import LearnedAugment
+from ..params import AugmentParams
+from . import ranks
+from .data import LabelledImages
+from .losstable import PerViewLoss
+
+
+def view_losses(
+    aug: LearnedAugment,
+    classifier: nn.Module,
+    loss: PerViewLoss,
+    data: LabelledImages,
+    index: Tensor,
+    params: AugmentParams,
+    *,
+    chunk: int,
+    amp: bool,
+) -> Tensor:
+    """Losses ``(n, B)`` of ``(n, B)`` views, differentiable in those parameters that require a gradient.
+
+    The classifier's work is done in chunks of ``chunk`` views that the processes of `torch.distributed` share. A chunk
+    holds the same views however many processes there are, so all of them end up with the bits of one.
+
+    Args:
+        index: ``(B,)`` rows of ``data``, on the CPU.
+    """
+    wanted = [name for name, field in params.items() if field.requires_grad]
+    flat, n = params.flatten().detach(), params.batch_shape[0]
+    many, device = index.repeat(n), next(aug.predictor.parameters()).device
+    losses = torch.zeros(len(many), device=device)
+    slopes = {name: torch.zeros_like(flat[name]) for name in wanted}
+    for c, part in enumerate(torch.arange(len(many)).split(chunk)):
+        if c % ranks.world_size() != ranks.rank():
+            continue
+        images, targets = data.batch(many[part], device)
+        here = flat.map(lambda field, part=part: field[part])
+        leaves = {name: here[name].clone().requires_grad_() for name in wanted}
+        with torch.set_grad_enabled(bool(wanted)):
+            views = aug.apply(images, here.replace(**leaves))
+            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+                outputs = classifier(views)
+            value = loss(outputs, targets)
+        losses[part] = value.detach().to(losses)
+        if wanted:
+            found = torch.autograd.grad(value.sum(), list(leaves.values()))
+            for name, slope in zip(leaves, found, strict=True):
+                slopes[name][part] = slope
+    ranks.share(losses)
+    out: Any = losses.unflatten(0, params.batch_shape)
+    for name in wanted:
+        slope = ranks.share(slopes[name]).unflatten(0, params.batch_shape)
+        # Worth nothing, with the gradient of the loss: φ's part of the chain rule is left to autograd.
+        change = slope * (params[name] - params[name].detach())
+        out = out + change.flatten(2).sum(-1) if change.ndim > 2 else out + change
+    return out
+
+
+def leave_one_out(losses: Tensor) -> Tensor:
+    """The mean of the other losses, ``(n, B)``: of the image's other views, or of the other images where n is 1."""
+    n, size = losses.shape
+    if n > 1:
+        return (losses.sum(0) - losses) / (n - 1)
+    return (losses.sum() - losses) / max(size - 1, 1)
