@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from .augment import LearnedAugment
 from .families import create
@@ -14,7 +15,8 @@ from .families.crop import Crop
 from .params import AugmentParams
 from .tta import choose_views
 
-Arm = Callable[[Tensor, torch.Generator], AugmentParams]  # images (B, C, H, W) to (n, B) parameters
+# Images (B, C, H, W) to (n, B) parameters, or to finished views (n, B, C, H, W).
+Arm = Callable[[Tensor, torch.Generator], AugmentParams | Tensor]
 
 ZOOMS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 ANGLES = (-45.0, -30.0, -20.0, -10.0, 10.0, 20.0, 30.0, 45.0)
@@ -91,6 +93,21 @@ def random_views(aug: LearnedAugment, n: int) -> Arm:
                 value[0] = centre
                 fields[name] = value
         return AugmentParams(**fields).to(images.device)
+
+    return arm
+
+
+def auto_augment(n: int) -> Arm:
+    """The image itself and n − 1 draws from AutoAugment's policy for ImageNet (Cubuk et al. 2019), as torchvision has it."""
+    policy = v2.AutoAugment()
+
+    def arm(images: Tensor, generator: torch.Generator) -> Tensor:
+        pixels = images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        seed = int(torch.randint(2**31, (), generator=generator))
+        with torch.random.fork_rng([]):  # torchvision draws from the global generator
+            torch.manual_seed(seed)
+            drawn = [torch.stack([policy(image) for image in pixels]).float() / 255 for _ in range(n - 1)]
+        return torch.stack([images, *drawn])
 
     return arm
 

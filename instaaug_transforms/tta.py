@@ -1,14 +1,16 @@
 """Test-time augmentation: a classifier that averages over learned views of each image."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
 from .augment import SELECTIONS, LearnedAugment
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
 from .params import AugmentParams
-
-AGGREGATIONS = ("mean_prob", "mean_logit")
+from .predictors import FeaturesPredictor
 
 
 class TTAModel(nn.Module):
@@ -21,7 +23,9 @@ class TTAModel(nn.Module):
         aug: the fitted transform.
         n_views: forwards per image, the image itself among them.
         select: ``"top"`` (no chance in it), ``"sample"`` or ``"stratified"``.
-        aggregate: ``"mean_prob"``, the log of the mean probability; or ``"mean_logit"``.
+        aggregate: ``"mean_prob"``, the log of the mean probability; or another of `aggregation.aggregate`.
+        power: γ of ``"power"``.
+        scale_weights: six log-weights by size of crop (`aggregation.scale_bins`), for ``"weighted"``.
         include_identity: whether the image itself is one of the views, where there are two or more.
         range_fraction: use only the middle part of every continuous range, in (0, 1]. Views at the ends of a range
             are where the classifier is least sure; `instaaug_transforms.evaluation.tune` finds what helps on held-out data.
@@ -39,6 +43,8 @@ class TTAModel(nn.Module):
         *,
         select: str = "top",
         aggregate: str = "mean_prob",
+        power: float = 0.5,
+        scale_weights: Sequence[float] | None = None,
         include_identity: bool = True,
         range_fraction: float = 1.0,
         chunk_size: int = 256,
@@ -52,6 +58,15 @@ class TTAModel(nn.Module):
                 raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
         if not 0 < range_fraction <= 1:
             raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        if (aggregate == "weighted") != (scale_weights is not None):
+            raise InstaAugError(
+                f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
+            )
+        if scale_weights is not None and len(scale_weights) != len(SCALE_EDGES) + 1:
+            raise InstaAugError(f"scale_weights: expected {len(SCALE_EDGES) + 1} numbers, got {len(scale_weights)}")
+        weights = None if scale_weights is None else torch.as_tensor(scale_weights, dtype=torch.float32)
+        self.register_buffer("scale_weights", weights, persistent=False)
+        self.power = power
         self.classifier, self.aug, self.range_fraction = classifier, aug, range_fraction
         self.n_views, self.select, self.aggregate = n_views, select, aggregate
         self.include_identity, self.chunk_size = include_identity, chunk_size
@@ -69,12 +84,36 @@ class TTAModel(nn.Module):
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug._batch(images)
-        distribution = self.aug._distribution(batch).narrowed(self.range_fraction)
+        plain, distribution = self._look(images, batch)
+        distribution = distribution.narrowed(self.range_fraction)
         params = choose_views(distribution, self.n_views, self.select, self.include_identity, generator)
+        # The image itself, which comes first, may have been through the classifier already.
+        known = plain is not None and self.include_identity and self.n_views > 1
+        others = params.index(slice(1, None)) if known else params
+        n = others.batch_shape[0]
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-        many = batch.repeat(self.n_views, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        logits = self.classifier(back(self.aug.apply(many, params.flatten())))
-        return aggregate(logits.unflatten(0, (self.n_views, len(batch))), self.aggregate)
+        many = batch.repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+        logits = self.classifier(back(self.aug.apply(many, others.flatten()))).unflatten(0, (n, len(batch)))
+        if known:
+            logits = torch.cat([plain[None].to(logits), logits])
+        log_weights = None if self.scale_weights is None else self.scale_weights[scale_bins(params)]
+        return aggregate(logits, self.aggregate, power=self.power, log_weights=log_weights)
+
+    def _look(self, images: Tensor, batch: Tensor) -> tuple[Tensor | None, AugmentDistribution]:
+        """p(τ | x), and the classifier's logits of the images themselves where φ came by them on the way."""
+        predictor, size = self.aug.predictor, tuple(batch.shape[-2:])
+        shared = (
+            isinstance(predictor, FeaturesPredictor)
+            and predictor.classifier is self.classifier
+            and size == (predictor.image_size, predictor.image_size)
+            and self.aug.output_size in (None, size)
+            and self.aug.normalization is None  # what φ saw is what the classifier takes
+            and images.is_floating_point()
+        )
+        if not shared:
+            return None, self.aug._distribution(batch)
+        tapped = predictor.tap(batch.contiguous(memory_format=torch.channels_last))
+        return tapped.logits, AugmentDistribution(self.aug.families, predictor.read(*tapped))
 
 
 def choose_views(
@@ -99,11 +138,3 @@ def choose_views(
         repeated[1:] = False  # leaving out what was sampled would change the distribution
     order = repeated.int().argsort(dim=0, stable=True)[:n]
     return both.map(lambda field: field.gather(0, order))
-
-
-def aggregate(logits: Tensor, how: str) -> Tensor:
-    """``(n, B, classes)`` logits of the views to ``(B, classes)`` logits of their average."""
-    logits = logits.float()
-    if how == "mean_logit":
-        return logits.mean(0)
-    return torch.logsumexp(torch.log_softmax(logits, -1), dim=0) - torch.log(torch.tensor(float(len(logits))))

@@ -5,7 +5,7 @@ from torch import nn
 
 import instaaug_transforms as ia
 from instaaug_transforms import baselines, evaluation
-from instaaug_transforms.evaluation import Evaluation, evaluate
+from instaaug_transforms.evaluation import Evaluation, evaluate, runner
 
 from .conftest import make_lively
 
@@ -30,7 +30,14 @@ def report():
 def test_every_arm_has_the_same_number_of_views(report):
     _, _, _, result = report
     at_four = {name for name, k in result.arms if k == 4}
-    assert at_four == {"best centre zooms", "random views", "greedy policy", "ours, shuffled", "ours"}
+    assert at_four == {
+        "best centre zooms",
+        "random views",
+        "AutoAugment policy",
+        "greedy policy",
+        "ours, shuffled",
+        "ours",
+    }
     assert ("single view", 1) in result.arms and ("horizontal flip", 2) in result.arms and ("ours", 1) in result.arms
 
 
@@ -47,15 +54,15 @@ def test_our_arm_is_what_tta_gives(report):
 def test_every_arm_is_aggregated_the_same_way(monkeypatch):
     """Defect 10: the aggregation at test time differs from that of the baselines it is compared with."""
     seen = []
-    real = evaluation.aggregate
+    real = runner.aggregate
     monkeypatch.setattr(
-        evaluation, "aggregate", lambda logits, how: seen.append((len(logits), how)) or real(logits, how)
+        runner, "aggregate", lambda logits, how, **kw: seen.append((len(logits), how)) or real(logits, how, **kw)
     )
     data = (torch.rand(8, 3, 16, 16), torch.randint(4, (8,)))
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4))
     evaluate(model, make_lively(["crop", "rotate"]), data, data, (2, 4), how="mean_logit", progress=False)
     assert {how for _, how in seen} == {"mean_logit"}
-    assert {n for n, _ in seen} == {1, 2, 4} and sum(n == 4 for n, _ in seen) == 2 * 5  # five arms, two data sets
+    assert {n for n, _ in seen} == {1, 2, 4} and sum(n == 4 for n, _ in seen) == 2 * 6  # six arms, two data sets
 
 
 def test_nothing_reported_feeds_a_choice(report):
@@ -63,7 +70,7 @@ def test_nothing_reported_feeds_a_choice(report):
     model, aug, (data, choice), result = report
     other = evaluate(model, aug, (data[0].flip(0), data[1]), choice, (1, 2, 4), batch_size=16, progress=False)
     for key, arm in result.arms.items():
-        if "shuffled" not in key[0] and "random" not in key[0]:
+        if not any(word in key[0] for word in ("shuffled", "random", "AutoAugment")):
             assert other.arms[key].temperature == arm.temperature
 
 
@@ -82,7 +89,7 @@ def test_interval_covers_at_its_rate():
     covered = 0
     for _ in range(100):
         a, b = rng.random(200) < 0.7, rng.random(200) < 0.6
-        first, second = (evaluation.ArmResult(n, 1, x, x, 1.0) for n, x in (("a", a), ("b", b)))
+        first, second = (evaluation.ArmResult(n, 1, x, x, 1.0, 0.0) for n, x in (("a", a), ("b", b)))
         _, low, high = Evaluation({}, 200, 0).interval(first, second)
         covered += low <= 0.1 <= high
     assert 86 <= covered <= 100

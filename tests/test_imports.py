@@ -13,7 +13,7 @@ PACKAGE = Path(instaaug_transforms.__file__).parent
 LAYERS = [
     {"errors", "fingerprint"},
     {"params"},
-    {"distributions"},
+    {"distributions", "aggregation"},
     {"families"},
     {"ops", "predictors", "inputs", "weights"},
     {"augment_distribution", "targets"},

@@ -237,7 +237,7 @@ class _Fit:
             self._step(index)
             self.step += 1
             bar.update()
-            if time.perf_counter() - self.saved_at > config.checkpoint_seconds and self.step % self.steps:
+            if self.step % self.steps and _due(self.saved_at, config.checkpoint_seconds):
                 self._save()
         self.controller.epoch_end()
         sums, self.order = self.sums, None
@@ -343,6 +343,10 @@ class _Fit:
                 entropies[name] = entropies.get(name, 0.0) + h.sum().item() / len(self.val)
         predictor.train()
         return {"val_loss": loss, "val_entropy": entropies}
+
+
+def _due(last: float, seconds: float) -> bool:
+    return time.perf_counter() - last > seconds
 
 
 def _only_gradient(term: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ class FeaturesPredictor(nn.Module):
         self.in_channels, self.image_size, self.dropout = in_channels, image_size, dropout
         device = next(classifier.parameters(), torch.empty(0)).device
         blank = torch.full((2, in_channels, image_size, image_size), 0.5, device=device)
-        found, n_classes = find_layer(classifier, blank)
+        found, n_classes, _ = find_layer(classifier, blank)
         self.layer = layer or found
         # A plain tuple hides it from parameters(), state_dict() and to(): it is the user's.
         self._tapped = (Taps(classifier, self.layer, n_classes),)

@@ -1,0 +1,68 @@
+"""From the logits of several views to those of their average."""
+
+import torch
+from torch import Tensor
+
+from .errors import InstaAugError
+from .params import AugmentParams
+
+AGGREGATIONS = ("mean_prob", "mean_logit", "geometric_mean", "power", "confident", "weighted")
+# Between the sides of a crop table's scales; the last bin is the whole image.
+SCALE_EDGES = (0.3, 0.5, 0.7, 0.85, 0.98)
+
+
+def check_aggregation(how: str) -> None:
+    """Raise unless ``how`` is one of `AGGREGATIONS`."""
+    if how not in AGGREGATIONS:
+        raise InstaAugError(f"aggregate: expected one of {', '.join(AGGREGATIONS)}, got {how!r}")
+
+
+def aggregate(
+    logits: Tensor, how: str = "mean_prob", *, power: float = 0.5, log_weights: Tensor | None = None
+) -> Tensor:
+    """Logits of the average; softmax of it is the prediction.
+
+    Args:
+        logits: ``(n, B, K)`` of n views.
+        how: ``"mean_prob"``, the log of the mean probability; ``"mean_logit"``; ``"geometric_mean"`` of the
+            probabilities, which after softmax is the same prediction as the mean logit; ``"power"``, the mean of p^γ
+            (γ = ``power``: between the arithmetic mean at 1 and the geometric one as it goes to 0), taken to the power
+            1/γ; ``"confident"``, probabilities weighted by exp(−entropy) of each view; ``"weighted"``, probabilities
+            weighted by ``log_weights``.
+        power: γ > 0 of ``"power"``.
+        log_weights: ``(n, B)`` or ``(n, 1)`` logarithms of weights, of any sum, for ``"weighted"``.
+
+    Returns:
+        ``(B, K)``, float32.
+    """
+    check_aggregation(how)
+    logits = logits.float()
+    if how == "mean_logit":
+        return logits.mean(0)
+    log_p = torch.log_softmax(logits, -1)
+    if how == "geometric_mean":
+        return log_p.mean(0)
+    if how == "power":
+        if not power > 0:
+            raise InstaAugError(f"power: expected a number above 0, got {power}")
+        return (torch.logsumexp(power * log_p, 0) - _log(len(logits))) / power
+    if how == "mean_prob":
+        return torch.logsumexp(log_p, 0) - _log(len(logits))
+    if how == "confident":
+        log_weights = (log_p.exp() * log_p).sum(-1)
+    if log_weights is None:
+        raise InstaAugError("log_weights: 'weighted' needs them, (n, B) or (n, 1); got None")
+    log_weights = torch.log_softmax(log_weights.float(), 0)
+    return torch.logsumexp(log_p + log_weights.unsqueeze(-1), 0)
+
+
+def scale_bins(params: AugmentParams) -> Tensor:
+    """``(n, B)``: which bin of crop sides, 0 … 5, each view falls into; views without a crop are whole images."""
+    if "w" not in params:
+        field = next(iter(params.values()))
+        return torch.full(params.batch_shape, len(SCALE_EDGES), device=field.device)
+    return torch.bucketize((params.w * params.h).sqrt(), torch.tensor(SCALE_EDGES, device=params.w.device))
+
+
+def _log(n: int) -> float:
+    return torch.tensor(float(n)).log().item()

@@ -1,0 +1,125 @@
+"""Accuracy of a frozen classifier with and without learned views, every arm at the same number of views."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import baselines
+from ..aggregation import check_aggregation
+from ..augment import LearnedAugment
+from ..learning.data import load
+from ..learning.frozen import frozen
+from .report import ORACLE, OURS, SINGLE, ArmResult, Evaluation
+from .runner import Runner
+
+
+def evaluate(
+    classifier: nn.Module,
+    aug: LearnedAugment,
+    data: Any,
+    choice_data: Any,
+    n_views: Sequence[int] = (1, 2, 4, 10),
+    *,
+    select: str = "top",
+    range_fraction: float = 1.0,
+    how: str = "mean_prob",
+    oracle: bool = False,
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Evaluation:
+    """Compare learned views with input-free ones on ``data``.
+
+    Arms: single view; the image and its mirror image; centre zooms; random views; random views of AutoAugment's
+    ImageNet policy; greedy policy search over zooms and anchors; ours with every image given another image's
+    distribution ("shuffled": the same anchors at the same entropy, without looking); ours. All but the random ones
+    choose what they choose on ``choice_data``, and there every arm gets one temperature per K.
+
+    Args:
+        classifier: images in [0, 1] to logits, held in eval mode.
+        aug: a fitted transform.
+        data: what is reported; ``(images, labels)``, Dataset or DataLoader.
+        choice_data: what choices are made on; no image of ``data``, best none that ``aug`` was fitted on.
+        n_views: the numbers of views K.
+        select, range_fraction: how our views are selected, see `TTAModel`; what `tune` found on ``choice_data``, say.
+        how: the aggregation, the same for every arm; ``"weighted"`` learns a weight per scale of crop for every arm and
+            K on ``choice_data``.
+        oracle: also report the best of all candidate views of each image, found with its label.
+        batch_size: images per forward.
+        amp: bfloat16 autocast.
+        seed: of random views.
+        progress: show bars; None where the output is a terminal.
+    """
+    check_aggregation(how)
+    data, choice = load(data, "data", progress=progress), load(choice_data, "choice_data", progress=progress)
+    # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
+    data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
+    most, several = max(n_views), [k for k in n_views if k > 1]
+    run = Runner(classifier, aug, batch_size, amp, seed, progress)
+    with frozen(classifier), torch.no_grad():
+        zooms, policies = baselines.zoom_candidates(), baselines.policy_candidates(aug)
+        losses, _ = run.candidate_losses(choice, policies)
+        pick_zooms = baselines.greedy(losses[:, : zooms.batch_shape[0]], most)
+        pick_policy = baselines.greedy(losses, most)
+        both = baselines.views_of([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 1.0, 1)])
+        ours = (aug, most, select, range_fraction)
+        arms: dict[str, tuple[baselines.Arm, list[int]]] = {
+            SINGLE: (baselines.fixed(both.index(slice(0, 1))), [1]),
+            "horizontal flip": (baselines.fixed(both), [2]),
+            "best centre zooms": (baselines.fixed(zooms.index(pick_zooms)), list(n_views)),
+            "random views": (baselines.random_views(aug, most), several),
+            "AutoAugment policy": (baselines.auto_augment(most), several),
+            "greedy policy": (baselines.fixed(policies.index(pick_policy)), list(n_views)),
+            f"{OURS}, shuffled": (baselines.learned(*ours, shuffled=True), several),
+            OURS: (baselines.learned(*ours), several),
+        }
+        results: dict[tuple[str, int], ArmResult] = {}
+        for name, (arm, ks) in arms.items():
+            results |= run.arm(name, arm, ks, data, choice, how)
+        if 1 in n_views:  # one view alone is the likeliest, not the image itself
+            results |= run.arm(OURS, baselines.learned(aug, 1, select, range_fraction), [1], data, choice, how)
+        if oracle:
+            best = run.oracle(data, policies)
+            results[ORACLE, best.n_views] = best
+    order = {name: i for i, name in enumerate([*arms, ORACLE])}
+    results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
+    return Evaluation(results, len(data), seed)
+
+
+def tune(
+    classifier: nn.Module,
+    aug: LearnedAugment,
+    choice_data: Any,
+    n_views: int = 4,
+    *,
+    how: str = "mean_prob",
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Arguments of `TTAModel` — ``select`` and ``range_fraction`` — with the lowest NLL of ``n_views`` views.
+
+    Args:
+        choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
+    """
+    data = load(choice_data, "choice_data", progress=progress)
+    run = Runner(classifier, aug, batch_size, amp, seed, progress)
+    continuous = any(
+        part.has_rsample for part in aug.distribution(data.batch(slice(0, 1), run.device)[0]).parts.values()
+    )
+    settings = [
+        {"select": select, "range_fraction": fraction}
+        for select in ("top", "stratified")
+        for fraction in ((1.0, 0.5, 0.25) if continuous else (1.0,))
+    ]
+    losses = []
+    with frozen(classifier), torch.no_grad():
+        for setting in settings:
+            arm = baselines.learned(aug, n_views, **setting)
+            averages = run.averages(f"tune {setting}", arm, [n_views], data, how)
+            losses.append(nn.functional.cross_entropy(averages[n_views], data.targets).item())
+    return settings[losses.index(min(losses))]

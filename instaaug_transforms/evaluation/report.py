@@ -1,0 +1,132 @@
+"""The outcome of a comparison: every arm at every number of views, on the same images."""
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+from tabulate import tabulate
+
+from ..errors import InstaAugError
+from ..weights import replace_file
+
+OURS = "ours"
+SINGLE = "single view"
+ORACLE = "oracle (any candidate view)"
+FORMATS = ("csv", "json")
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, the temperature fitted on the choice data, ECE."""
+
+    name: str
+    n_views: int
+    correct: np.ndarray
+    nll: np.ndarray
+    temperature: float
+    ece: float
+
+
+def paired_interval(difference: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of paired differences ``(N,)`` and its 95 % percentile bootstrap interval over images."""
+    difference = np.asarray(difference, dtype=float)
+    if np.ptp(difference) == 0:  # the bootstrap of a constant is that constant
+        return float(difference[0]), float(difference[0]), float(difference[0])
+    rng = np.random.default_rng(seed)
+    drawn = bootstrap((difference,), np.mean, n_resamples=2000, method="percentile", batch=200, rng=rng)
+    low, high = drawn.confidence_interval
+    return float(difference.mean()), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every arm at every K on the same images.
+
+    Attributes:
+        arms: results by ``(name, K)``.
+        n: images.
+        seed: of views and bootstrap.
+    """
+
+    arms: dict[tuple[str, int], ArmResult]
+    n: int
+    seed: int
+
+    def interval(self, first: ArmResult, second: ArmResult, what: str = "correct") -> tuple[float, float, float]:
+        """Mean difference first − second and its 95 % paired bootstrap interval over images."""
+        return paired_interval(getattr(first, what).astype(float) - getattr(second, what).astype(float), self.seed)
+
+    def best_input_free(self, n_views: int) -> ArmResult:
+        """The strongest arm that does not look at the image, by accuracy here: the hardest one to compare with."""
+        arms = ((name, k, arm) for (name, k), arm in self.arms.items() if not name.startswith(OURS) and name != ORACLE)
+        return max((arm for _, k, arm in arms if k <= n_views), key=lambda arm: (arm.correct.mean(), -arm.nll.mean()))
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One JSON-ready row per arm and K: accuracy and ECE in percent, differences in points, nll in nats."""
+        rows = []
+        for (name, k), arm in self.arms.items():
+            single = self.arms[SINGLE, 1]
+            gain, nll = [100 * x for x in self.interval(arm, single)], self.interval(arm, single, "nll")
+            row = {"arm": name, "K": k, "n": self.n, "top1": 100 * arm.correct.mean(), "nll": float(arm.nll.mean())}
+            row |= {"ece": 100 * arm.ece, "temperature": arm.temperature}
+            row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
+            row |= dict(zip(("nll_change", "nll_change_low", "nll_change_high"), nll, strict=True))
+            rows.append(row)
+        return rows
+
+    def table(self) -> str:
+        """Markdown: top-1, NLL and ECE per arm and K, gain over the single view with its interval."""
+        lines = [
+            [
+                row["arm"],
+                row["K"],
+                f"{row['top1']:.2f}",
+                "" if row["arm"] == SINGLE else f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]",
+                f"{row['nll']:.3f}",
+                f"{row['ece']:.1f}",
+            ]
+            for row in self.rows()
+        ]
+        headers = ["views", "K", "top-1 %", "points over single view [95 %]", "NLL", "ECE %"]
+        return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+
+    def against_input_free(self) -> list[str]:
+        """A line per K: ours against the best arm that does not look at the image."""
+        lines = []
+        for (name, k), arm in self.arms.items():
+            if name != OURS:
+                continue
+            rival = self.best_input_free(k)
+            mean, low, high = (100 * x for x in self.interval(arm, rival))
+            nll = self.interval(arm, rival, "nll")
+            lines.append(
+                f"K = {k}: ours − best input-free ({rival.name}, K = {rival.n_views}) = {mean:+.2f} points "
+                f"[{low:+.2f}, {high:+.2f}], NLL {nll[0]:+.3f} [{nll[1]:+.3f}, {nll[2]:+.3f}]"
+            )
+        return lines
+
+    def write(self, path: Path, kind: str = "csv", **notes: Any) -> None:
+        """Write `rows` to ``path``, all at once, as ``"csv"`` or ``"json"``; ``notes`` are kept in every row.
+
+        Raises:
+            InstaAugError: another kind, or a folder that does not exist.
+        """
+        if kind not in FORMATS:
+            raise InstaAugError(f"results-format: expected one of {', '.join(FORMATS)}, got {kind!r}")
+        if not path.parent.is_dir():
+            raise InstaAugError(f"results-file: folder {str(path.parent)!r} does not exist; create it first")
+        rows = [{**row, "seed": self.seed, **notes} for row in self.rows()]
+        if kind == "json":
+            text = json.dumps(rows, indent=1) + "\n"
+        else:
+            buffer = io.StringIO()
+            writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+            text = buffer.getvalue()
+        replace_file(path, text.encode())

@@ -1,0 +1,205 @@
+"""φ on a classifier's own features."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.predictors.taps import Taps, as_map, find_layer
+from instaaug_transforms.timm import wrap
+
+from .test_fit import corner_images
+
+
+class Small(nn.Module):
+    """A map of 8×8 units, then 4×4; penultimate features; 3 classes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU())
+        self.head = nn.Linear(12, 3)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(self.deep(self.stem(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def model():
+    return Small()
+
+
+@pytest.fixture
+def aug(model):
+    torch.manual_seed(1)
+    return ia.LearnedAugment(["crop", "rotate"], image_size=32, predictor="features", classifier=model)
+
+
+def test_what_is_tapped_is_what_the_layers_give(model):
+    images = torch.rand(2, 3, 32, 32)
+    assert find_layer(model, images) == ("stem", 3, 8)
+    model.train()
+    tapped = Taps(model, "stem", 3)(images)
+    assert all(m.training for m in model.modules()) and not model._forward_hooks and not model.stem._forward_hooks
+    model.eval()
+    with torch.no_grad():
+        maps = model.stem(images)
+        assert torch.equal(tapped.map, maps)
+        assert torch.equal(tapped.penultimate, model.deep(maps).mean((2, 3)))
+        assert torch.equal(tapped.logits, model(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "channels"),
+    [
+        ("resnet18", "model.layer2", 128),
+        ("vit_tiny_patch16_224", "model.norm", 192),
+        ("convnext_atto", "model.stages.2.downsample.0", 80),
+        ("swin_s3_tiny_224", "model.layers.1", 192),
+    ],
+)
+def test_layers_are_found_in_timm_models(name, layer, channels):
+    size = {"img_size": 64} if "vit" in name or "swin" in name else {}
+    if "vit" in name:
+        size["patch_size"] = 8
+    model = wrap(timm.create_model(name, num_classes=7, **size))
+    images = torch.rand(2, 3, 64, 64)
+    found, classes, _ = find_layer(model, images)
+    tapped = Taps(model, found, classes)(images)
+    assert found.startswith(layer) and classes == 7
+    assert tapped.map.shape[:2] == (2, channels) and max(tapped.map.shape[2:]) == 8
+    assert tapped.penultimate.ndim == 2 and tapped.logits.shape == (2, 7)
+
+
+def test_tokens_become_maps_in_reading_order():
+    tokens = torch.arange(2 * 5 * 3.0).reshape(2, 5, 3)
+    maps = as_map(tokens)  # the class token comes first
+    assert maps.shape == (2, 3, 2, 2) and torch.equal(maps[0, :, 0, 1], tokens[0, 2])
+    assert as_map(torch.zeros(2, 4, 4, 6)).shape == (2, 6, 4, 4)
+
+
+def test_the_classifier_is_no_part_of_the_transform(model, aug):
+    names = list(aug.state_dict())
+    assert not any("stem" in name or "deep" in name for name in names)
+    assert not {id(p) for p in model.parameters()} & {id(p) for p in aug.parameters()}
+    assert aug.predictor.classifier is model
+
+
+def test_it_starts_near_the_identity_and_samples(aug):
+    images = torch.rand(16, 3, 32, 32)
+    dist = aug.eval().distribution(images)
+    assert dist.parts["crop"].anchors.probs[:, 0].mean() > 0.8
+    angle = dist.parts["rotate"].fields["angle"]
+    assert (angle.hi - angle.lo).max() < 20
+    assert aug(images).shape == images.shape
+
+
+def test_eval_output_does_not_depend_on_the_batch(aug):
+    images = torch.rand(5, 3, 32, 32)
+    together = aug.eval().predictor(images)
+    alone = aug.predictor(images[2:3])
+    assert all(torch.allclose(together[name][2:3], alone[name], atol=1e-5) for name in together)
+
+
+def test_larger_images_are_looked_at_as_copies(aug):
+    aug.eval()
+    small = torch.rand(2, 3, 32, 32)
+    large = nn.functional.interpolate(small, size=96, mode="nearest")
+    a, b = (aug.distribution(x).parts["crop"].anchors.probs for x in (small, large))
+    assert torch.allclose(a, b, atol=1e-3)
+
+
+def test_what_is_kept_says_the_same_as_a_forward(aug):
+    images = torch.rand(4, 3, 32, 32)
+    aug.eval()
+    kept = aug.predictor.look(images)
+    assert all(part.dtype == torch.float16 for part in kept)
+    for name, raw in aug.predictor.read(*kept).items():
+        assert torch.allclose(raw, aug.predictor(images)[name], atol=5e-3), name
+
+
+def test_it_learns_what_the_classifier_knows():
+    """Corners are in the classifier's map, so crops find the object."""
+
+    class Bright(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.AvgPool2d(4)
+            self.head = nn.Linear(3, 2)
+            with torch.no_grad():
+                self.head.weight.copy_(torch.tensor([[0.0] * 3, [4.0] * 3]))
+                self.head.bias.copy_(torch.tensor([0.0, -4.2]))
+
+        def forward(self, x):
+            return self.head(self.map(x).mean((2, 3)))
+
+    images, labels, _ = corner_images(256)
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(["crop"], image_size=32, predictor="features", classifier=Bright())
+    config = ia.FitConfig(
+        entropy={"crop": (0.1, 0.3)}, epochs=25, batch_size=32, weight_rate=0.02, lr=5e-3, progress=False
+    )
+    ia.fit(aug, aug.predictor.classifier, (images, labels), config=config)
+    test_images, _, corner = corner_images(100, seed=1)
+    anchor = aug.eval().distribution(test_images).mode
+    assert ((anchor.cx > 0.5).long() == corner % 2).float().mean() > 0.95
+    assert ((anchor.cy > 0.5).long() == corner // 2).float().mean() > 0.95
+
+
+def test_dropout_is_seeded_and_leaves_the_global_generator_alone(model):
+    images, labels, _ = corner_images(24)
+    states = []
+    for global_seed in (1, 2):
+        torch.manual_seed(0)
+        aug = ia.LearnedAugment(["crop"], image_size=32, predictor="features", classifier=model)
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state()
+        ia.fit(aug, model, (images, labels), config=ia.FitConfig(epochs=2, batch_size=8, progress=False))
+        assert torch.equal(before, torch.get_rng_state())
+        states.append(aug.state_dict())
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_test_time_views_share_the_forward_of_the_image_itself(model, aug):
+    model.eval(), aug.eval()
+    images = torch.rand(6, 3, 32, 32)
+    plain = ia.TTAModel(nn.Sequential(model), aug, 4)(images)  # another module: nothing is shared
+    model.calls = 0
+    shared = ia.TTAModel(model, aug, 4)(images)
+    assert model.calls == 2  # the images themselves, and the three other views
+    assert torch.allclose(plain, shared, atol=1e-5)
+
+
+def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
+    path = tmp_path / "mine.safetensors"
+    aug.save(path)
+    images = torch.rand(3, 3, 32, 32)
+    loaded = ia.LearnedAugment.from_pretrained(path, classifier=model)
+    for name, raw in loaded.predictor(images).items():
+        assert torch.equal(raw, aug.eval().predictor(images)[name])
+    with pytest.raises(ia.InstaAugError, match="classifier=model"):
+        ia.LearnedAugment.from_pretrained(path)
+    other = Small()
+    with torch.no_grad():
+        other.head.bias.add_(1e-6)
+    with pytest.raises(ia.InstaAugError, match="features of another classifier"):
+        ia.LearnedAugment.from_pretrained(path, classifier=other)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"predictor": "features"}, "'features' without a classifier"),
+        ({"classifier": Small()}, "'conv' with a classifier"),
+        ({"predictor": "best"}, "predictor: expected 'conv', or 'features' with classifier=model"),
+        ({"predictor": "features", "classifier": nn.Flatten()}, "none of its layers"),
+        ({"predictor": "features", "classifier": nn.Conv2d(3, 4, 3)}, r"logits \(B, classes\)"),
+    ],
+)
+def test_errors(kwargs, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.LearnedAugment(["crop"], **kwargs)

@@ -1,0 +1,170 @@
+"""Interrupted fits go on to the same bits; several processes give what one gives."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms import weights
+from instaaug_transforms.learning.checkpoint import NAME
+
+from .test_fit import Planted, corner_images
+
+fit_module = sys.modules["instaaug_transforms.learning.fit"]
+_Fit = fit_module._Fit
+FAMILIES = {"crop": ["crop"], "crop and rotate": ["crop", "rotate"]}
+
+
+def config(**changes):
+    return ia.FitConfig(
+        **{"epochs": 4, "batch_size": 8, "table_batch_size": 8, "seed": 3, "progress": False, "patience": 9, **changes}
+    )
+
+
+def fitted(families, **kwargs):
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(families)
+    images, labels, _ = corner_images(40)
+    return aug, ia.fit(aug, kwargs.pop("model", Planted()), (images, labels), config=config(), **kwargs)
+
+
+class Counting(Planted):
+    """Counts its forwards; the one after ``fuse`` of them is interrupted, as by Ctrl-C."""
+
+    def __init__(self, fuse=10**9):
+        super().__init__()
+        self.fuse = fuse
+
+    def forward(self, x):
+        if self.calls == self.fuse:
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+def equal(first, second):
+    return all(torch.equal(tensor, second.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+@pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("done", [5, 7])  # of five steps an epoch: between two epochs, and in the middle of one
+def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, families, done):
+    expected, whole = fitted(families)
+    steps, real = [], _Fit._step
+
+    def step(self, index):
+        if len(steps) == done:
+            raise KeyboardInterrupt
+        steps.append(1)
+        real(self, index)
+
+    monkeypatch.setattr(fit_module, "_due", lambda *_: True)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_Fit, "_step", step)
+        fitted(families, workdir=tmp_path)
+    later = []
+    monkeypatch.setattr(_Fit, "_step", lambda self, index: later.append(1) or real(self, index))
+    aug, result = fitted(families, workdir=tmp_path, resume=True)
+    assert len(later) == 4 * 5 - done  # what was done is not done again
+    assert equal(expected, aug)
+    for key in ("loss", "val_loss", "entropy", "weight"):
+        assert [h[key] for h in whole.history] == [h[key] for h in result.history]
+
+
+def test_an_interrupted_table_goes_on_where_it_was(tmp_path):
+    expected, _ = fitted(["crop"])
+    with pytest.raises(KeyboardInterrupt):
+        fitted(["crop"], workdir=tmp_path, model=Counting(fuse=45))
+    model = Counting()
+    aug, _ = fitted(["crop"], workdir=tmp_path, resume=True, model=model)
+    # Five chunks of 8 images under 30 anchors, the first of which was done; one chunk of 4 held out.
+    assert model.calls == 4 * 30 + 30 and equal(expected, aug)
+
+
+def test_a_finished_fit_gives_its_weights_again(tmp_path):
+    first, _ = fitted(["crop"], workdir=tmp_path)
+    again, result = fitted(["crop"], workdir=tmp_path, resume=True, model=Planted())
+    assert len(result.history) == 4
+    assert equal(first, again)
+
+
+def test_the_state_of_another_fit_is_refused(tmp_path):
+    fitted(["crop"], workdir=tmp_path)
+    torch.manual_seed(0)
+    aug, (images, labels, _) = ia.LearnedAugment(["crop"]), corner_images(40)
+    before = {n: t.clone() for n, t in aug.state_dict().items()}
+    with pytest.raises(ia.InstaAugError, match="state of a fit with another lr"):
+        ia.fit(aug, Planted(), (images, labels), config=config(lr=0.1), workdir=tmp_path, resume=True)
+    assert all(torch.equal(t, before[n]) for n, t in aug.state_dict().items())
+    with pytest.raises(ia.InstaAugError, match="computed with another images"):
+        ia.fit(aug, Planted(), (images.flip(0) * 0.5, labels), config=config(), workdir=tmp_path)
+    with pytest.raises(ia.InstaAugError, match="resume: give the workdir"):
+        ia.fit(aug, Planted(), (images, labels), resume=True)
+
+
+SCRIPT = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+import instaaug_transforms as ia
+from tests.test_fit import Planted, corner_images
+torch.set_num_threads(1)
+images, labels, _ = corner_images(40)
+torch.manual_seed(0)
+aug = ia.LearnedAugment({families!r})
+if "RANK" in __import__("os").environ:
+    torch.distributed.init_process_group("gloo")
+result = ia.fit(aug, Planted(), (images, labels), config=ia.FitConfig(
+    epochs={epochs}, batch_size=8, views=2, table_batch_size=5, seed=3, progress=False, checkpoint_seconds=0.01),
+    workdir={workdir}, resume={resume})
+table = ia.build_loss_table(Planted(), ia.learning.data.LabelledImages(images, labels), aug.families[0], batch_size=7)
+if int(__import__("os").environ.get("RANK", 0)) == 0:
+    aug.save({out!r}, table=table.tolist())
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
+"""
+
+
+def run_script(tmp_path, out, processes=1, wait=True, **values):
+    root = str(Path(__file__).parent.parent)
+    values = {"families": ["crop", "rotate"], "epochs": 2, "workdir": None, "resume": False, **values}
+    script = tmp_path / f"{out}.py"
+    script.write_text(SCRIPT.format(tests=root, out=str(tmp_path / out), **values))
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, *launch, str(script)], env=environment, stderr=subprocess.PIPE)
+    if wait:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors.decode()[-2000:]
+    return process
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_table_and_the_weights_of_one(tmp_path):
+    for processes, out in ((1, "one.safetensors"), (2, "two.safetensors")):
+        run_script(tmp_path, out, processes)
+    (about1, one), (about2, two) = (weights.read(tmp_path / f"{n}.safetensors") for n in ("one", "two"))
+    table1, table2 = (torch.tensor(about["notes"]["table"]) for about in (about1, about2))
+    assert table1.abs().sum() > 0 and (table1 - table2).abs().max() <= 1e-6
+    assert all((one[name] - two[name]).abs().max() <= 1e-6 for name in one)
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
+    """kill -9: no handler runs."""
+    run_script(tmp_path, "whole.safetensors", epochs=6)
+    work = tmp_path / "work"
+    process = run_script(tmp_path, "killed.safetensors", wait=False, epochs=6, workdir=repr(str(work)))
+    deadline = time.time() + 120
+    while not (work / NAME).exists() and time.time() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed.safetensors").exists()
+    run_script(tmp_path, "resumed.safetensors", epochs=6, workdir=repr(str(work)), resume=True)
+    whole, resumed = (weights.read(tmp_path / f"{n}.safetensors")[1] for n in ("whole", "resumed"))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
