@@ -49,7 +49,13 @@ def wrap(model: nn.Module, mean: tuple[float, ...] | None = None, std: tuple[flo
 
 
 def create_classifier(
-    name: str, checkpoint: str | os.PathLike | None = None, num_classes: int | None = None, **kwargs: Any
+    name: str,
+    checkpoint: str | os.PathLike | None = None,
+    num_classes: int | None = None,
+    *,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    **kwargs: Any,
 ) -> Classifier:
     """A timm model by name, weights from a .safetensors file, normalisation inside.
 
@@ -57,6 +63,7 @@ def create_classifier(
         name: as in `timm.list_models`.
         checkpoint: weights; random ones where None.
         num_classes: classes; timm's default where None.
+        mean, std: per channel, see `wrap`.
         **kwargs: further arguments of `timm.create_model`.
 
     Raises:
@@ -69,7 +76,7 @@ def create_classifier(
     model = timm.create_model(name, **kwargs)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
-    return wrap(model)
+    return wrap(model, mean, std)
 
 
 def load_checkpoint(model: nn.Module, checkpoint: str | os.PathLike) -> None:

@@ -33,6 +33,13 @@ class LabelledImages:
         return LabelledImages(self.images[index], self.targets[index])
 
 
+def hold_out(data: LabelledImages, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Nine tenths to fit on and, chosen by the seed, one tenth to choose on; the same ones for the same seed."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    held = max(1, len(data) // 10)
+    return data.subset(order[held:]), data.subset(order[:held])
+
+
 def load(data: Any, name: str = "data", workers: int = 0, progress: bool | None = None) -> LabelledImages:
     """``(images, targets)`` tensors, a map-style Dataset of such pairs, or its DataLoader, to `LabelledImages`.
 

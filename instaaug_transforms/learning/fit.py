@@ -19,7 +19,7 @@ from ..errors import InstaAugError
 from . import ranks
 from .checkpoint import load_state, save_state
 from .config import FitConfig, FitResult
-from .data import load
+from .data import hold_out, load
 from .entropy import EntropyController, summarise
 from .frozen import frozen
 from .losstable import PerViewLoss, cross_entropy
@@ -76,9 +76,7 @@ def fit(
     if val_data is None:
         if table is not None or val_table is not None:
             raise InstaAugError("table: give val_data too, so that the rows of both tables are known")
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(config.seed))
-        held = max(1, len(train) // 10)
-        train, val = train.subset(order[held:]), train.subset(order[:held])
+        train, val = hold_out(train, config.seed)
     else:
         val = load(val_data, "val_data", progress=config.progress)
     folder = None if workdir is None else Path(workdir)
