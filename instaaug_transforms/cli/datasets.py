@@ -48,6 +48,14 @@ def folder_of(arguments: argparse.Namespace, split: str) -> ImageFolder:
         raise InstaAugError(f"data: {str(folder)!r} holds no folders of images, one per class ({error})") from error
 
 
+def count_classes(arguments: argparse.Namespace, *splits: str) -> int:
+    """Folders of a split, which must be the same in all of them."""
+    classes = [folder_of(arguments, split).classes for split in splits]
+    if any(other != classes[0] for other in classes[1:]):
+        raise InstaAugError(f"data: {' and '.join(splits)} hold different classes, and labels would not mean the same")
+    return len(classes[0])
+
+
 def read(arguments: argparse.Namespace, split: str, progress: bool | None = None) -> LabelledImages:
     """All images of a split, in memory as uint8, or ``--max-images`` of them."""
     folder = folder_of(arguments, split)

@@ -16,7 +16,7 @@ from ..learning import FitConfig, ranks
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
 from ..learning.data import hold_out
-from .datasets import add_data_arguments, read
+from .datasets import add_data_arguments, count_classes, read
 from .models import add_model_arguments, build_classifier
 
 
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
         first = ranks.rank() == 0
         progress = None if first else False
         data = read(arguments, arguments.split, progress)
-        classifier = build_classifier(arguments, int(data.targets.max()) + 1)
+        classifier = build_classifier(arguments, count_classes(arguments, arguments.split))
         train, held = hold_out(data, arguments.seed)
         aug = make(arguments, classifier)
         config = FitConfig(

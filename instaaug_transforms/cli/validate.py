@@ -10,7 +10,7 @@ from ..evaluation import evaluate
 from ..evaluation.report import FORMATS
 from ..learning.data import hold_out
 from ..weights import read as read_weights
-from .datasets import add_data_arguments, read
+from .datasets import add_data_arguments, count_classes, read
 from .models import add_model_arguments, build_classifier
 
 
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> None:
     data, choice = read(arguments, arguments.split), read(arguments, arguments.choice_split)
     if arguments.choose_on == "held-out":
         choice = hold_out(choice, arguments.seed)[1]
-    n_classes = int(max(data.targets.max(), choice.targets.max())) + 1
+    n_classes = count_classes(arguments, arguments.split, arguments.choice_split)
     classifier = build_classifier(arguments, n_classes)
     aug = load_transform(arguments, classifier, n_classes)
     report = evaluate(
