@@ -1,18 +1,21 @@
 """The README says what is so: its commands are those of CI, its code runs, its names exist."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import instaaug_transforms as ia
+from instaaug_transforms.cli.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.S)
 
 
 def test_the_test_command_is_the_one_that_ci_runs():
@@ -26,15 +29,30 @@ def test_the_first_command_is_the_quickstart():
     assert command == 'pip install ".[demo]" && python examples/quickstart.py'
 
 
-@pytest.mark.parametrize("code", blocks("python"))
+@pytest.mark.parametrize(
+    "code", [pytest.param(code, id=page.name) for page in PAGES for code in blocks("python", page.read_text("utf-8"))]
+)
 def test_every_python_block_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, "page", "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_options_in_commands_exist(page, capsys):
+    """Every ``instaaug`` command of a page is parsed as it stands."""
+    commands = re.findall(r"^instaaug (.*?[^\\\\])$", "\n".join(blocks("bash", page.read_text("utf-8"))), re.S | re.M)
+    for command in commands:
+        known, words = set(), shlex.split(command.replace("\\\n", " "))
+        with pytest.raises(SystemExit):
+            main([words[0], "--help"])
+        known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+        assert {word for word in words if word.startswith("--")} <= known, command
 
 
 def test_pictures_and_links_exist():
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
 
 
 def test_every_public_name_is_documented():

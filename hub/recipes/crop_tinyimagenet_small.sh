@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Makes crop_tinyimagenet_small (crops, 5 anchors, 32 px copies) and prints the table of its model card. DATA holds Tiny-ImageNet as
+# train/<wnid>/ and val/<wnid>/, CHECKPOINT a timm resnet18 (200 classes, 64 px) trained on the *fit* images alone.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python examples/tinyimagenet_splits.py --data "$DATA"
+common=(--model resnet18 --checkpoint "$CHECKPOINT" --data "$DATA" --img-size 64 --amp --seed 0)
+instaaug fit "${common[@]}" --split policy --transforms crop --scales 1 0.7 --grids 1 2 --phi-size 32 --entropy crop=0.6,0.7 --epochs 15 \
+    --lr 1e-3 --weight-decay 0.05 --patience 5 --out crop_tinyimagenet_small.safetensors "$@"
+python hub/add.py crop_tinyimagenet_small.safetensors crop_tinyimagenet_small
+instaaug validate "${common[@]}" --weights crop_tinyimagenet_small --split val --choice-split policy --n-views 1 2 4 10
