@@ -1,4 +1,4 @@
-"""``instaaug show | weights``; ``python -m instaaug_transforms.cli`` is the same."""
+"""``instaaug measure | show | weights``; ``python -m instaaug_transforms.cli`` is the same."""
 
 import argparse
 import sys
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import InstaAugError
-from . import show, weights
+from . import measure, show, weights
 
-COMMANDS = {"show": show, "weights": weights}
+COMMANDS = {"measure": measure, "show": show, "weights": weights}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
