@@ -111,6 +111,7 @@ def read_folder(folder: Path, size: int, most: int | None, seed: int) -> Measure
 
 def _fill(text: str) -> Fill:
     try:
-        return check_fill(float(text))
-    except ValueError:  # InstaAugError is one: a number that is out of range gets its message below
-        return check_fill(text)
+        fill: Fill = float(text)
+    except ValueError:
+        fill = text
+    return check_fill(fill)

@@ -170,8 +170,7 @@ class FactorReport(Table):
         return (
             f"Factors of variation, {len(self.before)} within-class pairs of {n_classes} classes. Gain: share of a "
             f"pair's distance that the factor takes away.\n\n{table}\n\nAppearance: {share.text('.0f', 100)} % of pairs "
-            f"({100 * chance:.0f} % of the transformations tried). Class specificity: Cramér's V "
-            f"{specific.statistic:.2f}, p = {specific.p_value:.3g}."
+            f"({100 * chance:.0f} % of the transformations tried). Class specificity: Cramér's V {specific.text()}."
         )
 
     def plot(self, path: Any = None) -> Any:

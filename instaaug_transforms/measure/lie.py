@@ -1,6 +1,7 @@
 """The local error of equivariance: the Lie derivative of a model along a transformation, by forward-mode differentiation."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,10 +166,18 @@ def lie_derivative(
     return LieReport(probe.layer, equivariant, found, torch.cat(sizes), seed)
 
 
+def derivative(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Value of ``function`` at ``x`` and its derivative along ``direction``, in one forward-mode pass."""
+    # The fused attention kernels have no forward-mode derivative; the plain one has. PyTorch's own rules for forward
+    # mode are scripted when they are first used, about which it warns.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.script`", DeprecationWarning)
+        return jvp(function, (x,), (direction,))
+
+
 def _one(probe: Probe, x: Tensor, generator: str, fill: Fill, equivariant: bool) -> tuple[Tensor, Tensor]:
-    # The fused attention kernels have no forward-mode derivative; the plain one has.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        value, moved = jvp(lambda batch: probe.forward(batch)[0], (x,), (tangent(x, generator, fill),))
+    value, moved = derivative(lambda batch: probe.forward(batch)[0], x, tangent(x, generator, fill))
     if equivariant:
         if value.ndim != 4:
             raise InstaAugError(

@@ -38,7 +38,7 @@ body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1f1f1f; back
 h1 { font-size: 1.6rem; margin: 0 0 .25rem; line-height: 1.25; }
 h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; padding-top: .8rem; border-top: 1px solid #ddd; }
 p { margin: .4rem 0; max-width: 78ch; }
-.facts { color: #555; }
+.facts { color: #555; max-width: none; }
 nav a { margin-right: 1.1rem; color: #c8102e; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .84rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
@@ -113,9 +113,10 @@ def _noise(noise: float) -> str:
 
 
 def _invariance(report: InvarianceReport) -> list[_Section]:
-    lines = []
+    lines, raw = [], []
     for row in report.summary_rows():
-        line: list[Cell] = [row["transformation"].replace("_", " "), row["fill"] or "–", row["range"]]
+        about: list[Cell] = [row["transformation"].replace("_", " "), row["fill"] or "–", row["range"]]
+        line = list(about)
         for measure, form, scale in (
             ("relative_cosine", "+.2f", 1),
             ("relative_l2", "+.2f", 1),
@@ -124,9 +125,13 @@ def _invariance(report: InvarianceReport) -> list[_Section]:
             ("p_true", ".3f", 1),
         ):
             line.append(_text(row, measure, form, scale))
-        lines.append(line + [f"{row[m]:.3f}" for m in ("b_cosine", "d_cosine", "b_l2", "d_l2")])
-    head = ["transformation", "outside", "range", "invariance, cosine", "invariance, L2", "same answer %", "top-1 %"]
-    table = _table([*head, "p(true)", "b cos", "d cos", "b L2", "d L2"], lines, right=9)
+        lines.append(line)
+        distances = ("b_cosine", "d_cosine", "b_l2", "d_l2")
+        raw.append([*about, *(_text(row, measure, ".3f", 1) for measure in distances)])
+    head = ["transformation", "outside", "range"]
+    measured = ["invariance, cosine", "invariance, L2", "same answer %", "top-1 %", "p(true)"]
+    table = _table([*head, *measured], lines, right=5)
+    raw_table = _table([*head, "b, cosine", "d, cosine", "b, L2", "d, L2"], raw, right=4)
     summary = _Section(
         "Invariance",
         "Relative invariance (b − d) / b compares d, how far a transformation moves an image's embedding, with b, how far "
@@ -139,7 +144,7 @@ def _invariance(report: InvarianceReport) -> list[_Section]:
         "Raw distances",
         "A high relative invariance can come from a small d or a large b; these are both. An untrained network can "
         "seem less invariant than another merely because all of its embeddings lie close together.",
-        _picture(plots.raw_distances(report), "Means over images and all magnitudes but the identity."),
+        _picture(plots.raw_distances(report), "Means over images and all magnitudes but the identity.") + raw_table,
     )
     found = [summary, distances]
     if report.images.labelled:
@@ -216,16 +221,14 @@ def _factors(report: FactorReport, first: InvarianceReport) -> _Section:
         f"{len(report.before)} pairs of images of one class. Which transformation of the first brings it closest to the "
         "second, and what share of their distance it takes away (gain).\n"
         f"Appearance is best for {share.text('.0f', 100)} % of pairs ({100 * chance:.0f} % of the transformations tried). "
-        f"Classes differ in their factors: Cramér's V {specific.statistic:.2f}, permutation p = {specific.p_value:.3g}.\n"
+        f"Do classes differ in their factors? Cramér's V {specific.text()} (permutation test).\n"
     )
-    if set(report.names) <= {sweep.transformation.name for sweep in first.sweeps}:
-        over = report.alignment(first)
+    if len(report.names) > 2 and set(report.names) <= {sweep.transformation.name for sweep in first.sweeps}:
         text += (
-            f"Over transformations, gain and measured invariance: ρ = {over.statistic:+.2f}, p = {over.p_value:.3g}. "
+            f"Over transformations, gain against measured invariance: Spearman's ρ {report.alignment(first).text()}. "
         )
         if len(np.unique(report.targets)) > 2:
-            inside = report.class_alignment(first)
-            text += f"Class by class: r = {inside.statistic:+.2f}, p = {inside.p_value:.3g}."
+            text += f"Within classes: r {report.class_alignment(first).text()}."
     table = _table(["rank", "factor", "kind", "best for % of pairs", "mean gain"], lines, right=2)
     return _Section("Factors of variation", text, _picture(plots.factors(report)) + table)
 

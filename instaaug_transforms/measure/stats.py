@@ -92,6 +92,10 @@ class Permutation(NamedTuple):
     statistic: float
     p_value: float
 
+    def text(self) -> str:
+        """``+0.25, p = 0.01``; a dash where there is nothing to test."""
+        return "–" if np.isnan(self.statistic) else f"{self.statistic:+.2f}, p = {self.p_value:.3g}"
+
 
 def correlation_test(first: np.ndarray, second: np.ndarray, seed: int = 0, resamples: int = 9999) -> Permutation:
     """Spearman's ρ of ``(K,)`` and ``(K,)`` with a two-sided permutation test: one of them is shuffled.

@@ -45,7 +45,8 @@ class Transformation:
     channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("geometry", "appearance") or (self.matrix is None) == (self.colour is None):
+        given = {"geometry": self.matrix, "appearance": self.colour}
+        if given.get(self.kind) is None or sum(way is not None for way in given.values()) != 1:
             raise InstaAugError(
                 f"transformation {self.name!r}: expected kind 'geometry' with matrix= or 'appearance' with colour=, got "
                 f"kind {self.kind!r}"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from ..errors import InstaAugError
@@ -55,7 +56,7 @@ def warp(images: Tensor, linear: list[list[float]], shift: tuple[float, float], 
     Returns:
         ``(B, C, H, W)``, of the memory format of ``images``.
     """
-    check_fill(fill)
+    fill = check_fill(fill)
     height, width = images.shape[-2:]
     out_to_in = torch.linalg.inv(torch.tensor(linear, dtype=torch.float64))
     offset = -out_to_in @ torch.tensor([shift[0] * width, shift[1] * height], dtype=torch.float64)
@@ -68,41 +69,40 @@ def warp(images: Tensor, linear: list[list[float]], shift: tuple[float, float], 
     if fill == "wrap":
         source = torch.remainder(source + size / 2, size) - size / 2
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    copy = _smaller(images, out_to_in)
-    copy_size = torch.tensor([copy.shape[-1], copy.shape[-2]], dtype=torch.float64)
+    source_images = _blurred(images, out_to_in, fill)
     if fill == "wrap":
-        copy = F.pad(copy, (1, 1, 1, 1), mode="circular")
-        grid = source / size * copy_size / (copy_size + 2) * 2
-    else:
-        grid = source / size * 2
-    grid = grid.to(images).expand(len(images), -1, -1, -1)
+        source_images = F.pad(source_images, (1, 1, 1, 1), mode="circular")
+        size = size + 2
+    grid = (source / size * 2).to(images).expand(len(images), -1, -1, -1)
     padding = fill if fill in ("border", "reflection") else "zeros"
+    # Zeros outside, of images that are 0 where the fill is: the fill blends in at the border as torchvision's does.
     level = images.mean((-2, -1), keepdim=True) if fill == "mean" else fill if isinstance(fill, float) else 0.0
-    shifted = copy - level if isinstance(level, Tensor) or level else copy
-    out = F.grid_sample(shifted, grid, mode="bilinear", padding_mode=padding, align_corners=False)
-    out = out + level if isinstance(level, Tensor) or level else out
+    filled = isinstance(level, Tensor) or level != 0
+    source_images = source_images - level if filled else source_images
+    out = F.grid_sample(source_images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    out = out + level if filled else out
     return out.contiguous(memory_format=torch.channels_last) if last else out
 
 
-def _smaller(images: Tensor, out_to_in: Tensor) -> Tensor:
-    """Where one output pixel spans more than one of the input's, an antialiased copy at about one pixel per pixel."""
-    height, width = images.shape[-2:]
-    span_x, span_y = out_to_in.norm(dim=1).tolist()
-    # A shear lengthens one axis without making anything smaller: only a shrinking area is copied.
-    area = math.sqrt(abs(torch.linalg.det(out_to_in).item()))
-    span_x, span_y = min(span_x, area), min(span_y, area)
-    size = (max(1, round(height / max(span_y, 1))), max(1, round(width / max(span_x, 1))))
-    if size == (height, width):
+def _blurred(images: Tensor, out_to_in: Tensor, fill: Fill) -> Tensor:
+    """Where an output pixel spans s > 1 of the input's, a Gaussian of σ = (s − 1)/2 first, as scikit-image rescales."""
+    # By area: a shear lengthens one axis without making anything smaller.
+    sigma = (math.sqrt(abs(torch.linalg.det(out_to_in).item())) - 1) / 2
+    if sigma < 0.01:
         return images
-    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
+    kernel = 2 * math.ceil(3 * sigma) + 1
+    kernel = min(kernel, 2 * (min(images.shape[-2:]) // 2) - 1)
+    border = "circular" if fill == "wrap" else "replicate"
+    return gaussian_blur2d(images, kernel, (sigma, sigma), border)
 
 
 def neighbours(images: Tensor, fill: Fill) -> Tensor:
     """Images with one more pixel on every side, as ``fill`` continues them: ``(B, C, H + 2, W + 2)``."""
     check_fill(fill)
     if fill == "mean":
-        level = images.mean((-2, -1), keepdim=True)
-        return F.pad(images - level, (1, 1, 1, 1)) + level
+        wide = images.mean((-2, -1), keepdim=True).repeat(1, 1, images.shape[-2] + 2, images.shape[-1] + 2)
+        wide[..., 1:-1, 1:-1] = images
+        return wide
     if isinstance(fill, str):
         return F.pad(images, (1, 1, 1, 1), mode="circular" if fill == "wrap" else "replicate")
     return F.pad(images, (1, 1, 1, 1), value=fill)
