@@ -83,16 +83,16 @@ def read(arguments: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]
 
 
 def train(model: nn.Module, data: LabelledImages, arm: str, seed: int, epochs: int, amp: bool, name: str) -> None:
-    """AdamW, one cycle, batches of 128; the same for every architecture and arm."""
+    """AdamW, one cycle, batches of 64; the same for every architecture and arm."""
     part = measure.RandomResizedCropPart(SIDE, arm)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    steps = epochs * -(-len(data) // 128)
+    steps = epochs * -(-len(data) // 64)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     with torch.random.fork_rng(), tqdm(total=steps, desc=name, unit="step", disable=None) as bar:
         torch.manual_seed(seed)
         for _ in range(epochs):
-            for index in torch.randperm(len(data)).split(128):
+            for index in torch.randperm(len(data)).split(64):
                 images = data.images[index]
                 if arm != "none":
                     images = torch.stack([part(image) for image in images])
@@ -279,9 +279,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--classifier-model", default="resnet18", help="its timm name (%(default)s)")
     parser.add_argument("--classes", type=int, default=50, help="(%(default)s)")
-    parser.add_argument("--train-per-class", type=int, default=100, help="images (%(default)s)")
+    parser.add_argument("--train-per-class", type=int, default=60, help="images (%(default)s)")
     parser.add_argument("--test-per-class", type=int, default=75, help="images besides val/ (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=16, help="(%(default)s)")
+    parser.add_argument("--epochs", type=int, default=25, help="(%(default)s)")
     parser.add_argument("--measure-images", type=int, default=256, help="(%(default)s)")
     parser.add_argument("--fit-images", type=int, default=1000, help="to fit rotation and colour on (%(default)s)")
     parser.add_argument("--fit-epochs", type=int, default=6, help="(%(default)s)")

@@ -32,6 +32,15 @@ def test_every_python_block_runs(code, tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
 
+def test_the_blocks_of_the_measuring_page_run_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "measure.md").read_text(encoding="utf-8")
+    names = {"__name__": "measure"}
+    for code in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(compile(code, "measure.md", "exec"), names)
+    assert (tmp_path / "report.html").exists() and "% recovered" in capsys.readouterr().out
+
+
 def test_pictures_and_links_exist():
     for target in re.findall(r"\]\((?!http)([^)#]+)", README):
         assert (ROOT / target).exists(), target

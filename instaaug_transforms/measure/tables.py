@@ -37,7 +37,9 @@ class Table(ABC):
         try:
             import pandas
         except ImportError as error:
-            raise InstaAugError("to_pandas: pandas is not installed; pip install pandas, or use rows()") from error
+            raise InstaAugError(
+                "to_pandas: pandas is not installed; pip install 'instaaug-transforms[tables]', or use rows()"
+            ) from error
         return pandas.DataFrame(self.rows())
 
 
