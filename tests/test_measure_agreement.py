@@ -47,24 +47,18 @@ def test_a_planted_angle_limit_is_measured_within_a_step(limit):
 
 
 def test_scores_are_interval_arithmetic():
-    aug = make_lively(["rotate"])
-    report = learned_against_measured(AngleLimit(47.0), aug, bars(8), steps=73, progress=False)
+    aug, images = make_lively(["rotate"]), bars(8)
+    ranges = learned_against_measured(AngleLimit(47.0), aug, images, steps=73, progress=False).ranges["angle"]
     with torch.no_grad():
-        learned = aug.distribution(bars_again := report_images(report, 8)).parts["rotate"].fields["angle"]
-    assert len(bars_again) == 8
-    scores, measured = report.ranges["angle"].scores(), report.ranges["angle"].measured
+        angle = aug.distribution(images).parts["rotate"].fields["angle"]
+    assert torch.equal(ranges.learned, torch.stack([angle.lo, angle.hi], 1))
+    scores = ranges.scores()
     for i in range(8):
-        (a, b), (c, d) = report.ranges["angle"].learned[i].tolist(), measured[i].tolist()
+        (a, b), (c, d) = ranges.learned[i].tolist(), ranges.measured[i].tolist()
         shared = max(0.0, min(b, d) - max(a, c))
         assert scores["iou"][i] == pytest.approx(shared / ((b - a) + (d - c) - shared), abs=1e-5)
         assert scores["over_reach"][i] == pytest.approx(1 - shared / (b - a), abs=1e-5)
         assert scores["coverage"][i] == pytest.approx(shared / (d - c), abs=1e-5)
-    assert learned.lo.shape == (8,)
-
-
-def report_images(report, n):
-    assert report.n == n
-    return bars(n)
 
 
 def test_a_learned_range_that_is_the_measured_one_is_perfect():

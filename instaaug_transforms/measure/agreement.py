@@ -20,7 +20,7 @@ from ..learning.losstable import build_loss_table
 from ..params import AugmentParams
 from . import plots
 from .images import NormalizationArgument, prepare
-from .probe import probing
+from .probe import Probe, probing
 from .stats import Interval, mean_interval, rank_correlation
 from .tables import Row, Table
 
@@ -201,7 +201,16 @@ class _Redone(nn.Module):
         return self.model(self.images.to_model(x))
 
 
-def _ranges(probe, family, field, learned, steps, fill, progress) -> Ranges:
+def _ranges(
+    probe: Probe,
+    family: UniformFamily,
+    field: str,
+    learned: Tensor,
+    steps: int,
+    fill: float,
+    progress: bool | None,
+) -> Ranges:
+    """One field swept alone; the family's other fields stay at the identity."""
     low, high = family._bounds[field]
     identity = family.identity()
     grid = torch.cat([torch.linspace(low, high, steps), torch.tensor([identity[field]])]).unique()

@@ -157,17 +157,16 @@ def _other(report: Any, first: InvarianceReport) -> list[_Section]:
     if isinstance(report, FactorReport):
         return [_factors(report, first)]
     if isinstance(report, LearnedReport):
-        lines = [
-            [row["field"], row["figure"].replace("_", " "), Interval(row["mean"], row["low"], row["high"]).text()]
-            for row in report.rows()
-        ]
         text = (
             "The measured range is the interval around the identity over which the model keeps its answer. Over-reach: "
             "share of the learned range outside it. Coverage: share of it inside the learned range. Crops: Spearman's ρ "
             "over the anchors of an image; “shuffled” takes the probabilities of another image."
         )
-        table = _table(["field", "figure", "mean [95 %]"], lines, right=1)
-        return [_Section("Learned against measured", text, _picture(plots.learned_against_measured(report)) + table)]
+        return [
+            _Section(
+                "Learned against measured", text, _picture(plots.learned_against_measured(report)) + _learned(report)
+            )
+        ]
     if isinstance(report, Comparison):
         names = list(report.reports)
         text = f"Paired differences to {html.escape(names[0])} on the same images, 95 % intervals over images."
@@ -189,19 +188,44 @@ def _other(report: Any, first: InvarianceReport) -> list[_Section]:
         lines = []
         for key in keys:
             of_key = [row for row in rows if (row["transformation"], row["fill"]) == key]
-            means = [f"{np.mean([row[number] for row in of_key]):+.3f}" for number in numbers if number not in _ENDS]
+            means = [
+                format(np.mean([row[number] for row in of_key]), ".3f" if number in ("b", "d") else "+.3f")
+                for number in numbers
+                if number not in _ENDS
+            ]
             lines.append([key[0].replace("_", " "), key[1] or "–", *means])
         head = ["transformation", "outside", *(n.replace("_", " ") for n in numbers if n not in _ENDS)]
-        text = f"{html.escape(report.layer)}; means over magnitudes. {_MEANING.get(report.kind, '')}"
+        text = f"Layer: {html.escape(report.layer)}. Means over magnitudes. {_meaning(report.kind)}"
         return [_Section(report.kind[0].upper() + report.kind[1:], text, _table(head, lines, right=len(head) - 2))]
     raise TypeError(f"write_page: no section for {type(report).__name__}")
 
 
+def _learned(report: LearnedReport) -> str:
+    """A line per field, a column per figure; crops, which have other figures, in a table of their own."""
+    cells = {(row["field"], row["figure"]): Interval(row["mean"], row["low"], row["high"]) for row in report.rows()}
+    tables = []
+    for fields in (list(report.ranges), ["crop"]):
+        figures = [figure for field, figure in cells if field == fields[0]] if fields else []
+        if figures:
+            form = {figure: "+.2f" if "correlation" in figure or "above" in figure else ".2f" for figure in figures}
+            lines = [[field, *(cells[field, figure].text(form[figure]) for figure in figures)] for field in fields]
+            tables.append(_table(["", *(figure.replace("_", " ") for figure in figures)], lines, right=len(figures)))
+    return "".join(tables)
+
+
 _ENDS = ("low", "high")
-_MEANING = {
-    "displacement alignment": "Mean cosine between the displacements of different images: 1, all embeddings move the same "
-    "way; 0, each its own. Shuffled: displacements to another image's transformed embedding."
-}
+
+
+def _meaning(kind: str) -> str:
+    if kind.startswith("displacement"):
+        return (
+            "Mean cosine between the displacements of different images: 1, all embeddings move the same way; 0, each its "
+            "own. Shuffled: displacements to another image's transformed embedding."
+        )
+    return (
+        "Relative: (b − d)/b of F(t(x)) against t(F(x)); 1, the map moves as the image does. Relative unmoved: against F(x) "
+        "left where it is."
+    )
 
 
 def _factors(report: FactorReport, first: InvarianceReport) -> _Section:

@@ -27,8 +27,8 @@ def _tidy(axes: Any) -> None:
 
 
 def _panels(n: int, width: float, height: float, columns: int = COLUMNS) -> tuple[Any, list[Any]]:
-    columns = min(columns, n)
     rows = -(-n // columns)
+    columns = -(-n // rows)  # rows of about the same length
     figure = new_figure(width * columns, height * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid[n:]:

@@ -34,7 +34,16 @@ class Probe:
         z: ``(N, D)``; outputs: ``(N, classes)``, of the images as they are. On the CPU.
     """
 
-    def __init__(self, embed: Embed, layer: str, images: MeasuredImages, device, batch_size, amp, progress) -> None:
+    def __init__(
+        self,
+        embed: Embed,
+        layer: str,
+        images: MeasuredImages,
+        device: torch.device,
+        batch_size: int,
+        amp: bool,
+        progress: bool | None,
+    ) -> None:
         self._embed, self.layer, self.images, self.device = embed, layer, images, device
         self._batch_size, self._amp = batch_size, amp
         self._disable = None if progress is None else not progress
