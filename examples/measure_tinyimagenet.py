@@ -18,17 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
-import torch.nn.functional as F
+from _tinyimagenet import SIDE, correct, create, read, resized, train
 from safetensors.torch import save_model
 from scipy.stats import bootstrap
 from tabulate import tabulate
 from torch import nn
 from torch.utils.data import Subset
 from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
-from tqdm import tqdm
 
 import instaaug_transforms as ia
 from instaaug_transforms import measure, viz
@@ -39,81 +36,6 @@ from instaaug_transforms.weights import replace_file
 ARMS = {"resnet18": ("none", "translation", "scale", "full"), "vit": ("none", "full")}
 CONDITIONS = {"untrained": None, "trained": "none", "augmented": "full"}
 MEASURES = ("relative_cosine", "d_cosine", "relative_l2", "d_l2", "agreement")
-SIDE = 64
-
-
-def create(arch: str, n_classes: int, seed: int, smoke: bool) -> nn.Module:
-    """A fresh classifier of [0, 1] images, 64 × 64."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if arch == "vit":
-            name = "test_vit" if smoke else "vit_tiny_patch16_224"
-            model = timm.create_model(name, num_classes=n_classes, img_size=SIDE, patch_size=8)
-        else:
-            model = timm.create_model("test_resnet" if smoke else arch, num_classes=n_classes)
-    return ia.timm.wrap(model).to(memory_format=torch.channels_last)
-
-
-def read(arguments: argparse.Namespace) -> tuple[LabelledImages, LabelledImages]:
-    """Train and test images of the chosen classes, labels 0 … classes − 1; test: val/ and unused images of train/."""
-    transform = v2.Compose([v2.Resize(SIDE, antialias=True), v2.CenterCrop(SIDE), v2.ToImage()])
-    folders = {split: ImageFolder(str(arguments.data / split), transform) for split in ("train", "val")}
-    names = folders["train"].classes
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
-    chosen = sorted(order[: arguments.classes].tolist())
-    label = {target: k for k, target in enumerate(chosen)}
-    by_class: dict[int, list[int]] = {target: [] for target in chosen}
-    for i, target in enumerate(folders["train"].targets):
-        if target in label:
-            by_class[target].append(i)
-    n, held = arguments.train_per_class, arguments.test_per_class
-    parts = {
-        "train": [(folders["train"], [i for members in by_class.values() for i in members[:n]])],
-        "test": [
-            (folders["train"], [i for members in by_class.values() for i in members[n : n + held]]),
-            (folders["val"], [i for i, target in enumerate(folders["val"].targets) if target in label]),
-        ],
-    }
-    loaded = {}
-    for name, pieces in parts.items():
-        data = [load(Subset(folder, index), name) for folder, index in pieces if index]
-        targets = torch.tensor([label[int(t)] for piece in data for t in piece.targets])
-        loaded[name] = LabelledImages(torch.cat([piece.images for piece in data]), targets)
-    return loaded["train"], loaded["test"]
-
-
-def train(model: nn.Module, data: LabelledImages, arm: str, seed: int, epochs: int, amp: bool, name: str) -> None:
-    """AdamW, one cycle, batches of 64; the same for every architecture and arm."""
-    part = measure.RandomResizedCropPart(SIDE, arm)
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
-    steps = epochs * -(-len(data) // 64)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    with torch.random.fork_rng(), tqdm(total=steps, desc=name, unit="step", disable=None) as bar:
-        torch.manual_seed(seed)
-        for _ in range(epochs):
-            for index in torch.randperm(len(data)).split(64):
-                images = data.images[index]
-                if arm != "none":
-                    images = torch.stack([part(image) for image in images])
-                images = (images.float() / 255).contiguous(memory_format=torch.channels_last)
-                with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                    loss = F.cross_entropy(model(images).float(), data.targets[index])
-                optimizer.zero_grad()
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                schedule.step()
-                bar.update()
-    model.eval()
-
-
-@torch.inference_mode()
-def correct(model: nn.Module, data: LabelledImages) -> list[int]:
-    """0 or 1 per image."""
-    model.eval()
-    answers = [model(data.batch(index)[0]).argmax(1) for index in torch.arange(len(data)).split(256)]
-    return (torch.cat(answers) == data.targets).int().tolist()
 
 
 def stage(arguments: argparse.Namespace, name: str, make: Callable[[], dict]) -> dict:
@@ -215,8 +137,7 @@ def gaps(tables: dict[tuple[str, str], dict], measure_name: str) -> list[dict]:
 
 def learned(arguments: argparse.Namespace) -> dict:
     """The shared classifier: crops as shipped, rotation and colour fitted here, each against what it bears on val/."""
-    transform = v2.Compose([v2.Resize(SIDE, antialias=True), v2.CenterCrop(SIDE), v2.ToImage()])
-    folders = {split: ImageFolder(str(arguments.data / split), transform) for split in ("train", "val")}
+    folders = {split: ImageFolder(str(arguments.data / split), resized()) for split in ("train", "val")}
     classifier = ia.timm.create_classifier(
         arguments.classifier_model, arguments.classifier, len(folders["train"].classes)
     )
@@ -242,31 +163,35 @@ def learned(arguments: argparse.Namespace) -> dict:
 
 def picture(results: dict, path: Path) -> None:
     """Accuracy by arm; mean invariance by condition; invariance by transformation."""
-    figure = viz.new_figure(12, 4.4)
+    figure = viz.new_figure(12, 4.6)
     left, middle, right = figure.subplots(1, 3, width_ratios=[1, 0.9, 1.6])
     colours = {"resnet18": viz.ACCENT, "vit": "#2a6fb0"}
-    arms = list(ARMS["resnet18"])
-    for k, arch in enumerate(ARMS):
+    arms, conditions = list(ARMS["resnet18"]), list(CONDITIONS)
+    for k, (arch, colour) in enumerate(colours.items()):
+        aside = 0.08 * (2 * k - 1)
         rows = [row for row in results["accuracy"] if row["arch"] == arch]
-        x = np.array([arms.index(row["arm"]) for row in rows]) + 0.12 * (2 * k - 1)
+        x = np.array([arms.index(row["arm"]) for row in rows]) + aside
         y, low, high = (np.array([row[key] for row in rows]) for key in ("top1", "low", "high"))
-        left.errorbar(x, y, [y - low, high - y], fmt="o", color=colours[arch], label=arch, markersize=5)
+        left.errorbar(x, y, [y - low, high - y], fmt="o", color=colour, markersize=5)
         rows = [row for row in results["invariance"] if row["arch"] == arch and row["transformation"] == "all"]
-        y, low, high = (np.array([row[f"relative_cosine{e}"] for row in rows]) for e in ("", "_low", "_high"))
-        middle.errorbar(range(len(rows)), y, [y - low, high - y], fmt="o-", color=colours[arch], markersize=5)
-        for style, condition in zip((":", "--", "-"), CONDITIONS, strict=True):
+        y, low, high = (np.array([row[f"relative_cosine{end}"] for row in rows]) for end in ("", "_low", "_high"))
+        middle.errorbar(np.arange(len(rows)) + aside, y, [y - low, high - y], fmt="o", color=colour, markersize=5)
+        for marker, condition in zip("xso", conditions, strict=True):
             rows = [r for r in results["invariance"] if (r["arch"], r["condition"]) == (arch, condition)][:-1]
-            values = [row["relative_cosine"] for row in rows]
-            right.plot(values, range(len(rows)), style, marker=".", color=colours[arch], label=f"{arch}, {condition}")
+            values, places = [row["relative_cosine"] for row in rows], np.arange(len(rows)) + aside
+            style = {"color": colour, "markerfacecolor": "none" if marker == "s" else colour, "markersize": 5}
+            right.plot(values, places, marker, label=f"{arch}, {condition}", **style)
     left.set_xticks(range(len(arms)), arms, fontsize=8)
-    left.set_ylabel("top-1 %, 95 % over images", fontsize=8)
-    middle.set_xticks(range(len(CONDITIONS)), list(CONDITIONS), fontsize=8)
-    middle.set_ylabel("relative invariance (cosine), all transformations", fontsize=8)
+    left.set_title("top-1 %, 95 % over images", fontsize=9)
+    middle.set_xticks(range(len(conditions)), conditions, fontsize=8)
+    middle.set_title("relative invariance (cosine), all", fontsize=9)
     right.set_yticks(range(len(rows)), [row["transformation"].replace("_", " ") for row in rows], fontsize=8)
-    right.set_xlabel("relative invariance (cosine)", fontsize=8)
+    right.set_title("relative invariance (cosine), each", fontsize=9)
+    right.grid(axis="y", color="#eeeeee")
     right.invert_yaxis()
-    for axes in (left, right):
-        axes.legend(fontsize=7, frameon=False)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     viz.save(figure, path)
 
 
