@@ -26,10 +26,11 @@ __all__ = [
     "build_loss_table",
     "fit",
     "list_weights",
+    "measure_invariance",
     "register",
 ]
 
-_LAZY = ("evaluation", "timm", "viz")  # they import timm, SciPy and matplotlib
+_LAZY = ("evaluation", "measure", "timm", "viz")  # they import timm, SciPy and matplotlib
 
 
 def __getattr__(name: str) -> Any:
@@ -37,4 +38,8 @@ def __getattr__(name: str) -> Any:
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "measure_invariance":
+        from .measure.invariance import measure_invariance
+
+        return measure_invariance
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,8 @@ ACCENT = "#c8102e"
 FAINT = "#9a9a9a"
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of ``width`` × ``height`` inches; no window, no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -89,7 +90,7 @@ def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: 
     distribution = aug.distribution(images)
     rows = [name for name in ("rotate", "crop") if name in distribution.parts]
     views, _ = aug.views(images, n_views, "stratified", torch.Generator().manual_seed(seed))
-    figure = _figure(1.15 * len(images) + 0.4, 1.35 * len(rows) + 1.05 * n_views + 0.3)
+    figure = new_figure(1.15 * len(images) + 0.4, 1.35 * len(rows) + 1.05 * n_views + 0.3)
     ratios = [1.3] * len(rows) + [1.0] * n_views
     grid = figure.subplots(len(ratios), len(images), squeeze=False, height_ratios=ratios)
     for i, image in enumerate(images):
@@ -112,7 +113,7 @@ def _row_label(axes: Any, text: str) -> None:
 def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it."""
     distribution = aug.distribution(image)
-    figure = _figure(6.4, 6.4 * image.shape[1] / image.shape[2] + 0.3)
+    figure = new_figure(6.4, 6.4 * image.shape[1] / image.shape[2] + 0.3)
     draw_crops(figure.subplots(), image, distribution, 0, k)
     return figure
 
@@ -122,7 +123,7 @@ def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: in
     """An image ``(C, H, W)``, framed in red, and samples of its learned distribution."""
     views, _ = aug.views(image, rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
     height, width = views.shape[-2:]
-    figure = _figure(1.3 * columns, 1.3 * rows * height / width)
+    figure = new_figure(1.3 * columns, 1.3 * rows * height / width)
     for axes, view in zip(figure.subplots(rows, columns, squeeze=False).flat, [image, *views[:, 0]], strict=True):
         _show(axes, view)
         if view is image:

@@ -13,6 +13,12 @@ def _seeded():
 
 
 @pytest.fixture
+def one_thread(_seeded):
+    """For thousands of tiny forwards: starting threads takes longer than the work, far longer on a busy machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
 def images():
     return torch.rand(6, 3, 32, 32)
 

@@ -29,12 +29,12 @@ def test_the_first_command_is_the_quickstart():
     assert command == 'pip install ".[demo]" && python examples/quickstart.py'
 
 
-@pytest.mark.parametrize(
-    "code", [pytest.param(code, id=page.name) for page in PAGES for code in blocks("python", page.read_text("utf-8"))]
-)
-def test_every_python_block_runs(code, tmp_path, monkeypatch):
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "page", "exec"), {"__name__": "page"})
+    names = {"__name__": page.stem}
+    for code in blocks("python", page.read_text("utf-8")):
+        exec(compile(code, page.name, "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

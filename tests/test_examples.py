@@ -56,3 +56,27 @@ def test_tinyimagenet_splits(tmp_path):
     assert sorted(p.name for p in (tmp_path / "policy" / "n01").iterdir()) == ["n01_254.JPEG", "n01_259.JPEG"]
     assert len(list((tmp_path / "fit" / "n01").iterdir())) == 3
     run("tinyimagenet_splits.py", "--data", tmp_path)  # once more changes nothing
+
+
+@pytest.mark.slow
+def test_measure_tinyimagenet(tmp_path):
+    for split, numbers in (("train", (*range(11), 254, 259, 264, 269)), ("val", (0, 1, 2))):
+        for label in ("n01", "n02", "n03"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for k in numbers:
+                F.to_pil_image(torch.rand(3, 64, 64)).save(tmp_path / "data" / split / label / f"{label}_{k}.png")
+    save_model(timm.create_model("test_resnet", num_classes=3), str(tmp_path / "m.safetensors"))
+    model = ["--classifier", tmp_path / "m.safetensors", "--classifier-model", "test_resnet"]
+    common = ["--data", tmp_path / "data", "--smoke", "--out", tmp_path / "out", *model]
+    first = run("measure_tinyimagenet.py", *common)
+    assert "resnet18, translation only" in first and "learned against measured, n = 8" in first
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results["accuracy"]) == 6 and results["n_test"] == 3 * 2 + 9
+    assert {row["condition"] for row in results["invariance"]} == {"untrained", "trained", "augmented"}
+    assert {"architecture, trained", "trained → augmented, vit"} < {row["gap"] for row in results["gaps"]}
+    assert (tmp_path / "out" / "results.png").stat().st_size > 20_000
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "stages").iterdir()}
+    again = run("measure_tinyimagenet.py", *common, "--resume")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "stages").iterdir()} == before
+    tables = [text.split(" and results.png")[0] for text in (first, again)]
+    assert tables[0] == tables[1]

@@ -21,6 +21,7 @@ LAYERS = [
     {"learning", "tta"},
     {"baselines"},
     {"evaluation", "timm", "viz"},
+    {"measure"},  # above viz, because reports draw themselves
     {"cli"},
 ]
 

@@ -1,4 +1,4 @@
-"""``instaaug fit | validate | show | weights``; ``python -m instaaug_transforms.cli`` is the same."""
+"""``instaaug fit | validate | measure | show | weights``; ``python -m instaaug_transforms.cli`` is the same."""
 
 import argparse
 import sys
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import InstaAugError
-from . import fit, show, validate, weights
+from . import fit, measure, show, validate, weights
 
-COMMANDS = {"fit": fit, "validate": validate, "show": show, "weights": weights}
+COMMANDS = {"fit": fit, "validate": validate, "measure": measure, "show": show, "weights": weights}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from ..errors import InstaAugError
 from ..learning.data import LabelledImages, load
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None) -> None:
     """As timm's validate.py names them, where it has them."""
     group = parser.add_argument_group("data")
     group.add_argument(
@@ -29,12 +29,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--in-chans", type=int, choices=(1, 3), default=3, help="channels (%(default)s)")
     group.add_argument("--workers", "-j", type=int, default=2, help="processes that read images (%(default)s)")
-    group.add_argument("--max-images", type=int, help="use this many, chosen by the seed (all)")
+    group.add_argument(
+        "--max-images", type=int, default=most, help=f"use this many, chosen by the seed ({most or 'all'})"
+    )
 
 
-def folder_of(arguments: argparse.Namespace, split: str) -> ImageFolder:
-    """The images of a split, not read yet, resized and cut to a square as timm does before it normalises."""
-    folder = arguments.data / split
+def folder_of(arguments: argparse.Namespace, split: str | None) -> ImageFolder:
+    """The images of a split (of ``--data`` itself where None), not read yet, resized and cut to a square as timm does."""
+    folder = arguments.data / split if split else arguments.data
     if not folder.is_dir():
         found = ", ".join(sorted(path.name for path in arguments.data.glob("*/"))) or "nothing"
         raise InstaAugError(f"data: {str(folder)!r} is no folder; {str(arguments.data)!r} holds {found}")
@@ -48,7 +50,7 @@ def folder_of(arguments: argparse.Namespace, split: str) -> ImageFolder:
         raise InstaAugError(f"data: {str(folder)!r} holds no folders of images, one per class ({error})") from error
 
 
-def count_classes(arguments: argparse.Namespace, *splits: str) -> int:
+def count_classes(arguments: argparse.Namespace, *splits: str | None) -> int:
     """Folders of a split, which must be the same in all of them."""
     classes = [folder_of(arguments, split).classes for split in splits]
     if any(other != classes[0] for other in classes[1:]):

@@ -35,11 +35,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--amp", action="store_true", help="bfloat16 autocast in the classifier")
 
 
-def build_classifier(arguments: argparse.Namespace, n_classes: int) -> nn.Module:
+def build_classifier(arguments: argparse.Namespace, n_classes: int, untrained: bool = False) -> nn.Module:
     """Images in [0, 1] to logits: timm by name, or what a factory returns, with the normalisation inside.
 
     A factory is called with ``num_classes=`` if it takes that, and with nothing otherwise. Its model is normalised
-    with --mean and --std; torchvision's models as their weights expect; any other as it is.
+    with --mean and --std; torchvision's models as their weights expect; any other as it is. Random weights are refused
+    unless ``untrained``.
 
     Raises:
         InstaAugError: no such model or factory, something that is no module, or weights that do not fit.
@@ -48,7 +49,7 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int) -> nn.Module
     mean, std = (None if given is None else tuple(given) for given in (arguments.mean, arguments.std))
     if (mean is None) != (std is None):
         raise InstaAugError("mean, std: give both or neither")
-    if not arguments.checkpoint and not arguments.pretrained and ":" not in arguments.model:
+    if not (untrained or arguments.checkpoint or arguments.pretrained or ":" in arguments.model):
         raise InstaAugError(
             "checkpoint: a classifier with random weights says nothing; give --checkpoint or --pretrained"
         )

@@ -1,0 +1,182 @@
+"""Where RandomResizedCrop's gain comes from: its parts as transforms of their own, and the share each recovers."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+from torchvision.transforms import InterpolationMode, v2
+
+from ..errors import InstaAugError
+from .stats import Interval, mean_interval, ratio_interval
+from .tables import Row, Table
+
+ARMS = ("none", "scale", "translation", "independent", "no_aspect", "full")
+
+
+class RandomResizedCropPart(v2.RandomResizedCrop):
+    """A part of `torchvision.transforms.v2.RandomResizedCrop`, drawn from its own distribution of boxes.
+
+    RandomResizedCrop draws an area, an aspect ratio, then a place that keeps the box inside: scale and translation
+    depend on each other. With m the largest centred square, the arms keep the *marginal* distribution of what they
+    keep, so they differ in nothing else (after Bouchacourt et al., NeurIPS 2021, who take it apart so):
+
+    =============== ====================================================================================
+    ``none``         the centred square m
+    ``scale``        the size of a drawn box, centred
+    ``translation``  m moved to the centre of a drawn box
+    ``independent``  the size of one drawn box at the centre of another: translation and scale independent
+    ``no_aspect``    RandomResizedCrop of ratio 1
+    ``full``         RandomResizedCrop as it is
+    =============== ====================================================================================
+
+    All but ``full`` are square. ``translation`` and ``independent`` may hang over the border; outside is 0, as
+    torchvision's crop pads. Takes what v2 transforms take.
+
+    Args:
+        size: (height, width) or one side of the result.
+        arm: one of `ARMS`.
+        scale: range of areas, fractions of the image's.
+        ratio: range of width over height of ``full``.
+        interpolation, antialias: as torchvision.
+
+    Raises:
+        InstaAugError: an unknown arm.
+    """
+
+    def __init__(
+        self,
+        size: int | Sequence[int],
+        arm: str = "full",
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+        antialias: bool | None = True,
+    ) -> None:
+        if arm not in ARMS:
+            raise InstaAugError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
+        ratio = tuple(ratio) if arm == "full" else (1.0, 1.0)
+        super().__init__(size, tuple(scale), ratio, interpolation, antialias)
+        self.arm = arm
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """The box: ``top``, ``left``, ``height``, ``width`` in pixels, not always inside the image."""
+        drawn = super().make_params(flat_inputs)
+        if self.arm in ("full", "no_aspect"):
+            return drawn
+        rows, columns = v2._utils.query_size(flat_inputs)
+        other = super().make_params(flat_inputs) if self.arm == "independent" else drawn
+        largest = min(rows, columns)
+        side = drawn["height"] if self.arm in ("scale", "independent") else largest
+        centred = ((rows - side) / 2, (columns - side) / 2)
+        at_other = tuple(
+            other[start] + (other[length] - side) / 2 for start, length in (("top", "height"), ("left", "width"))
+        )
+        top, left = centred if self.arm in ("none", "scale") else at_other
+        return {"top": math.floor(top + 0.5), "left": math.floor(left + 0.5), "height": side, "width": side}
+
+    def extra_repr(self) -> str:
+        return f"arm={self.arm!r}, {super().extra_repr()}"
+
+
+@dataclass(frozen=True)
+class CropStatistics(Table):
+    """What each arm does to images of one size, over many draws."""
+
+    values: tuple[Row, ...]
+
+    def rows(self) -> list[Row]:
+        return [dict(row) for row in self.values]
+
+    def summary(self) -> str:
+        return tabulate(self.rows(), headers="keys", tablefmt="github", floatfmt=".3f")
+
+
+def crop_statistics(
+    image_size: int | tuple[int, int] = 64,
+    arms: Sequence[str] = ARMS,
+    n: int = 5000,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    seed: int = 0,
+) -> CropStatistics:
+    """Means and standard deviations of each arm's boxes, from ``n`` draws.
+
+    Columns: ``area`` (fraction of the image), ``log_aspect`` (log of width over height), ``shift_x``, ``shift_y``
+    (standard deviation of the box's centre, fractions of the image), ``visible`` (share of the box inside the image),
+    ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 where one is constant).
+    The global random state comes back as it was.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    like = torch.empty(1, height, width)
+    rows = []
+    for arm in arms:
+        part = RandomResizedCropPart(1, arm, scale, ratio)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            boxes = [part.make_params([like]) for _ in range(n)]
+        top, left, h, w = (np.array([box[key] for box in boxes], float) for key in ("top", "left", "height", "width"))
+        area, x, y = h * w / (height * width), (left + w / 2) / width - 0.5, (top + h / 2) / height - 0.5
+        inside_x = np.minimum(left + w, width) - np.maximum(left, 0)
+        inside_y = np.minimum(top + h, height) - np.maximum(top, 0)
+        rows.append(
+            {"arm": arm, "area": area.mean(), "area_std": area.std(), "log_aspect_std": np.log(w / h).std()}
+            | {"shift_x": x.std(), "shift_y": y.std(), "visible": (inside_x * inside_y / (h * w)).mean()}
+            | {"area_shift": _correlation(area, np.hypot(x, y))}
+        )
+    return CropStatistics(tuple({k: v if k == "arm" else float(v) for k, v in row.items()} for row in rows))
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    return 0.0 if np.ptp(first) == 0 or np.ptp(second) == 0 else float(np.corrcoef(first, second)[0, 1])
+
+
+@dataclass(frozen=True)
+class GainRecovered:
+    """How much of the full augmentation's gain one part brings.
+
+    Attributes:
+        share: (part − none) / (full − none), 1 is all of it. NaN, with its interval, where the full gain's own
+            interval holds 0: there is no gain to have a share of.
+        gain, full_gain: of the part and of the full augmentation, as differences of the mean.
+    """
+
+    share: Interval
+    gain: Interval
+    full_gain: Interval
+
+    def summary(self) -> str:
+        """One line, for 0/1 correctness in points."""
+        gains = f"{self.gain.text('+.2f', 100)} of {self.full_gain.text('+.2f', 100)} points"
+        if np.isnan(self.share.estimate):
+            return f"{gains}: the full gain's interval holds 0, its share is undefined"
+        return f"{self.share.text('.0f', 100)} % recovered: {gains}"
+
+
+def gain_recovered(none: Any, part: Any, full: Any, seed: int = 0) -> GainRecovered:
+    """The share of the gain of ``full`` over ``none`` that ``part`` recovers, intervals paired over images.
+
+    Args:
+        none, part, full: the same test images under the model of each arm: ``(N,)``, or ``(seeds, N)`` of several
+            trainings, averaged first (the interval is then over images, for these trainings). Correctness, or any
+            score that is better the larger.
+        seed: of the bootstrap.
+
+    Raises:
+        InstaAugError: shapes that differ, or fewer than two images.
+    """
+    arrays = [np.asarray(values, dtype=float) for values in (none, part, full)]
+    shapes = [values.shape for values in arrays]
+    if len({shape[-1:] for shape in shapes}) > 1 or any(len(s) not in (1, 2) or s[-1] < 2 for s in shapes):
+        raise InstaAugError(
+            f"none, part, full: expected (N,) or (seeds, N) of the same N ≥ 2 images, got {', '.join(map(str, shapes))}"
+        )
+    none, part, full = (values.mean(0) if values.ndim == 2 else values for values in arrays)
+    gain, full_gain = mean_interval(part - none, seed), mean_interval(full - none, seed)
+    share = Interval(np.nan, np.nan, np.nan)
+    if full_gain.low > 0 or full_gain.high < 0:
+        share = ratio_interval(part - none, full - none, seed)
+    return GainRecovered(share, gain, full_gain)

@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms.measure.images import prepare
+
+
+class Pictures(Dataset):
+    classes = ("cat", "dog")
+
+    def __init__(self, n=20, normalised=False):
+        self.images = torch.randint(255, (n, 3, 8, 8), dtype=torch.uint8)
+        self.normalised, self.read = normalised, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        if self.normalised:
+            return (self.images[i] / 255 - 0.5) / 0.2, i % 2
+        return F.to_pil_image(self.images[i]), i % 2
+
+
+def test_only_what_is_measured_is_read():
+    data = Pictures()
+    images = prepare(data, 6, seed=1, progress=False)
+    assert sorted(data.read) == images.index.tolist() and len(images) == 6
+    assert torch.equal(images.images, data.images[images.index]) and images.targets.tolist() == [
+        i % 2 for i in images.index
+    ]
+    assert images.class_name(1) == "dog" and images.labelled
+    assert torch.equal(prepare(DataLoader(data), 6, seed=1, progress=False).index, images.index)
+    assert not torch.equal(prepare(data, 6, seed=2, progress=False).index, images.index)
+
+
+def test_normalised_images_come_back_to_the_unit_range():
+    plain, normalised = Pictures(), Pictures(normalised=True)
+    normalised.images = plain.images
+    for data in (normalised, torch.stack([normalised[i][0] for i in range(20)])):
+        images = prepare(data, normalization=((0.5,) * 3, (0.2,) * 3), progress=False)
+        assert torch.allclose(images.images, plain.images / 255, atol=1e-6)
+        assert images.images.min() >= 0 and images.images.max() <= 1
+        again = (plain.images / 255 - 0.5) / 0.2
+        assert torch.allclose(images.to_model(images.images), again, atol=1e-5)
+
+
+def test_images_alone_and_what_was_prepared():
+    images = prepare(torch.rand(9, 1, 4, 4))
+    assert not images.labelled and len(prepare(images, 4)) == 4 and prepare(images) is images
+    assert prepare(images, 4).index.tolist() == prepare(torch.rand(9, 1, 4, 4), 4).index.tolist()
+
+
+def test_fingerprint_sees_pixels_labels_and_order():
+    x, y = torch.rand(5, 3, 4, 4), torch.arange(5)
+    base = prepare((x, y)).fingerprint()
+    assert base == prepare((x.clone(), y.clone())).fingerprint()
+    assert len({base, prepare((x.flip(0), y)).fingerprint(), prepare((x, y.flip(0))).fingerprint()}) == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "arguments", "message"),
+    [
+        ((torch.rand(3, 3, 4, 4), torch.rand(3)), {}, r"class indices \(N,\)"),
+        (torch.rand(3, 3, 4, 4) * 9, {}, r"values must lie in \[0, 1\]"),
+        (torch.rand(3, 3, 4, 4) * 9, {"normalization": ((0.5,) * 3, (0.2,) * 3)}, r"values must lie in \[0, 1\]"),
+        (torch.rand(3, 3, 4, 4), {"max_images": 1}, "max_images"),
+        ("nowhere", {}, "got str"),
+    ],
+)
+def test_errors(data, arguments, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        prepare(data, **arguments)

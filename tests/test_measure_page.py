@@ -1,0 +1,121 @@
+import base64
+import html.parser
+import re
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.measure import (
+    compare,
+    feature_map_equivariance,
+    learned_against_measured,
+    lie_derivative,
+    survey,
+    write_page,
+)
+
+from .conftest import make_lively
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks that tags nest, and gathers what the page refers to."""
+
+    void = {"meta", "img", "br"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.links, self.ids, self.images, self.text = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.ids += [attrs["id"]] if "id" in attrs else []
+        self.links += [attrs[key] for key in ("href", "src") if key in attrs]
+        if tag == "img":
+            self.images.append(attrs)
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
+    data, quiet = (torch.rand(16, 3, 16, 16), torch.arange(16) % 4), {"progress": False}
+    chosen = {"transformations": ["rotate", "hue", "posterize"], **quiet}
+    found = survey(model, data, **chosen)
+    others = [
+        found.factors,
+        found.alignment,
+        feature_map_equivariance(model, data, "0", transformations=["rotate"], **quiet),
+        lie_derivative(model, data, **quiet),
+        learned_against_measured(model, make_lively(["crop", "rotate"]), data, steps=5, **quiet),
+        compare({"before": found.invariance, "after": found.invariance}),
+    ]
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_page(path, found.invariance, *others, title="A <title> & more")
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return found, path.read_text(encoding="utf-8"), reader
+
+
+def test_nothing_is_fetched(page):
+    _, text, reader = page
+    assert all(link.startswith(("data:image/svg+xml;base64,", "#")) for link in reader.links)
+    assert not re.search(r"url\(|@import|<script|<link", text)
+
+
+def test_the_page_is_well_formed(page):
+    _, _, reader = page
+    assert not reader.open and len(set(reader.ids)) == len(reader.ids)
+    assert {link[1:] for link in reader.links if link.startswith("#")} == set(reader.ids)
+    assert "A <title> & more" in reader.text and "$" not in "".join(reader.text)
+
+
+def test_every_section_is_there_with_its_plot(page):
+    _, _, reader = page
+    for title in ("Invariance", "Raw distances", "Classes", "Factors of variation", "Displacement alignment"):
+        assert title in reader.text
+    for title in ("Local error", "Learned against measured", "Before and after", "Feature-map equivariance (l2)"):
+        assert title in reader.text
+    assert len(reader.images) == 6
+    for image in reader.images:
+        drawn = ElementTree.fromstring(base64.b64decode(image["src"].split(",", 1)[1]))
+        assert drawn.tag.endswith("svg") and image["alt"]
+
+
+def test_figures_are_those_of_the_report(page):
+    found, text, _ = page
+    row = found.invariance.summary_rows()[0]
+    assert (
+        f"{row['relative_cosine']:+.2f} [{row['relative_cosine_low']:+.2f}, {row['relative_cosine_high']:+.2f}]" in text
+    )
+    assert f"{found.factors.specificity().statistic:.2f}" in text
+
+
+def test_a_report_alone_and_without_labels(tmp_path):
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+    report = ia.measure_invariance(model, torch.rand(6, 3, 8, 8), transformations="hue", progress=False)
+    write_page(tmp_path / "p.html", report)
+    text = (tmp_path / "p.html").read_text(encoding="utf-8")
+    assert "What Sequential is invariant to" in text and "Classes" not in text and "nan" not in text
+    with pytest.raises(TypeError, match="no section for int"):
+        write_page(tmp_path / "p.html", report, 3)
+
+
+def test_plots_go_to_files(page, tmp_path):
+    found = page[0]
+    found.invariance.plot(tmp_path / "a.png")
+    found.factors.plot(tmp_path / "b.svg")
+    assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG" and b"<svg" in (tmp_path / "b.svg").read_bytes()
