@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import ops, weights
+from . import gradsync, ops, weights
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
 from .families import Family, create
+from .global_predictors import GlobalPredictor
 from .inputs import Normalization, is_image, to_batch
 from .params import AugmentParams
 from .predictors import ConvPredictor
+from .sample import AugmentSample
 from .targets import POINT_TYPES, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
+PREDICTORS = ("conv", "global", "symmetric", "class")
 
 
 class LearnedAugment(v2.Transform):
@@ -42,6 +45,10 @@ class LearnedAugment(v2.Transform):
         output_size: (height, width) or one side of the result; that of the input where None.
         fill: value of what a rotation shows from outside the image, in [0, 1].
         image_size: side of the copy that φ looks at, pixels.
+        predictor: what decides the distribution. ``"conv"``, a small network that looks at the image; for comparison
+            ``"global"``, one learned distribution for all images; ``"symmetric"``, the same with ranges centred on the
+            identity (Augerino); ``"class"``, one per class, chosen by the label while training.
+        n_classes: classes, for ``predictor="class"``.
 
     Raises:
         InstaAugError: an unknown family, or an argument out of range. When called: images that are no images, hold NaN
@@ -64,6 +71,8 @@ class LearnedAugment(v2.Transform):
         output_size: int | Sequence[int] | None = None,
         fill: float = 0.0,
         image_size: int = 64,
+        predictor: str = "conv",
+        n_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.families = create(families)
@@ -83,7 +92,20 @@ class LearnedAugment(v2.Transform):
         self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
-        self.predictor = ConvPredictor(self.families, in_channels, image_size)
+        self.predictor = self._make_predictor(predictor, image_size, n_classes)
+
+    def _make_predictor(self, kind: str, image_size: int, n_classes: int | None) -> nn.Module:
+        if kind not in PREDICTORS:
+            raise InstaAugError(f"predictor: expected one of {', '.join(PREDICTORS)}, got {kind!r}")
+        if (kind == "class") != (n_classes is not None):
+            raise InstaAugError(
+                f'n_classes: goes with predictor="class" alone, got {n_classes} with predictor={kind!r}'
+            )
+        if kind == "conv":
+            return ConvPredictor(self.families, self.in_channels, image_size)
+        return GlobalPredictor(
+            self.families, self.in_channels, n_classes=n_classes, symmetric=kind == "symmetric"
+        )
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 
@@ -109,6 +131,52 @@ class LearnedAugment(v2.Transform):
         params = self.select_params(self._distribution(batch), n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, len(batch))), params
+
+    def sample(
+        self,
+        images: Tensor,
+        n: int | str = 1,
+        *,
+        labels: Tensor | None = None,
+        select: str = "sample",
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, AugmentSample]:
+        """``n`` views of each image to train on, ``(n·B, C, H, W)``, view-major, and what `InstaAugObjective` needs.
+
+        Views of uniform families carry gradients to φ. Targets go with them as ``y.repeat(n)``.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            n: views per image; ``"all"`` for every anchor of the one anchor family, in order.
+            labels: ``(B,)`` classes, for ``predictor="class"`` alone.
+            select: ``"sample"``, independent views; or ``"stratified"``, spread over the ranges, which is quieter but
+                makes the leave-one-out baseline of anchor families (``estimator="rloo"``) slightly biased.
+            generator: source of the randomness; the global one where None.
+
+        Raises:
+            InstaAugError: ``n="all"`` without exactly one anchor family, or a transform with ``p`` < 1 or
+                ``same_on_batch``, neither of which can be learned from.
+        """
+        if self.p < 1 or self.same_on_batch:
+            raise InstaAugError(
+                f"sample: needs p=1 and same_on_batch=False, got p={self.p}, same_on_batch={self.same_on_batch}; mix "
+                "plain images into the batch yourself"
+            )
+        if select not in ("sample", "stratified"):
+            raise InstaAugError(f"select: expected sample or stratified, got {select!r}")
+        batch, back = self._batch(images)
+        raw = gradsync.call(self.predictor, *((batch,) if labels is None else (batch, labels)))
+        distribution = AugmentDistribution(self.families, raw)
+        if n == "all":
+            anchored = [family for family in self.families if hasattr(family, "n_anchors")]
+            if len(anchored) != 1:
+                raise InstaAugError(f'n: "all" needs exactly one anchor family, got {len(anchored)}')
+            params = distribution.rsample((anchored[0].n_anchors,), generator)
+            params = params.replace(**anchored[0].every_anchor(len(batch), batch.device))
+        else:
+            params = self.select_params(distribution, n, select, generator)
+        views = back(self.apply(batch.repeat(params.batch_shape[0], 1, 1, 1), params.flatten()))
+        return views, AugmentSample(params, distribution, batch, enumerated=n == "all")
 
     @staticmethod
     def select_params(
@@ -271,7 +339,13 @@ class LearnedAugment(v2.Transform):
             arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
             predictor = config["predictor"]
-            arguments |= {"in_channels": predictor["in_channels"], "image_size": predictor["image_size"]}
+            arguments["in_channels"] = predictor["in_channels"]
+            if "image_size" in predictor:
+                arguments["image_size"] = predictor["image_size"]
+            elif predictor["n_classes"] is not None:
+                arguments |= {"predictor": "class", "n_classes": predictor["n_classes"]}
+            else:
+                arguments["predictor"] = "symmetric" if predictor["symmetric"] else "global"
             aug = cls(create(list(configs), configs), **(arguments | overrides))
             aug.predictor.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:

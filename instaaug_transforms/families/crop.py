@@ -93,6 +93,11 @@ class Crop(Family):
         """Every anchor once, as ``(A,)`` parameters."""
         return AugmentParams(**self._gather(torch.arange(self.n_anchors)))
 
+    def every_anchor(self, batch_size: int, device: torch.device) -> dict[str, Tensor]:
+        """Fields ``(A, B)``: each anchor once per image, unjittered."""
+        index = torch.arange(self.n_anchors, device=device)
+        return self._gather(index[:, None].expand(-1, batch_size))
+
     def nearest(self, params: AugmentParams) -> Tensor:
         """Index of the anchor nearest each box, for parameters that were made by hand."""
         box = torch.stack([params.cx, params.cy, params.w.log(), params.h.log()], -1)
@@ -171,6 +176,7 @@ class CropDistribution(FamilyDistribution):
     """Categorical over the anchors; the only randomness besides is the jitter."""
 
     has_rsample = False
+    index_field = "anchor"  # the field that holds which anchor was taken
 
     def __init__(self, family: Crop, logits: Tensor) -> None:
         self.family = family

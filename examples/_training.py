@@ -1,0 +1,73 @@
+"""What the training examples share: options, checkpoints in safetensors, results as one JSON."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from instaaug_transforms import weights
+
+
+def parser(description: str, out: str, data: str | None = None) -> argparse.ArgumentParser:
+    """The options that every training example takes; ``data`` is the help of ``--data``."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data is not None:
+        made.add_argument("--data", type=Path, required=True, help=data)
+    made.add_argument("--out", type=Path, default=Path(out), help="folder for results (%(default)s)")
+    made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(0 1 2)")
+    made.add_argument("--resume", action="store_true", help="go on from the checkpoints in --out")
+    made.add_argument("--smoke", action="store_true", help="a few steps, to see that everything runs")
+    return made
+
+
+class Checkpoint:
+    """One training run in one .safetensors file: modules, optimiser, generators, step, and any JSON notes.
+
+    Args:
+        path: the file; its folder exists.
+        modules: by name; their state_dicts hold tensors alone.
+        optimizer: its state by parameter number.
+        generators: sources of the run's randomness.
+    """
+
+    def __init__(
+        self, path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, *generators: torch.Generator
+    ) -> None:
+        self.path, self.modules, self.optimizer, self.generators = path, modules, optimizer, generators
+
+    def save(self, step: int, notes: Any = None) -> None:
+        """Write everything, all at once."""
+        tensors = {f"{name}/{k}": t for name, module in self.modules.items() for k, t in module.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer/{number}/{k}": torch.as_tensor(t) for k, t in state.items() if t is not None}
+        tensors |= {f"generator/{i}": g.get_state() for i, g in enumerate(self.generators)}
+        # safetensors refuses tensors that share memory.
+        weights.write(self.path, {"step": step, "notes": notes}, {k: t.clone() for k, t in tensors.items()})
+
+    def load(self) -> tuple[int, Any]:
+        """Put everything back; the step and the notes. (0, None) where there is no file yet."""
+        if not self.path.is_file():
+            return 0, None
+        config, tensors = weights.read(self.path)
+        for name, module in self.modules.items():
+            module.load_state_dict(_below(tensors, name))
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _below(tensors, "optimizer").items():
+            number, name = key.split("/")
+            state.setdefault(int(number), {})[name] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for i, generator in enumerate(self.generators):
+            generator.set_state(tensors[f"generator/{i}"])
+        return config["step"], config["notes"]
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) + 1 :]: tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}/")}
+
+
+def write_results(folder: Path, results: Any) -> None:
+    """``results.json`` in ``folder``, all at once."""
+    weights.replace_file(folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
