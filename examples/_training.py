@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,14 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def write_results(folder: Path, results: Any) -> None:
     """``results.json`` in ``folder``, all at once."""
     weights.replace_file(folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+
+
+def warmup_cosine(step: int, steps: int, warmup: int) -> float:
+    """Factor of the learning rate: a linear climb, then a cosine to zero."""
+    return min(1.0, (step + 1) / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate to ``factor`` times the one it was made with."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.setdefault("base_lr", group["lr"]) * factor

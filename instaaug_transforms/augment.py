@@ -103,9 +103,7 @@ class LearnedAugment(v2.Transform):
             )
         if kind == "conv":
             return ConvPredictor(self.families, self.in_channels, image_size)
-        return GlobalPredictor(
-            self.families, self.in_channels, n_classes=n_classes, symmetric=kind == "symmetric"
-        )
+        return GlobalPredictor(self.families, self.in_channels, n_classes=n_classes, symmetric=kind == "symmetric")
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 

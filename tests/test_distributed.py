@@ -1,0 +1,63 @@
+"""Two gloo processes equal one process: gradients of model and φ, λ and baselines."""
+
+import socket
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import instaaug_transforms as ia
+from instaaug_transforms.augment_distribution import AugmentDistribution
+
+IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([0, 1, 2, 1])
+NOISE = torch.rand(3, 1, 4, 2, generator=torch.Generator().manual_seed(2))  # (step, n, B, n_uniforms)
+
+
+def train(rows: slice, seed: int, estimator: str, wrap=lambda model: model) -> dict[str, torch.Tensor]:
+    """Three steps on some rows of the batch; everything that was learned."""
+    torch.manual_seed(seed)
+    aug = ia.LearnedAugment(["crop", "rotate"], image_size=16)
+    with torch.no_grad():
+        aug.predictor.heads["crop"].bias.zero_()
+    objective = ia.InstaAugObjective(aug, estimator=estimator, weight_rate=0.1)
+    torch.manual_seed(0)
+    model = wrap(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)))
+    optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1)
+    for noise in NOISE:
+        # The processes share one batch's noise, so that together they see what one process sees.
+        AugmentDistribution._uniform = lambda self, shape, generator, noise=noise: noise[:, rows]
+        views, sample = aug.sample(IMAGES[rows])
+        per_view = F.cross_entropy(model(views), LABELS[rows], reduction="none")
+        optimizer.zero_grad()
+        objective(per_view, sample).backward()
+        optimizer.step()
+    state = {name: t.clone() for name, t in objective.state_dict().items()}
+    return state | {f"model.{i}": p.detach().clone() for i, p in enumerate(model.parameters())}
+
+
+def worker(rank: int, port: int, folder: str, estimator: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    # Rank 1 starts from another φ: it must take rank 0's.
+    state = train(slice(2 * rank, 2 * rank + 2), seed=rank, estimator=estimator, wrap=DistributedDataParallel)
+    torch.save(state, f"{folder}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["rloo", "reinforce", "critic"])
+def test_two_processes_equal_one(estimator, tmp_path, monkeypatch):
+    monkeypatch.setattr(AugmentDistribution, "_uniform", AugmentDistribution._uniform)  # put back afterwards
+    alone = train(slice(0, 4), seed=0, estimator=estimator)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(worker, (port, str(tmp_path), estimator), nprocs=2)
+    for rank in range(2):
+        state = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert state.keys() == alone.keys()
+        for name, tensor in state.items():
+            assert torch.allclose(tensor, alone[name].to(tensor), atol=1e-6), name
