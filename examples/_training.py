@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,25 @@ class Checkpoint:
     Args:
         path: the file; its folder exists.
         modules: by name; their state_dicts hold tensors alone.
-        optimizer: its state by parameter number.
+        optimizers: their states are kept by parameter number.
         generators: sources of the run's randomness.
     """
 
     def __init__(
-        self, path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, *generators: torch.Generator
+        self,
+        path: Path,
+        modules: dict[str, nn.Module],
+        optimizers: Sequence[torch.optim.Optimizer],
+        *generators: torch.Generator,
     ) -> None:
-        self.path, self.modules, self.optimizer, self.generators = path, modules, optimizer, generators
+        self.path, self.modules, self.optimizers, self.generators = path, modules, optimizers, generators
 
     def save(self, step: int, notes: Any = None) -> None:
         """Write everything, all at once."""
         tensors = {f"{name}/{k}": t for name, module in self.modules.items() for k, t in module.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer/{number}/{k}": torch.as_tensor(t) for k, t in state.items() if t is not None}
+        for i, optimizer in enumerate(self.optimizers):
+            for number, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"optimizer{i}/{number}/{k}": torch.as_tensor(t) for k, t in state.items() if t is not None}
         tensors |= {f"generator/{i}": g.get_state() for i, g in enumerate(self.generators)}
         # safetensors refuses tensors that share memory.
         weights.write(self.path, {"step": step, "notes": notes}, {k: t.clone() for k, t in tensors.items()})
@@ -55,11 +61,12 @@ class Checkpoint:
         config, tensors = weights.read(self.path)
         for name, module in self.modules.items():
             module.load_state_dict(_below(tensors, name))
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in _below(tensors, "optimizer").items():
-            number, name = key.split("/")
-            state.setdefault(int(number), {})[name] = tensor
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        for i, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in _below(tensors, f"optimizer{i}").items():
+                number, name = key.split("/")
+                state.setdefault(int(number), {})[name] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         for i, generator in enumerate(self.generators):
             generator.set_state(tensors[f"generator/{i}"])
         return config["step"], config["notes"]

@@ -59,7 +59,7 @@ def train(arm: Arm, sprites: torch.Tensor, seed: int, steps: int, checkpoint: Pa
     # Between both sides' ranges the classifier's border moves freely; the average of φ does not follow every move.
     average = AveragedModel(aug.predictor, multi_avg_fn=get_ema_multi_avg_fn(0.99))
     modules = {"model": model, "objective": objective, "average": average}
-    state = _training.Checkpoint(checkpoint, modules, optimizer, generator)
+    state = _training.Checkpoint(checkpoint, modules, [optimizer], generator)
     first, seconds = state.load() if resume else (0, None)
     start -= seconds or 0.0
     bar = tqdm(range(first, steps), initial=first, total=steps, desc=f"{arm.name}, seed {seed}", disable=None)

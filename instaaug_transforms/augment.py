@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
@@ -15,15 +15,13 @@ from . import gradsync, ops, weights
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
 from .families import Family, create
-from .global_predictors import GlobalPredictor
+from .global_predictors import make_predictor, recipe
 from .inputs import Normalization, is_image, to_batch
 from .params import AugmentParams
-from .predictors import ConvPredictor
 from .sample import AugmentSample
 from .targets import POINT_TYPES, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
-PREDICTORS = ("conv", "global", "symmetric", "class")
 
 
 class LearnedAugment(v2.Transform):
@@ -92,18 +90,7 @@ class LearnedAugment(v2.Transform):
         self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
-        self.predictor = self._make_predictor(predictor, image_size, n_classes)
-
-    def _make_predictor(self, kind: str, image_size: int, n_classes: int | None) -> nn.Module:
-        if kind not in PREDICTORS:
-            raise InstaAugError(f"predictor: expected one of {', '.join(PREDICTORS)}, got {kind!r}")
-        if (kind == "class") != (n_classes is not None):
-            raise InstaAugError(
-                f'n_classes: goes with predictor="class" alone, got {n_classes} with predictor={kind!r}'
-            )
-        if kind == "conv":
-            return ConvPredictor(self.families, self.in_channels, image_size)
-        return GlobalPredictor(self.families, self.in_channels, n_classes=n_classes, symmetric=kind == "symmetric")
+        self.predictor = make_predictor(predictor, self.families, in_channels, image_size, n_classes)
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 
@@ -336,14 +323,7 @@ class LearnedAugment(v2.Transform):
         try:
             arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
-            predictor = config["predictor"]
-            arguments["in_channels"] = predictor["in_channels"]
-            if "image_size" in predictor:
-                arguments["image_size"] = predictor["image_size"]
-            elif predictor["n_classes"] is not None:
-                arguments |= {"predictor": "class", "n_classes": predictor["n_classes"]}
-            else:
-                arguments["predictor"] = "symmetric" if predictor["symmetric"] else "global"
+            arguments |= recipe(config["predictor"])
             aug = cls(create(list(configs), configs), **(arguments | overrides))
             aug.predictor.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Predictors that do not look at the image: what learned ranges have to be compared with."""
+"""Predictors that do not look at the image, to compare with; and the choice of a predictor by name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from .errors import InstaAugError
 from .families import Family, Features, FeatureSpec
+from .predictors import ConvPredictor
 
+PREDICTORS = ("conv", "global", "symmetric", "class")
 SPEC = FeatureSpec(map_channels=8, map_size=(8, 8), vector_size=8)
 
 
@@ -76,6 +78,29 @@ class GlobalPredictor(nn.Module):
                 chosen = torch.cat([width, torch.zeros_like(start)], dim=-1)
             raw[name] = chosen.float()
         return raw
+
+
+def make_predictor(
+    kind: str, families: Sequence[Family], in_channels: int, image_size: int, n_classes: int | None
+) -> nn.Module:
+    """The predictor that `LearnedAugment`'s argument ``predictor`` names."""
+    if kind not in PREDICTORS:
+        raise InstaAugError(f"predictor: expected one of {', '.join(PREDICTORS)}, got {kind!r}")
+    if (kind == "class") != (n_classes is not None):
+        raise InstaAugError(f'n_classes: goes with predictor="class" alone, got {n_classes} with predictor={kind!r}')
+    if kind == "conv":
+        return ConvPredictor(families, in_channels, image_size)
+    return GlobalPredictor(families, in_channels, n_classes=n_classes, symmetric=kind == "symmetric")
+
+
+def recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """A predictor's ``config()`` to the arguments of `LearnedAugment` that make it again."""
+    arguments = {"in_channels": config["in_channels"]}
+    if "image_size" in config:
+        return arguments | {"image_size": config["image_size"]}
+    if config["n_classes"] is not None:
+        return arguments | {"predictor": "class", "n_classes": config["n_classes"]}
+    return arguments | {"predictor": "symmetric" if config["symmetric"] else "global"}
 
 
 def _zeroed(head: nn.Module) -> nn.Module:
