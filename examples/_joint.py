@@ -226,12 +226,12 @@ def compare(runs: list[dict], against: str = "random crop") -> list[dict]:
             # Images are drawn again, seeds are not: one difference per image, averaged over the seeds.
             each = [np.subtract(mine[seed]["correct"], theirs[seed]["correct"]) for seed in shared]
             difference = 100 * np.mean(each, axis=0)
-            row |= {"difference": float(difference.mean()), "interval": _interval(difference)}
+            row |= {"difference": float(difference.mean()), "interval": interval(difference)}
         rows.append(row)
     return rows
 
 
-def _interval(difference: np.ndarray) -> list[float]:
+def interval(difference: np.ndarray) -> list[float]:
     if np.ptp(difference) == 0:  # the bootstrap of a constant is that constant
         return [float(difference[0])] * 2
     rng = np.random.default_rng(0)

@@ -90,3 +90,8 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Every group's learning rate to ``factor`` times the one it was made with."""
     for group in optimizer.param_groups:
         group["lr"] = group.setdefault("base_lr", group["lr"]) * factor
+
+
+def read_results(folder: Path) -> Any:
+    """What `write_results` wrote."""
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))

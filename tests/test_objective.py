@@ -78,6 +78,21 @@ def test_uniform_ranges_learn_pathwise(batch):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, ours, strict=True))
 
 
+def test_credit_is_what_anchors_learn_from_and_the_model_does_not(batch):
+    """Each view answers for its pair's losses: the score function's closed form, and the model's gradient as before."""
+    aug, objective, model = make(["crop"], initial_weight=1e-12, estimator="reinforce")
+    views, sample = aug.sample(batch[0], 2)
+    per_view = F.cross_entropy(model(views), batch[1].repeat(2), reduction="none")
+    pair = per_view + per_view.roll(4)  # the image's other view
+    bias = aug.predictor.heads["crop"].bias
+    log_prob = sample.distribution.log_prob(sample.params).flatten()
+    expected = torch.autograd.grad(((pair - pair.mean()).detach() * log_prob).mean(), bias, retain_graph=True)[0]
+    plain = torch.autograd.grad(per_view.mean(), list(model.parameters()), retain_graph=True)
+    ours = torch.autograd.grad(objective(per_view, sample, credit=pair), [bias, *model.parameters()])
+    assert torch.allclose(ours[0], expected, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, ours[1:], strict=True))
+
+
 def test_same_seed_same_bits(batch):
     results = []
     for _ in range(2):

@@ -91,13 +91,21 @@ class InstaAugObjective(nn.Module):
         """Recent mean entropy of each family, nats; empty before the first step."""
         return dict(self.controller.average)
 
-    def forward(self, per_view: Tensor, sample: AugmentSample) -> Tensor:
+    def forward(self, per_view: Tensor, sample: AugmentSample, credit: Tensor | None = None) -> Tensor:
         """Losses ``(n·B,)``, view-major as ``sample``'s views, to the scalar whose ``backward()`` trains all.
 
         Its value is mean loss − Σ λ·mean entropy.
+
+        Args:
+            per_view: what the model learns from.
+            sample: what `LearnedAugment.sample` gave with the views.
+            credit: ``(n·B,)``, the sum of all entries of ``per_view`` that a view has a part in, where that is more than
+                its own: both directions of a contrastive pair, both mixtures of a Mixup pair. Anchor families learn from
+                it. Use ``estimator="reinforce"`` or ``"critic"`` there: a leave-one-out baseline would hold the view
+                itself.
         """
-        losses = self._checked(per_view, sample)
-        detached = losses.detach()
+        losses = self._checked(per_view, sample, "per_view")
+        detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
         entropies = sample.distribution.entropies()
         means = gradsync.mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
         if sample.enumerated:
@@ -138,13 +146,13 @@ class InstaAugObjective(nn.Module):
         # A step that overflowed under a GradScaler must not stay in the average.
         self.baseline.copy_(torch.where(means[0].isfinite(), moved, self.baseline))
 
-    def _checked(self, per_view: Tensor, sample: AugmentSample) -> Tensor:
+    def _checked(self, per_view: Tensor, sample: AugmentSample, name: str) -> Tensor:
         if not isinstance(sample, AugmentSample):
             raise InstaAugError(f"sample: expected what aug.sample(images) gave, got {type(sample).__name__}")
         n, batch = sample.n, sample.batch_size
         if per_view.shape != (n * batch,):
             raise InstaAugError(
-                f"per_view: expected one loss per view, ({n * batch},) = {n} views × {batch} images, got "
+                f"{name}: expected one loss per view, ({n * batch},) = {n} views × {batch} images, got "
                 f'{tuple(per_view.shape)}; use reduction="none" and targets repeated per view: y.repeat({n})'
             )
         if (self.estimator == "exact") != sample.enumerated:
