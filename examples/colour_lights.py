@@ -144,7 +144,8 @@ def main(arguments: list[str] | None = None) -> None:
                 shown = test.batch(torch.arange(6))[0]
                 viz.save(viz.learned_ranges(aug, shown), options.out / "learned.png")
             for arm, row in done[count, seed]["arms"].items():
-                print(f"{count} lights, seed {seed}, {arm:>16}: {row}")
+                shares = ", ".join(f"{group} {row[group]:.2f} %" for group in ("all", "hard", "gradients"))
+                print(f"{count} lights, seed {seed}, {arm:>16}: {shares}")
 
 
 def experiment(train_data, test, lights, count: int, seed: int, epochs: int, grid) -> tuple[dict, ia.LearnedAugment]:

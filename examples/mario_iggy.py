@@ -42,7 +42,8 @@ ARMS = [
     Arm("ours, lower band", (-1.6, -0.9)),
     Arm("ours, higher band", (-0.6, -0.1)),
     Arm("one symmetric range", (-1.0, -0.3), predictor="symmetric", rate=3e-2),  # one free number
-    Arm("ours, three modes", (-1.0, -0.3), modes=3),
+    Arm("three modes", (-1.0, -0.3), modes=3),
+    Arm("three modes, low band", (-2.2, -1.5), modes=3),
 ]
 
 
