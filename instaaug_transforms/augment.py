@@ -132,7 +132,7 @@ class LearnedAugment(v2.Transform):
 
         Args:
             images: ``(B, C, H, W)``.
-            n: views per image; ``"all"`` for every anchor of the one anchor family, in order.
+            n: views per image; ``"all"`` for every anchor of the one anchor family, in order and unjittered.
             labels: ``(B,)`` classes, for ``predictor="class"`` alone.
             select: ``"sample"``, independent views; or ``"stratified"``, spread over the ranges, which is quieter but
                 makes the leave-one-out baseline of anchor families (``estimator="rloo"``) slightly biased.
@@ -149,6 +149,8 @@ class LearnedAugment(v2.Transform):
             )
         if select not in ("sample", "stratified"):
             raise InstaAugError(f"select: expected sample or stratified, got {select!r}")
+        if labels is not None and getattr(self.predictor, "n_classes", None) is None:
+            raise InstaAugError('labels: only predictor="class" reads them; leave them out')
         batch, back = self._batch(images)
         raw = gradsync.call(self.predictor, *((batch,) if labels is None else (batch, labels)))
         distribution = AugmentDistribution(self.families, raw)

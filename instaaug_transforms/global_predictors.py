@@ -63,13 +63,12 @@ class GlobalPredictor(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)``, and their classes ``(B,)``, to raw outputs ``(B, R)`` per family."""
-        if labels is not None:
-            if self.n_classes is None:
-                raise InstaAugError("labels: this predictor has one distribution for all classes; leave labels out")
-            if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes:
-                raise InstaAugError(
-                    f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)}"
-                )
+        if labels is not None and (
+            labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes
+        ):
+            raise InstaAugError(
+                f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)}"
+            )
         raw = {}
         for name, table in self.raw.items():
             chosen = table.mean(0).expand(len(images), -1) if labels is None else table[labels]

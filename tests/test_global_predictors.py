@@ -86,5 +86,6 @@ def test_errors(images):
         ia.LearnedAugment([Rotate(bounds=(0, 90))], predictor="symmetric")
     with pytest.raises(ia.InstaAugError, match="labels: expected .6,. classes in 0 … 1"):
         ia.LearnedAugment(["rotate"], predictor="class", n_classes=2).sample(images, labels=torch.full((6,), 2))
-    with pytest.raises(ia.InstaAugError, match="leave labels out"):
-        ia.LearnedAugment(["rotate"], predictor="global").sample(images, labels=torch.zeros(6, dtype=torch.long))
+    for predictor in ("conv", "global"):
+        with pytest.raises(ia.InstaAugError, match='labels: only predictor="class" reads them'):
+            ia.LearnedAugment(["rotate"], predictor=predictor).sample(images, labels=torch.zeros(6, dtype=torch.long))

@@ -286,6 +286,8 @@ def test_errors_say_what_to_do(batch):
         aug.sample(batch[0], select="top")
     with pytest.raises(ia.InstaAugError, match="baseline_decay"):
         ia.InstaAugObjective(aug, baseline_decay=1.0)
+    with pytest.raises(ia.InstaAugError, match="aug: all of its weights are frozen"):
+        ia.InstaAugObjective(ia.LearnedAugment.from_pretrained("crop_tinyimagenet"))
     other = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], image_size=16))
     with pytest.raises(ia.InstaAugError, match="controller of 1 families"):
         objective.set_extra_state(other.get_extra_state())

@@ -45,7 +45,7 @@ class InstaAugObjective(nn.Module):
         baseline_decay: of the running mean, in [0, 1).
 
     Raises:
-        InstaAugError: an unknown estimator, bad bands; when called, losses that are not one per view, or a sample that
+        InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, or a sample that
             the estimator cannot use.
     """
 
@@ -63,6 +63,8 @@ class InstaAugObjective(nn.Module):
         super().__init__()
         if estimator not in ESTIMATORS:
             raise InstaAugError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        if not any(parameter.requires_grad for parameter in aug.parameters()):
+            raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")
         if not 0 <= baseline_decay < 1:
             raise InstaAugError(f"baseline_decay: expected a number in [0, 1), got {baseline_decay}")
         self.aug, self.estimator, self.baseline_decay = aug, estimator, baseline_decay
