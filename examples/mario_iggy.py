@@ -99,9 +99,10 @@ def train(arm: Arm, sprites: torch.Tensor, seed: int, steps: int, checkpoint: Pa
 
 def picture(sprites: torch.Tensor, runs: dict[Arm, Path]):
     """Figure 5: tilted images of each class inside a dial; red is the learned range, the thin ring what keeps the class."""
+    from matplotlib.figure import Figure
     from matplotlib.patches import Wedge
 
-    figure = viz._figure(9.6, 1.75 * len(runs))
+    figure = Figure(figsize=(9.6, 1.75 * len(runs)), dpi=110, layout="constrained")
     grid = figure.subplots(len(runs), 8, squeeze=False)
     for row, (arm, file) in zip(grid, runs.items(), strict=True):
         aug = ia.LearnedAugment.from_pretrained(file)
