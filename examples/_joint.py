@@ -41,9 +41,10 @@ class Settings:
     batch_size: int = 100
     lr: float = 0.1
     weight_decay: float = 1e-4
-    predictor_lr: float = 1e-3
+    predictor_lr: float = 3e-4  # a φ that outruns λ settles on one crop before entropy can stop it
     band: tuple[float, float] | None = None  # nats, of the crop's entropy
     initial_weight: float = 0.1
+    weight_rate: float = 0.03  # of log λ per step: short runs have few steps to find λ in
     estimator: str = "rloo"
     table: str = "paper_64px"
     area: tuple[float, float] = (0.1, 1.0)  # of the random crop
@@ -75,7 +76,7 @@ def make_aug(arm: str, settings: Settings, n_classes: int) -> tuple[ia.LearnedAu
     if not recipe:
         return None, {}
     names = recipe.pop("families")
-    rate = {"weight_rate": recipe.pop("weight_rate")} if "weight_rate" in recipe else {}
+    rate = recipe.pop("weight_rate", settings.weight_rate)
     family = Crop(settings.table) if names == "crop" else names
     families = list(family) if isinstance(family, tuple) else [family]
     if recipe.get("predictor") == "class":
@@ -84,7 +85,7 @@ def make_aug(arm: str, settings: Settings, n_classes: int) -> tuple[ia.LearnedAu
     entropy = {}
     if settings.band and names == "crop":
         entropy["crop"] = tuple(nats / math.log(family.n_anchors) for nats in settings.band)
-    return aug, {"entropy": entropy, **rate}
+    return aug, {"entropy": entropy, "weight_rate": rate}
 
 
 class Run:
@@ -108,7 +109,7 @@ class Run:
             self.objective = ia.InstaAugObjective(
                 self.aug, estimator=settings.estimator, initial_weight=settings.initial_weight, **arguments
             )
-            if arguments.get("weight_rate") == 0.0:
+            if arguments["weight_rate"] == 0.0:
                 self.objective.controller.boost = 0.0
             modules["objective"] = self.objective
             rate = settings.predictor_lr * (1.0 if hasattr(self.aug.predictor, "image_size") else GLOBAL_RATE)

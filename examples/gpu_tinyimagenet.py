@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--epochs", type=int, default=100, help="(%(default)s)")
     parser.add_argument("--lr", type=float, default=0.2, help="(%(default)s)")
-    parser.add_argument("--predictor-lr", type=float, default=1e-3, help="(%(default)s)")
+    parser.add_argument("--predictor-lr", type=float, default=3e-4, help="(%(default)s)")
     parser.add_argument("--estimator", default="rloo", choices=["rloo", "reinforce", "critic"])
     options = parser.parse_args(arguments)
     if unknown := set(options.arms) - set(_joint.ARMS):

@@ -58,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--band", type=float, nargs=2, help="entropy of the crop, nats; 0.52 … 0.61 of log A if left out"
     )
+    parser.add_argument("--predictor-lr", type=float, default=3e-4, help="of φ (%(default)s)")
+    parser.add_argument("--weight-rate", type=float, default=0.03, help="how fast log λ moves per step (%(default)s)")
     parser.add_argument("--estimator", default="rloo", choices=["rloo", "reinforce", "critic"])
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     options = parser.parse_args(arguments)
@@ -72,6 +74,8 @@ def main(arguments: list[str] | None = None) -> None:
         epochs=options.epochs,
         batch_size=32 if options.smoke or options.planted else 100,
         lr=options.lr,
+        predictor_lr=options.predictor_lr,
+        weight_rate=options.weight_rate,
         band=tuple(options.band) if options.band else None,
         table=options.table,
         estimator=options.estimator,
@@ -97,6 +101,8 @@ def main(arguments: list[str] | None = None) -> None:
                 shown = test.batch(torch.arange(0, len(test), max(1, len(test) // 8))[:8], run.device)[0]
                 viz.save(viz.learned_ranges(run.aug.eval(), shown), options.out / "learned.png")
                 run.aug.save(options.out / "augment.safetensors", seed=seed)
+            # After every run: a job that is cut short still reports what it has.
+            _training.write_results(options.out, {"summary": _joint.compare(runs), "runs": runs})
     rows = _joint.compare(runs)
     for row in rows:
         against = (
@@ -105,7 +111,6 @@ def main(arguments: list[str] | None = None) -> None:
             else "  {:+.2f} [{:+.2f}, {:+.2f}] over random crop".format(row["difference"], *row["interval"])
         )
         print(f"{row['arm']:>15}  top-1 {row['top1']:.2f}, n = {len(test)}{against}")
-    _training.write_results(options.out, {"summary": rows, "runs": runs})
 
 
 if __name__ == "__main__":
