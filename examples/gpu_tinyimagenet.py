@@ -74,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch_size=32 if options.smoke else 100,
         lr=0.02 if options.smoke else options.lr,
         predictor_lr=options.predictor_lr,
+        weight_rate=0.004,  # a thousand steps an epoch are enough for λ
         estimator=options.estimator,
         views=2 if options.smoke else 50,
         amp=device.type == "cuda",
