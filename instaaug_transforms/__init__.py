@@ -6,8 +6,9 @@ from .augment import LearnedAugment
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
 from .families import Family, register
-from .learning import EntropyController, FitConfig, FitResult, build_loss_table, fit
+from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
 from .params import AugmentParams
+from .sample import AugmentSample
 from .tta import TTAModel
 from .weights import list_weights
 
@@ -16,11 +17,13 @@ __version__ = "0.1.0"
 __all__ = [
     "AugmentDistribution",
     "AugmentParams",
+    "AugmentSample",
     "EntropyController",
     "Family",
     "FitConfig",
     "FitResult",
     "InstaAugError",
+    "InstaAugObjective",
     "LearnedAugment",
     "TTAModel",
     "build_loss_table",

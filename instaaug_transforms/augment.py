@@ -11,13 +11,14 @@ from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import ops, weights
+from . import gradsync, ops, weights
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
 from .families import Family, create
 from .inputs import Normalization, is_image, to_batch
 from .params import AugmentParams
-from .predictors import ConvPredictor, FeaturesPredictor, check_classifier
+from .predictors import make_predictor, recipe
+from .sample import AugmentSample
 from .targets import POINT_TYPES, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
@@ -42,7 +43,11 @@ class LearnedAugment(v2.Transform):
         output_size: (height, width) or one side of the result; that of the input where None.
         fill: value of what a rotation shows from outside the image, in [0, 1].
         image_size: side of the copy that φ looks at, pixels.
-        predictor: ``"conv"``, a small network on that copy; or ``"features"``, heads on what ``classifier`` makes of it.
+        predictor: what decides the distribution. ``"conv"``, a small network on that copy; ``"features"``, heads on what
+            ``classifier`` makes of it. For comparison: ``"global"``, one learned distribution for all images;
+            ``"symmetric"``, the same with ranges centred on the identity (Augerino); ``"class"``, one per class, chosen
+            by the label while training.
+        n_classes: classes, for ``"class"``.
         classifier: images in [0, 1] to logits, for ``"features"``. It stays the caller's: it is neither trained, nor
             moved, nor saved.
 
@@ -69,6 +74,7 @@ class LearnedAugment(v2.Transform):
         image_size: int = 64,
         predictor: str = "conv",
         classifier: nn.Module | None = None,
+        n_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.families = create(families)
@@ -88,15 +94,7 @@ class LearnedAugment(v2.Transform):
         self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
-        if (predictor, classifier is None) not in (("conv", True), ("features", False)):
-            raise InstaAugError(
-                f"predictor: expected 'conv', or 'features' with classifier=model, got {predictor!r} "
-                f"{'without' if classifier is None else 'with'} a classifier"
-            )
-        if classifier is None:
-            self.predictor = ConvPredictor(self.families, in_channels, image_size)
-        else:
-            self.predictor = FeaturesPredictor(self.families, classifier, in_channels, image_size)
+        self.predictor = make_predictor(predictor, self.families, in_channels, image_size, n_classes, classifier)
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 
@@ -122,6 +120,54 @@ class LearnedAugment(v2.Transform):
         params = self.select_params(self._distribution(batch), n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, len(batch))), params
+
+    def sample(
+        self,
+        images: Tensor,
+        n: int | str = 1,
+        *,
+        labels: Tensor | None = None,
+        select: str = "sample",
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, AugmentSample]:
+        """``n`` views of each image to train on, ``(n·B, C, H, W)``, view-major, and what `InstaAugObjective` needs.
+
+        Views of uniform families carry gradients to φ. Targets go with them as ``y.repeat(n)``.
+
+        Args:
+            images: ``(B, C, H, W)``.
+            n: views per image; ``"all"`` for every anchor of the one anchor family, in order and unjittered.
+            labels: ``(B,)`` classes, for ``predictor="class"`` alone.
+            select: ``"sample"``, independent views; or ``"stratified"``, spread over the ranges, which is quieter but
+                makes the leave-one-out baseline of anchor families (``estimator="rloo"``) slightly biased.
+            generator: source of the randomness; the global one where None.
+
+        Raises:
+            InstaAugError: ``n="all"`` without exactly one anchor family, or a transform with ``p`` < 1 or
+                ``same_on_batch``, neither of which can be learned from.
+        """
+        if self.p < 1 or self.same_on_batch:
+            raise InstaAugError(
+                f"sample: needs p=1 and same_on_batch=False, got p={self.p}, same_on_batch={self.same_on_batch}; mix "
+                "plain images into the batch yourself"
+            )
+        if select not in ("sample", "stratified"):
+            raise InstaAugError(f"select: expected sample or stratified, got {select!r}")
+        if labels is not None and getattr(self.predictor, "n_classes", None) is None:
+            raise InstaAugError('labels: only predictor="class" reads them; leave them out')
+        batch, back = self._batch(images)
+        raw = gradsync.call(self.predictor, *((batch,) if labels is None else (batch, labels)))
+        distribution = AugmentDistribution(self.families, raw)
+        if n == "all":
+            anchored = [family for family in self.families if hasattr(family, "n_anchors")]
+            if len(anchored) != 1:
+                raise InstaAugError(f'n: "all" needs exactly one anchor family, got {len(anchored)}')
+            params = distribution.rsample((anchored[0].n_anchors,), generator)
+            params = params.replace(**anchored[0].every_anchor(len(batch), batch.device))
+        else:
+            params = self.select_params(distribution, n, select, generator)
+        views = back(self.apply(batch.repeat(params.batch_shape[0], 1, 1, 1), params.flatten()))
+        return views, AugmentSample(params, distribution, batch, enumerated=n == "all")
 
     @staticmethod
     def select_params(
@@ -287,10 +333,7 @@ class LearnedAugment(v2.Transform):
         try:
             arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
-            predictor = config["predictor"]
-            arguments |= {"in_channels": predictor["in_channels"], "image_size": predictor["image_size"]}
-            if "classifier_sha256" in predictor:
-                arguments |= {"predictor": "features", "classifier": check_classifier(predictor, classifier)}
+            arguments |= recipe(config["predictor"], classifier)
             aug = cls(create(list(configs), configs), **(arguments | overrides))
             aug.predictor.load_state_dict(tensors)
         except (KeyError, TypeError, RuntimeError) as error:

@@ -18,13 +18,20 @@ from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 HIDDEN = 32
 ASPECT = math.log(4 / 3)
 
+# Anchor tables of the paper, by name: (scales, grids).
+TABLES = {
+    "paper_64px": ((1.0, 0.75, 0.375), (1, 8, 16)),  # 321 anchors, Tiny-ImageNet
+    "paper_224px": ((1.0, 0.8, 0.6, 0.4), (1, 2, 3, 4)),  # 30 anchors, ImageNet
+}
+
 
 @register
 class Crop(Family):
     """Cut out a box ``cx, cy, w, h`` (fractions of the image, pixel-edge coordinates), mirrored where ``flip`` is 1.
 
     Args:
-        scales: side of the boxes of each scale, fractions in (0, 1].
+        scales: side of the boxes of each scale, fractions in (0, 1]; or the name of a table of the paper, which says the
+            grids too: ``"paper_64px"`` (321 anchors) or ``"paper_224px"`` (30, the default).
         grids: how many centres per axis each scale has; the outermost lie at s/2 and 1 − s/2.
         flips: also offer every anchor mirrored left to right.
         jitter: move sampled boxes inside their cell of the grid and change their aspect by 3/4 … 4/3, area kept. The
@@ -46,13 +53,17 @@ class Crop(Family):
 
     def __init__(
         self,
-        scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4),
+        scales: tuple[float, ...] | str = (1.0, 0.8, 0.6, 0.4),
         grids: tuple[int, ...] = (1, 2, 3, 4),
         flips: bool = False,
         jitter: bool = False,
         initial_identity: float = 0.9,
         prior_area: tuple[float, float] | None = None,
     ) -> None:
+        if isinstance(scales, str):
+            if scales not in TABLES:
+                raise InstaAugError(f"crop: scales must be numbers or one of {', '.join(TABLES)}, got {scales!r}")
+            scales, grids = TABLES[scales]
         if len(scales) != len(grids) or not scales or scales[0] != 1.0 or grids[0] != 1:
             raise InstaAugError(
                 f"crop: scales and grids must have one entry per scale and start with the whole image (1.0 and 1), got "
@@ -92,6 +103,11 @@ class Crop(Family):
     def anchor_params(self) -> AugmentParams:
         """Every anchor once, as ``(A,)`` parameters."""
         return AugmentParams(**self._gather(torch.arange(self.n_anchors)))
+
+    def every_anchor(self, batch_size: int, device: torch.device) -> dict[str, Tensor]:
+        """Fields ``(A, B)``: each anchor once per image, unjittered."""
+        index = torch.arange(self.n_anchors, device=device)
+        return self._gather(index[:, None].expand(-1, batch_size))
 
     def nearest(self, params: AugmentParams) -> Tensor:
         """Index of the anchor nearest each box, for parameters that were made by hand."""
@@ -171,6 +187,7 @@ class CropDistribution(FamilyDistribution):
     """Categorical over the anchors; the only randomness besides is the jitter."""
 
     has_rsample = False
+    index_field = "anchor"  # the field that holds which anchor was taken
 
     def __init__(self, family: Crop, logits: Tensor) -> None:
         self.family = family

@@ -5,5 +5,14 @@ from .contrastive import contrastive_losses
 from .entropy import EntropyController
 from .fit import fit
 from .losstable import build_loss_table
+from .objective import InstaAugObjective
 
-__all__ = ["EntropyController", "FitConfig", "FitResult", "build_loss_table", "contrastive_losses", "fit"]
+__all__ = [
+    "EntropyController",
+    "FitConfig",
+    "FitResult",
+    "InstaAugObjective",
+    "build_loss_table",
+    "contrastive_losses",
+    "fit",
+]

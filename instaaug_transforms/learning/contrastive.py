@@ -11,7 +11,8 @@ def contrastive_losses(first: Tensor, second: Tensor, temperature: float = 0.5) 
     """NT-Xent (Chen et al., SimCLR, ICML 2020, eq. 1) of two views per image, as a loss per view.
 
     The crop of either view decides both directional losses, ℓ(first → second) and ℓ(second → first): each view is
-    credited with their mean. Credited with its own direction alone, the score-function gradient is biased.
+    credited with their mean. Credited with its own direction alone, the score-function gradient is biased. Their sum is
+    what `InstaAugObjective` wants as ``credit=2 * losses``.
 
     Args:
         first, second: ``(B, D)`` embeddings of the two views of each image, B ≥ 2.

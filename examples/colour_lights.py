@@ -1,0 +1,182 @@
+"""Train under few simulated lights, test under all: does a learned colour range beat one tuned for all images?
+
+Arms: none; the widest of a grid of global HSV ranges that does best on held-out train images (under the train lights);
+ours, hsv; ours, the local field. Lights are simulated in linear RGB. Reported over all lights, over the hard half (where
+the plain model is worst) and over gradients.
+
+    python examples/colour_lights.py --data DIR --classes-file classes.txt
+"""
+
+import time
+from pathlib import Path
+
+import _joint
+import _lights
+import _training
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+import instaaug_transforms as ia
+from instaaug_transforms import viz
+from instaaug_transforms.learning.data import LabelledImages, load
+
+# Dishes, fruit and vegetables among Tiny-ImageNet's classes, by their first name in classes.txt.
+FOOD = "guacamole,ice cream,ice lolly,pretzel,mashed potato,cauliflower,bell pepper,mushroom,orange,lemon,banana,"
+FOOD += "pomegranate,meat loaf,pizza,potpie,espresso"
+GRID = [
+    (hue, factor) for hue in (0.0, 0.1, 0.3) for factor in (0.2, 0.5, 0.8)
+]  # half-widths of hue and of both factors
+BATCH = 64
+
+
+def food(options, split: str) -> LabelledImages:
+    """The food classes of one split, uint8 in memory."""
+    words = dict(line.split("\t", 1) for line in options.classes_file.read_text(encoding="utf-8").splitlines())
+    wanted = sorted(w for w, names in words.items() if names.split(",")[0].strip().lower() in FOOD.split(","))
+    folder = ImageFolder(str(options.data / split), v2.Compose([v2.Resize(64), v2.CenterCrop(64), v2.ToImage()]))
+    number = {folder.class_to_idx[w]: k for k, w in enumerate(wanted) if w in folder.class_to_idx}
+    chosen = [i for i, (_, label) in enumerate(folder.samples) if label in number]
+    if not chosen:
+        raise SystemExit(f"--data: no food classes of --classes-file in {options.data / split}")
+    data = load(torch.utils.data.Subset(folder, chosen), split)
+    return LabelledImages(data.images, torch.tensor([number[int(t)] for t in data.targets]))
+
+
+def under_lights(images: Tensor, lights: list[_lights.Light], generator: torch.Generator) -> Tensor:
+    """Each image under one of the lights, at random."""
+    which = torch.randint(len(lights), (len(images),), generator=generator)
+    out = images.clone()
+    for k, light in enumerate(lights):
+        if (which == k).any():
+            out[which == k] = _lights.shine(images[which == k], light)
+    return out
+
+
+class GlobalHSV:
+    """Hue within ±h turns, saturation and value within 1 ± f, the same for every image."""
+
+    def __init__(self, hue: float, factor: float) -> None:
+        self.hue, self.factor, self.aug = hue, factor, ia.LearnedAugment(["hsv"])
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        u = 2 * torch.rand(3, len(images), generator=generator) - 1
+        params = {"hue": self.hue * u[0], "saturation": 1 + self.factor * u[1], "value": 1 + self.factor * u[2]}
+        return self.aug.apply(images, ia.AugmentParams(**params))
+
+
+def train(
+    arm, data: LabelledImages, lights, epochs: int, seed: int, label: str
+) -> tuple[nn.Module, ia.LearnedAugment | None]:
+    """One classifier; ``arm`` is None, a `GlobalHSV`, or the family to learn."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = ia.timm.wrap(timm.create_model("test_resnet", num_classes=int(data.targets.max()) + 1))
+    parameters, objective, aug = list(model.parameters()), None, None
+    if isinstance(arm, str):
+        aug = ia.LearnedAugment([arm])
+        objective = ia.InstaAugObjective(aug)
+        parameters += list(objective.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=2e-3, weight_decay=0.05)
+    steps = epochs * (len(data) // BATCH)
+    order = torch.cat(
+        [torch.randperm(len(data), generator=generator)[: steps // epochs * BATCH] for _ in range(epochs)]
+    )
+    for step, index in enumerate(tqdm(order.split(BATCH), desc=label, disable=None, leave=False)):
+        _training.set_rates(optimizer, _training.warmup_cosine(step, steps, steps // 10))
+        images, labels = data.batch(index)
+        images = under_lights(images, lights, generator)
+        if aug is not None:
+            images, sample = aug.sample(images, generator=generator)
+        elif arm is not None:
+            images = arm(images, generator)
+        per_view = F.cross_entropy(model(images), labels, reduction="none")
+        optimizer.zero_grad()
+        (per_view.mean() if objective is None else objective(per_view, sample)).backward()
+        optimizer.step()
+    return model.eval(), aug
+
+
+@torch.no_grad()
+def right(model: nn.Module, data: LabelledImages, lights: list[_lights.Light]) -> np.ndarray:
+    """Which images are right under which light, ``(lights, N)``."""
+    rows = []
+    for light in lights:
+        parts = [data.batch(index) for index in torch.arange(len(data)).split(256)]
+        rows.append(torch.cat([model(_lights.shine(x, light)).argmax(-1) == y for x, y in parts]).numpy())
+    return np.stack(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Every number of train lights, every seed, every arm."""
+    parser = _training.parser(__doc__, "lights-out")
+    parser.add_argument("--data", type=Path, help="folder that holds train/ and val/ (ImageFolders named by wnid)")
+    parser.add_argument("--classes-file", type=Path, help="lines of wnid<TAB>names; DATA/classes.txt where left out")
+    parser.add_argument("--lights", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of train lights (1 2 4 8)")
+    parser.add_argument("--epochs", type=int, default=20, help="(%(default)s)")
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    grid = GRID
+    if options.smoke:
+        options.lights, options.epochs, options.seeds, grid = [1, 2], 1, options.seeds[:1], GRID[:2]
+        generator = torch.Generator().manual_seed(0)
+        made = [torch.randint(256, (n, 3, 64, 64), generator=generator).byte() for n in (96, 32)]
+        train_data, test = (LabelledImages(images, torch.arange(len(images)) % 4) for images in made)
+    else:
+        if options.data is None:
+            parser.error("--data: the folder that holds train/ and val/ (or --smoke)")
+        options.classes_file = options.classes_file or options.data / "classes.txt"
+        train_data, test = food(options, "train"), food(options, "val")
+    lights, done = _lights.all_lights(), {}
+    results = options.out / "results.json"
+    if options.resume and results.is_file():
+        done = {(run["lights"], run["seed"]): run for run in _training.read_results(options.out)}
+    for count in options.lights:
+        for seed in options.seeds:
+            if (count, seed) not in done:
+                done[count, seed], aug = experiment(train_data, test, lights, count, seed, options.epochs, grid)
+                _training.write_results(options.out, list(done.values()))
+                shown = test.batch(torch.arange(6))[0]
+                viz.save(viz.learned_ranges(aug, shown), options.out / "learned.png")
+            for arm, row in done[count, seed]["arms"].items():
+                shares = ", ".join(f"{group} {row[group]:.2f} %" for group in ("all", "hard", "gradients"))
+                print(f"{count} lights, seed {seed}, {arm:>16}: {shares}")
+
+
+def experiment(train_data, test, lights, count: int, seed: int, epochs: int, grid) -> tuple[dict, ia.LearnedAugment]:
+    """All arms at one number of lights: JSON-ready rows, and the last learned transform."""
+    start = time.perf_counter()
+    # The neutral light first, then a random choice: which ones must not depend on the arms.
+    chosen = torch.randperm(len(lights) - 1, generator=torch.Generator().manual_seed(seed))[: count - 1] + 1
+    seen = [lights[0], *(lights[i] for i in chosen.tolist())]
+    order = torch.randperm(len(train_data), generator=torch.Generator().manual_seed(seed))
+    held = train_data.subset(order[: len(order) // 10])
+    rest = train_data.subset(order[len(order) // 10 :])
+    scores = [right(train(GlobalHSV(*g), rest, seen, epochs, seed, f"tune {g}")[0], held, seen).mean() for g in grid]
+    best = grid[int(np.argmax(scores))]
+    arms = {"none": None, "global hsv": GlobalHSV(*best), "ours, hsv": "hsv", "ours, local field": "local_colour"}
+    correct, aug = {}, None
+    for name, arm in arms.items():
+        model, learned = train(arm, rest, seen, epochs, seed, f"{count} lights, {name}")
+        correct[name], aug = right(model, test, lights), learned or aug
+    hard = np.argsort(correct["none"].mean(1))[: len(lights) // 2]
+    gradients = [i for i, light in enumerate(lights) if light.is_gradient]
+    groups = {"all": list(range(len(lights))), "hard": hard.tolist(), "gradients": gradients}
+    rows = {}
+    for name, bits in correct.items():
+        rows[name] = {}
+        for group, members in groups.items():
+            difference = 100.0 * (bits[members].astype(float) - correct["global hsv"][members]).mean(0)
+            rows[name][group] = 100.0 * float(bits[members].mean())
+            rows[name][f"{group} over global"] = [float(difference.mean()), *_joint.interval(difference)]
+    report = {"lights": count, "seed": seed, "n": len(test), "tuned": best, "arms": rows, "simulated": True}
+    return report | {"train lights": [light.name for light in seen], "seconds": time.perf_counter() - start}, aug
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Crops without the location-related parameterisation, to compare with: three independent ranges."""
+
+import torch
+from torch import Tensor
+
+from ..errors import InstaAugError
+from ..params import AugmentParams
+from . import register
+from .uniform import UniformFamily
+
+
+@register
+class MeanFieldCrop(UniformFamily):
+    """Cut out a square box of side ``crop_side`` at ``crop_x, crop_y``, each uniform on its own range.
+
+    "InstaAug without LRP" (Miao et al. 2023, Table 1): where a box may lie cannot depend on how large it is, and one
+    interval per axis cannot say "left or right, but not between".
+
+    Args:
+        smallest: the smallest side, a fraction of the image in (0, 1).
+
+    The fields: ``crop_side`` in [smallest, 1]; ``crop_x, crop_y`` in [0, 1], where the box lies between touching the
+    left (top) edge, 0, and the right (bottom) edge, 1. Every box lies inside the image.
+    """
+
+    name = "mean_field_crop"
+    fields = ("crop_side", "crop_x", "crop_y")
+    stage = "geometry"
+    order = 0
+    stays_inside = True
+
+    def __init__(self, smallest: float = 0.3) -> None:
+        if not 0 < smallest < 1:
+            raise InstaAugError(f"mean_field_crop: smallest must lie in (0, 1), got {smallest}")
+        self.smallest = float(smallest)
+        super().__init__({"crop_side": (self.smallest, 1.0), "crop_x": (0.0, 1.0), "crop_y": (0.0, 1.0)})
+
+    def identity(self) -> dict[str, float]:
+        return {"crop_side": 1.0, "crop_x": 0.5, "crop_y": 0.5}
+
+    def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
+        side = params.crop_side.float()
+        zero, one = torch.zeros_like(side), torch.ones_like(side)
+        x, y = ((1 - side) * (2 * params[name].float() - 1) for name in ("crop_x", "crop_y"))
+        return torch.stack([side, zero, x, zero, side, y, zero, zero, one], dim=-1).unflatten(-1, (3, 3))

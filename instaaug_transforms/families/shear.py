@@ -1,0 +1,38 @@
+"""Shear by learned ranges of angles."""
+
+import torch
+from torch import Tensor
+
+from ..params import AugmentParams
+from . import register
+from .uniform import UniformFamily
+
+
+@register
+class Shear(UniformFamily):
+    """Lean vertical lines by ``shear_x`` and horizontal ones by ``shear_y`` degrees about the centre of the frame.
+
+    Both together are torchvision's ``affine(shear=[x, y])``.
+
+    Args:
+        x, y: the widest ranges of angles, degrees, inside ±80.
+    """
+
+    name = "shear"
+    fields = ("shear_x", "shear_y")
+    stage = "geometry"
+    order = 70
+
+    def __init__(self, x: tuple[float, float] = (-45.0, 45.0), y: tuple[float, float] = (-45.0, 45.0)) -> None:
+        super().__init__({"shear_x": x, "shear_y": y})
+        self.x, self.y = self._bounds["shear_x"], self._bounds["shear_y"]
+
+    def identity(self) -> dict[str, float]:
+        return {"shear_x": 0.0, "shear_y": 0.0}
+
+    def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
+        x, y = params.shear_x.float().deg2rad().tan(), params.shear_y.float().deg2rad().tan()
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        # Shears in pixels, x·width = pixels: the off-diagonals take the frame's aspect.
+        rows = [one + x * y, x / aspect, zero, y * aspect, one, zero, zero, zero, one]
+        return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))

@@ -1,0 +1,182 @@
+"""`InstaAugObjective`: what turns any training loop into one that learns its augmentation."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from .. import gradsync
+from ..augment import LearnedAugment
+from ..errors import InstaAugError
+from ..predictors import ConvPredictor
+from ..sample import AugmentSample
+from .entropy import EntropyController
+from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
+from .watch import Watch
+
+
+class InstaAugObjective(nn.Module):
+    """Mean loss − Σ λ·entropy, with a gradient for φ and for the model (Miao et al., ICML 2023, eq. 4).
+
+    One pass: the model's own step gives the losses. Uniform families learn pathwise, through the views; anchor
+    families by the score function of the detached losses. λ keeps the mean entropy of the training batches in its band.
+
+    .. code-block:: python
+
+        objective = ia.InstaAugObjective(aug, entropy={"crop": (0.52, 0.61)})
+        optimizer.add_param_group({"params": objective.parameters(), "lr": 1e-3})  # φ, and the critic where there is one
+        ...
+        views, sample = aug.sample(images, n=2)
+        per_view = F.cross_entropy(model(views), y.repeat(2), reduction="none")
+        objective(per_view, sample).backward()
+
+    Under `torch.distributed`, make it on every process: φ takes rank 0's weights, and its gradients, λ and baselines are
+    averaged over processes; φ needs no `DistributedDataParallel` of its own. Batches must be equally large. Each call in
+    training mode is one step of the controller, micro-batches of gradient accumulation included; in eval mode nothing
+    moves. `state_dict` holds φ, critic, λ and baselines, tensors all.
+
+    Args:
+        aug: the transform that `sample` is called on.
+        entropy: band per family, as `EntropyController` takes them; defaults for those left out.
+        estimator: for anchor families. ``"rloo"``, other views of the same image as the baseline (with n = 1: other
+            images); ``"reinforce"``, a running mean of the loss; ``"critic"``, a second small network that predicts
+            every anchor's loss; ``"exact"``, all anchors enumerated: ``aug.sample(images, n="all")``.
+        entropy_mode, initial_weight, weight_rate: ``mode``, ``initial`` and ``rate`` of `EntropyController`.
+        baseline_decay: of the running mean, in [0, 1).
+
+    Raises:
+        InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, or a sample that
+            the estimator cannot use.
+    """
+
+    def __init__(
+        self,
+        aug: LearnedAugment,
+        entropy: Mapping[str, tuple[float, float]] | None = None,
+        *,
+        estimator: str = "rloo",
+        entropy_mode: str = "dual",
+        initial_weight: float = 0.1,
+        weight_rate: float = 0.004,
+        baseline_decay: float = 0.9,
+    ) -> None:
+        super().__init__()
+        if estimator not in ESTIMATORS:
+            raise InstaAugError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        if not any(parameter.requires_grad for parameter in aug.parameters()):
+            raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")
+        if not 0 <= baseline_decay < 1:
+            raise InstaAugError(f"baseline_decay: expected a number in [0, 1), got {baseline_decay}")
+        self.aug, self.estimator, self.baseline_decay = aug, estimator, baseline_decay
+        self.controller = EntropyController(
+            aug.families, entropy, initial=initial_weight, mode=entropy_mode, rate=weight_rate
+        )
+        self.watch = Watch(aug.families)
+        self.register_buffer("baseline", torch.tensor(float("nan")))
+        anchored = [family for family in aug.families if hasattr(family, "n_anchors")]
+        self.critic: nn.Module | None = None
+        if estimator == "critic" and anchored:
+            size = getattr(aug.predictor, "image_size", 64)
+            self.critic = ConvPredictor(anchored, aug.in_channels, size).to(next(aug.parameters()).device)
+            with torch.no_grad():  # predicted losses start at 0, not at the log-probabilities of the anchors
+                for head in self.critic.heads.values():
+                    head.bias.copy_(head.log_n)
+        gradsync.broadcast(self)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """λ of each family."""
+        return {name: self.controller.weight(name) for name in self.controller.bands}
+
+    @property
+    def entropies(self) -> dict[str, float]:
+        """Recent mean entropy of each family, nats; empty before the first step."""
+        return dict(self.controller.average)
+
+    def forward(self, per_view: Tensor, sample: AugmentSample, credit: Tensor | None = None) -> Tensor:
+        """Losses ``(n·B,)``, view-major as ``sample``'s views, to the scalar whose ``backward()`` trains all.
+
+        Its value is mean loss − Σ λ·mean entropy.
+
+        Args:
+            per_view: what the model learns from.
+            sample: what `LearnedAugment.sample` gave with the views.
+            credit: ``(n·B,)``, the sum of all entries of ``per_view`` that a view has a part in, where that is more than
+                its own: both directions of a contrastive pair, both mixtures of a Mixup pair. Anchor families learn from
+                it. Use ``estimator="reinforce"`` or ``"critic"`` there: a leave-one-out baseline would hold the view
+                itself.
+        """
+        losses = self._checked(per_view, sample, "per_view")
+        detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
+        entropies = sample.distribution.entropies()
+        means = gradsync.mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
+        if sample.enumerated:
+            (part,) = (part for part in sample.distribution.parts.values() if not part.has_rsample)
+            value = exact(losses, part.anchors.logits)
+        else:
+            value = losses.mean(0)
+            for name, part in sample.distribution.parts.items():
+                if not part.has_rsample:
+                    value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
+        penalty = self.controller.penalty(entropies)
+        if self.training and torch.is_grad_enabled():
+            self._update(means, list(entropies))
+        return (value - penalty).mean()
+
+    def epoch_end(self) -> None:
+        """After an epoch; moves λ in ``paper`` mode."""
+        self.controller.epoch_end()
+
+    # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _score(self, name: str, part, losses: Tensor, sample: AugmentSample, mean: Tensor) -> Tensor:
+        log_prob = part.log_prob(sample.params.detach())
+        if self.estimator == "reinforce":
+            return reinforce(losses, log_prob, torch.where(self.baseline.isnan(), mean, self.baseline))
+        if self.estimator == "critic":
+            predicted = gradsync.call(self.critic, sample.images)[name]
+            index = sample.params[part.index_field]
+            error = predicted.gather(1, index.T).T - losses
+            return critic(losses, log_prob, index, part.anchors.logits, predicted) + error.square().mean(0)
+        processes = torch.distributed.get_world_size() if gradsync.active() else 1
+        return rloo(losses, log_prob, mean, processes * sample.batch_size)
+
+    def _update(self, means: Tensor, names: list[str]) -> None:
+        self.controller.step(dict(zip(names, means[1:], strict=True)))
+        self.watch.update(dict(zip(names, means[1:].tolist(), strict=True)), self.controller)
+        moved = torch.where(self.baseline.isnan(), means[0], torch.lerp(means[0], self.baseline, self.baseline_decay))
+        # A step that overflowed under a GradScaler must not stay in the average.
+        self.baseline.copy_(torch.where(means[0].isfinite(), moved, self.baseline))
+
+    def _checked(self, per_view: Tensor, sample: AugmentSample, name: str) -> Tensor:
+        if not isinstance(sample, AugmentSample):
+            raise InstaAugError(f"sample: expected what aug.sample(images) gave, got {type(sample).__name__}")
+        n, batch = sample.n, sample.batch_size
+        if per_view.shape != (n * batch,):
+            raise InstaAugError(
+                f"{name}: expected one loss per view, ({n * batch},) = {n} views × {batch} images, got "
+                f'{tuple(per_view.shape)}; use reduction="none" and targets repeated per view: y.repeat({n})'
+            )
+        if (self.estimator == "exact") != sample.enumerated:
+            raise InstaAugError(
+                f'sample: estimator "exact" and aug.sample(images, n="all") go together; got estimator '
+                f"{self.estimator!r} and {'all anchors' if sample.enumerated else f'n={n}'}"
+            )
+        return per_view.float().unflatten(0, (n, batch))
+
+    def get_extra_state(self) -> Tensor:
+        """λ and average entropy per family, ``(families, 2)``."""
+        state = self.controller.state_dict()
+        rows = [[state["log_weight"][name], state["average"].get(name, float("nan"))] for name in self.controller.bands]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """The reverse of `get_extra_state`."""
+        if state.shape != (len(self.controller.bands), 2):
+            raise InstaAugError(
+                f"state_dict: holds the controller of {len(state)} families, this objective has "
+                f"{', '.join(self.controller.bands)}"
+            )
+        rows = dict(zip(self.controller.bands, state.tolist(), strict=True))
+        averages = {name: average for name, (_, average) in rows.items() if average == average}
+        self.controller.load_state_dict({"log_weight": {n: row[0] for n, row in rows.items()}, "average": averages})

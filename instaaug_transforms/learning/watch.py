@@ -1,0 +1,65 @@
+"""Says in the log, once, when a family's ranges have collapsed, are saturated, or λ is at its limit."""
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from ..families import Family
+from .entropy import EntropyController
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 200  # updates in a row before anything is said: every run starts narrow
+COLLAPSED = 1.0  # nats below the band
+SATURATED = 0.02  # nats below the largest entropy
+
+
+class Watch:
+    """Counts, per family, how many updates in a row something has been wrong.
+
+    Args:
+        families: those of the transform.
+        patience: updates in a row until it is logged.
+    """
+
+    def __init__(self, families: Sequence[Family], patience: int = PATIENCE) -> None:
+        scales = {family.name: family.entropy_scale() for family in families}
+        self.largest = {name: scale if scale != 1.0 else 0.0 for name, scale in scales.items()}
+        self.patience = patience
+        self._streak: dict[tuple[str, str], int] = {}
+        self._said: set[tuple[str, str]] = set()
+
+    def update(self, entropies: Mapping[str, float], controller: EntropyController) -> None:
+        """Mean entropies (nats) of one batch, after the controller's step."""
+        for name, entropy in entropies.items():
+            below = controller.violation(name, entropy)
+            low, high = controller.bands[name]
+            at_limit = controller.settled_weight(name) >= controller.limits[1] * (1 - 1e-6)
+            self._note(
+                name,
+                "collapse",
+                below > COLLAPSED,
+                f"{name}: entropy {entropy:.2f} nats has stayed more than {COLLAPSED:g} below its band "
+                f"[{low:.2f}, {high:.2f}]: (almost) nothing is augmented. Raise initial_weight or weight_rate, or give "
+                "φ a higher learning rate",
+            )
+            self._note(
+                name,
+                "saturation",
+                entropy > self.largest[name] - SATURATED and high < self.largest[name],
+                f"{name}: entropy {entropy:.2f} nats is at its largest, {self.largest[name]:.2f}: every image gets the "
+                "widest range. Lower the band or initial_weight, or check that the loss depends on the augmented image",
+            )
+            self._note(
+                name,
+                "limit",
+                at_limit and below > 0,
+                f"{name}: λ is at its limit {controller.limits[1]:g} and entropy {entropy:.2f} nats is still below the "
+                f"band [{low:.2f}, {high:.2f}]: the loss forbids this band; choose a lower one",
+            )
+
+    def _note(self, name: str, what: str, wrong: bool, message: str) -> None:
+        key = (name, what)
+        self._streak[key] = self._streak.get(key, 0) + 1 if wrong else 0
+        if self._streak[key] >= self.patience and key not in self._said:
+            self._said.add(key)
+            logger.warning(message)

@@ -1,0 +1,73 @@
+"""Two gloo processes equal one process: gradients of model and φ, λ and baselines."""
+
+import socket
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import distributed, multiprocessing, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import instaaug_transforms as ia
+from instaaug_transforms import gradsync
+from instaaug_transforms.augment_distribution import AugmentDistribution
+
+IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+ESTIMATORS = ("rloo", "reinforce", "critic")
+LABELS = torch.tensor([0, 1, 2, 1])
+NOISE = torch.rand(3, 1, 4, 2, generator=torch.Generator().manual_seed(2))  # (step, n, B, n_uniforms)
+
+
+def train(rows: slice, seed: int, estimator: str, wrap=lambda model: model) -> dict[str, torch.Tensor]:
+    """Three steps on some rows of the batch; everything that was learned."""
+    torch.manual_seed(seed)
+    aug = ia.LearnedAugment(["crop", "rotate"], image_size=16)
+    with torch.no_grad():
+        aug.predictor.heads["crop"].bias.zero_()
+    objective = ia.InstaAugObjective(aug, estimator=estimator, weight_rate=0.1)
+    torch.manual_seed(0)
+    model = wrap(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)))
+    optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1)
+    for noise in NOISE:
+        # The processes share one batch's noise, so that together they see what one process sees.
+        AugmentDistribution._uniform = lambda self, shape, generator, noise=noise: noise[:, rows]
+        views, sample = aug.sample(IMAGES[rows])
+        per_view = F.cross_entropy(model(views), LABELS[rows], reduction="none")
+        optimizer.zero_grad()
+        objective(per_view, sample).backward()
+        optimizer.step()
+    state = {name: t.clone() for name, t in objective.state_dict().items()}
+    return state | {f"model.{i}": p.detach().clone() for i, p in enumerate(model.parameters())}
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    for estimator in ESTIMATORS:
+        # Rank 1 starts from another φ: it must take rank 0's.
+        state = train(slice(2 * rank, 2 * rank + 2), seed=rank, estimator=estimator, wrap=DistributedDataParallel)
+        save_file(state, f"{folder}/{estimator}-{rank}.safetensors")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(AugmentDistribution, "_uniform", AugmentDistribution._uniform)  # put back afterwards
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    for estimator in ESTIMATORS:
+        alone = train(slice(0, 4), seed=0, estimator=estimator)
+        for rank in range(2):
+            state = load_file(tmp_path / f"{estimator}-{rank}.safetensors")
+            assert state.keys() == alone.keys()
+            for name, tensor in state.items():
+                assert torch.allclose(tensor, alone[name].to(tensor), atol=1e-6), (estimator, name)
+
+
+def test_alone_there_is_nothing_to_agree_on():
+    module = nn.Linear(2, 2)
+    assert not gradsync.active() and torch.equal(gradsync.call(module, torch.ones(2)), module(torch.ones(2)))
+    assert gradsync.mean(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]

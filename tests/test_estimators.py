@@ -1,0 +1,120 @@
+"""Unbiasedness and variance of the gradient estimators, by enumerating everything that can be drawn."""
+
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.learning import estimators
+
+ANCHORS, VIEWS = 5, 2
+
+
+@pytest.fixture
+def planted():
+    """Logits (1, A), a loss per anchor around a level of 3, as an image that is hard as a whole has, and a rough critic."""
+    generator = torch.Generator().manual_seed(3)
+    losses = 3 + torch.randn(ANCHORS, generator=generator, dtype=torch.float64)
+    critic = losses + 0.3 * torch.randn(ANCHORS, generator=generator, dtype=torch.float64)
+    return torch.randn(1, ANCHORS, generator=generator, dtype=torch.float64).requires_grad_(), losses, critic[None]
+
+
+def terms(name, losses, index, log_p, predicted):
+    drawn = losses[index]  # (n, 1)
+    log_prob = log_p.gather(1, index.T).T
+    if name == "no baseline":
+        return estimators.reinforce(drawn, log_prob, 0.0)
+    if name == "reinforce":
+        return estimators.reinforce(drawn, log_prob, 2.0)  # an average over other, easier images
+    if name == "rloo":
+        return estimators.rloo(drawn, log_prob)
+    return estimators.critic(drawn, log_prob, index, log_p, predicted)
+
+
+def moments(name, planted):
+    """Mean (A,) and total variance of the gradient over all A² pairs of views."""
+    logits, losses, predicted = planted
+    pairs = torch.cartesian_prod(*[torch.arange(ANCHORS)] * VIEWS)
+    p = logits.detach().softmax(-1)[0]
+    grads, weights = [], []
+    for pair in pairs:
+        term = terms(name, losses, pair[:, None], logits.log_softmax(-1), predicted)
+        grads.append(torch.autograd.grad(term.sum(), logits)[0][0])
+        weights.append(p[pair].prod())
+    grads, weights = torch.stack(grads), torch.stack(weights)[:, None]
+    mean = (weights * grads).sum(0)
+    return mean, (weights * (grads - mean).square()).sum().item()
+
+
+def exact_gradient(planted):
+    logits, losses, _ = planted
+    p = logits.detach().softmax(-1)[0]
+    return p * (losses - (p * losses).sum())  # closed form of the softmax's gradient
+
+
+@pytest.mark.parametrize("name", ["no baseline", "reinforce", "rloo", "critic"])
+def test_every_estimator_is_unbiased(name, planted):
+    assert torch.allclose(moments(name, planted)[0], exact_gradient(planted), atol=1e-12)
+
+
+def test_variances_are_in_the_order_that_baselines_promise(planted):
+    variance = {name: moments(name, planted)[1] for name in ("no baseline", "reinforce", "rloo", "critic")}
+    assert variance["critic"] < variance["rloo"] / 4
+    assert variance["rloo"] < variance["reinforce"] < variance["no baseline"]
+
+
+def test_a_critic_that_is_right_leaves_no_variance(planted):
+    logits, losses, _ = planted
+    assert moments("critic", (logits, losses, losses[None]))[1] < 1e-20
+
+
+def test_exact_is_the_expectation(planted):
+    logits, losses, _ = planted
+    value = estimators.exact(losses[:, None], logits.log_softmax(-1))
+    (grad,) = torch.autograd.grad(value.sum(), logits)
+    assert torch.allclose(grad[0], exact_gradient(planted), atol=1e-12)
+
+
+def test_leave_one_out_over_the_batch_where_there_is_one_view():
+    """Two images, one view each: enumerated, the other image's loss as baseline leaves the gradient unbiased."""
+    logits = torch.tensor([[0.3, -1.0], [0.5, 0.9]], dtype=torch.float64, requires_grad=True)
+    losses = torch.tensor([[1.0, 4.0], [2.0, 0.5]], dtype=torch.float64)
+    p, expected = logits.detach().softmax(-1), 0.0
+    for a in range(2):
+        for b in range(2):
+            index = torch.tensor([[a, b]])
+            drawn = losses.gather(1, index.T).T
+            term = estimators.rloo(drawn, logits.log_softmax(-1).gather(1, index.T).T)
+            expected = expected + p[0, a] * p[1, b] * torch.autograd.grad(term.sum(), logits)[0]
+    assert torch.allclose(expected, p * (losses - (p * losses).sum(1, keepdim=True)), atol=1e-12)
+
+
+def test_a_single_view_of_a_single_image_has_no_baseline():
+    log_prob = torch.zeros(1, 1, requires_grad=True)
+    estimators.rloo(torch.tensor([[2.0]]), log_prob).sum().backward()
+    assert log_prob.grad.item() == 2.0
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "reinforce", "critic"])
+def test_the_objective_agrees_with_the_exact_one_on_average(estimator):
+    """The whole path, sampling included: the mean of 150 gradients lies within the noise of their mean."""
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment([Crop(scales=(1.0, 0.5), grids=(1, 2), initial_identity=0.4)], image_size=16)
+    images, table = torch.rand(2, 3, 16, 16), torch.rand(2, 5) * 2
+    bias = aug.predictor.heads["crop"].bias
+
+    def gradient(objective, n):
+        distribution = aug.distribution(images)
+        sample = (
+            aug.sample(images, n)[1]
+            if n == "all"
+            else ia.AugmentSample(distribution.sample((n,)), distribution, images)
+        )
+        losses = table.gather(1, sample.params.anchor.T).T
+        return torch.autograd.grad(objective(losses.flatten(), sample), bias, allow_unused=False)[0][0]
+
+    exact = gradient(ia.InstaAugObjective(aug, estimator="exact").eval(), "all")
+    objective = ia.InstaAugObjective(aug, estimator=estimator).eval()
+    drawn = torch.stack([gradient(objective, 4) for _ in range(150)])
+    error = drawn.std(0) / 150**0.5
+    assert ((drawn.mean(0) - exact).abs() < 4 * error + 1e-6).all()

@@ -1,0 +1,152 @@
+"""Families beyond the paper's three, against torchvision, Kornia and closed forms."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as TF
+
+import instaaug_transforms as ia
+from instaaug_transforms import families, ops
+from instaaug_transforms.families.blur import Blur
+from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.erase import Erase
+from instaaug_transforms.families.local_colour import LocalColour
+from instaaug_transforms.families.mean_field_crop import MeanFieldCrop
+from instaaug_transforms.families.scale import Scale
+from instaaug_transforms.families.shear import Shear
+from instaaug_transforms.families.translate import Translate
+
+from .conftest import make_lively
+
+NEW = ["translate", "scale", "shear", "mean_field_crop", "erase", "blur", "local_colour"]
+
+
+def apply(family, images, **fields):
+    params = ia.AugmentParams(**{name: torch.as_tensor(value).expand(len(images)) for name, value in fields.items()})
+    return ops.apply(images, params, [family])
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_registered_near_the_identity_at_first_and_moving_once_lively(name, images):
+    assert name in families.available()
+    torch.manual_seed(0)
+    fresh = ia.LearnedAugment([name])
+    unchanged = fresh(images, params=fresh.distribution(images).identity())
+    assert torch.equal(unchanged, images)
+    aug = make_lively([name])
+    assert (aug(images) - images).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("name", NEW)
+def test_learnt_from_saved_and_loaded(name, images, tmp_path):
+    aug = make_lively([name])
+    objective = ia.InstaAugObjective(aug)
+    views, sample = aug.sample(images, 2)
+    objective(views.square().mean((1, 2, 3)), sample).backward()
+    assert all(p.grad.abs().sum() > 0 for p in aug.predictor.heads.parameters())
+    aug.save(tmp_path / "a.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors")
+    params = sample.params.index(0).detach()
+    assert torch.equal(again(images, params=params), aug(images, params=params).detach())
+
+
+@pytest.mark.parametrize("size", [(24, 24), (20, 36)])
+@pytest.mark.parametrize(
+    ("family", "fields", "affine"),
+    [
+        (Translate(), {"shift_x": 0.25, "shift_y": -0.25}, {"translate": (0.25, -0.25)}),
+        (Scale(), {"log2_scale": 0.5}, {"scale": 2**0.5}),
+        (Scale(), {"log2_scale": -0.7}, {"scale": 2**-0.7}),
+        (Shear(), {"shear_x": 20.0, "shear_y": 0.0}, {"shear": [20.0, 0.0]}),
+        (Shear(), {"shear_x": 0.0, "shear_y": -15.0}, {"shear": [0.0, -15.0]}),
+        (Shear(), {"shear_x": 12.0, "shear_y": 25.0}, {"shear": [12.0, 25.0]}),
+    ],
+)
+def test_geometry_is_that_of_torchvision(family, fields, affine, size):
+    image = F.interpolate(torch.rand(1, 3, 5, 5), size=size, mode="bicubic").clamp(0, 1)
+    shift = [round(s * n) for s, n in zip(affine.get("translate", (0, 0)), (size[1], size[0]), strict=True)]
+    arguments = {"angle": 0.0, "scale": 1.0, "shear": [0.0, 0.0]} | affine | {"translate": shift}
+    expected = TF.affine(image, **arguments, interpolation=TF.InterpolationMode.BILINEAR)
+    assert torch.allclose(apply(family, image, **fields), expected, atol=2e-3)
+
+
+def test_scale_is_uniform_in_the_logarithm():
+    family = Scale(bounds=(0.25, 2.0))
+    assert family._bounds["log2_scale"] == (-2.0, 1.0) and family.config() == {"bounds": (0.25, 2.0)}
+
+
+def test_mean_field_box_is_the_crop_of_the_same_box(images):
+    side, x, y = 0.6, 0.25, 1.0
+    ours = apply(MeanFieldCrop(), images, crop_side=side, crop_x=x, crop_y=y)
+    box = {"cx": side / 2 + (1 - side) * x, "cy": side / 2 + (1 - side) * y, "w": side, "h": side}
+    assert torch.allclose(ours, apply(Crop(), images, **box), atol=1e-5)
+
+
+def test_erase_replaces_its_box_and_nothing_else(images):
+    family = Erase(scales=(0.5,), grids=(2,), value=0.25)
+    out = apply(family, images, erase_anchor=2)  # top right
+    expected = images.clone()
+    expected[:, :, :16, 16:] = 0.25
+    assert torch.equal(out, expected)
+    assert torch.equal(apply(family, images, erase_anchor=0), images)
+
+
+def test_blur_is_torchvisions_inside_its_box(images):
+    family = Blur(scales=(0.5,), grids=(2,), sigma=1.5 / 32)
+    out = apply(family, images, blur_anchor=3)  # bottom left
+    blurred = TF.gaussian_blur(images, [9, 9], [1.5, 1.5])
+    assert torch.allclose(out[:, :, 16:, :16], blurred[:, :, 16:, :16], atol=1e-5)
+    assert torch.equal(out[:, :, :16], images[:, :, :16])
+
+
+def test_local_light_at_the_corners_and_between():
+    grey = torch.full((1, 3, 9, 9), 0.25)
+    field = dict.fromkeys(LocalColour.fields, 0.0)
+    out = apply(LocalColour(), grey, **(field | {"light_tl": 1.0, "warmth_br": 2.0}))[0]
+    assert out[:, 0, 0].tolist() == pytest.approx([0.5] * 3)
+    assert out[:, 8, 8].tolist() == pytest.approx([0.5, 0.25, 0.125])
+    assert out[:, 0, 4].tolist() == pytest.approx([0.25 * 2**0.5] * 3)  # halfway, half a stop
+    assert out[:, 0, 8].tolist() == pytest.approx([0.25] * 3)
+
+
+def test_equal_corners_are_a_constant_gain(images):
+    field = {name: 0.5 if name.startswith("light") else 0.0 for name in LocalColour.fields}
+    assert torch.allclose(apply(LocalColour(), images, **field), (images * 2**0.5).clamp(max=1), atol=1e-6)
+
+
+def test_boxed_entropy_and_frequencies():
+    part = Erase().distribution(torch.randn(1, 26))
+    assert Erase().n_anchors == 1 + 9 + 16 and Erase().entropy_scale() == pytest.approx(math.log(26))
+    index = part.from_uniform(torch.rand(60_000, 1, 1))["erase_anchor"]
+    share = torch.bincount(index.flatten(), minlength=26) / 60_000
+    assert torch.allclose(share, part.anchors.probs[0], atol=0.01)
+    assert part.entropy().item() == pytest.approx(
+        torch.distributions.Categorical(part.anchors.probs).entropy().item(), abs=1e-4
+    )
+    assert part.mode()["erase_anchor"] == part.anchors.probs.argmax() == part.top(3)["erase_anchor"][0]
+
+
+def test_tables_of_the_paper_by_name():
+    small, large = Crop("paper_64px"), Crop("paper_224px")
+    assert (small.n_anchors, large.n_anchors) == (321, 30)
+    assert torch.equal(large.anchors, Crop().anchors)
+    assert Crop(**small.config()).n_anchors == 321
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Scale((0.0, 2.0)), "factors, 0 < low < high"),
+        (lambda: MeanFieldCrop(1.0), "smallest must lie in"),
+        (lambda: Erase(value=2.0), "value must lie in"),
+        (lambda: Blur(sigma=0.0), "sigma must lie in"),
+        (lambda: Erase(scales=(0.5,)), "one entry per scale"),
+        (lambda: Crop("paper_32px"), "one of paper_64px, paper_224px"),
+        (lambda: ia.LearnedAugment(["local_colour"], in_channels=1), "defined on .3,. channels"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        make()

@@ -1,0 +1,293 @@
+"""`InstaAugObjective` and `LearnedAugment.sample` in training loops."""
+
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import nn
+from torch.utils.checkpoint import checkpoint_sequential
+
+import instaaug_transforms as ia
+from instaaug_transforms.learning.watch import Watch
+
+
+def small_model() -> nn.Sequential:
+    return nn.Sequential(
+        nn.AvgPool2d(2), nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3)
+    )
+
+
+@pytest.fixture
+def batch():
+    return torch.rand(4, 3, 16, 16), torch.tensor([0, 1, 2, 1])
+
+
+def make(families=("crop", "rotate"), seed=0, **kwargs):
+    torch.manual_seed(seed)
+    aug = ia.LearnedAugment(families, image_size=16)
+    return aug, ia.InstaAugObjective(aug, **kwargs), small_model()
+
+
+def step(aug, objective, model, batch, n=2, **kwargs):
+    images, y = batch
+    views, sample = aug.sample(images, n, **kwargs)
+    per_view = F.cross_entropy(model(views), y.repeat(sample.n), reduction="none")
+    return objective(per_view, sample)
+
+
+def grads(*modules):
+    return [p.grad.clone() for module in modules for p in module.parameters()]
+
+
+def test_views_are_view_major_and_those_of_the_parameters(batch):
+    aug, _, _ = make()
+    views, sample = aug.sample(batch[0], 3)
+    assert views.shape == (12, 3, 16, 16) and (sample.n, sample.batch_size) == (3, 4)
+    assert torch.allclose(views[4:8], aug(batch[0], params=sample.params.index(1)), atol=1e-6)
+
+
+def test_one_backward_teaches_model_and_predictor(batch):
+    aug, objective, model = make()
+    step(aug, objective, model, batch).backward()
+    assert all(g.abs().sum() > 0 for g in grads(model, aug.predictor.heads))
+
+
+def test_the_model_learns_as_from_a_plain_mean_and_the_value_is_loss_minus_entropy(batch):
+    aug, objective, model = make()
+    views, sample = aug.sample(batch[0], 2)
+    per_view = F.cross_entropy(model(views), batch[1].repeat(2), reduction="none")
+    plain = torch.autograd.grad(per_view.mean(), list(model.parameters()), retain_graph=True)
+    weight, entropies = objective.weights, sample.distribution.entropies()
+    value = objective(per_view, sample)
+    ours = torch.autograd.grad(value, list(model.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, ours, strict=True))
+    expected = per_view.mean() - sum(weight[name] * h.mean() for name, h in entropies.items())
+    assert value.item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_uniform_ranges_learn_pathwise(batch):
+    """With λ at nothing, φ's gradient is that of the mean loss through the views."""
+    aug, objective, model = make(["rotate", "hsv"], initial_weight=1e-12)
+    views, sample = aug.sample(batch[0], 2)
+    per_view = F.cross_entropy(model(views), batch[1].repeat(2), reduction="none")
+    parameters = list(aug.predictor.parameters())
+    plain = torch.autograd.grad(per_view.mean(), parameters, retain_graph=True)
+    ours = torch.autograd.grad(objective(per_view, sample), parameters)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain, ours, strict=True))
+
+
+def test_credit_is_what_anchors_learn_from_and_the_model_does_not(batch):
+    """Each view answers for its pair's losses: the score function's closed form, and the model's gradient as before."""
+    aug, objective, model = make(["crop"], initial_weight=1e-12, estimator="reinforce")
+    views, sample = aug.sample(batch[0], 2)
+    per_view = F.cross_entropy(model(views), batch[1].repeat(2), reduction="none")
+    pair = per_view + per_view.roll(4)  # the image's other view
+    bias = aug.predictor.heads["crop"].bias
+    log_prob = sample.distribution.log_prob(sample.params).flatten()
+    expected = torch.autograd.grad(((pair - pair.mean()).detach() * log_prob).mean(), bias, retain_graph=True)[0]
+    plain = torch.autograd.grad(per_view.mean(), list(model.parameters()), retain_graph=True)
+    ours = torch.autograd.grad(objective(per_view, sample, credit=pair), [bias, *model.parameters()])
+    assert torch.allclose(ours[0], expected, atol=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(plain, ours[1:], strict=True))
+
+
+def test_same_seed_same_bits(batch):
+    results = []
+    for _ in range(2):
+        aug, objective, model = make()
+        step(aug, objective, model, batch, generator=torch.Generator().manual_seed(5)).backward()
+        results.append(grads(aug, model))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_regression_and_any_other_per_view_loss(batch):
+    aug, objective, _ = make()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(768, 1))
+    views, sample = aug.sample(batch[0])
+    objective(F.mse_loss(model(views)[:, 0], torch.rand(4), reduction="none"), sample).backward()
+    assert all(g.isfinite().all() for g in grads(aug, model))
+
+
+def test_gradient_accumulation_adds_up(batch):
+    """Two half batches are one batch, where the estimator looks at one image at a time."""
+    whole, halves = make(), make()
+    noise = torch.rand(2, 4, 2)
+    for (aug, objective, model), parts in ((whole, [slice(0, 4)]), (halves, [slice(0, 2), slice(2, 4)])):
+        objective.controller.rate = 0.0
+        objective.controller.boost = 0.0
+        for part in parts:
+            images, y = batch[0][part], batch[1][part]
+            _, sample = fixed_sample(aug, images, noise[:, part])
+            views = aug.apply(images.repeat(2, 1, 1, 1), sample.params.flatten())
+            per_view = F.cross_entropy(model(views), y.repeat(2), reduction="none")
+            (objective(per_view, sample) / len(parts)).backward()
+    for a, b in zip(grads(whole[0], whole[2]), grads(halves[0], halves[2]), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def fixed_sample(aug, images, noise):
+    distribution = aug.distribution(images)
+    sample = ia.AugmentSample(distribution.from_uniform(noise), distribution, images)
+    return None, sample
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_and_gradscaler(batch, dtype):
+    aug, objective, model = make()
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+    optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1)
+    before = [p.detach().clone() for p in aug.parameters()]
+    with torch.autocast("cpu", dtype):
+        loss = step(aug, objective, model, batch)
+    assert loss.dtype == torch.float32
+    scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    after = list(aug.parameters())
+    assert all(p.isfinite().all() for p in after) and any(
+        not torch.equal(a, b) for a, b in zip(before, after, strict=True)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # dynamo asks every input for it
+def test_compiled_model_gives_the_same_gradients(batch):
+    results = []
+    for compiled in (False, True):
+        aug, objective, model = make()
+        torch.manual_seed(1)
+        run = torch.compile(model, backend="aot_eager") if compiled else model
+        step(aug, objective, run, batch).backward()
+        results.append(grads(aug, model))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_model_gives_the_same_gradients(batch, reentrant):
+    results = []
+    for checkpointed in (False, True):
+        aug, objective, model = make()
+        torch.manual_seed(1)
+
+        def run(x, model=model, checkpointed=checkpointed):
+            return checkpoint_sequential(model, 2, x, use_reentrant=reentrant) if checkpointed else model(x)
+
+        step(aug, objective, run, batch).backward()
+        results.append(grads(aug, model))
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results, strict=True))
+
+
+def test_entropy_goes_into_its_band():
+    """Losses that grow with the width: the range must stop widening inside the band, λ must have moved for it."""
+    aug, objective, _ = make(["rotate"], entropy={"rotate": (-1.6, -1.2)}, initial_weight=0.02, weight_rate=0.02)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-3, weight_decay=0)
+    images = torch.rand(8, 3, 16, 16)
+    for _ in range(300):
+        _, sample = fixed_sample(aug, images, torch.rand(1, 8, 1))
+        width = sample.distribution.parts["rotate"].entropy().exp()
+        loss = objective(0.5 * width, sample)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert -1.7 < objective.entropies["rotate"] < -1.1 and objective.weights["rotate"] > 0.05
+
+
+def test_state_dict_goes_on_and_is_tensors_alone(batch):
+    aug, objective, model = make(estimator="reinforce")
+    for _ in range(3):
+        step(aug, objective, model, batch)
+    stored = load(save({k: t.clone() for k, t in objective.state_dict().items()}))
+    _, again, _ = make(seed=1, estimator="reinforce")
+    again.load_state_dict(stored)
+    assert again.weights == objective.weights and again.entropies == objective.entropies
+    assert again.baseline == objective.baseline and not again.baseline.isnan()
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), objective.parameters(), strict=True))
+
+
+def test_nothing_moves_in_eval_mode_or_without_gradients(batch):
+    aug, objective, model = make()
+    objective.eval()
+    step(aug, objective, model, batch)
+    objective.train()
+    with torch.no_grad():
+        step(aug, objective, model, batch)
+    assert objective.entropies == {} and objective.baseline.isnan()
+
+
+def test_an_overflow_does_not_stay_in_the_baseline(batch):
+    aug, objective, _ = make(estimator="reinforce")
+    _, sample = aug.sample(batch[0])
+    objective(torch.full((4,), 2.0), sample)
+    objective(torch.full((4,), torch.inf), sample)
+    assert objective.baseline.item() == 2.0
+
+
+def test_paper_mode_moves_once_an_epoch(batch):
+    aug, objective, model = make(entropy_mode="paper", initial_weight=0.2)
+    step(aug, objective, model, batch)
+    assert objective.weights["rotate"] == pytest.approx(0.2)
+    objective.epoch_end()
+    assert objective.weights["rotate"] == pytest.approx(0.24)
+
+
+def test_critic_learns_the_losses_of_the_anchors():
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(["crop"], image_size=16)
+    objective = ia.InstaAugObjective(aug, estimator="critic")
+    with torch.no_grad():
+        aug.predictor.heads["crop"].bias.copy_(aug.predictor.heads["crop"].log_n)  # every anchor equally likely
+    optimizer = torch.optim.AdamW(objective.critic.parameters(), lr=1e-2)
+    images, planted = torch.rand(4, 3, 16, 16), 2.0 + (torch.arange(30) >= 14).float()
+    for _ in range(80):
+        _, sample = fixed_sample(aug, images, torch.rand(8, 4, 1))
+        optimizer.zero_grad()
+        objective(planted[sample.params.anchor].flatten(), sample).backward()
+        optimizer.step()
+    error = objective.critic(images)["crop"] - planted
+    assert error.abs().mean() < 0.15
+
+
+@pytest.mark.parametrize(
+    ("entropy", "weight", "said"),
+    [(-4.0, 1.0, "(almost) nothing is augmented"), (-0.001, 1.0, "widest range"), (-1.2, 30.0, "λ is at its limit")],
+)
+def test_trouble_is_said_once(entropy, weight, said, caplog):
+    aug, objective, _ = make(["rotate"], initial_weight=weight)
+    watch = Watch(aug.families, patience=5)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            watch.update({"rotate": entropy}, objective.controller)
+        assert not caplog.records
+        for _ in range(20):
+            watch.update({"rotate": entropy}, objective.controller)
+    assert len(caplog.records) == 1 and said in caplog.records[0].getMessage()
+    caplog.clear()
+    watch.update({"rotate": -0.6}, objective.controller)
+    assert not caplog.records
+
+
+def test_errors_say_what_to_do(batch):
+    aug, objective, _ = make()
+    views, sample = aug.sample(batch[0], 2)
+    with pytest.raises(ia.InstaAugError, match=r"per_view: expected one loss per view, \(8,\).*y.repeat\(2\)"):
+        objective(torch.zeros(4), sample)
+    with pytest.raises(ia.InstaAugError, match="sample: expected what aug.sample"):
+        objective(torch.zeros(8), views)
+    with pytest.raises(ia.InstaAugError, match="estimator: expected one of rloo"):
+        ia.InstaAugObjective(aug, estimator="magic")
+    with pytest.raises(ia.InstaAugError, match="go together; got estimator 'rloo' and all anchors"):
+        objective(torch.zeros(120), aug.sample(batch[0], "all")[1])
+    with pytest.raises(ia.InstaAugError, match="needs exactly one anchor family, got 0"):
+        ia.LearnedAugment(["rotate"]).sample(batch[0], "all")
+    with pytest.raises(ia.InstaAugError, match="needs p=1"):
+        ia.LearnedAugment(["rotate"], p=0.5).sample(batch[0])
+    with pytest.raises(ia.InstaAugError, match="select: expected sample or stratified"):
+        aug.sample(batch[0], select="top")
+    with pytest.raises(ia.InstaAugError, match="baseline_decay"):
+        ia.InstaAugObjective(aug, baseline_decay=1.0)
+    with pytest.raises(ia.InstaAugError, match="aug: all of its weights are frozen"):
+        ia.InstaAugObjective(ia.LearnedAugment.from_pretrained("crop_tinyimagenet"))
+    other = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], image_size=16))
+    with pytest.raises(ia.InstaAugError, match="controller of 1 families"):
+        objective.set_extra_state(other.get_extra_state())
