@@ -86,7 +86,13 @@ def test_fit_writes_weights_that_load(fitted):
     aug = ia.LearnedAugment.from_pretrained(fitted)
     assert [family.name for family in aug.families] == ["crop", "rotate"]
     notes = weights.read(fitted)[0]["notes"]
-    assert notes == {"model": "tests.test_cli_fit:brightness", "split": "train", "seed": 0, "n": 36}
+    assert notes == {
+        "model": "tests.test_cli_fit:brightness",
+        "split": "train",
+        "seed": 0,
+        "n": 36,
+        "bands": {"crop": [0.1, 0.4]},
+    }
 
 
 def test_fit_says_what_it_did(data, tmp_path, capsys):
@@ -193,7 +199,10 @@ def test_torchrun_gives_the_file_of_one_process(data, tmp_path):
 
 
 def test_bands_are_parsed():
-    assert parse_bands(["crop=0.6,0.7", "rotate=-1,-0.3"]) == {"crop": (0.6, 0.7), "rotate": (-1.0, -0.3)}
+    assert parse_bands(["crop=0.6,0.7", "rotate=-1,-0.3"]) == [{"crop": (0.6, 0.7), "rotate": (-1.0, -0.3)}]
+    assert parse_bands([]) == [{}]
+    several = parse_bands(["crop=0.4,0.5", "rotate=-1,-0.3", "crop=0.6,0.7"])
+    assert several == [{"crop": (low, low + 0.1), "rotate": (-1.0, -0.3)} for low in (0.4, 0.6)]
 
 
 @pytest.mark.parametrize(
@@ -208,7 +217,10 @@ def test_bands_are_parsed():
         (["--model", "tests.test_cli_fit:not_a_module"], "returned str"),
         (["--transforms", "rotate", "--flips"], "these are options of crop"),
         (["--mean", "0", "0", "0"], "give both or neither"),
-        (["--resume", "--lr", "0.5", "--workdir", "{work}"], "state of a fit with another"),
+        (
+            ["--resume", "--lr", "0.5", "--workdir", "{work}", "--entropy", "crop=0.1,0.4"],
+            "state of a fit with another",
+        ),
     ],
 )
 def test_errors_are_one_line_and_write_nothing(data, fitted, tmp_path, capsys, monkeypatch, arguments, message):
@@ -227,3 +239,26 @@ def test_interruption_says_how_to_go_on(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("instaaug_transforms.cli.fit.fit_transform", interrupted)
     assert main(fit_arguments(data, tmp_path / "o.safetensors")) == 2
     assert "--resume goes on from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_the_band_with_the_lower_held_out_nll_is_kept(data, tmp_path, capsys, monkeypatch, better):
+    seen = []
+
+    def nll(classifier, aug, held, **_):
+        seen.append((aug.predictor.state_dict(), len(held)))
+        return float(len(seen) - 1 != better)
+
+    monkeypatch.setattr("instaaug_transforms.cli.fit.views_nll", nll)
+    out = tmp_path / "aug.safetensors"
+    arguments = fit_arguments(data, out, "--transforms", "crop", "--entropy", "crop=0.1,0.2", "crop=0.8,0.9")
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "crop=0.1,0.2: held-out NLL of 4 views" in shown and "crop=0.8,0.9: held-out NLL" in shown
+    config, tensors = weights.read(out)
+    assert config["notes"]["bands"] == {"crop": [[0.1, 0.2], [0.8, 0.9]][better]}
+    assert [n for _, n in seen] == [4, 4] and not all(torch.equal(seen[0][0][k], seen[1][0][k]) for k in tensors)
+    assert all(torch.equal(seen[better][0][k], v) for k, v in tensors.items())
+    kept = out.read_bytes()
+    seen.clear()
+    assert main([*arguments, "--resume"]) == 0 and out.read_bytes() == kept

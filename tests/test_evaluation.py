@@ -51,6 +51,14 @@ def test_our_arm_is_what_tta_gives(report):
     assert np.allclose(arm.nll, nll, atol=1e-4)
 
 
+def test_nll_of_views_is_that_of_our_arm_with_its_own_temperature():
+    torch.manual_seed(0)
+    model, aug, data = Tiny(), make_lively(["crop"]), (torch.rand(40, 3, 32, 32), torch.randint(4, (40,)))
+    expected = evaluate(model, aug, data, data, (4,), progress=False).arms["ours", 4].nll.mean()
+    found = evaluation.views_nll(model, aug, data, 4, progress=False)
+    assert found == pytest.approx(expected, abs=1e-5) and found != evaluation.views_nll(model, aug, data, 2)
+
+
 def test_every_arm_is_aggregated_the_same_way(monkeypatch):
     """Defect 10: the aggregation at test time differs from that of the baselines it is compared with."""
     seen = []

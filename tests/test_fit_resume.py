@@ -12,7 +12,6 @@ import torch
 
 import instaaug_transforms as ia
 from instaaug_transforms import weights
-from instaaug_transforms.learning.checkpoint import NAME
 
 from .test_fit import Planted, corner_images
 
@@ -160,7 +159,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     work = tmp_path / "work"
     process = run_script(tmp_path, "killed.safetensors", wait=False, epochs=6, workdir=repr(str(work)))
     deadline = time.time() + 120
-    while not (work / NAME).exists() and time.time() < deadline:
+    while not any(work.glob("fit-state-*.safetensors")) and time.time() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.communicate()

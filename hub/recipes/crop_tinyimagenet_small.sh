@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python examples/tinyimagenet_splits.py --data "$DATA"
 common=(--model resnet18 --checkpoint "$CHECKPOINT" --data "$DATA" --img-size 64 --amp --seed 0)
-instaaug fit "${common[@]}" --split policy --transforms crop --scales 1 0.7 --grids 1 2 --phi-size 32 --entropy crop=0.6,0.7 --epochs 15 \
+instaaug fit "${common[@]}" --split policy --transforms crop --scales 1 0.7 --grids 1 2 --phi-size 32 --epochs 15 --entropy crop=0.45,0.55 crop=0.6,0.7 crop=0.75,0.85 \
     --lr 1e-3 --weight-decay 0.05 --patience 5 --out crop_tinyimagenet_small.safetensors "$@"
 python hub/add.py crop_tinyimagenet_small.safetensors crop_tinyimagenet_small
 instaaug validate "${common[@]}" --weights crop_tinyimagenet_small --split val --choice-split policy --n-views 1 2 4 10

@@ -1,8 +1,10 @@
 """Fit a transform to a frozen classifier, from folders of images, and write its weights."""
 
 import argparse
+import itertools
 import os
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,6 +12,7 @@ import torch.distributed as dist
 
 from ..augment import LearnedAugment
 from ..errors import InstaAugError
+from ..evaluation import views_nll
 from ..families import create
 from ..families.crop import Crop
 from ..learning import FitConfig, ranks
@@ -47,8 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FAMILY=LOW,HIGH",
-        help="bands of mean entropy: crop in fractions of log A, others in nats",
+        help="bands of mean entropy: crop in fractions of log A, others in nats; of several of one family, each is fitted "
+        "and the one with the lowest held-out NLL of --choose-views averaged views is kept",
     )
+    group.add_argument("--choose-views", type=int, default=4, help="K for the choice among bands (%(default)s)")
     group.add_argument("--epochs", type=int, default=defaults.epochs, help="(%(default)s)")
     group.add_argument(
         "--patience", type=int, default=defaults.patience, help="epochs without a better one (%(default)s)"
@@ -77,16 +82,14 @@ def run(arguments: argparse.Namespace) -> None:
     """Fit; every process of torchrun takes its share, the first one writes the weights."""
     if arguments.out.suffix != ".safetensors" or not arguments.out.parent.is_dir():
         raise InstaAugError(f"out: expected a .safetensors file in a folder that exists, got {str(arguments.out)!r}")
-    bands = parse_bands(arguments.entropy)
+    candidates = parse_bands(arguments.entropy)
     with processes(arguments):
         first = ranks.rank() == 0
         progress = None if first else False
         data = read(arguments, arguments.split, progress)
         classifier = build_classifier(arguments, count_classes(arguments, arguments.split))
         train, held = hold_out(data, arguments.seed)
-        aug = make(arguments, classifier)
         config = FitConfig(
-            entropy=bands,
             objective=arguments.objective,
             epochs=arguments.epochs,
             patience=arguments.patience,
@@ -101,14 +104,33 @@ def run(arguments: argparse.Namespace) -> None:
             progress=progress,
         )
         workdir = arguments.workdir or arguments.out.with_suffix(".work")
-        try:
-            result = fit_transform(aug, classifier, train, held, config, workdir=workdir, resume=arguments.resume)
-        except KeyboardInterrupt:
-            raise InstaAugError(f"stopped; the same command with --resume goes on from {workdir}") from None
+        fits = []
+        for bands in candidates:
+            aug = make(arguments, classifier)
+            try:
+                result = fit_transform(
+                    aug,
+                    classifier,
+                    train,
+                    held,
+                    replace(config, entropy=bands),
+                    workdir=workdir,
+                    resume=arguments.resume,
+                )
+            except KeyboardInterrupt:
+                raise InstaAugError(f"stopped; the same command with --resume goes on from {workdir}") from None
+            nll = None
+            if len(candidates) > 1:
+                views = {"n_views": arguments.choose_views, "amp": arguments.amp, "progress": progress}
+                nll = views_nll(classifier, aug.eval(), held, **views)
+                if first:
+                    print(f"{show_bands(bands)}: held-out NLL of {arguments.choose_views} views {nll:.4f}")
+            fits.append((nll, aug, result, bands))
         if not first:
             return
+        _, aug, result, bands = fits[0] if len(fits) == 1 else min(fits, key=lambda found: found[0])
         notes = {"model": arguments.model, "split": arguments.split, "seed": arguments.seed, "n": len(train)}
-        aug.save(arguments.out, **notes)
+        aug.save(arguments.out, **notes, bands=bands)
         best = result.best
         entropies = ", ".join(f"{name} {value:.2f}" for name, value in best["entropy"].items())
         print(f"{arguments.out}: epoch {result.best_epoch + 1} of {len(result.history)}, {len(train)} images")
@@ -142,17 +164,22 @@ def make(arguments: argparse.Namespace, classifier: torch.nn.Module) -> LearnedA
     return aug.to(arguments.device)
 
 
-def parse_bands(given: list[str]) -> dict[str, tuple[float, float]]:
-    """``["crop=0.6,0.7"]`` to ``{"crop": (0.6, 0.7)}``."""
-    bands = {}
+def parse_bands(given: list[str]) -> list[dict[str, tuple[float, float]]]:
+    """``["crop=0.6,0.7"]`` to ``[{"crop": (0.6, 0.7)}]``; every combination where a family is given several bands."""
+    options: dict[str, list[tuple[float, float]]] = {}
     for text in given:
         name, _, numbers = text.partition("=")
         try:
             low, high = (float(number) for number in numbers.split(","))
         except ValueError:
             raise InstaAugError(f"entropy: expected FAMILY=LOW,HIGH as in crop=0.6,0.7, got {text!r}") from None
-        bands[name] = (low, high)
-    return bands
+        options.setdefault(name, []).append((low, high))
+    return [dict(zip(options, bands, strict=True)) for bands in itertools.product(*options.values())]
+
+
+def show_bands(bands: dict[str, tuple[float, float]]) -> str:
+    """As `parse_bands` takes them."""
+    return " ".join(f"{name}={low:g},{high:g}" for name, (low, high) in bands.items())
 
 
 @contextmanager

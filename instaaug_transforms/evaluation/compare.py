@@ -123,3 +123,28 @@ def tune(
             averages = run.averages(f"tune {setting}", arm, [n_views], data, how)
             losses.append(nn.functional.cross_entropy(averages[n_views], data.targets).item())
     return settings[losses.index(min(losses))]
+
+
+def views_nll(
+    classifier: nn.Module,
+    aug: LearnedAugment,
+    choice_data: Any,
+    n_views: int = 4,
+    *,
+    select: str = "top",
+    how: str = "mean_prob",
+    batch_size: int = 256,
+    amp: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> float:
+    """NLL of the average of ``n_views`` learned views on ``choice_data``, after its best temperature: to choose among fits.
+
+    Args:
+        choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
+    """
+    data = load(choice_data, "choice_data", progress=progress)
+    run = Runner(classifier, aug, batch_size, amp, seed, progress)
+    with frozen(classifier), torch.no_grad():
+        arm = baselines.learned(aug, n_views, select, 1.0)
+        return float(run.arm(OURS, arm, [n_views], data, data, how)[OURS, n_views].nll.mean())

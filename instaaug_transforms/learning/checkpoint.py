@@ -1,5 +1,6 @@
 """Checkpoints of a fit: everything that decides what comes next, so that a resumed run gives the same bits."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,6 @@ from torch import Tensor
 
 from .. import weights
 from ..errors import InstaAugError
-
-NAME = "fit-state.safetensors"
 
 
 def save_state(folder: Path, about: dict[str, Any], values: dict[str, Any], tensors: dict[str, Any]) -> None:
@@ -22,7 +21,13 @@ def save_state(folder: Path, about: dict[str, Any], values: dict[str, Any], tens
     """
     flat: dict[str, Tensor] = {}
     values = {**values, "about": about, "structure": _flatten(tensors, "", flat)}
-    weights.write(folder / NAME, values, flat)
+    weights.write(state_file(folder, about), values, flat)
+
+
+def state_file(folder: Path, about: dict[str, Any]) -> Path:
+    """Where the state lies: fits with other entropy bands share a folder, and its tables, but not a state."""
+    bands = json.dumps(about.get("entropy"), sort_keys=True)
+    return folder / f"fit-state-{hashlib.sha256(bands.encode()).hexdigest()[:8]}.safetensors"
 
 
 def load_state(folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -31,14 +36,15 @@ def load_state(folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], dic
     Raises:
         InstaAugError: a damaged file, or the state of another fit.
     """
-    if not (folder / NAME).exists():
+    path = state_file(folder, about)
+    if not path.exists():
         return None
-    values, flat = weights.read(folder / NAME)
+    values, flat = weights.read(path)
     about = json.loads(json.dumps(about))
     changed = sorted(key for key in {*about, *values["about"]} if about.get(key) != values["about"].get(key))
     if changed:
         raise InstaAugError(
-            f"resume: {folder / NAME} is the state of a fit with another {', '.join(changed)}; fit without resume, or "
+            f"resume: {path} is the state of a fit with another {', '.join(changed)}; fit without resume, or "
             "give the arguments it had"
         )
     return values, _restore(values["structure"], flat)
