@@ -2,7 +2,7 @@
 
     python examples/train_classifier.py --data DIR --split fit --model convnext_atto --image-size 64 --out atto.safetensors
 
-AdamW, one cycle, label smoothing, random crops (area 0.35 … 1) and mirroring; a checkpoint after every epoch.
+AdamW, one cycle, random crops and mirroring; a checkpoint after every epoch.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from instaaug_transforms.weights import replace_file
 CROP = create(["crop"])
 
 
-def random_crops(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Square crops of area 0.35 … 1, half of them mirrored."""
-    side = (0.35 + 0.65 * torch.rand(len(images), generator=generator)).sqrt()
+def random_crops(images: Tensor, least: float, generator: torch.Generator) -> Tensor:
+    """Square crops of area ``least`` … 1, half of them mirrored."""
+    side = (least + (1 - least) * torch.rand(len(images), generator=generator)).sqrt()
     cx, cy = (side / 2 + (1 - side) * torch.rand(len(images), generator=generator) for _ in range(2))
     flip = torch.randint(2, (len(images),), generator=generator).float()
     return ops.apply(images, ia.AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip), CROP)
@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=128, help="(%(default)s)")
     parser.add_argument("--lr", type=float, default=2e-3, help="(%(default)s)")
     parser.add_argument("--weight-decay", type=float, default=0.05, help="(%(default)s)")
+    parser.add_argument("--min-area", type=float, default=0.35, help="of the random crops (%(default)s)")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="of the labels (%(default)s)")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the last epoch's checkpoint")
@@ -110,10 +112,10 @@ def main(arguments: list[str] | None = None) -> None:
         bar = tqdm(order.split(parsed.batch_size), desc=f"epoch {epoch + 1}/{parsed.epochs}", unit="step", disable=None)
         for index in bar:
             images, targets = data.batch(index)
-            views = random_crops(images, generator).contiguous(memory_format=torch.channels_last)
+            views = random_crops(images, parsed.min_area, generator).contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=parsed.amp):
                 logits = model(views)
-            loss = F.cross_entropy(logits.float(), targets, label_smoothing=0.1)
+            loss = F.cross_entropy(logits.float(), targets, label_smoothing=parsed.smoothing)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
