@@ -22,24 +22,26 @@ def reinforce(losses: Tensor, log_prob: Tensor, baseline: float | Tensor) -> Ten
 
 
 def rloo(losses: Tensor, log_prob: Tensor, mean: Tensor | None = None, count: int | None = None) -> Tensor:
-    """Leave-one-out baseline (Kool et al. 2019, eq. 8): each view's baseline is the mean loss of the image's others.
+    """Score function with a leave-one-out baseline (Kool et al. 2019, eq. 8); the arguments are `leave_one_out`'s."""
+    return ((losses - leave_one_out(losses, mean, count)) * log_prob).mean(0)
+
+
+def leave_one_out(losses: Tensor, mean: Tensor | None = None, count: int | None = None) -> Tensor:
+    """Each view's baseline, ``(n, B)``: the mean loss of the image's other views.
 
     With one view per image (n = 1) the others are those of the rest of the batch, and of a batch of one there are
     none (baseline 0).
 
     Args:
         losses: ``(n, B)``, detached; views drawn independently of each other.
-        log_prob: ``(n, B)``.
         mean, count: mean loss and number of images over all processes, for n = 1; those of ``losses`` where None.
     """
     n, batch = losses.shape
     if n > 1:
-        baseline = (losses.sum(0) - losses) / (n - 1)
-    else:
-        count = batch if count is None else count
-        total = (losses.mean() if mean is None else mean) * count
-        baseline = (total - losses) / (count - 1) if count > 1 else torch.zeros_like(losses)
-    return ((losses - baseline) * log_prob).mean(0)
+        return (losses.sum(0) - losses) / (n - 1)
+    count = batch if count is None else count
+    total = (losses.mean() if mean is None else mean) * count
+    return (total - losses) / (count - 1) if count > 1 else torch.zeros_like(losses)
 
 
 def critic(losses: Tensor, log_prob: Tensor, index: Tensor, log_p: Tensor, predicted: Tensor) -> Tensor:

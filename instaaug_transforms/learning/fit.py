@@ -21,9 +21,10 @@ from .checkpoint import load_state, save_state
 from .config import FitConfig, FitResult
 from .data import hold_out, load
 from .entropy import EntropyController, summarise
+from .estimators import leave_one_out, only_gradient
 from .frozen import frozen
 from .losstable import PerViewLoss, cross_entropy
-from .pathwise import leave_one_out, view_losses
+from .pathwise import view_losses
 from .prepared import Prepared, describe, prepare
 
 IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
@@ -302,8 +303,8 @@ class _Fit:
             known = (
                 rows.gather(1, params.anchor.T).T if name == "crop" and rows is not None else leave_one_out(detached)
             )
-            value = value + _only_gradient(((detached - known) * part.log_prob(params.detach())).mean(0))
-        return value if expected is None else value + _only_gradient(expected)
+            value = value + only_gradient(((detached - known) * part.log_prob(params.detach())).mean(0))
+        return value if expected is None else value + only_gradient(expected)
 
     def _losses(self, params, data: Prepared, index: Tensor) -> Tensor:
         """Losses ``(n, B)`` of ``(n, B)`` parameters."""
@@ -345,11 +346,6 @@ class _Fit:
 
 def _due(last: float, seconds: float) -> bool:
     return time.perf_counter() - last > seconds
-
-
-def _only_gradient(term: Tensor) -> Tensor:
-    """Zero, with the gradient of ``term``: estimator terms must not change the loss that is reported."""
-    return term - term.detach()
 
 
 def _short(label: str, values: Mapping[str, float]) -> dict[str, str]:

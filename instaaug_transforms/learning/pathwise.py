@@ -60,11 +60,3 @@ def view_losses(
         change = slope * (params[name] - params[name].detach())
         out = out + change.flatten(2).sum(-1) if change.ndim > 2 else out + change
     return out
-
-
-def leave_one_out(losses: Tensor) -> Tensor:
-    """The mean of the other losses, ``(n, B)``: of the image's other views, or of the other images where n is 1."""
-    n, size = losses.shape
-    if n > 1:
-        return (losses.sum(0) - losses) / (n - 1)
-    return (losses.sum() - losses) / max(size - 1, 1)
