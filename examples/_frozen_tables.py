@@ -5,8 +5,10 @@ import torch
 from _frozen_arms import FREE, SINGLE, VIEWS, Outcome, Table
 from scipy.stats import bootstrap
 from tabulate import tabulate
+from torch import Tensor
 from torch.nn import functional as F
 
+from instaaug_transforms.aggregation import aggregate
 from instaaug_transforms.evaluation import paired_interval
 from instaaug_transforms.evaluation.calibration import best_temperature
 
@@ -57,23 +59,49 @@ def summary(result: Outcome, seed: int = 0) -> tuple[str, list[dict]]:
     return text, rows
 
 
-def headroom(table: Table, choice: Table) -> str:
-    """What any choice among the candidates could reach at most, and all of them together."""
-    losses = table.losses()
-    right = torch.cat(
-        [
-            (logits.argmax(-1) == t[:, None]).any(1)
-            for logits, t in zip(table.logits.split(500), table.data.targets.split(500), strict=True)
-        ]
+def headroom(table: Table, fitted_on: Table, choice: Table) -> tuple[str, dict[str, float]]:
+    """What choosing or averaging the candidates could give at most: by the label, all of them, the best fixed weights."""
+    n = table.logits.shape[1]
+    right = [
+        (logits.argmax(-1) == t[:, None]).any(1)
+        for logits, t in zip(table.logits.split(500), table.data.targets.split(500), strict=True)
+    ]
+    rows = {"oracle": 100 * torch.cat(right).double().mean().item()}
+    for name, weights in (("mean", torch.zeros(n)), ("weights", best_weights(fitted_on))):
+        averaged = [weighted_mean(t, weights) for t in (table, choice)]
+        logits = averaged[0] / best_temperature(averaged[1], choice.data.targets)
+        rows[f"{name}_top1"] = 100 * (logits.argmax(1) == table.data.targets).double().mean().item()
+        rows[f"{name}_nll"] = F.cross_entropy(logits, table.data.targets).item()
+    text = (
+        f"any of the {n} candidate views right (oracle, knows the label): {{oracle:.2f}} %; mean of all of them: "
+        "{mean_top1:.2f} %, NLL {mean_nll:.3f}; the best weights for all images alike: {weights_top1:.2f} %, NLL "
+        "{weights_nll:.3f}"
     )
-    everything = [torch.arange(losses.shape[1])[None].expand(len(t.data), -1) for t in (table, choice)]
-    t = best_temperature(choice.averaged(everything[1], "mean_prob"), choice.data.targets)
-    logits = table.averaged(everything[0], "mean_prob") / t
-    top1 = 100 * (logits.argmax(1) == table.data.targets).double().mean()
-    return (
-        f"any of the {losses.shape[1]} candidate views right (oracle, knows the label): {100 * right.double().mean():.2f} %; "
-        f"mean of all of them: {top1:.2f} %, NLL {F.cross_entropy(logits, table.data.targets):.3f}"
-    )
+    return text.format(**rows), rows
+
+
+def weighted_mean(table: Table, log_weights: Tensor) -> Tensor:
+    """Aggregated logits ``(N, K)`` of all candidates."""
+    parts = [
+        aggregate(logits.float().transpose(0, 1), "weighted", log_weights=log_weights[:, None])
+        for logits in table.logits.split(500)
+    ]
+    return torch.cat(parts)
+
+
+def best_weights(table: Table, epochs: int = 4) -> Tensor:
+    """Log-weights of the candidates, the same for every image, by the NLL of their weighted mean probability."""
+    weights, log_t = torch.zeros(table.logits.shape[1], requires_grad=True), torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam([weights, log_t], lr=0.1)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(epochs):
+        for index in torch.randperm(len(table.data), generator=generator).split(250):
+            logits = aggregate(table.logits[index].float().transpose(0, 1), "weighted", log_weights=weights[:, None])
+            loss = F.cross_entropy(logits / log_t.exp(), table.data.targets[index])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return weights.detach()
 
 
 def transfer(name: str, second: Table, refits: list[Outcome], carried: list[Outcome]) -> tuple[str, list[dict]]:

@@ -165,7 +165,8 @@ def main(arguments: list[str] | None = None) -> None:
         result = pooled(parts)
         text, results[title] = summary(result)
         print(f"## {title}: n = {len(result[SINGLE, 1][0])}, seeds {parsed.seeds}\n\n{text}\n")
-    print(headroom(val, split(policy, parsed.seeds[0])[1]) + "\n")
+    text, results["headroom on val"] = headroom(val, *split(policy, parsed.seeds[0]))
+    print(text + "\n")
     if parsed.second:
         model = ia.timm.create_classifier(parsed.second, parsed.second_checkpoint, n_classes).eval()
         anchors, own = views.index(anchor_columns), torch.arange(len(anchor_columns))

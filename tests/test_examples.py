@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import save_model
 from torchvision.transforms.v2 import functional as F
 
+from instaaug_transforms.timm import create_classifier as load_classifier
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -80,3 +82,41 @@ def test_measure_tinyimagenet(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "stages").iterdir()} == before
     tables = [text.split(" and results.png")[0] for text in (first, again)]
     assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_frozen_report(tmp_path):
+    for split, n in (("policy", 15), ("val", 15)):
+        for label in ("n01", "n02", "n03", "n04"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for k in range(n):
+                F.to_pil_image(torch.rand(3, 64, 64)).save(tmp_path / "data" / split / label / f"{k}.png")
+    for name in ("first", "second"):
+        save_model(timm.create_model("test_resnet", num_classes=4), str(tmp_path / f"{name}.safetensors"))
+    first = ["--model", "test_resnet", "--checkpoint", tmp_path / "first.safetensors"]
+    second = ["--second", "test_resnet", "--second-checkpoint", tmp_path / "second.safetensors"]
+    common = ["--data", tmp_path / "data", "--smoke", "--seeds", 0, 1, "--out", tmp_path / "out"]
+    out = run("frozen_report.py", *common, *first, *second)
+    assert "## val: n = 60" in out and "## val and cross-fitted policy pooled: n = 120" in out
+    assert out.count("entropy bands") == 4 and "best weights for all images alike" in out and "carried over" in out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results["bands"]) == 3 and set(results["headroom on val"]) > {"oracle", "mean_nll", "weights_nll"}
+    with_features = run("frozen_report.py", *common, *first, "--predictor", "features", "--entropy", 0.4, 0.6)
+    assert "transfer" not in with_features and "entropy bands" not in with_features
+
+
+@pytest.mark.slow
+def test_train_classifier(tmp_path):
+    for split in ("fit", "val"):
+        for label in ("n01", "n02"):
+            (tmp_path / "data" / split / label).mkdir(parents=True)
+            for k in range(6):
+                F.to_pil_image(torch.rand(3, 40, 40)).save(tmp_path / "data" / split / label / f"{k}.png")
+    out = tmp_path / "m.safetensors"
+    arguments = ["--data", tmp_path / "data", "--model", "test_resnet", "--image-size", 32, "--out", out, "--epochs", 2]
+    assert "val: top-1" in run("train_classifier.py", *arguments, "--smoke")
+    classifier = load_classifier("test_resnet", out, 2).eval()
+    assert classifier(torch.rand(1, 3, 32, 32)).shape == (1, 2)
+    kept = out.read_bytes()
+    run("train_classifier.py", *arguments, "--smoke", "--resume")
+    assert out.read_bytes() == kept and json.loads(out.with_suffix(".json").read_text())["n"] == 12
