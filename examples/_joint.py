@@ -9,11 +9,11 @@ import _training
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import bootstrap
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import instaaug_transforms as ia
+from instaaug_transforms.evaluation import paired_interval
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.data import LabelledImages
 from instaaug_transforms.tta import aggregate
@@ -227,14 +227,6 @@ def compare(runs: list[dict], against: str = "random crop") -> list[dict]:
             # Images are drawn again, seeds are not: one difference per image, averaged over the seeds.
             each = [np.subtract(mine[seed]["correct"], theirs[seed]["correct"]) for seed in shared]
             difference = 100 * np.mean(each, axis=0)
-            row |= {"difference": float(difference.mean()), "interval": interval(difference)}
+            row |= {"difference": float(difference.mean()), "interval": list(paired_interval(difference)[1:])}
         rows.append(row)
     return rows
-
-
-def interval(difference: np.ndarray) -> list[float]:
-    if np.ptp(difference) == 0:  # the bootstrap of a constant is that constant
-        return [float(difference[0])] * 2
-    rng = np.random.default_rng(0)
-    drawn = bootstrap((difference,), np.mean, n_resamples=2000, method="percentile", batch=100, rng=rng)
-    return [float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)]

@@ -10,7 +10,6 @@ the plain model is worst) and over gradients.
 import time
 from pathlib import Path
 
-import _joint
 import _lights
 import _training
 import numpy as np
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
+from instaaug_transforms.evaluation import paired_interval
 from instaaug_transforms.learning.data import LabelledImages, load
 
 # Dishes, fruit and vegetables among Tiny-ImageNet's classes, by their first name in classes.txt.
@@ -173,7 +173,7 @@ def experiment(train_data, test, lights, count: int, seed: int, epochs: int, gri
         for group, members in groups.items():
             difference = 100.0 * (bits[members].astype(float) - correct["global hsv"][members]).mean(0)
             rows[name][group] = 100.0 * float(bits[members].mean())
-            rows[name][f"{group} over global"] = [float(difference.mean()), *_joint.interval(difference)]
+            rows[name][f"{group} over global"] = list(paired_interval(difference))
     report = {"lights": count, "seed": seed, "n": len(test), "tuned": best, "arms": rows, "simulated": True}
     return report | {"train lights": [light.name for light in seen], "seconds": time.perf_counter() - start}, aug
 

@@ -13,7 +13,7 @@ import _joint
 import _training
 import timm
 import torch
-from _planted import planted
+from _planted import object_kept, planted
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
@@ -65,11 +65,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     seed = options.seeds[0]
-    train, test = planted(seed, smoke=options.smoke) if options.planted else folders(options)
+    if options.planted:
+        train, test, boxes = planted(seed, smoke=options.smoke)
+    else:
+        train, test = folders(options)
     if options.smoke:
         options.epochs, options.seeds = 2, [seed]
         few = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:64]
-        train, test = train.subset(few), test.subset(torch.arange(0, len(test), max(1, len(test) // 64)))
+        shown = torch.arange(0, len(test), max(1, len(test) // 64))
+        train, test = train.subset(few), test.subset(shown)
+        boxes = boxes[shown] if options.planted else None
     settings = _joint.Settings(
         epochs=options.epochs,
         batch_size=32 if options.smoke or options.planted else 100,
@@ -92,6 +97,9 @@ def main(arguments: list[str] | None = None) -> None:
             run = _joint.Run(arm, model, train, settings, seed, file)
             run.train(options.resume)
             runs.append(run.result(test))
+            if options.planted and arm in ("ours", "without input"):
+                runs[-1] |= object_kept(run.aug.eval(), test, boxes)
+                print(*(f"{k} {v[0]:.1f} % [{v[1]:.1f}, {v[2]:.1f}]" for k, v in list(runs[-1].items())[-2:]), sep="; ")
             print(
                 "{arm}, seed {seed}: top-1 {top1:.2f} ({views} views), {single:.2f} (one), {seconds:.0f} s".format(
                     **runs[-1]

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,33 @@ def test_joint_training_on_planted_corners(tmp_path):
     ours = made["summary"][-1]
     assert ours["arm"] == "ours" and ours["interval"][0] <= ours["difference"] <= ours["interval"][1]
     assert "entropy_crop" in made["runs"][-1]["history"][-1] and (tmp_path / "augment.safetensors").exists()
+    assert 0 < made["runs"][-1]["object kept"][0] <= 100
+
+
+def test_share_of_the_planted_object():
+    """A transform that always takes the corner of the digit keeps all of it; with another image's corner, a quarter."""
+    from _planted import object_kept, planted
+
+    from instaaug_transforms.families.crop import Crop
+
+    _, test, boxes = planted(0)
+    crop = Crop(scales=(1.0, 0.5), grids=(1, 2))
+    aug = ia.LearnedAugment([crop])
+    x, y = boxes[:, ::2].mean(1), boxes[:, 1::2].mean(1)
+    inside = [((x - cx).abs() < w / 2) & ((y - cy).abs() < w / 2) for cx, cy, w in crop.anchors[1:, :3]]
+    right = 1 + torch.stack(inside, 1).int().argmax(1)
+    brightness = test.images.float().sum((1, 2, 3))  # tells the images apart, in whatever batches they come
+
+    def distribution(images):
+        rows = [int((brightness - 255 * image.sum()).abs().argmin()) for image in images]
+        probs = torch.nn.functional.one_hot(right[rows], crop.n_anchors).float()
+        part = types.SimpleNamespace(anchors=types.SimpleNamespace(probs=probs))
+        return types.SimpleNamespace(parts={"crop": part})
+
+    aug.distribution = distribution
+    found = object_kept(aug, test, boxes)
+    assert found["object kept"][0] == pytest.approx(100, abs=1)  # a few images are equally bright
+    assert found["more than shuffled"][0] == pytest.approx(75, abs=8)
 
 
 def test_joint_training_on_a_folder(tmp_path):
