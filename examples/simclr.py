@@ -5,6 +5,10 @@ by a linear and by a k-NN probe; the probes' regularisation and k are chosen on 
 over ten crops of the arm's own kind.
 
     python examples/simclr.py --data DIR --image-size 32 --images 10000 --epochs 20
+
+In full, on one GPU (pending, tried on the CPU alone):
+
+    python examples/simclr.py --data DIR --model resnet18 --image-size 64 --images 100000 --epochs 100 --batch-size 512 --amp
 """
 
 import time
@@ -50,13 +54,16 @@ class Run:
 
     def __init__(self, arm: str, options, seed: int) -> None:
         torch.manual_seed(seed)
-        self.arm, self.options, self.generator = arm, options, torch.Generator().manual_seed(seed)
-        self.encoder = Encoder(options.model)
+        self.arm, self.options, self.device = arm, options, torch.device(options.device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.encoder = Encoder(options.model).to(self.device)
         self.random, self.aug, self.objective = _joint.RandomCrop((0.08, 1.0)), None, None
         self.colour = ia.LearnedAugment(["hsv"])  # for its resample-free colour alone; nothing of it is learned
+        for module in (self.random.aug, self.colour):
+            module.to(self.device)
         modules, parameters = {"encoder": self.encoder}, list(self.encoder.parameters())
         if ARMS[arm] is not None:
-            self.aug = ia.LearnedAugment(["crop"], predictor=ARMS[arm], image_size=32)
+            self.aug = ia.LearnedAugment(["crop"], predictor=ARMS[arm], image_size=32).to(self.device)
             # A leave-one-out baseline over the two views would be the very loss that they share.
             self.objective = ia.InstaAugObjective(self.aug, estimator="reinforce")
             modules["objective"] = self.objective
@@ -67,7 +74,7 @@ class Run:
 
     def jitter(self, views: Tensor) -> Tensor:
         """The same flips and colours for every arm."""
-        u = torch.rand(4, len(views), generator=self.generator)
+        u = torch.rand(4, len(views), generator=self.generator, device=self.device)
         views = torch.where((u[3] < 0.5)[:, None, None, None], views.flip(-1), views)
         params = {"hue": 0.2 * (u[0] - 0.5), "saturation": 0.2 + 1.6 * u[1], "value": 0.4 + 1.2 * u[2]}
         return self.colour.apply(views, ia.AugmentParams(**params))
@@ -79,15 +86,17 @@ class Run:
         history = history or []
         for epoch in tqdm(range(first, options.epochs), desc=self.arm, disable=None):
             start, total = time.perf_counter(), 0.0
-            order = torch.randperm(len(data), generator=self.generator)
+            order = torch.randperm(len(data), generator=self.generator, device=self.device).cpu()
             batches = order[: len(order) // options.batch_size * options.batch_size].split(options.batch_size)
             for index in batches:
-                images, _ = data.batch(index)
+                images, _ = data.batch(index, self.device)
                 if self.aug is None:
                     views = torch.cat([self.random(images, self.generator) for _ in range(2)])
                 else:
                     views, sample = self.aug.sample(images, 2, generator=self.generator)
-                per_view = contrastive_losses(*self.encoder(self.jitter(views)).chunk(2), temperature=0.5)
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=options.amp):
+                    embedded = self.encoder(self.jitter(views))
+                per_view = contrastive_losses(*embedded.float().chunk(2), temperature=0.5)
                 loss = per_view.mean()
                 if self.objective is not None:  # a view has its part in its own direction and in its partner's
                     loss = self.objective(per_view, sample, credit=2 * per_view)
@@ -108,7 +117,7 @@ class Run:
         self.encoder.eval()
         parts = []
         for index in torch.arange(len(data)).split(256):
-            images, _ = data.batch(index)
+            images, _ = data.batch(index, self.device)
             total = 0.0
             for _ in range(crops):
                 views = self.random(images, self.generator)
@@ -117,7 +126,7 @@ class Run:
                 total = total + self.encoder.body(views)
             parts.append(total / crops)
         self.encoder.train()
-        return torch.cat(parts).numpy()
+        return torch.cat(parts).cpu().numpy()
 
 
 def probes(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
@@ -162,6 +171,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=10_000, help="train images (%(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="(%(default)s)")
     parser.add_argument("--batch-size", type=int, default=256, help="(%(default)s)")
+    parser.add_argument("--probe-images", type=int, default=20_000, help="train images of the probes (%(default)s)")
+    parser.add_argument("--amp", action="store_true", help="bfloat16 autocast in the encoder")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if options.smoke:
@@ -174,8 +186,9 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in options.seeds:
             run = Run(arm, options, seed)
             history = run.pretrain(train)
-            y, ty = train.targets.numpy(), test.targets.numpy()
-            right = probes((run.features(train, crops), y), (run.features(test, crops), ty))
+            # The images were drawn at random: the first of them are a random choice too.
+            probed = train.subset(slice(0, options.probe_images))
+            right = probes(*((run.features(part, crops), part.targets.numpy()) for part in (probed, test)))
             row = {
                 "arm": arm,
                 "seed": seed,
@@ -188,7 +201,9 @@ def main(arguments: list[str] | None = None) -> None:
             print("{arm}, seed {seed}: linear {top1:.2f}, k-NN {knn:.2f}, n = {n}".format(**row))
             _training.write_results(options.out, {"summary": _joint.compare(runs), "runs": runs})
             if arm == "ours":
-                viz.save(viz.learned_ranges(run.aug, test.batch(torch.arange(8))[0]), options.out / "learned.png")
+                viz.save(
+                    viz.learned_ranges(run.aug, test.batch(torch.arange(8), run.device)[0]), options.out / "learned.png"
+                )
 
 
 if __name__ == "__main__":
