@@ -19,9 +19,14 @@ from .inputs import Normalization, is_image, to_batch
 from .params import AugmentParams
 from .predictors import make_predictor, recipe
 from .sample import AugmentSample
-from .targets import POINT_TYPES, transform_mask, transform_points
+from .targets import POINT_TYPES, owners, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
+
+
+def _in_worker() -> bool:
+    """Whether this is a DataLoader worker; never while compiling, which cannot ask."""
+    return not torch.compiler.is_compiling() and get_worker_info() is not None
 
 
 class LearnedAugment(v2.Transform):
@@ -222,8 +227,9 @@ class LearnedAugment(v2.Transform):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
             raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone")
         if params is not None:
-            return {"params": self._checked(params)}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
+            params = self._checked(params)
+            return {"params": params, "owners": owners(leaves, params.batch_shape[0])}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
             batch, back = self._batch(image)
             clip = image.shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
@@ -238,19 +244,27 @@ class LearnedAugment(v2.Transform):
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
         # The image that was looked at is converted and checked already.
-        return {"params": params, "image": image, "batch": (batch, back)}
+        return {
+            "params": params,
+            "owners": owners(leaves, params.batch_shape[0]),
+            "image": image,
+            "batch": (batch, back),
+        }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
         if is_image(inpt):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
                 batch, back = params["batch"] if inpt is params.get("image") else self._batch(inpt)
                 if len(batch) % made.batch_shape[0]:
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
                     )
                 return back(self.apply(batch, made.repeat_interleave(len(batch) // made.batch_shape[0])))
+        mine = params.get("owners", {}).get(id(inpt))
+        if mine:  # one of the boxes, points or masks of a batch, each of its own image
+            made = made.index(slice(mine[0], mine.pop(0) + 1))
         if isinstance(inpt, tv_tensors.Mask):
             return transform_mask(inpt, made.detach(), self.families, self.output_size)
         if isinstance(inpt, POINT_TYPES):
@@ -262,7 +276,7 @@ class LearnedAugment(v2.Transform):
     def _batch(self, images: Any):
         batch, back = to_batch(images, self.in_channels, self.normalization)
         weight = next(self.predictor.parameters())
-        if get_worker_info() is not None and weight.is_cuda:
+        if weight.is_cuda and _in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
         if batch.device != weight.device:
             raise InstaAugError(

@@ -21,6 +21,25 @@ def is_image(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)
 
 
+def plain(leaf: Tensor) -> Tensor:
+    """A tv_tensor without its class, a plain tensor as it is. No copy."""
+    if not isinstance(leaf, tv_tensors.TVTensor):
+        return leaf
+    # torch.compile traces indexing of a tv_tensor, which unwraps it, but not as_subclass.
+    return leaf[...] if torch.compiler.is_compiling() else leaf.as_subclass(Tensor)
+
+
+def rewrap(out: Tensor, like: Tensor) -> Tensor:
+    """``out`` as the kind of tv_tensor that ``like`` is; a plain tensor where it is none."""
+    if not isinstance(like, tv_tensors.TVTensor):
+        return out
+    # tv_tensors.wrap is closed to torch.compile; kinds without attributes can be made anew.
+    for kind in (tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask):
+        if torch.compiler.is_compiling() and isinstance(like, kind):
+            return kind(out)
+    return tv_tensors.wrap(out, like=like)
+
+
 class Normalization:
     """Undo and redo ``(x − mean) / std``, given per channel."""
 
@@ -66,27 +85,27 @@ def to_batch(
         return batch, lambda out: F.to_pil_image(back(out))
     if not isinstance(leaf, Tensor):
         raise InstaAugError(f"image: expected a PIL image or a tensor, got {type(leaf).__name__}")
-    given = f"a tensor of shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
-    if not leaf.is_floating_point() and leaf.dtype != torch.uint8:
+    tensor = plain(leaf)
+    given = f"a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}"
+    if not tensor.is_floating_point() and tensor.dtype != torch.uint8:
         raise InstaAugError(
             f"image: expected float in [0, 1] or uint8, got {given}. If these are labels, pass the images first — "
             "aug(images, labels) — or wrap the images in tv_tensors.Image"
         )
-    if leaf.ndim < 3 or (leaf.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
+    if tensor.ndim < 3 or (tensor.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
         raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")
-    if leaf.shape[-3] != channels:
+    if tensor.shape[-3] != channels:
         raise InstaAugError(
             f"image: this transform was made for {channels} channel(s), got {given}; convert the images, or make "
-            f"LearnedAugment(..., in_channels={leaf.shape[-3]})"
+            f"LearnedAugment(..., in_channels={tensor.shape[-3]})"
         )
-    if 0 in leaf.shape:
+    if 0 in tensor.shape:
         raise InstaAugError(f"image: expected at least one image with at least one pixel, got {given}")
-    plain = leaf.as_subclass(Tensor)
-    lead, dtype = plain.shape[:-3], plain.dtype
+    lead, dtype = tensor.shape[:-3], tensor.dtype
     if dtype == torch.uint8:
-        batch = plain.float() / 255
+        batch = tensor.float() / 255
     else:
-        batch = normalization.undo(plain) if normalization is not None else plain
+        batch = normalization.undo(tensor) if normalization is not None else tensor
         check_range(batch, normalization is not None, given)
     if batch.ndim != 4:
         batch = batch.reshape(-1, *batch.shape[-3:])
@@ -98,7 +117,7 @@ def to_batch(
             out = normalization.redo(out)
         if len(lead) != 1:
             out = out.reshape(*lead, *out.shape[-3:])
-        return tv_tensors.wrap(out, like=leaf) if isinstance(leaf, tv_tensors.TVTensor) else out
+        return rewrap(out, leaf)
 
     return batch, back
 

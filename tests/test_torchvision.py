@@ -1,0 +1,170 @@
+"""Beside torchvision's own transforms: containers, MixUp and CutMix, and the pipelines of its gallery."""
+
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, default_collate
+from torchvision import datasets, tv_tensors
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+
+from .conftest import make_lively
+
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@pytest.fixture
+def photograph():
+    return Image.fromarray(torch.randint(0, 256, (60, 80, 3), dtype=torch.uint8).numpy())
+
+
+def test_classification_pipeline_of_the_gallery(photograph):
+    """ "Getting started with transforms v2", RandomResizedCrop swapped for ours."""
+    plain = [v2.RandomHorizontalFlip(p=0.5), v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean=MEAN, std=STD)]
+    ours = make_lively(["crop"], output_size=(224, 224))
+    out = v2.Compose([v2.ToImage(), ours, *plain])(photograph)
+    same = v2.Compose([v2.ToImage(), v2.RandomResizedCrop(size=(224, 224), antialias=True), *plain])(photograph)
+    assert type(out) is type(same) and out.shape == same.shape == (3, 224, 224) and out.dtype == same.dtype
+    assert -2.2 < out.min() < -0.5 and 0.5 < out.max() < 2.7  # normalised once
+
+
+@pytest.mark.parametrize("ours", [["crop"], ["crop", "rotate", "hsv"]])
+def test_colour_jitter_swapped_for_ours(photograph, ours):
+    pipeline = v2.Compose(
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), make_lively([*ours, "local_colour"])]
+    )
+    out = pipeline(photograph)
+    assert out.shape == (3, 60, 80) and out.min() >= 0 and out.max() <= 1
+
+
+def test_detection_pipeline_of_the_gallery():
+    """RandomResizedCrop and RandomPhotometricDistort swapped for ours; boxes, masks and labels stay together."""
+    image = tv_tensors.Image(torch.randint(0, 256, (3, 120, 160), dtype=torch.uint8))
+    corners = torch.tensor([[15.0, 10.0, 70.0, 65.0], [80.0, 60.0, 155.0, 115.0], [0.0, 0.0, 6.0, 5.0]])
+    target = {
+        "boxes": tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=(120, 160)),
+        "masks": tv_tensors.Mask(torch.zeros(3, 120, 160, dtype=torch.bool)),
+        "labels": torch.tensor([1, 2, 3]),
+    }
+    pipeline = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.RandomZoomOut(fill={tv_tensors.Image: (123, 117, 104), "others": 0}),
+            make_lively(["crop", "rotate", "hsv"], output_size=(96, 96)),
+            v2.RandomHorizontalFlip(p=1),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    kept = set()
+    for _ in range(30):
+        out, moved = pipeline(image, target)
+        n = len(moved["labels"])
+        kept.add(n)
+        assert out.shape == (3, 96, 96) and out.dtype == torch.float32
+        assert moved["boxes"].shape == (n, 4) and moved["masks"].shape == (n, 96, 96)
+        assert moved["boxes"].canvas_size == (96, 96) and moved["masks"].dtype == torch.bool
+        assert (moved["boxes"] >= 0).all() and (moved["boxes"] <= 96).all()
+    assert len(kept) > 1  # objects that left the image are gone, with their labels and masks
+
+
+def write_voc(folder, n=4):
+    """A data set in Pascal VOC's layout: a bright rectangle per image."""
+    root = folder / "VOCdevkit" / "VOC2012"
+    for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / name).mkdir(parents=True)
+    for k in range(n):
+        pixels = torch.randint(0, 90, (90, 120, 3), dtype=torch.uint8)
+        pixels[20:60, 30 + k : 80 + k] = 220
+        Image.fromarray(pixels.numpy()).save(root / "JPEGImages" / f"{k}.jpg")
+        tree = ElementTree.Element("annotation")
+        thing = ElementTree.SubElement(tree, "object")
+        ElementTree.SubElement(thing, "name").text = "dog"
+        box = ElementTree.SubElement(thing, "bndbox")
+        for side, value in zip(("xmin", "ymin", "xmax", "ymax"), (30 + k, 20, 80 + k, 60), strict=True):
+            ElementTree.SubElement(box, side).text = str(value)
+        ElementTree.ElementTree(tree).write(root / "Annotations" / f"{k}.xml")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("\n".join(map(str, range(n))))
+    return folder
+
+
+def test_detection_training_of_the_gallery(tmp_path):
+    """ "End-to-end object detection": a torchvision dataset, its v2 wrapper, a DataLoader, a torchvision detector."""
+    pipeline = v2.Compose(
+        [
+            v2.ToImage(),
+            make_lively(["crop", "hsv"]),
+            v2.RandomHorizontalFlip(p=0.5),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    raw = datasets.VOCDetection(write_voc(tmp_path), image_set="train", transforms=pipeline)
+    dataset = datasets.wrap_dataset_for_transforms_v2(raw, target_keys=["boxes", "labels"])
+    loader = DataLoader(dataset, batch_size=2, collate_fn=lambda batch: tuple(zip(*batch, strict=True)))
+    images, targets = next(iter(loader))
+    assert all(isinstance(image, tv_tensors.Image) and not image.requires_grad for image in images)
+    torch.manual_seed(0)
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=21).train()
+    losses = model(images, targets)
+    total = sum(losses.values())
+    total.backward()
+    assert set(losses) >= {"loss_classifier", "loss_box_reg"} and total.isfinite()
+
+
+@pytest.mark.parametrize("mix", [v2.MixUp, v2.CutMix])
+def test_mixup_and_cutmix_after_it(mix):
+    aug = make_lively(["crop", "hsv"])
+    data = [(torch.rand(3, 24, 24), k % 4) for k in range(8)]
+    dataset = [(aug(image).detach(), label) for image, label in data]
+    mixed = mix(num_classes=4)
+    loader = DataLoader(dataset, 8, collate_fn=lambda batch: mixed(*default_collate(batch)))
+    images, soft = next(iter(loader))
+    assert images.shape == (8, 3, 24, 24) and torch.allclose(soft.sum(1), torch.ones(8))
+    images, soft = v2.Compose([aug, mix(num_classes=4)])(torch.rand(8, 3, 24, 24), torch.arange(8) % 4)
+    assert images.requires_grad and soft.shape == (8, 4)  # in the training loop gradients reach φ through it
+
+
+def test_in_a_sequential():
+    pipeline = nn.Sequential(make_lively(["rotate"]), v2.RandomHorizontalFlip(1.0), v2.Normalize(MEAN, STD))
+    assert pipeline(torch.rand(2, 3, 16, 16)).shape == (2, 3, 16, 16)
+    assert any("predictor" in name for name, _ in pipeline.named_parameters())  # unlike in v2.Compose
+
+
+def test_random_apply_random_choice_and_random_order():
+    aug = make_lively(["rotate"])
+    images = torch.rand(1, 3, 16, 16)
+    applied = v2.RandomApply([aug], p=0.3)
+    changed = sum(not torch.equal(applied(images), images) for _ in range(300))
+    assert 60 < changed < 120
+    choice = v2.RandomChoice([aug, v2.RandomHorizontalFlip(1.0)], p=[0.5, 0.5])
+    flipped = sum(torch.equal(choice(images), images.flip(-1)) for _ in range(300))
+    assert 110 < flipped < 190
+    assert v2.RandomOrder([aug, v2.RandomHorizontalFlip(1.0)])(images).shape == images.shape
+
+
+def test_repr_in_a_compose_reads_like_torchvision():
+    shown = repr(v2.Compose([v2.ToImage(), ia.LearnedAugment(["rotate"], output_size=32), v2.RandomHorizontalFlip()]))
+    assert shown.splitlines()[2].strip() == (
+        "LearnedAugment(families=[Rotate(bounds=(-180.0, 180.0))], output_size=(32, 32))"
+    )
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda aug: lambda image, label: aug(image, label),
+        lambda aug: lambda image, label: aug((image, label)),
+        lambda aug: lambda image, label: tuple(aug({"i": image, "l": label}).values()),
+        lambda aug: lambda image, label: aug([{"deep": (image, label)}])[0]["deep"],
+    ],
+)
+def test_pytrees_come_back_in_their_shape(make):
+    call = make(make_lively(["crop"]))
+    image, label = call(tv_tensors.Image(torch.rand(3, 20, 20)), "leaf")
+    assert isinstance(image, tv_tensors.Image) and label == "leaf"
