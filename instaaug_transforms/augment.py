@@ -13,9 +13,10 @@ from torchvision.transforms import v2
 
 from . import gradsync, ops, weights
 from .augment_distribution import AugmentDistribution
+from .compiled import CompiledColour
 from .errors import InstaAugError
 from .families import Family, create
-from .inputs import Normalization, is_image, to_batch
+from .inputs import Normalization, is_image, plain, to_batch
 from .params import AugmentParams
 from .predictors import make_predictor, recipe
 from .sample import AugmentSample
@@ -53,6 +54,8 @@ class LearnedAugment(v2.Transform):
             ``"symmetric"``, the same with ranges centred on the identity (Augerino); ``"class"``, one per class, chosen
             by the label while training.
         n_classes: classes, for ``"class"``.
+        compile: run the colour families through torch.compile: several times faster from the second call of a size on.
+            Where there is no compiler it warns and goes on without.
         classifier: images in [0, 1] to logits, for ``"features"``. It stays the caller's: it is neither trained, nor
             moved, nor saved.
 
@@ -80,6 +83,7 @@ class LearnedAugment(v2.Transform):
         predictor: str = "conv",
         classifier: nn.Module | None = None,
         n_classes: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.families = create(families)
@@ -99,6 +103,7 @@ class LearnedAugment(v2.Transform):
         self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
+        self._colour = CompiledColour(self.families) if compile else True
         self.predictor = make_predictor(predictor, self.families, in_channels, image_size, n_classes, classifier)
 
     # -- the distribution and its views ------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ class LearnedAugment(v2.Transform):
 
     def apply(self, batch: Tensor, params: AugmentParams) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters."""
-        return ops.apply(batch, params, self.families, self.output_size, self.fill)
+        return ops.apply(batch, params, self.families, self.output_size, self.fill, colour=self._colour)
 
     # -- the v2 protocol -----------------------------------------------------------------------------------------------
 
@@ -231,7 +236,8 @@ class LearnedAugment(v2.Transform):
             return {"params": params, "owners": owners(leaves, params.batch_shape[0])}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
             batch, back = self._batch(image)
-            clip = image.shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
+            frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
+            clip = frames.shape[-4] if frames.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
             looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
             distribution = self._distribution(looked_at, self.same_on_batch)
@@ -334,7 +340,7 @@ class LearnedAugment(v2.Transform):
             name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
             classifier: the one they were fitted with, for weights with ``predictor="features"``.
             **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
-                ``output_size``, ``fill``.
+                ``output_size``, ``fill``, ``compile``.
 
         Returns:
             An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
@@ -360,6 +366,8 @@ class LearnedAugment(v2.Transform):
         shown += [f"{key}={getattr(self, key)}" for key, default in defaults.items() if getattr(self, key) != default]
         if self.normalization is not None:
             shown.append(f"normalization=({self.normalization.mean}, {self.normalization.std})")
+        if self._colour is not True:
+            shown.append("compile=True")
         return ", ".join(shown)
 
     def __repr__(self) -> str:

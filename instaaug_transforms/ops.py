@@ -4,7 +4,7 @@ Geometry and colour run in fp32 with autocast off: half-precision grids are a pi
 `grid_sample` gives NaN on some CPUs. The input's dtype and memory format come back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ def apply(
     output_size: tuple[int, int] | None = None,
     fill: float = 0.0,
     mode: str = "bilinear",
-    colour: bool = True,
+    colour: bool | Callable[[Tensor, Sequence[Family], AugmentParams], Tensor] = True,
 ) -> Tensor:
     """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
 
@@ -53,7 +53,7 @@ def apply(
         output_size: (height, width) of the result; that of the input where None.
         fill: value of what lies outside the image.
         mode: ``"bilinear"`` (antialiased where a box is larger in pixels than the result) or ``"nearest"``.
-        colour: whether the colour families act (not on masks).
+        colour: whether the colour families act (not on masks); or what acts in place of `colours`.
 
     Returns:
         ``(B, C, *output_size)``, of the dtype and memory format of ``images``.
@@ -75,11 +75,17 @@ def apply(
                 same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
                 out = torch.where(same[:, None, None, None], images.float(), out)
         if colour:
-            for family in families:
-                if family.stage == "colour" and family.fields[0] in params:
-                    out = family.colour(out, params)
+            out = (colour if callable(colour) else colours)(out, families, params)
         out = out.to(images.dtype)
     return out.contiguous(memory_format=torch.channels_last) if last else out
+
+
+def colours(images: Tensor, families: Sequence[Family], params: AugmentParams) -> Tensor:
+    """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
+    for family in families:
+        if family.stage == "colour" and family.fields[0] in params:
+            images = family.colour(images, params)
+    return images
 
 
 def resample(

@@ -70,9 +70,9 @@ def transform_points(
     height, width = points.canvas_size
     out_size = (height, width) if size is None else tuple(size)
     matrix = ops.geometry_matrix(families, params, height, width)
-    if matrix is not None and isinstance(points, tv_tensors.BoundingBoxes) and len(points):
-        if not tv_tensors.is_rotated_bounding_format(points.format):
-            return _transform_boxes(points, matrix[0], out_size)
+    upright = isinstance(points, tv_tensors.BoundingBoxes) and not tv_tensors.is_rotated_bounding_format(points.format)
+    if matrix is not None and upright and len(points):
+        return _transform_boxes(points, matrix[0], out_size)
     if matrix is not None:
         points = F.perspective(points, None, None, coefficients=perspective_coefficients(matrix[0], height, width))
     return F.resize(points, list(out_size)) if out_size != (height, width) else points

@@ -16,7 +16,7 @@ LAYERS = [
     {"distributions", "aggregation"},
     {"families"},
     {"ops", "predictors", "inputs", "weights", "gradsync"},
-    {"augment_distribution", "targets"},
+    {"augment_distribution", "targets", "compiled"},
     {"sample"},
     {"augment"},
     {"learning", "tta"},
