@@ -16,7 +16,7 @@ from .augment_distribution import AugmentDistribution
 from .compiled import CompiledColour
 from .errors import InstaAugError
 from .families import Family, create
-from .inputs import Normalization, is_image, plain, to_batch
+from .inputs import CONVERSIONS, Normalization, is_image, plain, to_batch
 from .params import AugmentParams
 from .predictors import make_predictor, recipe
 from .sample import AugmentSample
@@ -279,8 +279,8 @@ class LearnedAugment(v2.Transform):
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    def _batch(self, images: Any):
-        batch, back = to_batch(images, self.in_channels, self.normalization)
+    def _batch(self, images: Any, strict: bool = True):
+        batch, back = to_batch(images, self.in_channels, self.normalization, strict)
         weight = next(self.predictor.parameters())
         if weight.is_cuda and _in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
@@ -350,6 +350,12 @@ class LearnedAugment(v2.Transform):
                 missing or another one.
         """
         config, tensors = weights.read(name_or_path)
+        channels = config.get("predictor", {}).get("in_channels")
+        if overrides.pop("in_channels", channels) != channels:
+            raise InstaAugError(
+                f"in_channels: the weights {str(name_or_path)!r} look at {channels} channel(s) and cannot change; convert "
+                f"the images with {CONVERSIONS.get(channels, 'a transform of yours')}, or fit a LearnedAugment of your own"
+            )
         try:
             arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
             configs = {entry["name"]: entry["config"] for entry in config["families"]}

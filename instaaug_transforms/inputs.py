@@ -1,5 +1,6 @@
 """What users hand over — PIL images, uint8, clips, normalised batches — to float batches in [0, 1], and back."""
 
+import warnings
 from collections.abc import Callable
 
 import PIL.Image
@@ -12,6 +13,7 @@ from .errors import InstaAugError
 
 # Rounding of resizes and of undone normalisations; a normalised image is far outside.
 SLACK = 1e-3
+CONVERSIONS = {1: "v2.Grayscale(1)", 3: "v2.RGB()"}
 
 
 def is_image(leaf: object) -> bool:
@@ -65,11 +67,11 @@ class Normalization:
 
 
 def to_batch(
-    leaf: object, channels: int, normalization: Normalization | None
+    leaf: object, channels: int, normalization: Normalization | None, strict: bool = True
 ) -> tuple[Tensor, Callable[[Tensor], object]]:
     """A leaf to a float batch ``(N, C, H, W)`` in [0, 1], and the way back to the leaf's own kind.
 
-    A clip ``(…, T, C, H, W)`` becomes N = …·T frames.
+    A clip ``(…, T, C, H, W)`` becomes N = …·T frames. Unless ``strict``, values outside [0, 1] are clamped with a warning.
 
     Raises:
         InstaAugError: not an image, other channels than the predictor's, no pixels, NaN, or values outside [0, 1].
@@ -96,8 +98,8 @@ def to_batch(
         raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")
     if tensor.shape[-3] != channels:
         raise InstaAugError(
-            f"image: this transform was made for {channels} channel(s), got {given}; convert the images, or make "
-            f"LearnedAugment(..., in_channels={tensor.shape[-3]})"
+            f"image: this transform was made for {channels} channel(s), got {given}; convert the images first with "
+            f"{CONVERSIONS.get(channels, 'a transform of yours')}, or fit LearnedAugment(..., in_channels={tensor.shape[-3]}) to them"
         )
     if 0 in tensor.shape:
         raise InstaAugError(f"image: expected at least one image with at least one pixel, got {given}")
@@ -106,7 +108,7 @@ def to_batch(
         batch = tensor.float() / 255
     else:
         batch = normalization.undo(tensor) if normalization is not None else tensor
-        check_range(batch, normalization is not None, given)
+        batch = check_range(batch, normalization is not None, given, strict)
     if batch.ndim != 4:
         batch = batch.reshape(-1, *batch.shape[-3:])
 
@@ -122,19 +124,26 @@ def to_batch(
     return batch, back
 
 
-def check_range(batch: Tensor, normalized: bool, given: str) -> None:
-    """Raise unless every value is finite and in [0, 1]. Skipped while compiling: it reads values."""
+def check_range(batch: Tensor, normalized: bool, given: str, strict: bool = True) -> Tensor:
+    """``batch`` where every value is finite and in [0, 1]; else raise, or clamp and warn unless ``strict``.
+
+    Skipped while compiling: it reads values.
+    """
     if torch.compiler.is_compiling() or batch.device.type == "meta":
-        return
+        return batch
     low, high = (value.item() for value in torch.aminmax(batch.detach()))
     if low != low or high != high:
         raise InstaAugError(f"image: {given} holds NaN; find where it comes from, e.g. with torch.isnan(images)")
-    if low < -SLACK or high > 1 + SLACK:
-        fix = (
-            "normalization=(mean, std) does not undo what was done to these images"
-            if normalized
-            else "augment before v2.Normalize, or make LearnedAugment(..., normalization=(mean, std)); divide 0…255 floats by 255"
-        )
-        raise InstaAugError(
-            f"image: values must lie in [0, 1], got {given} with values from {low:.3g} to {high:.3g}; {fix}"
-        )
+    if low >= -SLACK and high <= 1 + SLACK:
+        return batch
+    fix = (
+        "normalization=(mean, std) does not undo what was done to these images"
+        if normalized
+        else "augment before v2.Normalize, or make LearnedAugment(..., normalization=(mean, std)) — "
+        "from_pretrained(..., normalization=(mean, std)) takes it too; divide 0…255 floats by 255"
+    )
+    message = f"image: values must lie in [0, 1], got {given} with values from {low:.3g} to {high:.3g}; {fix}"
+    if strict:
+        raise InstaAugError(message)
+    warnings.warn(f"{message}. They are clamped", stacklevel=2)
+    return batch.clamp(0, 1)

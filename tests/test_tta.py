@@ -1,5 +1,6 @@
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 import instaaug_transforms as ia
@@ -85,6 +86,25 @@ class Rescale(nn.Module):
 def test_mean_probability_is_a_log_probability():
     logits = torch.randn(4, 3, 7)
     assert torch.allclose(aggregate(logits, "mean_prob").exp().sum(-1), torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.Dropout(0.1), DropPath(0.2)])
+def test_a_classifier_in_training_mode_is_refused(layer, images):
+    tta = ia.TTAModel(nn.Sequential(layer, Tiny()), make_lively(["crop"]), 3)
+    with pytest.raises(ia.InstaAugError, match=f"training mode.*{type(layer).__name__} '0'.*model.eval()"):
+        tta(images)
+    assert tta.eval()(images).shape == (6, 5)
+
+
+def test_layers_that_do_nothing_in_training_are_no_reason_to_refuse(images):
+    assert ia.TTAModel(nn.Sequential(nn.Dropout(0.0), Tiny()), make_lively(["crop"]), 3)(images).shape == (6, 5)
+
+
+def test_values_outside_the_range_warn_and_are_clamped(images):
+    tta = ia.TTAModel(Tiny(), make_lively(["crop"]), 3)
+    with pytest.warns(UserWarning, match=r"values from.*normalization=\(mean, std\).*clamped"):
+        out = tta(images * 3 - 1)
+    assert torch.equal(out, tta((images * 3 - 1).clamp(0, 1)))
 
 
 @pytest.mark.parametrize(
