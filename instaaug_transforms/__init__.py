@@ -33,7 +33,7 @@ __all__ = [
     "register",
 ]
 
-_LAZY = ("evaluation", "measure", "timm", "viz")  # they import timm, SciPy and matplotlib
+_LAZY = ("evaluation", "kornia", "measure", "timm", "viz")  # they import timm, SciPy and matplotlib
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ LAYERS = [
     {"augment"},
     {"learning", "tta"},
     {"baselines"},
-    {"evaluation", "timm", "viz"},
+    {"evaluation", "timm", "kornia", "viz"},
     {"measure"},  # above viz, because reports draw themselves
     {"cli"},
 ]
