@@ -19,8 +19,8 @@ LAYERS = [
     {"augment_distribution", "targets", "compiled"},
     {"sample"},
     {"augment"},
-    {"learning", "tta"},
-    {"baselines"},
+    {"learning", "tta", "inverse"},
+    {"baselines", "segmentation"},
     {"evaluation", "timm", "kornia", "viz"},
     {"measure"},  # above viz, because reports draw themselves
     {"cli"},
