@@ -105,11 +105,17 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
                 strength, cmap=probability_colours(), alpha=0.85 * strength**0.5, extent=(0, 1, 1, 0), aspect="auto"
             )
             axes.set_aspect(images.shape[-2] / images.shape[-1])
-            places = (torch.arange(bins) + 0.5) / bins
+            places = ((torch.arange(bins) + 0.5) / bins).numpy()
             levels = [_level(here, mass) for mass in (0.9, 0.5)]
             if levels[0] < levels[1] < peak:
                 axes.contour(
-                    places, places, here, levels=levels, colors=INK, linewidths=(0.7, 1.4), linestyles=("--", "-")
+                    places,
+                    places,
+                    here.numpy(),
+                    levels=levels,
+                    colors=INK,
+                    linewidths=(0.7, 1.4),
+                    linestyles=("--", "-"),
                 )
         axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=INK, pad=2)
     figure.supxlabel("lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=INK)
@@ -149,20 +155,20 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
     sides, share = side_shares(part)
     figure = new_figure(6.4, 2.4)
     left, right = figure.subplots(1, 2)
-    mean = share.mean(0)
-    left.bar(range(len(sides)), 100 * mean, width=0.62, color=ACCENT)
+    left.bar(range(len(sides)), (100 * share.mean(0)).numpy(), width=0.62, color=ACCENT)
     if len(images) > 1:
         low, high = share.quantile(0.1, 0), share.quantile(0.9, 0)
-        left.vlines(range(len(sides)), 100 * low, 100 * high, color=INK, linewidth=1.2)
+        left.vlines(range(len(sides)), (100 * low).numpy(), (100 * high).numpy(), color=INK, linewidth=1.2)
     left.set_xticks(range(len(sides)), [f"{side:g}" for side in sides.tolist()])
     left.set_xlabel("side of the crop, share of the image's", fontsize=8, color=INK)
     left.set_ylabel("crops, %", fontsize=8, color=INK)
-    edges = torch.cat([torch.zeros(1), sides, torch.ones(1)])
-    above = torch.cat([torch.ones(len(share), 1), 1 - share.cumsum(1), torch.zeros(len(share), 1)], 1).clamp(0, 1)
+    edges = torch.cat([torch.zeros(1), sides, torch.ones(1)]).numpy()
+    above = torch.cat([torch.ones(len(share), 1), 1 - share.cumsum(1), torch.zeros(len(share), 1)], 1)
+    above = (100 * above.clamp(0, 1)).numpy()
     for line in above[:60] if len(images) > 1 else ():
-        right.step(edges, 100 * line, where="post", color=FAINT, linewidth=0.5, alpha=0.6)
-    right.step(edges, 100 * above.mean(0), where="post", color=ACCENT, linewidth=2)
-    right.fill_between(edges, 0, 100 * above.mean(0), step="post", color=PALE, zorder=0)
+        right.step(edges, line, where="post", color=FAINT, linewidth=0.5, alpha=0.6)
+    right.step(edges, above.mean(0), where="post", color=ACCENT, linewidth=2)
+    right.fill_between(edges, 0, above.mean(0), step="post", color=PALE, zorder=0)
     right.set_xlim(0, 1.02)
     right.set_ylim(0, 105)
     right.set_xlabel("side s", fontsize=8, color=INK)

@@ -120,9 +120,9 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
 
 def _label_ends(axes: Any, ends: list[tuple[float, int, str, str]], x: float, gap: float) -> None:
     """Names at the right, at the height of their line's last point, at least ``gap`` apart."""
-    below = float("-inf")
+    below, most = float("-inf"), max(last for _, last, _, _ in ends)
     for y, last, name, colour in sorted(ends):
         place = max(y, below + gap)
         below = place
-        text = name if last == ends[0][1] or name == "single view" else f"{name} (K = {last})"
+        text = name if last == most else f"{name} (K = {last})"
         axes.annotate(text, (x, place), fontsize=7, color=colour, va="center", annotation_clip=False)
