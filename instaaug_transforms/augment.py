@@ -1,7 +1,7 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,13 +16,14 @@ from .augment_distribution import AugmentDistribution
 from .compiled import CompiledColour
 from .errors import InstaAugError
 from .families import Family, create
-from .inputs import CONVERSIONS, Normalization, is_image, plain, to_batch
+from .inputs import CONVERSIONS, Normalization, check_fill, is_image, plain, to_batch
 from .params import AugmentParams
 from .predictors import make_predictor, recipe
 from .sample import AugmentSample
 from .targets import POINT_TYPES, owners, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
 def _in_worker() -> bool:
@@ -47,7 +48,10 @@ class LearnedAugment(v2.Transform):
         same_on_batch: one transformation for the whole batch, from the mean of φ's outputs over it.
         normalization: ``(mean, std)`` per channel, where images arrive normalised: undone before, redone after.
         output_size: (height, width) or one side of the result; that of the input where None.
-        fill: value of what a rotation shows from outside the image, in [0, 1].
+        fill: what a rotation shows from outside the image: a value in [0, 1] (of uint8 images too), one per channel, or
+            by kind as in torchvision, ``{tv_tensors.Mask: 255, "others": 0.5}``. Masks get 0 where not named.
+        interpolation: of images, ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` (through which ranges cannot be learned),
+            or torchvision's `InterpolationMode`. Masks are nearest always.
         image_size: side of the copy that φ looks at, pixels.
         predictor: what decides the distribution. ``"conv"``, a small network on that copy; ``"features"``, heads on what
             ``classifier`` makes of it. For comparison: ``"global"``, one learned distribution for all images;
@@ -78,7 +82,8 @@ class LearnedAugment(v2.Transform):
         same_on_batch: bool = False,
         normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         output_size: int | Sequence[int] | None = None,
-        fill: float = 0.0,
+        fill: float | Sequence[float] | Mapping[Any, Any] = 0.0,
+        interpolation: str = "bilinear",
         image_size: int = 64,
         predictor: str = "conv",
         classifier: nn.Module | None = None,
@@ -94,13 +99,16 @@ class LearnedAugment(v2.Transform):
                 )
         if not 0 <= p <= 1:
             raise InstaAugError(f"p: expected a probability in [0, 1], got {p}")
-        if not 0 <= fill <= 1:
-            raise InstaAugError(f"fill: expected a value in [0, 1], got {fill}")
+        interpolation = getattr(interpolation, "value", interpolation)
+        if interpolation not in INTERPOLATIONS:
+            raise InstaAugError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
         if isinstance(output_size, int):
             output_size = (output_size, output_size)
         if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
             raise InstaAugError(f"output_size: expected (height, width), both ≥ 1, or one side, got {output_size}")
-        self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
+        self.in_channels, self.p, self.same_on_batch = in_channels, p, same_on_batch
+        self.fill, self.mask_fill = check_fill(fill, in_channels)
+        self.interpolation = interpolation
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
         self._colour = CompiledColour(self.families) if compile else True
@@ -196,7 +204,9 @@ class LearnedAugment(v2.Transform):
 
     def apply(self, batch: Tensor, params: AugmentParams) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters."""
-        return ops.apply(batch, params, self.families, self.output_size, self.fill, colour=self._colour)
+        return ops.apply(
+            batch, params, self.families, self.output_size, self.fill, self.interpolation, colour=self._colour
+        )
 
     # -- the v2 protocol -----------------------------------------------------------------------------------------------
 
@@ -272,7 +282,7 @@ class LearnedAugment(v2.Transform):
         if mine:  # one of the boxes, points or masks of a batch, each of its own image
             made = made.index(slice(mine[0], mine.pop(0) + 1))
         if isinstance(inpt, tv_tensors.Mask):
-            return transform_mask(inpt, made.detach(), self.families, self.output_size)
+            return transform_mask(inpt, made.detach(), self.families, self.output_size, self.mask_fill)
         if isinstance(inpt, POINT_TYPES):
             return transform_points(inpt, made.detach(), self.families, self.output_size)
         raise InstaAugError(f"inputs: cannot transform {type(inpt).__name__}")
@@ -316,6 +326,8 @@ class LearnedAugment(v2.Transform):
             "families": [{"name": family.name, "config": family.config()} for family in self.families],
             "predictor": self.predictor.config(),
             "fill": self.fill,
+            "mask_fill": self.mask_fill,
+            "interpolation": self.interpolation,
             "output_size": self.output_size,
             "normalization": None if norm is None else [norm.mean, norm.std],
             "p": self.p,
@@ -340,7 +352,7 @@ class LearnedAugment(v2.Transform):
             name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
             classifier: the one they were fitted with, for weights with ``predictor="features"``.
             **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
-                ``output_size``, ``fill``, ``compile``.
+                ``output_size``, ``fill``, ``interpolation``, ``compile``.
 
         Returns:
             An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
@@ -357,7 +369,10 @@ class LearnedAugment(v2.Transform):
                 f"the images with {CONVERSIONS.get(channels, 'a transform of yours')}, or fit a LearnedAugment of your own"
             )
         try:
-            arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
+            arguments = {key: config[key] for key in ("output_size", "normalization", "p", "same_on_batch")}
+            # Files of 0.1 know neither masks' fill nor another interpolation.
+            arguments["fill"] = {"others": config["fill"], tv_tensors.Mask: config.get("mask_fill", 0)}
+            arguments["interpolation"] = config.get("interpolation", "bilinear")
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
             arguments |= recipe(config["predictor"], classifier)
             aug = cls(create(list(configs), configs), **(arguments | overrides))
@@ -368,7 +383,8 @@ class LearnedAugment(v2.Transform):
 
     def extra_repr(self) -> str:
         shown = [f"families={self.families}"]
-        defaults = {"p": 1.0, "same_on_batch": False, "output_size": None, "fill": 0.0}
+        defaults = {"p": 1.0, "same_on_batch": False, "output_size": None, "fill": 0.0, "mask_fill": 0}
+        defaults["interpolation"] = "bilinear"
         shown += [f"{key}={getattr(self, key)}" for key, default in defaults.items() if getattr(self, key) != default]
         if self.normalization is not None:
             shown.append(f"normalization=({self.normalization.mean}, {self.normalization.std})")

@@ -1,7 +1,8 @@
 """What users hand over — PIL images, uint8, clips, normalised batches — to float batches in [0, 1], and back."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import PIL.Image
 import torch
@@ -40,6 +41,23 @@ def rewrap(out: Tensor, like: Tensor) -> Tensor:
         if torch.compiler.is_compiling() and isinstance(like, kind):
             return kind(out)
     return tv_tensors.wrap(out, like=like)
+
+
+def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], float]:
+    """torchvision's ``fill`` to that of images — one value or one per channel, in [0, 1] — and that of masks, any number.
+
+    Raises:
+        InstaAugError: another kind of value, or one out of range.
+    """
+    by_kind = dict(fill) if isinstance(fill, Mapping) else {"others": fill, tv_tensors.Mask: 0}
+    of_image = by_kind.get(tv_tensors.Image, by_kind.get("others", 0.0))
+    of_mask = by_kind.get(tv_tensors.Mask, by_kind.get("others", 0) if set(by_kind) == {"others"} else 0)
+    each = tuple(of_image) if isinstance(of_image, Sequence) else (of_image,)
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in each) or len(each) not in (1, channels):
+        raise InstaAugError(
+            f"fill: expected a value in [0, 1] or one per channel ({channels}), also of uint8 images, got {of_image}"
+        )
+    return (each[0] if len(each) == 1 else each), of_mask
 
 
 class Normalization:

@@ -33,9 +33,13 @@ def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
 
 
 def transform_mask(
-    mask: tv_tensors.Mask, params: AugmentParams, families: Sequence[Family], size: tuple[int, int] | None
+    mask: tv_tensors.Mask,
+    params: AugmentParams,
+    families: Sequence[Family],
+    size: tuple[int, int] | None,
+    fill: float = 0,
 ) -> tv_tensors.Mask:
-    """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels, nearest neighbour, 0 outside."""
+    """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels, nearest neighbour, ``fill`` outside."""
     labels = plain(mask)
     n = params.batch_shape[0]
     if (labels.ndim == 4 and len(labels) != n) or (labels.ndim < 4 and n != 1):
@@ -49,7 +53,8 @@ def transform_mask(
         raise InstaAugError("mask: labels above 2**24 do not fit the fp32 resample; renumber them")
     if batch.shape[1] == 0:  # an image without objects
         return rewrap(labels.new_zeros(*labels.shape[:-2], *(size or labels.shape[-2:])), mask)
-    out = ops.apply(batch.float(), params, families, size, mode="nearest", colour=False).to(labels.dtype)
+    out = ops.apply(batch.float(), params, families, size, fill, "nearest", colour=False)
+    out = out.round().to(labels.dtype) if not labels.is_floating_point() else out.to(labels.dtype)
     return rewrap(out.reshape(*labels.shape[:-2], *out.shape[-2:]), mask)
 
 

@@ -12,6 +12,8 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+from instaaug_transforms import ops
+from instaaug_transforms.targets import perspective_coefficients
 
 from .conftest import make_lively
 
@@ -168,3 +170,78 @@ def test_pytrees_come_back_in_their_shape(make):
     call = make(make_lively(["crop"]))
     image, label = call(tv_tensors.Image(torch.rand(3, 20, 20)), "leaf")
     assert isinstance(image, tv_tensors.Image) and label == "leaf"
+
+
+def test_bicubic_as_torchvisions_resized_crop():
+    aug = ia.LearnedAugment(["crop"], interpolation="bicubic")
+    image = v2.functional.resize(torch.rand(1, 3, 9, 11), [40, 60]).clamp(0, 1)
+    box = {"cx": 0.25 + 16 / 60, "cy": 0.25 + 6 / 40, "w": 0.5, "h": 0.5}  # left 16, top 6, 30 × 20 pixels
+    out = aug(image, params=ia.AugmentParams(**{k: torch.tensor([v]) for k, v in box.items()}))
+    mode = v2.InterpolationMode.BICUBIC
+    part = v2.functional.crop(image, 3, 13, 26, 36)  # with a margin, which a crop of ours sees and theirs cuts off
+    expected = v2.functional.resize(part, [52, 72], mode, antialias=False)[..., 6:-6, 6:-6].clamp(0, 1)
+    assert torch.allclose(out, expected, atol=1e-4)
+    linear = ia.LearnedAugment(["crop"])(
+        image, params=ia.AugmentParams(**{k: torch.tensor([v]) for k, v in box.items()})
+    )
+    assert (out - linear).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("fill", [0.0, 0.4, (0.1, 0.5, 0.9)])
+def test_interpolation_and_fill_as_torchvisions_perspective(mode, fill):
+    """The oracle is torchvision's own warp by the same matrix, where it does not blend the border with its fill."""
+    aug = make_lively(["crop", "rotate"], interpolation=v2.InterpolationMode(mode), fill=fill)
+    images = v2.functional.resize(torch.rand(6, 3, 5, 6), [40, 52]).clamp(0, 1)
+    params = aug.distribution(images).sample()
+    out, matrix = aug(images, params=params), ops.geometry_matrix(aug.families, params, 40, 52)
+    outside = torch.tensor(fill).expand(3)
+    far = 0
+    for b in range(6):
+        coefficients = perspective_coefficients(matrix[b], 40, 52)
+
+        def warp(image, coefficients=coefficients):
+            return v2.functional.perspective(image, None, None, v2.InterpolationMode(mode), 0, coefficients)
+
+        seen = warp(torch.ones(3, 40, 52))
+        wide = seen > 1 - 1e-6
+        worst = (out[b] - warp(images[b]).clamp(0, 1)).abs()[wide]
+        assert wide.any() and (worst > 1e-3).float().mean() < (0.02 if mode == "nearest" else 1e-9)
+        gone = torch.nn.functional.max_pool2d(seen.abs(), 5, 1, 2) == 0
+        assert torch.allclose(out[b][gone], outside[:, None, None].expand(3, 40, 52)[gone], atol=1e-5)
+        far += int(gone.sum())
+    assert far > 1000
+
+
+def test_fill_by_kind():
+    """torchvision's dictionary: masks of a segmentation get the label that its loss ignores."""
+    aug = ia.LearnedAugment(["rotate"], fill={tv_tensors.Mask: 255, "others": 0.5})
+    assert aug.fill == 0.5 and "mask_fill=255" in repr(aug)
+    params = ia.AugmentParams(angle=torch.tensor([45.0]))
+    image, mask = aug(
+        tv_tensors.Image(torch.zeros(3, 40, 40)), tv_tensors.Mask(torch.ones(40, 40, dtype=torch.int64)), params=params
+    )
+    assert image[:, 0, 0].tolist() == [0.5] * 3 and mask[0, 0] == 255 and mask[20, 20] == 1
+    assert set(mask.unique().tolist()) == {1, 255}
+
+
+def test_fill_and_interpolation_are_saved(tmp_path):
+    aug = make_lively(["rotate"], interpolation="bicubic", fill={tv_tensors.Mask: 7, "others": (0.1, 0.2, 0.3)})
+    aug.save(tmp_path / "a.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors")
+    assert (again.interpolation, again.fill, again.mask_fill) == ("bicubic", (0.1, 0.2, 0.3), 7)
+    other = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors", fill=0.0, interpolation="bilinear")
+    assert (other.interpolation, other.fill, other.mask_fill) == ("bilinear", 0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"fill": 128}, r"fill: expected a value in \[0, 1\].*also of uint8"),
+        ({"fill": (0.1, 0.2)}, r"one per channel \(3\)"),
+        ({"interpolation": "lanczos"}, "interpolation: expected one of bilinear, bicubic, nearest, got 'lanczos'"),
+    ],
+)
+def test_bad_fill_and_interpolation(kwargs, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.LearnedAugment(["rotate"], **kwargs)
