@@ -154,3 +154,20 @@ def test_shapes_that_do_not_fit(smooth):
         ia.invert_points(aug, torch.rand(4, 2), params, (40, 52))
     with pytest.raises(ia.InstaAugError, match="as large as the images"):
         ia.SegmentationTTA(Pixelwise(), make_lively(["crop"], output_size=8))
+
+
+def test_views_by_hand_are_ttachs_d4():
+    """Quarter turns and mirror images of square images, there and back, without anything learned."""
+    aug = ia.LearnedAugment(["crop", "rotate"])
+    images = torch.rand(2, 3, 24, 24)
+    whole = {name: torch.full((2,), float(value)) for name, value in (("cx", 0.5), ("cy", 0.5), ("w", 1), ("h", 1))}
+    for flip in (0.0, 1.0):
+        for quarter in range(4):
+            turn = {"flip": torch.full((2,), flip), "angle": torch.full((2,), 90.0 * quarter)}
+            params = ia.AugmentParams(**whole, **turn)
+            view = aug(images, params=params)
+            expected = (images.flip(-1) if flip else images).rot90(quarter, (-2, -1))
+            assert torch.allclose(view, expected, atol=1e-4)
+            back, seen = ia.invert_maps(aug, view, params, (24, 24))
+            assert torch.allclose(back[..., 1:-1, 1:-1], images[..., 1:-1, 1:-1], atol=1e-4)
+            assert (seen[..., 1:-1, 1:-1] > 1 - 1e-4).all()

@@ -32,7 +32,9 @@ def training_curves(
             f"history: expected entries with 'loss', 'entropy' and 'weight', missing {', '.join(missing)}; give a FitResult "
             "or append {'loss': …, 'entropy': objective.entropies, 'weight': objective.weights} once an epoch"
         )
-    figure = new_figure(8.6, 2.5)
+    figure = new_figure(8.6, 2.5)  # says what to install where matplotlib is missing
+    from matplotlib.ticker import LogLocator
+
     loss, entropy, weight = figure.subplots(1, 3)
     epochs = range(1, len(history) + 1)
     families = list(history[0]["entropy"])
@@ -50,6 +52,9 @@ def training_curves(
                 len(history), sum(bands[name]) / 2, f"{name}'s band", fontsize=6, color=INK, ha="right", va="center"
             )
     weight.set_yscale("log")
+    weight.yaxis.set_major_formatter("{x:g}")
+    weight.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    weight.yaxis.set_minor_formatter("{x:g}")
     entropy.legend(fontsize=7, frameon=False)
     for axes, title in ((loss, "loss"), (entropy, "entropy, nats"), (weight, "λ")):
         axes.set_title(title, fontsize=9, color=INK)
@@ -57,6 +62,7 @@ def training_curves(
         if best is not None:
             axes.axvline(best + 1, color=FAINT, linewidth=0.8, linestyle=":")
         tidy(axes)
+        axes.tick_params(which="minor", labelsize=7, colors=INK)
     if best is not None:
         loss.text(best + 1, loss.get_ylim()[1], " kept", fontsize=7, color=INK, va="top")
     return figure
@@ -119,10 +125,12 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
 
 
 def _label_ends(axes: Any, ends: list[tuple[float, int, str, str]], x: float, gap: float) -> None:
-    """Names at the right, at the height of their line's last point, at least ``gap`` apart."""
+    """Names at the right, at the height of their line's last point, at least ``gap`` apart; or left of a line that ends early."""
     below, most = float("-inf"), max(last for _, last, _, _ in ends)
     for y, last, name, colour in sorted(ends):
-        place = max(y, below + gap)
-        below = place
-        text = name if last == most else f"{name} (K = {last})"
-        axes.annotate(text, (x, place), fontsize=7, color=colour, va="center", annotation_clip=False)
+        text = {"fontsize": 7, "color": colour, "va": "center", "annotation_clip": False}
+        if last < most:
+            axes.annotate(name, (last * 0.96, y), ha="right", **text)
+            continue
+        below = max(y, below + gap)
+        axes.annotate(name, (x, below), **text)
