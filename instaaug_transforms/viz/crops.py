@@ -42,8 +42,8 @@ def draw_crops(axes: Any, image: Tensor, distribution: AugmentDistribution, inde
         inset = 0.009 * rank * min(height, width)  # boxes share edges: each a little inside the one before
         left, upper = (cx - w / 2) * width - 0.5 + inset, (cy - h / 2) * height - 0.5 + inset
         size = (w * width - 2 * inset, h * height - 2 * inset)
-        # White under it keeps an edge visible on a picture of its own colour.
-        axes.add_patch(Rectangle((left, upper), *size, edgecolor="white", linewidth=1.8 + 1.8 * share, fill=False))
+        # White under a likely one keeps its edge visible on a picture of its own colour.
+        axes.add_patch(Rectangle((left, upper), *size, edgecolor="white", linewidth=0.8 + 3 * share, fill=False))
         axes.add_patch(
             Rectangle((left, upper), *size, edgecolor=colours(share), linewidth=0.8 + 1.8 * share, fill=False)
         )
