@@ -51,7 +51,8 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
     """
     by_kind = dict(fill) if isinstance(fill, Mapping) else {"others": fill, tv_tensors.Mask: 0}
     of_image = by_kind.get(tv_tensors.Image, by_kind.get("others", 0.0))
-    of_mask = by_kind.get(tv_tensors.Mask, by_kind.get("others", 0) if set(by_kind) == {"others"} else 0)
+    # A grey for images is no label: "others" speaks for masks only where images have an entry of their own.
+    of_mask = by_kind.get(tv_tensors.Mask, by_kind.get("others", 0) if tv_tensors.Image in by_kind else 0)
     each = tuple(of_image) if isinstance(of_image, Sequence) else (of_image,)
     if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in each) or len(each) not in (1, channels):
         raise InstaAugError(

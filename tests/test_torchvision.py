@@ -225,6 +225,21 @@ def test_fill_by_kind():
     assert set(mask.unique().tolist()) == {1, 255}
 
 
+@pytest.mark.parametrize(
+    ("fill", "of_images", "of_masks"),
+    [
+        (0.5, 0.5, 0),
+        ({"others": 0.5}, 0.5, 0),
+        ({tv_tensors.Image: 0.2, "others": 255}, 0.2, 255),
+        ({tv_tensors.Mask: 255}, 0.0, 255),
+        ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3), 0),
+    ],
+)
+def test_what_fill_means(fill, of_images, of_masks):
+    aug = ia.LearnedAugment(["rotate"], fill=fill)
+    assert (aug.fill, aug.mask_fill) == (of_images, of_masks)
+
+
 def test_fill_and_interpolation_are_saved(tmp_path):
     aug = make_lively(["rotate"], interpolation="bicubic", fill={tv_tensors.Mask: 7, "others": (0.1, 0.2, 0.3)})
     aug.save(tmp_path / "a.safetensors")
