@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import instaaug_transforms as ia
+from instaaug_transforms import families
 from instaaug_transforms.cli.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +35,7 @@ def test_the_first_command_is_the_quickstart():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(families, "_REGISTRY", dict(families._REGISTRY))  # what a page registers stays on it
     module = types.ModuleType(f"docs_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where registries look for what a page defines
     for code in blocks("python", page.read_text("utf-8")):
