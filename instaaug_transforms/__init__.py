@@ -6,9 +6,11 @@ from .augment import LearnedAugment
 from .augment_distribution import AugmentDistribution
 from .errors import InstaAugError
 from .families import Family, register
+from .inverse import invert_maps, invert_points
 from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
 from .params import AugmentParams
 from .sample import AugmentSample
+from .segmentation import SegmentationTTA
 from .tta import TTAModel
 from .weights import list_weights
 
@@ -25,15 +27,18 @@ __all__ = [
     "InstaAugError",
     "InstaAugObjective",
     "LearnedAugment",
+    "SegmentationTTA",
     "TTAModel",
     "build_loss_table",
     "fit",
+    "invert_maps",
+    "invert_points",
     "list_weights",
     "measure_invariance",
     "register",
 ]
 
-_LAZY = ("evaluation", "measure", "timm", "viz")  # they import timm, SciPy and matplotlib
+_LAZY = ("evaluation", "kornia", "measure", "timm", "viz")  # they import timm, SciPy and matplotlib
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,22 @@ from torchvision.transforms import v2
 
 from . import gradsync, ops, weights
 from .augment_distribution import AugmentDistribution
+from .compiled import CompiledColour
 from .errors import InstaAugError
 from .families import Family, create
-from .inputs import Normalization, is_image, to_batch
+from .inputs import CONVERSIONS, Normalization, check_fill, is_image, plain, to_batch
 from .params import AugmentParams
 from .predictors import make_predictor, recipe
 from .sample import AugmentSample
-from .targets import POINT_TYPES, transform_mask, transform_points
+from .targets import POINT_TYPES, owners, transform_mask, transform_points
 
 SELECTIONS = ("sample", "top", "stratified")
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+
+
+def _in_worker() -> bool:
+    """Whether this is a DataLoader worker; never while compiling, which cannot ask."""
+    return not torch.compiler.is_compiling() and get_worker_info() is not None
 
 
 class LearnedAugment(v2.Transform):
@@ -41,13 +48,18 @@ class LearnedAugment(v2.Transform):
         same_on_batch: one transformation for the whole batch, from the mean of φ's outputs over it.
         normalization: ``(mean, std)`` per channel, where images arrive normalised: undone before, redone after.
         output_size: (height, width) or one side of the result; that of the input where None.
-        fill: value of what a rotation shows from outside the image, in [0, 1].
+        fill: what a rotation shows from outside the image: a value in [0, 1] (of uint8 images too), one per channel, or
+            by kind as in torchvision, ``{tv_tensors.Mask: 255, "others": 0.5}``. Masks get 0 where not named.
+        interpolation: of images, ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` (through which ranges cannot be learned),
+            or torchvision's `InterpolationMode`. Masks are nearest always.
         image_size: side of the copy that φ looks at, pixels.
         predictor: what decides the distribution. ``"conv"``, a small network on that copy; ``"features"``, heads on what
             ``classifier`` makes of it. For comparison: ``"global"``, one learned distribution for all images;
             ``"symmetric"``, the same with ranges centred on the identity (Augerino); ``"class"``, one per class, chosen
             by the label while training.
         n_classes: classes, for ``"class"``.
+        compile: run the colour families through torch.compile: several times faster from the second call of a size on.
+            Where there is no compiler it warns and goes on without.
         classifier: images in [0, 1] to logits, for ``"features"``. It stays the caller's: it is neither trained, nor
             moved, nor saved.
 
@@ -70,11 +82,13 @@ class LearnedAugment(v2.Transform):
         same_on_batch: bool = False,
         normalization: tuple[Sequence[float], Sequence[float]] | None = None,
         output_size: int | Sequence[int] | None = None,
-        fill: float = 0.0,
+        fill: float | Sequence[float] | Mapping[Any, Any] = 0.0,
+        interpolation: str = "bilinear",
         image_size: int = 64,
         predictor: str = "conv",
         classifier: nn.Module | None = None,
         n_classes: int | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.families = create(families)
@@ -85,15 +99,19 @@ class LearnedAugment(v2.Transform):
                 )
         if not 0 <= p <= 1:
             raise InstaAugError(f"p: expected a probability in [0, 1], got {p}")
-        if not 0 <= fill <= 1:
-            raise InstaAugError(f"fill: expected a value in [0, 1], got {fill}")
+        interpolation = getattr(interpolation, "value", interpolation)
+        if interpolation not in INTERPOLATIONS:
+            raise InstaAugError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
         if isinstance(output_size, int):
             output_size = (output_size, output_size)
         if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
             raise InstaAugError(f"output_size: expected (height, width), both ≥ 1, or one side, got {output_size}")
-        self.in_channels, self.p, self.same_on_batch, self.fill = in_channels, p, same_on_batch, fill
+        self.in_channels, self.p, self.same_on_batch = in_channels, p, same_on_batch
+        self.fill, self.mask_fill = check_fill(fill, in_channels)
+        self.interpolation = interpolation
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
+        self._colour = CompiledColour(self.families) if compile else True
         self.predictor = make_predictor(predictor, self.families, in_channels, image_size, n_classes, classifier)
 
     # -- the distribution and its views ------------------------------------------------------------------------------
@@ -186,7 +204,9 @@ class LearnedAugment(v2.Transform):
 
     def apply(self, batch: Tensor, params: AugmentParams) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters."""
-        return ops.apply(batch, params, self.families, self.output_size, self.fill)
+        return ops.apply(
+            batch, params, self.families, self.output_size, self.fill, self.interpolation, colour=self._colour
+        )
 
     # -- the v2 protocol -----------------------------------------------------------------------------------------------
 
@@ -222,10 +242,12 @@ class LearnedAugment(v2.Transform):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
             raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone")
         if params is not None:
-            return {"params": self._checked(params)}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
+            params = self._checked(params)
+            return {"params": params, "owners": owners(leaves, params.batch_shape[0])}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
             batch, back = self._batch(image)
-            clip = image.shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
+            frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
+            clip = frames.shape[-4] if frames.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
             looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
             distribution = self._distribution(looked_at, self.same_on_batch)
@@ -238,31 +260,39 @@ class LearnedAugment(v2.Transform):
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
         # The image that was looked at is converted and checked already.
-        return {"params": params, "image": image, "batch": (batch, back)}
+        return {
+            "params": params,
+            "owners": owners(leaves, params.batch_shape[0]),
+            "image": image,
+            "batch": (batch, back),
+        }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
         if is_image(inpt):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and get_worker_info() is None):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
                 batch, back = params["batch"] if inpt is params.get("image") else self._batch(inpt)
                 if len(batch) % made.batch_shape[0]:
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
                     )
                 return back(self.apply(batch, made.repeat_interleave(len(batch) // made.batch_shape[0])))
+        mine = params.get("owners", {}).get(id(inpt))
+        if mine:  # one of the boxes, points or masks of a batch, each of its own image
+            made = made.index(slice(mine[0], mine.pop(0) + 1))
         if isinstance(inpt, tv_tensors.Mask):
-            return transform_mask(inpt, made.detach(), self.families, self.output_size)
+            return transform_mask(inpt, made.detach(), self.families, self.output_size, self.mask_fill)
         if isinstance(inpt, POINT_TYPES):
             return transform_points(inpt, made.detach(), self.families, self.output_size)
         raise InstaAugError(f"inputs: cannot transform {type(inpt).__name__}")
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    def _batch(self, images: Any):
-        batch, back = to_batch(images, self.in_channels, self.normalization)
+    def _batch(self, images: Any, strict: bool = True):
+        batch, back = to_batch(images, self.in_channels, self.normalization, strict)
         weight = next(self.predictor.parameters())
-        if get_worker_info() is not None and weight.is_cuda:
+        if weight.is_cuda and _in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
         if batch.device != weight.device:
             raise InstaAugError(
@@ -296,6 +326,8 @@ class LearnedAugment(v2.Transform):
             "families": [{"name": family.name, "config": family.config()} for family in self.families],
             "predictor": self.predictor.config(),
             "fill": self.fill,
+            "mask_fill": self.mask_fill,
+            "interpolation": self.interpolation,
             "output_size": self.output_size,
             "normalization": None if norm is None else [norm.mean, norm.std],
             "p": self.p,
@@ -320,7 +352,7 @@ class LearnedAugment(v2.Transform):
             name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
             classifier: the one they were fitted with, for weights with ``predictor="features"``.
             **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
-                ``output_size``, ``fill``.
+                ``output_size``, ``fill``, ``interpolation``, ``compile``.
 
         Returns:
             An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
@@ -330,8 +362,17 @@ class LearnedAugment(v2.Transform):
                 missing or another one.
         """
         config, tensors = weights.read(name_or_path)
+        channels = config.get("predictor", {}).get("in_channels")
+        if overrides.pop("in_channels", channels) != channels:
+            raise InstaAugError(
+                f"in_channels: the weights {str(name_or_path)!r} look at {channels} channel(s) and cannot change; convert "
+                f"the images with {CONVERSIONS.get(channels, 'a transform of yours')}, or fit a LearnedAugment of your own"
+            )
         try:
-            arguments = {key: config[key] for key in ("fill", "output_size", "normalization", "p", "same_on_batch")}
+            arguments = {key: config[key] for key in ("output_size", "normalization", "p", "same_on_batch")}
+            # Files of 0.1 know neither masks' fill nor another interpolation.
+            arguments["fill"] = {"others": config["fill"], tv_tensors.Mask: config.get("mask_fill", 0)}
+            arguments["interpolation"] = config.get("interpolation", "bilinear")
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
             arguments |= recipe(config["predictor"], classifier)
             aug = cls(create(list(configs), configs), **(arguments | overrides))
@@ -342,10 +383,13 @@ class LearnedAugment(v2.Transform):
 
     def extra_repr(self) -> str:
         shown = [f"families={self.families}"]
-        defaults = {"p": 1.0, "same_on_batch": False, "output_size": None, "fill": 0.0}
+        defaults = {"p": 1.0, "same_on_batch": False, "output_size": None, "fill": 0.0, "mask_fill": 0}
+        defaults["interpolation"] = "bilinear"
         shown += [f"{key}={getattr(self, key)}" for key, default in defaults.items() if getattr(self, key) != default]
         if self.normalization is not None:
             shown.append(f"normalization=({self.normalization.mean}, {self.normalization.std})")
+        if self._colour is not True:
+            shown.append("compile=True")
         return ", ".join(shown)
 
     def __repr__(self) -> str:

@@ -1,6 +1,8 @@
 """What users hand over — PIL images, uint8, clips, normalised batches — to float batches in [0, 1], and back."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import PIL.Image
 import torch
@@ -12,6 +14,7 @@ from .errors import InstaAugError
 
 # Rounding of resizes and of undone normalisations; a normalised image is far outside.
 SLACK = 1e-3
+CONVERSIONS = {1: "v2.Grayscale(1)", 3: "v2.RGB()"}
 
 
 def is_image(leaf: object) -> bool:
@@ -19,6 +22,43 @@ def is_image(leaf: object) -> bool:
     if isinstance(leaf, (PIL.Image.Image, tv_tensors.Image, tv_tensors.Video)):
         return True
     return isinstance(leaf, Tensor) and not isinstance(leaf, tv_tensors.TVTensor)
+
+
+def plain(leaf: Tensor) -> Tensor:
+    """A tv_tensor without its class, a plain tensor as it is. No copy."""
+    if not isinstance(leaf, tv_tensors.TVTensor):
+        return leaf
+    # torch.compile traces indexing of a tv_tensor, which unwraps it, but not as_subclass.
+    return leaf[...] if torch.compiler.is_compiling() else leaf.as_subclass(Tensor)
+
+
+def rewrap(out: Tensor, like: Tensor) -> Tensor:
+    """``out`` as the kind of tv_tensor that ``like`` is; a plain tensor where it is none."""
+    if not isinstance(like, tv_tensors.TVTensor):
+        return out
+    # tv_tensors.wrap is closed to torch.compile; kinds without attributes can be made anew.
+    for kind in (tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask):
+        if torch.compiler.is_compiling() and isinstance(like, kind):
+            return kind(out)
+    return tv_tensors.wrap(out, like=like)
+
+
+def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], float]:
+    """torchvision's ``fill`` to that of images — one value or one per channel, in [0, 1] — and that of masks, any number.
+
+    Raises:
+        InstaAugError: another kind of value, or one out of range.
+    """
+    by_kind = dict(fill) if isinstance(fill, Mapping) else {"others": fill, tv_tensors.Mask: 0}
+    of_image = by_kind.get(tv_tensors.Image, by_kind.get("others", 0.0))
+    # A grey for images is no label: "others" speaks for masks only where images have an entry of their own.
+    of_mask = by_kind.get(tv_tensors.Mask, by_kind.get("others", 0) if tv_tensors.Image in by_kind else 0)
+    each = tuple(of_image) if isinstance(of_image, Sequence) else (of_image,)
+    if not all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in each) or len(each) not in (1, channels):
+        raise InstaAugError(
+            f"fill: expected a value in [0, 1] or one per channel ({channels}), also of uint8 images, got {of_image}"
+        )
+    return (each[0] if len(each) == 1 else each), of_mask
 
 
 class Normalization:
@@ -46,11 +86,11 @@ class Normalization:
 
 
 def to_batch(
-    leaf: object, channels: int, normalization: Normalization | None
+    leaf: object, channels: int, normalization: Normalization | None, strict: bool = True
 ) -> tuple[Tensor, Callable[[Tensor], object]]:
     """A leaf to a float batch ``(N, C, H, W)`` in [0, 1], and the way back to the leaf's own kind.
 
-    A clip ``(…, T, C, H, W)`` becomes N = …·T frames.
+    A clip ``(…, T, C, H, W)`` becomes N = …·T frames. Unless ``strict``, values outside [0, 1] are clamped with a warning.
 
     Raises:
         InstaAugError: not an image, other channels than the predictor's, no pixels, NaN, or values outside [0, 1].
@@ -66,28 +106,28 @@ def to_batch(
         return batch, lambda out: F.to_pil_image(back(out))
     if not isinstance(leaf, Tensor):
         raise InstaAugError(f"image: expected a PIL image or a tensor, got {type(leaf).__name__}")
-    given = f"a tensor of shape {tuple(leaf.shape)} and dtype {leaf.dtype}"
-    if not leaf.is_floating_point() and leaf.dtype != torch.uint8:
+    tensor = plain(leaf)
+    given = f"a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}"
+    if not tensor.is_floating_point() and tensor.dtype != torch.uint8:
         raise InstaAugError(
             f"image: expected float in [0, 1] or uint8, got {given}. If these are labels, pass the images first — "
             "aug(images, labels) — or wrap the images in tv_tensors.Image"
         )
-    if leaf.ndim < 3 or (leaf.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
+    if tensor.ndim < 3 or (tensor.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
         raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")
-    if leaf.shape[-3] != channels:
+    if tensor.shape[-3] != channels:
         raise InstaAugError(
-            f"image: this transform was made for {channels} channel(s), got {given}; convert the images, or make "
-            f"LearnedAugment(..., in_channels={leaf.shape[-3]})"
+            f"image: this transform was made for {channels} channel(s), got {given}; convert the images first with "
+            f"{CONVERSIONS.get(channels, 'a transform of yours')}, or fit LearnedAugment(..., in_channels={tensor.shape[-3]}) to them"
         )
-    if 0 in leaf.shape:
+    if 0 in tensor.shape:
         raise InstaAugError(f"image: expected at least one image with at least one pixel, got {given}")
-    plain = leaf.as_subclass(Tensor)
-    lead, dtype = plain.shape[:-3], plain.dtype
+    lead, dtype = tensor.shape[:-3], tensor.dtype
     if dtype == torch.uint8:
-        batch = plain.float() / 255
+        batch = tensor.float() / 255
     else:
-        batch = normalization.undo(plain) if normalization is not None else plain
-        check_range(batch, normalization is not None, given)
+        batch = normalization.undo(tensor) if normalization is not None else tensor
+        batch = check_range(batch, normalization is not None, given, strict)
     if batch.ndim != 4:
         batch = batch.reshape(-1, *batch.shape[-3:])
 
@@ -98,24 +138,31 @@ def to_batch(
             out = normalization.redo(out)
         if len(lead) != 1:
             out = out.reshape(*lead, *out.shape[-3:])
-        return tv_tensors.wrap(out, like=leaf) if isinstance(leaf, tv_tensors.TVTensor) else out
+        return rewrap(out, leaf)
 
     return batch, back
 
 
-def check_range(batch: Tensor, normalized: bool, given: str) -> None:
-    """Raise unless every value is finite and in [0, 1]. Skipped while compiling: it reads values."""
+def check_range(batch: Tensor, normalized: bool, given: str, strict: bool = True) -> Tensor:
+    """``batch`` where every value is finite and in [0, 1]; else raise, or clamp and warn unless ``strict``.
+
+    Skipped while compiling: it reads values.
+    """
     if torch.compiler.is_compiling() or batch.device.type == "meta":
-        return
+        return batch
     low, high = (value.item() for value in torch.aminmax(batch.detach()))
     if low != low or high != high:
         raise InstaAugError(f"image: {given} holds NaN; find where it comes from, e.g. with torch.isnan(images)")
-    if low < -SLACK or high > 1 + SLACK:
-        fix = (
-            "normalization=(mean, std) does not undo what was done to these images"
-            if normalized
-            else "augment before v2.Normalize, or make LearnedAugment(..., normalization=(mean, std)); divide 0…255 floats by 255"
-        )
-        raise InstaAugError(
-            f"image: values must lie in [0, 1], got {given} with values from {low:.3g} to {high:.3g}; {fix}"
-        )
+    if low >= -SLACK and high <= 1 + SLACK:
+        return batch
+    fix = (
+        "normalization=(mean, std) does not undo what was done to these images"
+        if normalized
+        else "augment before v2.Normalize, or make LearnedAugment(..., normalization=(mean, std)) — "
+        "from_pretrained(..., normalization=(mean, std)) takes it too; divide 0…255 floats by 255"
+    )
+    message = f"image: values must lie in [0, 1], got {given} with values from {low:.3g} to {high:.3g}; {fix}"
+    if strict:
+        raise InstaAugError(message)
+    warnings.warn(f"{message}. They are clamped", stacklevel=2)
+    return batch.clamp(0, 1)

@@ -4,7 +4,7 @@ Geometry and colour run in fp32 with autocast off: half-precision grids are a pi
 `grid_sample` gives NaN on some CPUs. The input's dtype and memory format come back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .families import Family
 from .params import AugmentParams
+
+Fill = float | Sequence[float]
 
 
 def geometry_matrix(families: Sequence[Family], params: AugmentParams, height: int, width: int) -> Tensor | None:
@@ -40,9 +42,9 @@ def apply(
     params: AugmentParams,
     families: Sequence[Family],
     output_size: tuple[int, int] | None = None,
-    fill: float = 0.0,
+    fill: Fill = 0.0,
     mode: str = "bilinear",
-    colour: bool = True,
+    colour: bool | Callable[[Tensor, Sequence[Family], AugmentParams], Tensor] = True,
 ) -> Tensor:
     """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
 
@@ -51,9 +53,10 @@ def apply(
         params: one transformation per image; fields that are left out mean the identity.
         families: the families the parameters belong to, in the order of `families.create`.
         output_size: (height, width) of the result; that of the input where None.
-        fill: value of what lies outside the image.
-        mode: ``"bilinear"`` (antialiased where a box is larger in pixels than the result) or ``"nearest"``.
-        colour: whether the colour families act (not on masks).
+        fill: value of what lies outside the image, one for all channels or one each.
+        mode: ``"bilinear"`` or ``"bicubic"`` (antialiased where a box is larger in pixels than the result) or
+            ``"nearest"``.
+        colour: whether the colour families act (not on masks); or what acts in place of `colours`.
 
     Returns:
         ``(B, C, *output_size)``, of the dtype and memory format of ``images``.
@@ -70,23 +73,31 @@ def apply(
             acting = [family for family in families if family.stage == "geometry" and family.fields[0] in params]
             inside = all(family.stays_inside for family in acting)
             out = resample(out, matrix, size, fill, mode, inside)
+            if mode == "bicubic":  # which overshoots
+                out = out.clamp(0, 1)
             if size == (height, width) and not matrix.requires_grad:
                 # fp32 sample positions are 1e-5 pixels off; an image that is left alone comes back as it was.
                 same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
                 out = torch.where(same[:, None, None, None], images.float(), out)
         if colour:
-            for family in families:
-                if family.stage == "colour" and family.fields[0] in params:
-                    out = family.colour(out, params)
+            out = (colour if callable(colour) else colours)(out, families, params)
         out = out.to(images.dtype)
     return out.contiguous(memory_format=torch.channels_last) if last else out
+
+
+def colours(images: Tensor, families: Sequence[Family], params: AugmentParams) -> Tensor:
+    """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
+    for family in families:
+        if family.stage == "colour" and family.fields[0] in params:
+            images = family.colour(images, params)
+    return images
 
 
 def resample(
     images: Tensor,
     matrix: Tensor,
     size: tuple[int, int],
-    fill: float = 0.0,
+    fill: Fill = 0.0,
     mode: str = "bilinear",
     inside: bool = False,
 ) -> Tensor:
@@ -96,19 +107,20 @@ def resample(
         inside: no box leaves the image. Then the border pixels are continued by half a pixel, as a crop followed by a
             resize does; otherwise what lies outside is ``fill`` and blends in at the border, as torchvision's warps.
     """
-    if mode == "bilinear" and (size[0] < images.shape[-2] or size[1] < images.shape[-1]):
-        return _resample_shrinking(images, matrix, size, fill, inside)
+    if mode != "nearest" and (size[0] < images.shape[-2] or size[1] < images.shape[-1]):
+        return _resample_shrinking(images, matrix, size, fill, mode, inside)
     return _warp(images, matrix, size, fill, mode, inside)
 
 
-def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float, mode: str, inside: bool) -> Tensor:
+def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: Fill, mode: str, inside: bool) -> Tensor:
     height, width = images.shape[-2:]
     # Kornia wants in→out in pixels, pixel centres at whole numbers.
     forward = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
     padding = "border" if inside else "zeros"
-    shifted = images - fill if fill and not inside else images
+    outside = None if inside or fill == 0 else torch.as_tensor(fill, device=images.device).reshape(1, -1, 1, 1)
+    shifted = images if outside is None else images - outside
     out = warp_affine(shifted, forward[:, :2], size, mode=mode, padding_mode=padding, align_corners=False)
-    return out + fill if fill and not inside else out
+    return out if outside is None else out + outside
 
 
 def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
@@ -116,7 +128,9 @@ def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
     return torch.tensor(rows, dtype=like.dtype, device=like.device)
 
 
-def _resample_shrinking(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float, inside: bool) -> Tensor:
+def _resample_shrinking(
+    images: Tensor, matrix: Tensor, size: tuple[int, int], fill: Fill, mode: str, inside: bool
+) -> Tensor:
     """Where a box holds more pixels than the result: an antialiased copy first, at about one pixel per pixel.
 
     Images of one copy size go together, so what an image gets does not depend on its batch.
@@ -131,6 +145,6 @@ def _resample_shrinking(images: Tensor, matrix: Tensor, size: tuple[int, int], f
         chosen = (copy == torch.tensor(copy_size, device=copy.device)).all(-1)
         part = images[chosen]
         if copy_size != [width, height]:
-            part = F.interpolate(part, size=copy_size[::-1], mode="bilinear", antialias=True)
-        out[chosen] = _warp(part, matrix[chosen], size, fill, "bilinear", inside)
+            part = F.interpolate(part, size=copy_size[::-1], mode=mode, antialias=True)
+        out[chosen] = _warp(part, matrix[chosen], size, fill, mode, inside)
     return out

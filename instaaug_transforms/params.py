@@ -53,8 +53,10 @@ class AugmentParams(Mapping[str, Tensor]):
         raise AttributeError("AugmentParams is immutable")
 
     def __getattr__(self, name: str) -> Tensor:
+        if name == "_fields":  # not there yet, while unpickling
+            raise AttributeError(name)
         try:
-            return object.__getattribute__(self, "_fields")[name]
+            return self._fields[name]
         except KeyError:
             raise AttributeError(f"these AugmentParams have no field {name!r}; they have {', '.join(self)}") from None
 

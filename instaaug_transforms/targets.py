@@ -1,5 +1,6 @@
-"""Masks, boxes and keypoints follow the image. Boxes and points go through torchvision's own perspective kernels."""
+"""Masks, boxes and keypoints follow the image."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
@@ -10,48 +11,131 @@ from torchvision.transforms.v2 import functional as F
 from . import ops
 from .errors import InstaAugError
 from .families import Family
+from .inputs import plain, rewrap
 from .params import AugmentParams
 
 POINT_TYPES = (tv_tensors.BoundingBoxes, tv_tensors.KeyPoints)
 
 
+def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
+    """Which of ``n`` images each leaf belongs to, by its id, where a batch has one leaf of a kind per image.
+
+    ``{"image": (B, C, H, W), "target": [{"boxes": …}, …]}`` has B boxes, in the order of the images. The same object may
+    stand for several images: its list is used up from the front.
+    """
+    found: dict[int, list[int]] = defaultdict(list)
+    for kind in (tv_tensors.Mask, *POINT_TYPES):
+        of_kind = [leaf for leaf in leaves if isinstance(leaf, kind)]
+        if n > 1 and len(of_kind) == n and not (kind is tv_tensors.Mask and of_kind[0].ndim > 3):
+            for index, leaf in enumerate(of_kind):
+                found[id(leaf)].append(index)
+    return found
+
+
 def transform_mask(
-    mask: tv_tensors.Mask, params: AugmentParams, families: Sequence[Family], size: tuple[int, int] | None
+    mask: tv_tensors.Mask,
+    params: AugmentParams,
+    families: Sequence[Family],
+    size: tuple[int, int] | None,
+    fill: float = 0,
 ) -> tv_tensors.Mask:
-    """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels, nearest neighbour, 0 outside."""
-    plain = mask.as_subclass(Tensor)
+    """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels, nearest neighbour, ``fill`` outside."""
+    labels = plain(mask)
     n = params.batch_shape[0]
-    if (plain.ndim == 4 and len(plain) != n) or (plain.ndim < 4 and n != 1):
+    if (labels.ndim == 4 and len(labels) != n) or (labels.ndim < 4 and n != 1):
         raise InstaAugError(
-            f"mask: shape {tuple(plain.shape)} does not go with {n} image(s); give (B, N, H, W) for a batch"
+            f"mask: shape {tuple(labels.shape)} does not go with {n} image(s); give (B, N, H, W) for a batch, or a list "
+            "of B masks"
         )
-    batch = plain.reshape(n, -1, *plain.shape[-2:])
-    if plain.dtype == torch.int64 and batch.numel() and batch.abs().max() > 2**24:
+    batch = labels.reshape(n, -1, *labels.shape[-2:])
+    compiling = torch.compiler.is_compiling()
+    if labels.dtype == torch.int64 and not compiling and batch.numel() and batch.abs().max() > 2**24:
         raise InstaAugError("mask: labels above 2**24 do not fit the fp32 resample; renumber them")
-    out = ops.apply(batch.float(), params, families, size, mode="nearest", colour=False).to(plain.dtype)
-    return tv_tensors.wrap(out.reshape(*plain.shape[:-2], *out.shape[-2:]), like=mask)
+    if batch.shape[1] == 0:  # an image without objects
+        return rewrap(labels.new_zeros(*labels.shape[:-2], *(size or labels.shape[-2:])), mask)
+    out = ops.apply(batch.float(), params, families, size, fill, "nearest", colour=False)
+    out = out.round().to(labels.dtype) if not labels.is_floating_point() else out.to(labels.dtype)
+    return rewrap(out.reshape(*labels.shape[:-2], *out.shape[-2:]), mask)
 
 
 def transform_points(
     points: Tensor, params: AugmentParams, families: Sequence[Family], size: tuple[int, int] | None
 ) -> Tensor:
-    """`BoundingBoxes` (the enclosing box of the moved corners) or `KeyPoints` of one image."""
+    """`BoundingBoxes` or `KeyPoints` of one image.
+
+    An axis-aligned box becomes the box that encloses what is visible of it: with a clamping mode the part inside the
+    canvas, without one all of it. Rotated boxes and keypoints go through torchvision's own kernels.
+    """
     if params.batch_shape[0] != 1:
+        kind = type(points).__name__
         raise InstaAugError(
-            f"{type(points).__name__}: one canvas goes with one image, got a batch of {params.batch_shape[0]}; transform "
-            "sample by sample (in the Dataset), as torchvision does"
+            f"{kind}: one canvas goes with one image, got a batch of {params.batch_shape[0]}; give one {kind} per image "
+            "— {'image': images, 'targets': [{'boxes': …}, …]} — or transform sample by sample (in the Dataset)"
         )
     height, width = points.canvas_size
+    out_size = (height, width) if size is None else tuple(size)
     matrix = ops.geometry_matrix(families, params, height, width)
+    upright = isinstance(points, tv_tensors.BoundingBoxes) and not tv_tensors.is_rotated_bounding_format(points.format)
+    if matrix is not None and upright and len(points):
+        return _transform_boxes(points, matrix[0], out_size)
     if matrix is not None:
         points = F.perspective(points, None, None, coefficients=perspective_coefficients(matrix[0], height, width))
-    if size is not None and tuple(size) != (height, width):
-        points = F.resize(points, list(size))
-    return points
+    return F.resize(points, list(out_size)) if out_size != (height, width) else points
+
+
+def pixel_matrix(matrix: Tensor, size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
+    """Out→in ``(…, 3, 3)`` in [−1, 1] coordinates to in→out in pixel-edge coordinates, float64 on the CPU."""
+
+    def to_pixels(height: int, width: int) -> Tensor:
+        return torch.tensor([[width / 2, 0, width / 2], [0, height / 2, height / 2], [0, 0, 1]], dtype=torch.float64)
+
+    inverse = torch.linalg.inv(matrix.detach().double().cpu())
+    return to_pixels(*out_size) @ inverse @ to_pixels(*size).inverse()
 
 
 def perspective_coefficients(matrix: Tensor, height: int, width: int) -> list[float]:
     """A (3, 3) out→in matrix in [−1, 1] coordinates to torchvision's eight, in pixel-edge coordinates."""
-    to_pixels = torch.tensor([[width / 2, 0, width / 2], [0, height / 2, height / 2], [0, 0, 1]], dtype=torch.float64)
-    pixels = to_pixels @ matrix.detach().double().cpu() @ to_pixels.inverse()
+    pixels = pixel_matrix(matrix, (height, width), (height, width)).inverse()
     return [*pixels[:2].flatten().tolist(), 0.0, 0.0]
+
+
+def _transform_boxes(boxes: tv_tensors.BoundingBoxes, matrix: Tensor, out_size: tuple[int, int]) -> Tensor:
+    forward = pixel_matrix(matrix, boxes.canvas_size, out_size).to(boxes.device)
+    xyxy = F.convert_bounding_box_format(plain(boxes).double(), boxes.format, tv_tensors.BoundingBoxFormat.XYXY)
+    corners = xyxy[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]  # (N, 4, 2), in turn
+    corners = corners @ forward[:2, :2].T + forward[:2, 2]
+    enclosing = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    moved = enclosing if boxes.clamping_mode is None else _visible(corners, enclosing, out_size)
+    moved = F.convert_bounding_box_format(moved, tv_tensors.BoundingBoxFormat.XYXY, boxes.format)
+    moved = moved if boxes.is_floating_point() else moved.round()
+    return tv_tensors.wrap(moved.to(boxes.dtype), like=boxes, canvas_size=out_size)
+
+
+def _visible(corners: Tensor, enclosing: Tensor, size: tuple[int, int]) -> Tensor:
+    """The box around the part inside the canvas of each parallelogram ``(N, 4, 2)``; clamped where there is none.
+
+    The extremes of that part are corners of the parallelogram inside the canvas, corners of the canvas inside the
+    parallelogram, or places where an edge of one crosses an edge of the other.
+    """
+    height, width = size
+    limit = corners.new_tensor([width, height])
+    frame = corners.new_tensor([[0, 0], [width, 0], [width, height], [0, height]])  # (4, 2)
+    edges = corners.roll(-1, 1) - corners  # (N, 4, 2)
+    offset = frame[None, None] - corners[:, :, None]  # (N, 4 edges, 4 points, 2)
+    side = edges[:, :, None, 0] * offset[..., 1] - edges[:, :, None, 1] * offset[..., 0]
+    covered = ((side >= 0).all(1) | (side <= 0).all(1)) & (edges[:, 0, :1].abs() + edges[:, 0, 1:].abs() > 0)
+    lines = corners.new_tensor([[0, 0], [width, height]])  # (2 ends, 2 axes): x = 0, W; y = 0, H
+    step = torch.where(edges == 0, torch.nan, edges)
+    t = (lines[None, None] - corners[:, :, None]) / step[:, :, None]  # (N, 4, 2 ends, 2 axes)
+    crossing = corners[:, :, None, None] + t[..., None] * edges[:, :, None, None]  # (N, 4, 2, 2, 2)
+    between = (t >= 0) & (t <= 1)
+    places = torch.cat([corners, frame.expand(len(corners), -1, -1), crossing.flatten(1, 3)], 1)  # (N, 24, 2)
+    slack = 1e-9 * (height + width)
+    inside = ((places >= -slack) & (places <= limit + slack)).all(-1)
+    valid = inside & torch.cat([torch.ones_like(covered), covered, between.flatten(1)], 1)
+    low = torch.where(valid[..., None], places, torch.inf).amin(1)
+    high = torch.where(valid[..., None], places, -torch.inf).amax(1)
+    found = valid.any(1, keepdim=True)
+    tight = torch.cat([low, high], 1)
+    clamped = torch.minimum(enclosing.clamp(min=0), limit.repeat(2))
+    return torch.where(found, torch.minimum(tight.clamp(min=0), limit.repeat(2)), clamped)

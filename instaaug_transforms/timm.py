@@ -17,14 +17,19 @@ class Classifier(nn.Module):
 
     Attributes:
         model: the wrapped model.
-        num_classes, pretrained_cfg: as timm's own models have them.
+        num_classes, pretrained_cfg: as timm's own models have them; but mean and std in it are 0 and 1, so that what timm
+            resolves from it (`resolve_data_config`, `create_loader`) does not normalise a second time.
     """
 
     def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
         self.model = model
         self.num_classes = getattr(model, "num_classes", None)
-        self.pretrained_cfg = getattr(model, "pretrained_cfg", {})
+        self.pretrained_cfg = {
+            **(getattr(model, "pretrained_cfg", None) or {}),
+            "mean": (0.0,) * len(mean),
+            "std": (1.0,) * len(std),
+        }
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
 

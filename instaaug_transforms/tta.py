@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
 from .augment import SELECTIONS, LearnedAugment
@@ -31,8 +32,10 @@ class TTAModel(nn.Module):
             are where the classifier is least sure; `instaaug_transforms.evaluation.tune` finds what helps on held-out data.
         chunk_size: views per forward at most (at least the views of one image).
 
+    Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
+
     Raises:
-        InstaAugError: an argument that is not one of these.
+        InstaAugError: an argument that is not one of these. When called: a classifier in training mode.
     """
 
     def __init__(
@@ -79,11 +82,12 @@ class TTAModel(nn.Module):
 
         ``generator`` is the source of the randomness of ``sample`` and ``stratified``; the global one where None.
         """
+        check_eval(self.classifier)
         per_forward = max(1, self.chunk_size // self.n_views)
         return torch.cat([self._chunk(part, generator) for part in images.split(per_forward)])
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        batch, back = self.aug._batch(images)
+        batch, back = self.aug._batch(images, strict=False)
         plain, distribution = self._look(images, batch)
         distribution = distribution.narrowed(self.range_fraction)
         params = choose_views(distribution, self.n_views, self.select, self.include_identity, generator)
@@ -114,6 +118,17 @@ class TTAModel(nn.Module):
             return None, self.aug._distribution(batch)
         tapped = predictor.tap(batch.contiguous(memory_format=torch.channels_last))
         return tapped.logits, AugmentDistribution(self.aug.families, predictor.read(*tapped))
+
+
+def check_eval(classifier: nn.Module) -> None:
+    """Raise where a layer of ``classifier`` would behave as in training: views would normalise, or drop, each other."""
+    for name, module in classifier.named_modules():
+        drops = max(float(getattr(module, rate, 0) or 0) for rate in ("p", "drop_prob")) > 0
+        if module.training and (isinstance(module, _BatchNorm) or (drops and "Drop" in type(module).__name__)):
+            raise InstaAugError(
+                f"classifier: it is in training mode, where its {type(module).__name__} {name!r} makes an answer depend on "
+                "the other views and on chance; call model.eval() first"
+            )
 
 
 def choose_views(

@@ -85,12 +85,6 @@ def test_masks_boxes_and_points_move_with_the_image():
     assert checked >= 8
 
 
-def test_a_batch_with_boxes_says_what_to_do(lively, images):
-    boxes = tv_tensors.BoundingBoxes([[1.0, 1.0, 5.0, 5.0]], format="XYXY", canvas_size=(32, 32))
-    with pytest.raises(ia.InstaAugError, match="sample by sample"):
-        lively(tv_tensors.Image(images), boxes)
-
-
 def test_batched_masks(lively, images):
     masks = tv_tensors.Mask((images[:, :1] > 0.5).to(torch.int64))
     _, moved = lively(tv_tensors.Image(images), masks)

@@ -5,7 +5,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.cli.__main__ import main
-from instaaug_transforms.cli.show import find_images, read_image
+from instaaug_transforms.cli.show import find_images, names_of, read_image
 
 from .conftest import make_lively
 
@@ -21,9 +21,10 @@ def folder(tmp_path):
 
 def test_show_draws_files_and_folders(folder, capsys):
     assert main(["show", str(folder / "in"), "--out", str(folder / "out")]) == 0
-    written = sorted(p.name for p in (folder / "out").iterdir())
-    assert written == ["a-crops.png", "a-samples.png", "b-crops.png", "b-samples.png"]
-    assert len(capsys.readouterr().out.splitlines()) == 4
+    written = sorted(p.stem for p in (folder / "out").iterdir())
+    each = ["centres", "crops", "samples"]
+    assert written == [*(f"a-{kind}" for kind in each), "all-centres", "all-sizes", *(f"b-{kind}" for kind in each)]
+    assert len(capsys.readouterr().out.splitlines()) == 8
     with PIL.Image.open(folder / "out" / "a-samples.png") as sheet:
         assert min(sheet.size) > 200 and sheet.convert("L").getextrema() != (255, 255)
 
@@ -32,7 +33,20 @@ def test_show_with_own_weights_of_any_families(folder):
     make_lively(["rotate", "hsv"]).save(folder / "mine.safetensors")
     arguments = ["show", str(folder / "in" / "a.jpg"), "--weights", str(folder / "mine.safetensors")]
     assert main([*arguments, "--out", str(folder / "o")]) == 0
-    assert [p.name for p in (folder / "o").iterdir()] == ["a-samples.png"]
+    assert sorted(p.name for p in (folder / "o").iterdir()) == ["a-colour.png", "a-rotation.png", "a-samples.png"]
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(folder):
+    image = F.to_pil_image(torch.rand(3, 20, 20))
+    for place in ("in/a.png", "in/deep/a.png", "in/deep/c.jpg"):
+        image.save(folder / place)
+    files = find_images([folder / "in"])
+    names = names_of(files)
+    assert len(set(names)) == len(files) == 5
+    by_file = dict(zip([str(f.relative_to(folder)) for f in files], names, strict=True))
+    assert (
+        by_file["in/a.jpg"] == "a.jpg" and by_file["in/deep/a.png"] == "deep-a.png" and by_file["in/deep/c.jpg"] == "c"
+    )
 
 
 def test_weights_lists_the_checkpoints(capsys):

@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -30,11 +33,13 @@ def epoch(workers, context, seed=5, **kwargs):
     return torch.cat([images for images, _ in loader])
 
 
-@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_reproduce_bit_for_bit(context):
-    first = epoch(2, context)
-    assert torch.equal(epoch(2, context), first) and not first.requires_grad
-    assert not torch.equal(epoch(2, context, seed=6), first)
+SLOW = [pytest.param(context, marks=pytest.mark.slow) for context in ("spawn", "forkserver")]
+
+
+def test_workers_reproduce_bit_for_bit():
+    first = epoch(2, "fork")
+    assert torch.equal(epoch(2, "fork"), first) and not first.requires_grad
+    assert not torch.equal(epoch(2, "fork", seed=6), first)
 
 
 def test_a_worker_refuses_weights_on_the_gpu(monkeypatch):
@@ -47,3 +52,91 @@ def test_a_worker_refuses_weights_on_the_gpu(monkeypatch):
     aug.predictor.trunk[0].weight = OnGPU(aug.predictor.trunk[0].weight.data)
     with pytest.raises(ia.InstaAugError, match=r"aug.cpu\(\)"):
         aug(torch.rand(3, 16, 16))
+
+
+@pytest.mark.parametrize("context", ["fork", *SLOW])
+def test_persistent_workers_go_on_drawing(context):
+    """Epochs differ, as torchvision's transforms do; the same seed gives the same epochs."""
+
+    def two_epochs():
+        generator = torch.Generator().manual_seed(5)
+        loader = DataLoader(
+            Photographs(make_lively(["rotate"])),
+            4,
+            num_workers=1 if context == "spawn" else 2,
+            multiprocessing_context=context,
+            generator=generator,
+            persistent_workers=True,
+        )
+        return [torch.cat([images for images, _ in loader]) for _ in range(2)]
+
+    first, second = two_epochs()
+    assert not torch.equal(first, second)
+    again = two_epochs()
+    assert torch.equal(again[0], first) and torch.equal(again[1], second)
+
+
+class OneImage(Photographs):
+    def __getitem__(self, index):
+        return self.transform(torch.linspace(0, 1, 768).reshape(3, 16, 16)), torch.utils.data.get_worker_info().id
+
+
+def test_workers_draw_differently():
+    loader = DataLoader(OneImage(make_lively(["rotate"])), 3, num_workers=2, multiprocessing_context="fork")
+    batches = list(loader)
+    workers = torch.cat([ids for _, ids in batches])
+    images = torch.cat([images for images, _ in batches])
+    assert set(workers.tolist()) == {0, 1}
+    assert len(images.flatten(1).unique(dim=0)) == 12  # one image twelve times, each with its own angle
+
+
+def test_params_go_through_a_loader():
+    """What was drawn can be kept beside the image, collated, and replayed."""
+    aug = make_lively(["crop", "rotate"]).requires_grad_(False)
+
+    class Kept(Photographs):
+        def __getitem__(self, index):
+            image = super().__getitem__(index)[0]
+            params = aug.distribution(image).sample()
+            return image, aug(image, params=params), {name: field[0] for name, field in params.items()}
+
+    loader = DataLoader(Kept(lambda image: image), 4, num_workers=1, multiprocessing_context="fork")
+    for images, augmented, fields in loader:
+        assert torch.allclose(aug(images, params=ia.AugmentParams(**fields)), augmented, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+def test_pinned_memory():
+    """Pinned where there is an accelerator to pin for; elsewhere PyTorch says so and hands over plain memory."""
+    loader = DataLoader(Photographs(make_lively(["rotate"])), 4, pin_memory=True)
+    assert all(images.is_pinned() == torch.cuda.is_available() for images, _ in loader)
+
+
+def _double(aug):
+    with torch.no_grad():
+        for parameter in aug.parameters():
+            parameter.mul_(2)
+
+
+def test_shared_memory_is_seen_by_other_processes():
+    aug = make_lively(["rotate"]).share_memory()
+    before = [p.clone() for p in aug.parameters()]
+    assert all(p.is_shared() for p in aug.parameters())
+    process = torch.multiprocessing.get_context("fork").Process(target=_double, args=(aug,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert all(torch.equal(p, 2 * b) for p, b in zip(aug.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda aug: pickle.loads(pickle.dumps(aug))])
+@pytest.mark.parametrize("predictor", ["conv", "global", "symmetric"])
+def test_pickle_and_deepcopy_are_independent_copies(copied, predictor):
+    aug = ia.LearnedAugment(["rotate", "hsv"], predictor=predictor, normalization=((0.5,) * 3, (0.5,) * 3))
+    again = copied(v2.Compose([aug])).transforms[0]
+    images = torch.rand(2, 3, 16, 16)
+    draw = [a(images, generator=torch.Generator().manual_seed(0)) for a in (aug, again)]
+    assert torch.equal(*draw) and repr(again) == repr(aug)
+    with torch.no_grad():
+        next(again.parameters()).add_(1)
+    assert not torch.equal(next(again.parameters()), next(aug.parameters()))

@@ -2,11 +2,14 @@
 
 import re
 import shlex
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import instaaug_transforms as ia
+from instaaug_transforms import families
 from instaaug_transforms.cli.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -32,9 +35,11 @@ def test_the_first_command_is_the_quickstart():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = {"__name__": page.stem}
+    monkeypatch.setattr(families, "_REGISTRY", dict(families._REGISTRY))  # what a page registers stays on it
+    module = types.ModuleType(f"docs_{page.stem}")
+    monkeypatch.setitem(sys.modules, module.__name__, module)  # where registries look for what a page defines
     for code in blocks("python", page.read_text("utf-8")):
-        exec(compile(code, page.name, "exec"), names)
+        exec(compile(code, page.name, "exec"), module.__dict__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -65,3 +70,18 @@ def test_model_cards_name_every_checkpoint():
     assert all(f"`{name}`" in cards for name in ia.list_weights())
     for name in ia.list_weights():
         assert (ROOT / "hub" / "recipes" / f"{name}.sh").exists()
+
+
+def test_every_yes_of_the_feature_table_leads_to_a_test():
+    table = (ROOT / "docs" / "features.md").read_text(encoding="utf-8")
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+    features = [row for row in rows if not row.startswith("| **")]
+    assert len(features) > 45 and all(row.count("|") == 11 for row in rows)
+    for row in features:
+        *_, torchvision, _, _, ttach, _, _, _, _, ours, _ = (cell.strip() for cell in row.split("|"))
+        linked = re.fullmatch(r"\[yes\]\(\.\./tests/(\w+\.py)#(test_\w+)\)", ours)
+        if linked is None:
+            assert ours.startswith("no") and torchvision != "yes" and ttach != "yes", row
+        else:
+            file, test = linked.groups()
+            assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), row

@@ -193,9 +193,9 @@ def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"predictor": "features"}, "got no classifier with predictor='features'"),
-        ({"classifier": Small()}, "got Small with predictor='conv'"),
-        ({"predictor": "best"}, "predictor: expected one of conv, features, global"),
+        ({"predictor": "features"}, 'goes with predictor="features" alone, got no classifier'),
+        ({"classifier": Small()}, 'goes with predictor="features" alone, got Small'),
+        ({"predictor": "best"}, "predictor: expected one of conv, features"),
         ({"predictor": "features", "classifier": nn.Flatten()}, "none of its layers"),
         ({"predictor": "features", "classifier": nn.Conv2d(3, 4, 3)}, r"logits \(B, classes\)"),
     ],

@@ -3,6 +3,7 @@ import PIL.Image
 import pytest
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 
@@ -18,7 +19,7 @@ def aug():
         (torch.arange(6), r"shape \(6,\) and dtype torch.int64.*labels.*images first"),
         (torch.rand(32, 32), r"\(C, H, W\) or \(B, C, H, W\).*\(32, 32\)"),
         (torch.rand(2, 2, 3, 8, 8), "tv_tensors.Video"),
-        (torch.rand(2, 1, 8, 8), r"made for 3 channel.*in_channels=1"),
+        (torch.rand(2, 1, 8, 8), r"made for 3 channel.*v2.RGB\(\).*in_channels=1"),
         (torch.rand(0, 3, 8, 8), "at least one image"),
         (torch.rand(2, 3, 0, 8), "at least one pixel"),
         (torch.full((3, 8, 8), float("nan")), "holds NaN"),
@@ -45,6 +46,22 @@ def test_labels_first_is_told_apart(aug):
 
 def test_a_rounding_outside_the_range_is_no_error(aug):
     aug(torch.rand(3, 8, 8) * 1.0005)
+
+
+def test_pretrained_weights_of_another_number_of_channels():
+    with pytest.raises(ia.InstaAugError, match=r"look at 3 channel.*v2.RGB\(\).*of your own"):
+        ia.LearnedAugment.from_pretrained("crop_tinyimagenet", in_channels=1)
+    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet", in_channels=3)
+    grey = torch.rand(1, 32, 32)
+    with pytest.raises(ia.InstaAugError, match=r"v2.RGB\(\)"):
+        aug(grey)
+    assert v2.Compose([v2.RGB(), aug])(tv_tensors.Image(grey)).shape == (3, 32, 32)
+
+
+def test_a_device_mismatch_inside_a_compose_names_the_fix(aug):
+    pipeline = v2.Compose([aug, v2.Normalize([0.5] * 3, [0.5] * 3)])
+    with pytest.raises(ia.InstaAugError, match=r"v2.Compose moves no weights: call aug.to\('meta'\)"):
+        pipeline(torch.rand(2, 3, 8, 8, device="meta"))
 
 
 def test_wrong_normalization_says_so():

@@ -1,6 +1,7 @@
 """`InstaAugObjective` and `LearnedAugment.sample` in training loops."""
 
 import logging
+import re
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint_sequential
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.watch import Watch
+from instaaug_transforms.learning.watch import Watch, say_outside
 
 
 def small_model() -> nn.Sequential:
@@ -265,6 +266,31 @@ def test_trouble_is_said_once(entropy, weight, said, caplog):
     caplog.clear()
     watch.update({"rotate": -0.6}, objective.controller)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("entropy", "said"),
+    [
+        (-3.9, r"below its band.*epochs, initial_weight=0.2 or a higher lr"),
+        (0.0, r"above its band.*initial_weight=0.05"),
+    ],
+)
+def test_a_fit_that_ends_outside_its_band_says_what_to_change(entropy, said, caplog):
+    _, objective, _ = make(["rotate"], initial_weight=0.1)
+    with caplog.at_level(logging.WARNING):
+        say_outside({"rotate": -0.6}, objective.controller)
+        assert not caplog.records
+        say_outside({"rotate": entropy}, objective.controller)
+    assert re.search(said, caplog.records[0].getMessage())
+
+
+def test_a_fit_of_one_epoch_says_that_it_has_not_learned(caplog):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
+    data = torch.rand(20, 3, 16, 16), torch.randint(3, (20,))
+    with caplog.at_level(logging.WARNING):
+        ia.fit(ia.LearnedAugment(["rotate"]), model, data, config=ia.FitConfig(epochs=1, progress=False))
+    assert "rotate: the epoch that was kept has entropy -3.9" in caplog.text and "more epochs" in caplog.text
 
 
 def test_errors_say_what_to_do(batch):

@@ -105,9 +105,10 @@ def test_masks_boxes_and_keypoints_agree_with_torchvision():
         assert (back - expected)[~clamped].abs().sum() < 1e-4
         corners = tv_tensors.KeyPoints([[20.0, 10], [50, 10], [20, 30], [50, 30]], canvas_size=size)
         extent = transform_points(corners, one, GEOMETRY, None)
-        low, high = extent.amin(0).clamp(min=0), torch.minimum(extent.amax(0), torch.tensor([64.0, 48.0]))
+        low, high = extent.amin(0), extent.amax(0)
+        inside = (low >= 0).all() and (high <= torch.tensor([64.0, 48.0])).all()  # cut ones: tests/test_boxes.py
         box = transform_points(boxes, one, GEOMETRY, None)[0]
-        if (high > low).all():
+        if inside:
             assert torch.allclose(box.float(), torch.cat([low, high]), atol=1.01)  # integer boxes round
 
 

@@ -74,7 +74,7 @@ def test_making_one_leaves_the_random_state_alone():
 
 
 def test_errors(images):
-    with pytest.raises(ia.InstaAugError, match="predictor: expected one of conv, global"):
+    with pytest.raises(ia.InstaAugError, match="predictor: expected one of conv, features, global"):
         ia.LearnedAugment(["rotate"], predictor="magic")
     with pytest.raises(ia.InstaAugError, match="n_classes: goes with"):
         ia.LearnedAugment(["rotate"], n_classes=3)

@@ -1,9 +1,24 @@
 import pytest
 import timm
+import timm.loss
+import timm.optim
+import timm.scheduler
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_model
+from timm.data import create_dataset, create_loader
+from timm.utils import AverageMeter, accuracy
+from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+
+from .conftest import make_lively
+
+# timm's datasets leave closing their files to the garbage collector.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 def test_wrap_normalises_inside():
@@ -13,7 +28,12 @@ def test_wrap_normalises_inside():
     images = torch.rand(2, 3, 64, 64)
     wrapped = ia.timm.wrap(model)
     assert torch.allclose(wrapped(images), model((images - mean) / std), atol=1e-5)
-    assert wrapped.num_classes == 4 and wrapped.pretrained_cfg is model.pretrained_cfg
+    assert wrapped.num_classes == 4 and wrapped.pretrained_cfg["architecture"] == "test_resnet"
+    resolved = timm.data.resolve_model_data_config(
+        wrapped
+    )  # what timm would do to the images: not normalise them again
+    assert resolved["mean"] == (0, 0, 0) and resolved["std"] == (1, 1, 1)
+    assert {**config, "mean": 0, "std": 0} == {**resolved, "mean": 0, "std": 0}
 
 
 def test_one_channel_models():
@@ -34,3 +54,110 @@ def test_checkpoint_by_name(tmp_path):
         ia.timm.create_classifier("test_resnet", tmp_path / "none.safetensors")
     with pytest.raises(ia.InstaAugError, match="timm has no 'resnet1'"):
         ia.timm.create_classifier("resnet1")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An ImageFolder of four classes that a classifier can tell apart: dark to bright."""
+    for k in range(4):
+        (tmp_path / "val" / f"class{k}").mkdir(parents=True)
+        for n in range(3):
+            image = (torch.rand(3, 48, 64) * 0.2 + 0.25 * k).clamp(0, 1)
+            v2.functional.to_pil_image(image).save(tmp_path / "val" / f"class{k}" / f"{n}.png")
+    return tmp_path
+
+
+def validate(model, folder, batch_size=5):
+    """What timm's validate.py does with a model, step by step, with timm's own functions."""
+    assert sum(m.numel() for m in model.parameters()) > 0
+    config = timm.data.resolve_data_config({"model": "", "crop_pct": None}, model=model, use_test_size=True)
+    model = model.to("cpu").to(memory_format=torch.channels_last).eval()
+    dataset = create_dataset("", root=folder, split="val")
+    loader = create_loader(
+        dataset,
+        input_size=config["input_size"],
+        batch_size=batch_size,
+        use_prefetcher=True,
+        interpolation=config["interpolation"],
+        mean=config["mean"],
+        std=config["std"],
+        num_workers=0,
+        crop_pct=config["crop_pct"],
+        crop_mode=config["crop_mode"],
+        device=torch.device("cpu"),
+    )
+    top1, outputs = AverageMeter(), []
+    with torch.inference_mode():
+        model(torch.randn(batch_size, *config["input_size"]).contiguous(memory_format=torch.channels_last))  # warm-up
+        for images, target in loader:
+            output = model(images.contiguous(memory_format=torch.channels_last))
+            F.cross_entropy(output, target)
+            top1.update(accuracy(output, target, topk=(1, model.num_classes))[0].item(), len(output))
+            outputs.append(output)
+    return top1.avg, torch.cat(outputs), config
+
+
+@pytest.mark.filterwarnings("ignore:image. values must lie in:UserWarning")
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_timms_validate_path(folder, wrapped):
+    """A wrapped model takes [0, 1], a bare one what timm's loader normalises: both come to the same answers."""
+    torch.manual_seed(0)
+    bare = timm.create_model("test_resnet", num_classes=4).eval()
+    mean, std = bare.pretrained_cfg["mean"], bare.pretrained_cfg["std"]
+    aug = make_lively(["crop", "rotate"], normalization=None if wrapped else (mean, std))
+    tta = ia.TTAModel(ia.timm.wrap(bare) if wrapped else bare, aug, n_views=3)
+    score, outputs, config = validate(tta, folder)
+    assert config["mean"] == ((0, 0, 0) if wrapped else mean) and 0 <= score <= 100
+    reference = ia.TTAModel(ia.timm.wrap(bare), make_lively(["crop", "rotate"]), n_views=3).eval()
+    data = create_dataset("", root=folder, split="val")
+    loader = create_loader(
+        data, (3, 160, 160), 5, mean=(0, 0, 0), std=(1, 1, 1), num_workers=0, crop_pct=0.95, device=torch.device("cpu")
+    )
+    expected = torch.cat([reference(images) for images, _ in loader])
+    assert torch.allclose(outputs, expected, atol=1e-3)
+
+
+def test_a_registered_tta_model_comes_from_timms_registry():
+    """How ``validate.py --model mine`` gets it."""
+
+    @timm.models.register_model
+    def test_resnet_learned_views(pretrained=False, **kwargs):
+        kwargs = {k: v for k, v in kwargs.items() if k == "num_classes"}
+        classifier = ia.timm.create_classifier("test_resnet", **kwargs)
+        return ia.TTAModel(classifier, ia.LearnedAugment.from_pretrained("crop_tinyimagenet"), n_views=2)
+
+    model = timm.create_model("test_resnet_learned_views", num_classes=4).eval()
+    assert model.num_classes == 4 and model.pretrained_cfg["input_size"] == (3, 160, 160)
+    assert model(torch.rand(2, 3, 64, 64)).shape == (2, 4)
+
+
+def test_in_timms_training_pipeline(folder):
+    """`create_loader`, the augment, `Mixup`, a timm optimizer and schedule, EMA: one step moves model and predictor."""
+    dataset = create_dataset("", root=folder, split="val", is_training=True)
+    loader = create_loader(
+        dataset,
+        (3, 64, 64),
+        4,
+        is_training=True,
+        no_aug=True,
+        num_workers=0,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        device=torch.device("cpu"),
+    )
+    mixup = timm.data.Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, num_classes=4)
+    model, aug = ia.timm.create_classifier("test_resnet", num_classes=4), make_lively(["rotate", "hsv"])
+    optimizer = timm.optim.create_optimizer_v2([*model.parameters(), *aug.parameters()], opt="adamw", lr=1e-3)
+    scheduler, _ = timm.scheduler.create_scheduler_v2(optimizer, num_epochs=2, warmup_epochs=0)
+    ema = timm.utils.ModelEmaV3(model, decay=0.9)
+    before = [p.clone() for p in aug.predictor.heads.parameters()]
+    for images, labels in loader:
+        views, soft = mixup(aug(images), labels)
+        loss = timm.loss.SoftTargetCrossEntropy()(model(views), soft)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update(model)
+    scheduler.step(1)
+    assert loss.isfinite() and ema.module(images).shape == (4, 4)
+    assert any(not torch.equal(b, p) for b, p in zip(before, aug.predictor.heads.parameters(), strict=True))

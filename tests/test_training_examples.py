@@ -296,3 +296,33 @@ def test_help_names_the_common_options(name, capsys):
         module.main(["--help"])
     shown = capsys.readouterr().out
     assert all(option in shown for option in ("--data", "--out", "--seeds", "--resume", "--smoke"))
+
+
+def test_segmentation_by_learned_views(tmp_path, capsys):
+    import segmentation_tta
+
+    segmentation_tta.main(["--smoke", "--out", str(tmp_path), "--views", "2"])
+    (made,) = results(tmp_path)
+    assert [row["arm"] for row in made["rows"]] == ["single view", "horizontal flip", "ours", "without input"]
+    assert made["n"] == 597 and all(0 <= row["iou"] <= 1 for row in made["rows"])
+    assert "mean IoU of the ink" in capsys.readouterr().out
+
+
+def test_soft_labels_and_ink_accuracy_in_closed_form():
+    import segmentation_tta as example
+
+    labels = torch.full((2, 8, 8), example.BACKGROUND)
+    labels[0, :4], labels[1, :, :4] = 3, 7
+    turn = ia.AugmentParams(angle=torch.tensor([180.0, 90.0]))
+    moved = example.soft_labels(labels, turn, ia.families.create(["rotate"]))
+    assert torch.allclose(moved.sum(1), torch.ones(2, 8, 8), atol=1e-5)
+    expected = torch.stack([labels[0].rot90(2), labels[1].rot90(1)])
+    assert torch.equal(moved.argmax(1)[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1])
+
+    class Says(torch.nn.Module):
+        def forward(self, images):
+            return torch.nn.functional.one_hot(labels, 11).movedim(-1, 1).float()
+
+    truth = labels.clone()
+    truth[0, 2:4] = example.BACKGROUND  # half of what is said is ink, all of the ink is hit
+    assert example.ink_accuracy(Says(), torch.zeros(2, 1, 8, 8), truth).tolist() == [0.5, 1.0]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 import instaaug_transforms as ia
@@ -23,13 +24,16 @@ class Tiny(nn.Module):
 
 
 @pytest.mark.parametrize("families", [["crop"], ["rotate"], ["crop", "rotate", "hsv"]])
-@pytest.mark.parametrize("how", ["mean_prob", "mean_logit"])
+@pytest.mark.parametrize("how", ["mean_prob", "mean_logit", "geometric_mean", "power", "max", "min"])
 def test_it_is_the_average_over_the_views(families, how, images):
     aug, model = make_lively(families), Tiny()
     out = ia.TTAModel(model, aug, 5, aggregate=how)(images)
     params = choose_views(aug.distribution(images), 5)
     logits = torch.stack([model(aug(images, params=params.index(k))) for k in range(5)])
-    expected = logits.softmax(-1).mean(0).log() if how == "mean_prob" else logits.mean(0)
+    probs = logits.softmax(-1)
+    by_hand = {"mean_prob": probs.mean(0), "max": probs.amax(0), "min": probs.amin(0)}
+    by_hand |= {"geometric_mean": probs.prod(0) ** (1 / 5), "power": probs.sqrt().mean(0) ** 2}
+    expected = logits.mean(0) if how == "mean_logit" else by_hand[how].log()
     assert torch.allclose(out, expected, atol=1e-5) and not out.requires_grad
 
 
@@ -87,12 +91,31 @@ def test_mean_probability_is_a_log_probability():
     assert torch.allclose(aggregate(logits, "mean_prob").exp().sum(-1), torch.ones(3), atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(3), nn.Dropout(0.1), DropPath(0.2)])
+def test_a_classifier_in_training_mode_is_refused(layer, images):
+    tta = ia.TTAModel(nn.Sequential(layer, Tiny()), make_lively(["crop"]), 3)
+    with pytest.raises(ia.InstaAugError, match=f"training mode.*{type(layer).__name__} '0'.*model.eval()"):
+        tta(images)
+    assert tta.eval()(images).shape == (6, 5)
+
+
+def test_layers_that_do_nothing_in_training_are_no_reason_to_refuse(images):
+    assert ia.TTAModel(nn.Sequential(nn.Dropout(0.0), Tiny()), make_lively(["crop"]), 3)(images).shape == (6, 5)
+
+
+def test_values_outside_the_range_warn_and_are_clamped(images):
+    tta = ia.TTAModel(Tiny(), make_lively(["crop"]), 3)
+    with pytest.warns(UserWarning, match=r"values from.*normalization=\(mean, std\).*clamped"):
+        out = tta(images * 3 - 1)
+    assert torch.equal(out, tta((images * 3 - 1).clamp(0, 1)))
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
         ({"n_views": 0}, "n_views"),
         ({"select": "best"}, "select: expected one of sample, top, stratified"),
-        ({"aggregate": "max"}, "aggregate"),
+        ({"aggregate": "median"}, "aggregate"),
         ({"chunk_size": 1.5}, "chunk_size"),
     ],
 )

@@ -1,11 +1,16 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+from kornia.color import rgb_to_hsv
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
+from instaaug_transforms.evaluation.report import ArmResult, Evaluation
+from instaaug_transforms.viz.colour import mean_colour
+from instaaug_transforms.viz.crops import centre_density
 
 from .conftest import make_lively
 
@@ -30,7 +35,8 @@ def test_crops_are_drawn_in_pixels():
     aug = make_lively(["crop"])
     image = torch.rand(3, 60, 80)
     axes = viz.likeliest_crops(aug, image, k=1).axes[0]
-    (box,) = axes.patches
+    under, box = axes.patches
+    assert under.get_bbox().bounds == box.get_bbox().bounds  # white under every edge
     mode = aug.distribution(image).mode
     assert box.get_width() == pytest.approx(80 * mode.w.item(), rel=1e-5)
     assert box.get_x() + box.get_width() / 2 == pytest.approx(80 * mode.cx.item() - 0.5, abs=1e-3)
@@ -42,6 +48,149 @@ def test_contact_sheet_starts_with_the_image():
     figure = viz.contact_sheet(make_lively(["rotate"]), image, rows=2, columns=3)
     assert len(figure.axes) == 6
     assert torch.allclose(torch.tensor(figure.axes[0].images[0].get_array().data).permute(2, 0, 1), image, atol=1e-6)
+
+
+def test_likelier_boxes_are_darker_and_thicker():
+    """In greyscale too: luminance falls as probability rises."""
+    aug = make_lively(["crop"])
+    axes = viz.likeliest_crops(aug, torch.rand(3, 60, 80), k=6).axes[0]
+    boxes = axes.patches[1::2]  # the likeliest last
+    light = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b, _ in (box.get_edgecolor() for box in boxes)]
+    assert len(boxes) == 6 and light == sorted(light, reverse=True)
+    assert [box.get_linewidth() for box in boxes] == sorted(box.get_linewidth() for box in boxes)
+
+
+def test_density_of_centres_has_the_moments_of_the_distribution():
+    aug = make_lively(["crop"])
+    images = torch.rand(3, 3, 32, 32)
+    part = aug.distribution(images).parts["crop"]
+    density, whole = centre_density(part, 48)
+    probs, anchors = part.anchors.probs, part.family.anchors
+    assert torch.allclose(density.sum((1, 2)), torch.ones(3), atol=1e-5)
+    assert torch.allclose(whole, probs[:, 0])  # one anchor is the whole image
+    rest = probs[:, 1:] / probs[:, 1:].sum(1, keepdim=True)
+    places = (torch.arange(48) + 0.5) / 48
+    for dim, column in ((1, 0), (2, 1)):
+        mean = (density.sum(dim) * places).sum(1)
+        assert torch.allclose(mean, rest @ anchors[1:, column], atol=5e-3)
+
+
+def test_centres_are_a_panel_per_image():
+    figure = viz.crop_centres(make_lively(["crop"]), torch.rand(7, 3, 24, 32))
+    assert len(figure.axes) == 10 and sum(bool(axes.images) for axes in figure.axes) == 7
+    assert all(axes.get_title().startswith("whole image: ") for axes in figure.axes[:7])
+
+
+def test_sizes_are_the_shares_of_the_distribution():
+    aug = make_lively(["crop"])
+    images = torch.rand(5, 3, 32, 32)
+    probs = aug.distribution(images).parts["crop"].anchors.probs
+    left, right = viz.crop_sizes(aug, images).axes
+    shares = [probs[:, 14:].sum(1), probs[:, 5:14].sum(1), probs[:, 1:5].sum(1), probs[:, 0]]
+    for bar, share in zip(left.patches, shares, strict=True):
+        assert bar.get_height() == pytest.approx(100 * share.mean().item(), rel=1e-4)
+    mean = right.lines[-1].get_ydata()
+    assert mean[0] == 100 and mean[-1] == 0 and mean[1] == pytest.approx(100 * (1 - shares[0].mean().item()), rel=1e-4)
+
+
+def test_arcs_of_one_and_of_many_images():
+    aug = make_lively(["rotate"])
+    assert len(viz.rotation_arcs(aug, torch.rand(3, 24, 24)).axes) == 1
+    figure = viz.rotation_arcs(aug, torch.rand(8, 3, 24, 24), columns=5)
+    assert sum(len(axes.patches) == 2 for axes in figure.axes) == 8
+
+
+@pytest.mark.parametrize(
+    ("rgb", "hue"), [((1, 0, 0), 0.0), ((0, 1, 0), 1 / 3), ((0, 0, 1), 2 / 3), ((1, 0, 0.2), 0.9667)]
+)
+def test_mean_colour_in_closed_form(rgb, hue):
+    image = torch.tensor(rgb, dtype=torch.float32)[:, None, None].expand(3, 4, 4)
+    got = mean_colour(image)
+    assert min(abs(got[0] - hue), 1 - abs(got[0] - hue)) < 1e-3 and got[1:] == pytest.approx((1, 1), abs=1e-4)
+    both = torch.cat([image, image * 0.0], 2)  # black has no hue and no saturation
+    assert mean_colour(both)[0] == pytest.approx(got[0], abs=1e-4) and mean_colour(both)[2] == pytest.approx(
+        0.5, abs=1e-4
+    )
+
+
+def test_colour_shows_the_learned_ranges_and_colour_alone():
+    aug = make_lively(["crop", "rotate", "hsv"])
+    images = torch.rand(2, 3, 24, 30)
+    figure = viz.colour_ranges(aug, images, n_views=3)
+    fields = aug.distribution(images).parts["hsv"].fields
+    assert len(figure.axes) == 12
+    for index in range(2):
+        before, wheel, bars, *after = figure.axes[6 * index : 6 * index + 6]
+        own = mean_colour(images[index])
+        arc = wheel.patches[-1]
+        span = 360 * (fields["hue"].hi[index] - fields["hue"].lo[index]).item()
+        assert arc.theta2 - arc.theta1 == pytest.approx(span, abs=0.1)
+        low = bars.patches[1]
+        assert low.get_x() == pytest.approx(min(own[1] * fields["saturation"].lo[index].item(), 1), abs=1e-4)
+        assert all(axes.images[0].get_array().shape == (24, 30, 3) for axes in (before, *after))
+        shown = torch.tensor(after[0].images[0].get_array().data).permute(2, 0, 1)
+        value = rgb_to_hsv(shown[None])[0, 2] / rgb_to_hsv(images[index : index + 1])[0, 2].clamp_min(1e-3)
+        unclipped = rgb_to_hsv(shown[None])[0, 2] < 0.999
+        assert value[unclipped].std() < 1e-3  # one factor everywhere: no place has moved
+
+
+HISTORY = [
+    {"loss": 2.0 - 0.2 * k, "entropy": {"crop": 1.0 + 0.1 * k, "rotate": -2.0}, "weight": {"crop": 0.1, "rotate": 0.2}}
+    for k in range(4)
+]
+
+
+def test_training_curves_from_a_fit_and_from_ones_own_loop():
+    figure = viz.training_curves(HISTORY, bands={"crop": (1.0, 1.5)}, best=2)
+    loss, entropy, weight = figure.axes
+    assert list(loss.lines[0].get_ydata()) == [entry["loss"] for entry in HISTORY]
+    assert list(entropy.lines[0].get_ydata()) == [1.0, 1.1, 1.2, 1.3] and weight.get_yscale() == "log"
+    assert entropy.lines[0].get_linestyle() != entropy.lines[1].get_linestyle()
+    held_out = [{**entry, "val_loss": 3.0, "val_entropy": entry["entropy"]} for entry in HISTORY]
+    result = ia.FitResult(held_out, 1, False, 0.0, 0.0)
+    loss = viz.training_curves(result).axes[0]
+    assert list(loss.lines[1].get_ydata()) == [3.0] * 4 and "kept" in loss.texts[0].get_text()
+    with pytest.raises(ia.InstaAugError, match="missing entropy, weight; give a FitResult or append"):
+        viz.training_curves([{"loss": 1.0}])
+
+
+def arm(name, k, share):
+    correct = np.arange(200) < 200 * share
+    return ArmResult(name, k, correct, np.where(correct, 0.1, 2.0), 1.0, 0.0)
+
+
+def test_accuracy_against_views():
+    found = [arm("single view", 1, 0.5), arm("horizontal flip", 2, 0.55)]
+    found += [
+        arm(name, k, 0.5 + gain * k) for name, gain in (("random views", 0.005), ("ours", 0.02)) for k in (2, 4, 10)
+    ]
+    evaluation = Evaluation({(a.name, a.n_views): a for a in found}, 200, 0)
+    axes = viz.accuracy_against_views(evaluation).axes[0]
+    ours = axes.lines[-1]
+    assert list(ours.get_xdata()) == [2, 4, 10] and list(ours.get_ydata()) == pytest.approx([54, 58, 70])
+    names = [text.get_text() for text in axes.texts]
+    assert sorted(names) == ["horizontal flip", "ours", "random views", "single view"]
+    heights = [text.xy[1] for text in axes.texts if text.get_text() != "horizontal flip"]
+    assert min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) > 0.5  # names do not overlap
+    assert len(viz.accuracy_against_views(evaluation, ["ours"]).axes[0].lines) == 2
+    with pytest.raises(ia.InstaAugError, match="no theirs here; choose from single view"):
+        viz.accuracy_against_views(evaluation, ["theirs"])
+
+
+@pytest.mark.parametrize(
+    ("draw", "family"),
+    [
+        (viz.crop_centres, "crop"),
+        (viz.crop_sizes, "crop"),
+        (viz.rotation_arcs, "rotate"),
+        (viz.colour_ranges, "hsv"),
+        (viz.likeliest_crops, "crop"),
+    ],
+)
+def test_a_family_that_is_not_there_is_named(draw, family):
+    aug = make_lively(["translate"])
+    with pytest.raises(ia.InstaAugError, match=f"shows '{family}', and the transform's families are translate"):
+        draw(aug, torch.rand(3, 16, 16))
 
 
 def test_without_matplotlib_the_error_says_what_to_install():

@@ -1,10 +1,14 @@
-"""Draw what was learned for photographs: the likeliest crops, and a sheet of samples."""
+"""Draw what was learned for photographs: crops, rotation, colour, and a sheet of samples."""
 
 import argparse
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import PIL.ImageOps
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -13,6 +17,9 @@ from ..augment import LearnedAugment
 from ..errors import InstaAugError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+
+OVERVIEW = 224  # side, pixels, of the copies that are drawn together
+DRAWN = 10  # images at most in one drawing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,19 +34,64 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write ``<name>-crops.png`` (where crops were learned) and ``<name>-samples.png`` per image."""
+    """Write ``<name>-samples.png`` per image and a picture per family that has one; for several images also ``all-….png``."""
     aug = LearnedAugment.from_pretrained(arguments.weights)
     files = find_images(arguments.images)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for path in files:
+    seen = []
+    for path, name in zip(files, names_of(files), strict=True):
         image = read_image(path, aug.in_channels)
-        figures = {"samples": viz.contact_sheet(aug, image, seed=arguments.seed)}
-        if any(family.name == "crop" for family in aug.families):
-            figures["crops"] = viz.likeliest_crops(aug, image, arguments.crops)
-        for kind, figure in sorted(figures.items()):
-            target = arguments.out / f"{path.stem}-{kind}.png"
-            viz.save(figure, target)
-            print(target)
+        for kind, figure in pictures(aug, image, arguments):
+            _write(figure, arguments.out / f"{name}-{kind}.png")
+        seen.append(F.resize(image, [OVERVIEW, OVERVIEW]))
+    if len(seen) > 1:
+        for kind, figure in overview(aug, torch.stack(seen)):
+            _write(figure, arguments.out / f"all-{kind}.png")
+
+
+def pictures(aug: LearnedAugment, image: Tensor, arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:
+    """Kind and figure of everything there is to draw about one image."""
+    families = {family.name for family in aug.families}
+    if "crop" in families:
+        yield "crops", viz.likeliest_crops(aug, image, arguments.crops)
+        yield "centres", viz.crop_centres(aug, image)
+    if "rotate" in families:
+        yield "rotation", viz.rotation_arcs(aug, image)
+    if "hsv" in families:
+        yield "colour", viz.colour_ranges(aug, image, seed=arguments.seed)
+    yield "samples", viz.contact_sheet(aug, image, seed=arguments.seed)
+
+
+def overview(aug: LearnedAugment, images: Tensor) -> Iterator[tuple[str, Any]]:
+    """Kind and figure of what several images say together; the drawings show the first of them."""
+    families = {family.name for family in aug.families}
+    if "crop" in families:
+        yield "sizes", viz.crop_sizes(aug, images)
+        yield "centres", viz.crop_centres(aug, images[:DRAWN])
+    if "rotate" in families:
+        yield "rotation", viz.rotation_arcs(aug, images[:DRAWN])
+    if "hsv" in families:
+        yield "colour", viz.colour_ranges(aug, images[:DRAWN])
+
+
+def _write(figure: Any, target: Path) -> None:
+    viz.save(figure, target)
+    print(target)
+
+
+def names_of(files: list[Path]) -> list[str]:
+    """A name per file for its pictures: its own, with suffix and folders where that would name two of them alike."""
+    tries = [
+        [path.stem for path in files],
+        [path.name for path in files],
+        ["-".join(path.parts[-2:]) for path in files],
+    ]
+    counts = [Counter(names) for names in tries]
+    unique = ["-".join(path.resolve().parts[1:]) for path in files]
+    return [
+        next((names[i] for names, count in zip(tries, counts, strict=True) if count[names[i]] == 1), unique[i])
+        for i in range(len(files))
+    ]
 
 
 def find_images(paths: list[Path]) -> list[Path]:

@@ -116,7 +116,9 @@ class Runner:
             yield data.batch(slice(start, start + self.batch_size), self.device)
 
     def _logits(self, images: Tensor, params: AugmentParams) -> Tensor:
-        return self._forward(ops.apply(images, params, self.families, self.aug.output_size, self.aug.fill))
+        return self._forward(
+            ops.apply(images, params, self.families, self.aug.output_size, self.aug.fill, self.aug.interpolation)
+        )
 
     def _forward(self, views: Tensor) -> Tensor:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.

@@ -26,6 +26,7 @@ from .frozen import frozen
 from .losstable import PerViewLoss, cross_entropy
 from .pathwise import view_losses
 from .prepared import Prepared, describe, prepare
+from .watch import say_outside
 
 IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
 
@@ -189,6 +190,7 @@ class _Fit:
                 parameter.requires_grad_(needed)
                 parameter.grad = None
         stopped = len(self.history) < config.epochs
+        say_outside(self.history[best_epoch]["entropy"], self.controller)
         return FitResult(self.history, best_epoch, stopped, self.table_seconds, time.perf_counter() - start)
 
     def _rank(self, entry: dict[str, Any]) -> float:

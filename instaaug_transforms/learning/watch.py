@@ -10,6 +10,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 200  # updates in a row before anything is said: every run starts narrow
 COLLAPSED = 1.0  # nats below the band
+TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
 
 
@@ -39,8 +40,8 @@ class Watch:
                 "collapse",
                 below > COLLAPSED,
                 f"{name}: entropy {entropy:.2f} nats has stayed more than {COLLAPSED:g} below its band "
-                f"[{low:.2f}, {high:.2f}]: (almost) nothing is augmented. Raise initial_weight or weight_rate, or give "
-                "φ a higher learning rate",
+                f"[{low:.2f}, {high:.2f}]: (almost) nothing is augmented. Raise λ, e.g. "
+                f"initial_weight={2 * controller.settled_weight(name):.2g}, or weight_rate, or φ's learning rate",
             )
             self._note(
                 name,
@@ -63,3 +64,27 @@ class Watch:
         if self._streak[key] >= self.patience and key not in self._said:
             self._said.add(key)
             logger.warning(message)
+
+
+def say_outside(entropies: Mapping[str, float], controller: EntropyController) -> None:
+    """Log, per family, that the epoch a fit has kept lies outside its band, and what to change.
+
+    Args:
+        entropies: mean entropies (nats) of that epoch.
+        controller: with the bands and the λ the fit came to.
+    """
+    for name, entropy in entropies.items():
+        low, high = controller.bands[name]
+        weight = controller.settled_weight(name)
+        if entropy < low - TOLERANCE:
+            logger.warning(
+                f"{name}: the epoch that was kept has entropy {entropy:.2f} nats, below its band [{low:.2f}, {high:.2f}]: "
+                f"too little is augmented. Give FitConfig more epochs, initial_weight={2 * weight:.2g} or a higher lr; or, "
+                "where the loss forbids the band, a lower one"
+            )
+        elif entropy > high + TOLERANCE:
+            logger.warning(
+                f"{name}: the epoch that was kept has entropy {entropy:.2f} nats, above its band [{low:.2f}, {high:.2f}]: "
+                f"too much is augmented. Give FitConfig more epochs, initial_weight={weight / 2:.2g} or a smaller "
+                "weight_rate; or a higher band"
+            )

@@ -1,0 +1,57 @@
+"""The colour step through torch.compile, for those who ask for it; plain where there is no compiler."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import ops
+from .families import Family
+from .params import AugmentParams
+
+
+class CompiledColour:
+    """`ops.colours`, compiled at its first call; a copy or a pickle compiles anew.
+
+    Geometry stays as it is: compiled `grid_sample` is slower than the library's on a CPU. Where compiling fails — no C++
+    compiler, say — it warns once and goes on uncompiled.
+
+    Args:
+        families: those of the transform, in order.
+    """
+
+    def __init__(self, families: Sequence[Family]) -> None:
+        self.families = list(families)
+        self._run: Any = None
+
+    def __call__(self, images: Tensor, families: Sequence[Family], params: AugmentParams) -> Tensor:
+        """As `ops.colours`; ``families`` are those it was made with."""
+        if torch.compiler.is_compiling():  # the caller compiles all of it
+            return ops.colours(images, self.families, params)
+        if self._run is None:
+            self._run = torch.compile(self._eager)
+        try:
+            with warnings.catch_warnings():
+                # Tracing an image that carries gradients asks for its .grad, and warns about that itself.
+                warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
+                return self._run(images, dict(params))
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            warnings.warn(
+                f"compile: torch.compile failed ({reason}); colour goes on uncompiled. Install a C++ compiler (g++ or "
+                "clang++, on PATH or named by CXX), or make LearnedAugment(..., compile=False)",
+                stacklevel=2,
+            )
+            self._run = self._eager
+            return self._run(images, dict(params))
+
+    def _eager(self, images: Tensor, fields: dict[str, Tensor]) -> Tensor:
+        return ops.colours(images, self.families, AugmentParams(**fields))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"families": self.families, "_run": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledColour":
+        return CompiledColour(self.families)

@@ -1,0 +1,90 @@
+"""The way back: what a model said about views, put where it belongs in the image the views came from."""
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from . import ops
+from .augment import LearnedAugment
+from .errors import InstaAugError
+from .inputs import plain
+from .params import AugmentParams
+from .targets import pixel_matrix
+
+
+def invert_maps(
+    aug: LearnedAugment, maps: Tensor, params: AugmentParams, size: tuple[int, int], mode: str = "bilinear"
+) -> tuple[Tensor, Tensor]:
+    """Maps over views — probabilities, heat maps, masks — back on the canvas of the images.
+
+    Args:
+        aug: what made the views.
+        maps: ``(B, C, h, w)`` or ``(n, B, C, h, w)``, any float or integer dtype; any resolution.
+        params: ``(B,)`` or ``(n, B)``, as `LearnedAugment.views` gave them. Colour plays no part.
+        size: (height, width) of the images.
+        mode: ``"bilinear"``, or ``"nearest"`` for labels.
+
+    Returns:
+        The maps, ``(…, C, *size)``, 0 where no view looked; and the share of each pixel that was seen,
+        ``(…, 1, *size)`` in [0, 1] (what it should be weighted with in a mean; 0 or 1 for ``"nearest"``).
+
+    Raises:
+        InstaAugError: numbers of maps and of parameters that differ.
+    """
+    lead = params.batch_shape
+    if tuple(maps.shape[: len(lead)]) != tuple(lead) or maps.ndim != len(lead) + 3:
+        raise InstaAugError(
+            f"maps: shape {tuple(maps.shape)} does not go with params of shape {tuple(lead)}; give (…, C, h, w) with the "
+            "leading dimensions of params"
+        )
+    flat = plain(maps).reshape(-1, *maps.shape[-3:])
+    matrix = ops.geometry_matrix(aug.families, params.flatten().detach(), *size)
+    with torch.autocast(flat.device.type, enabled=False):
+        if matrix is None:
+            matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
+        back = torch.linalg.inv(matrix.to(flat.device))
+        found = ops.resample(flat.float(), back, size, mode=mode)
+        seen = ops.resample(torch.ones_like(flat[:, :1], dtype=torch.float32), back, size, mode=mode).clamp(0, 1)
+    found = found.to(flat.dtype).unflatten(0, lead)
+    return found, seen.unflatten(0, lead)
+
+
+def invert_points(
+    aug: LearnedAugment,
+    points: Tensor,
+    params: AugmentParams,
+    size: tuple[int, int],
+    view_size: tuple[int, int] | None = None,
+) -> Tensor:
+    """Points on views, in pixels, back to pixels of the images.
+
+    Args:
+        aug: what made the views.
+        points: ``(B, …, 2)`` or ``(n, B, …, 2)``, x and y, pixel-edge coordinates (0 = left edge of the first pixel, as
+            torchvision's boxes); or `KeyPoints` of one image with ``(1,)`` params, whose canvas is the view's.
+        params: ``(B,)`` or ``(n, B)``.
+        size: (height, width) of the images.
+        view_size: of the views; that of ``KeyPoints``' canvas, else ``aug.output_size`` or ``size``, where None.
+
+    Returns:
+        The points, of the kind and dtype that came.
+
+    Raises:
+        InstaAugError: numbers of points and of parameters that differ.
+    """
+    single = isinstance(points, tv_tensors.KeyPoints)
+    view_size = view_size or (points.canvas_size if single else aug.output_size) or size
+    lead, given = params.batch_shape, plain(points)[None] if single else points
+    if tuple(given.shape[: len(lead)]) != tuple(lead) or given.shape[-1] != 2:
+        raise InstaAugError(
+            f"points: shape {tuple(given.shape)} does not go with params of shape {tuple(lead)}; give (…, N, 2) with the "
+            "leading dimensions of params"
+        )
+    matrix = ops.geometry_matrix(aug.families, params.flatten().detach(), *size)
+    if matrix is None:
+        matrix = torch.eye(3).expand(lead.numel(), 3, 3)
+    back = torch.linalg.inv(pixel_matrix(matrix, size, view_size)).to(given.device)  # (n·B, 3, 3)
+    flat = given.double().reshape(lead.numel(), -1, 2)
+    moved = flat @ back[:, :2, :2].transpose(1, 2) + back[:, None, :2, 2]
+    moved = moved.reshape(given.shape).to(given.dtype)
+    return tv_tensors.wrap(moved[0], like=points, canvas_size=tuple(size)) if single else moved

@@ -1,0 +1,75 @@
+"""Test-time augmentation for segmentation: a model that averages, pixel by pixel, over learned views."""
+
+import torch
+from torch import Tensor, nn
+
+from .augment import SELECTIONS, LearnedAugment
+from .errors import InstaAugError
+from .inverse import invert_maps
+from .tta import check_eval, choose_views
+
+
+class SegmentationTTA(nn.Module):
+    """A drop-in segmentation model: the mean of class probabilities over learned views, each put back in its place.
+
+    Every view is transformed, segmented, and its probabilities are resampled onto the canvas of the image; a pixel's
+    answer is the mean over the views that show it. The image itself is always a view, so every pixel has an answer. Views and outputs carry no
+    gradient.
+
+    Args:
+        model: what takes the images that ``aug`` takes, and gives logits ``(B, classes, h, w)``, or a dictionary that holds them
+            as ``"out"``, as torchvision's segmentation models do.
+        aug: the fitted transform; without ``output_size``.
+        n_views: forwards per image, the image itself among them.
+        select: ``"top"`` (no chance in it), ``"sample"`` or ``"stratified"``.
+        range_fraction: use only the middle part of every continuous range, in (0, 1].
+        chunk_size: views per forward at most (at least the views of one image).
+
+    Raises:
+        InstaAugError: an argument that is not one of these. When called: a model in training mode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        aug: LearnedAugment,
+        n_views: int = 4,
+        *,
+        select: str = "top",
+        range_fraction: float = 1.0,
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__()
+        if select not in SELECTIONS:
+            raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+        for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
+            if not isinstance(value, int) or value < 1:
+                raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
+        if not 0 < range_fraction <= 1:
+            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        if aug.output_size is not None:
+            raise InstaAugError(f"aug: views must be as large as the images, got output_size={aug.output_size}")
+        self.model, self.aug = model, aug
+        self.n_views, self.select, self.range_fraction, self.chunk_size = n_views, select, range_fraction, chunk_size
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Images ``(B, C, H, W)`` to log-probabilities ``(B, classes, H, W)``."""
+        check_eval(self.model)
+        per_forward = max(1, self.chunk_size // self.n_views)
+        return torch.cat([self._chunk(part, generator) for part in images.split(per_forward)])
+
+    def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
+        batch, back = self.aug._batch(images, strict=False)
+        distribution = self.aug._distribution(batch).narrowed(self.range_fraction)
+        params = choose_views(distribution, self.n_views, self.select, True, generator)
+        if self.n_views == 1:  # one view that cuts something off would leave pixels without an answer
+            params = distribution.identity().map(lambda field: field[None])
+        views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))
+        out = self.model(views)
+        logits = out["out"] if isinstance(out, dict) else out
+        probs = logits.float().softmax(1).unflatten(0, (self.n_views, len(batch)))
+        found, seen = invert_maps(
+            self.aug, probs, params, tuple(batch.shape[-2:])
+        )  # found is weighted with seen already
+        return (found.sum(0) / seen.sum(0).clamp_min(1e-6)).clamp_min(1e-12).log()

@@ -1,0 +1,184 @@
+"""Where and how large learned crops are."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from .style import ACCENT, FAINT, INK, PALE, as_batch, new_figure, part_of, probability_colours, show_image, tidy
+
+SMALLEST = 0.01  # boxes that are less likely are left out
+
+
+def draw_crops(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int, k: int = 6) -> None:
+    """The ``k`` likeliest crops of one image on it: thicker and redder the likelier, grey and thin the unlikely.
+
+    Args:
+        axes: matplotlib axes.
+        image: ``(C, H, W)``.
+        distribution: of the batch the image came from.
+        index: its place in that batch.
+        k: boxes drawn at most; those below 1 % are left out. The likeliest is drawn where it is, each further one a
+            little inside its place, so that edges in common stay apart.
+    """
+    from matplotlib.patches import Rectangle
+
+    part = distribution.parts["crop"]
+    probs = part.anchors.probs[index].detach().cpu()
+    order = [int(a) for a in probs.argsort(descending=True)[:k] if probs[a] >= SMALLEST] or [int(probs.argmax())]
+    colours = probability_colours()
+    _, height, width = image.shape
+    show_image(axes, image)
+    margin = 0.03 * max(height, width)
+    axes.set_xlim(-0.5 - margin, width - 0.5 + margin)
+    axes.set_ylim(height - 0.5 + margin, -0.5 - margin)
+    top = float(probs[order[0]])
+    for rank, a in reversed(list(enumerate(order))):  # the likeliest on top
+        cx, cy, w, h, _ = part.family.anchors[a].tolist()
+        share = float(probs[a]) / top
+        inset = 0.009 * rank * min(height, width)  # boxes share edges: each a little inside the one before
+        left, upper = (cx - w / 2) * width - 0.5 + inset, (cy - h / 2) * height - 0.5 + inset
+        size = (w * width - 2 * inset, h * height - 2 * inset)
+        # White under a likely one keeps its edge visible on a picture of its own colour.
+        axes.add_patch(Rectangle((left, upper), *size, edgecolor="white", linewidth=0.8 + 3 * share, fill=False))
+        axes.add_patch(
+            Rectangle((left, upper), *size, edgecolor=colours(share), linewidth=0.8 + 1.8 * share, fill=False)
+        )
+    axes.set_title(f"likeliest: {100 * top:.0f} %", fontsize=8, color=INK, pad=2)
+
+
+@torch.no_grad()
+def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
+    """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
+    distribution = aug.distribution(image)
+    probs = part_of(aug, distribution, "crop").anchors.probs[0]
+    figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
+    axes = figure.subplots()
+    draw_crops(axes, image, distribution, 0, k)
+    _probability_bar(figure, axes, float(probs.max()), "probability of a crop")
+    return figure
+
+
+def _probability_bar(figure: Any, axes: Any, top: float, label: str) -> None:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 100 * top), probability_colours()), ax=axes, shrink=0.6, pad=0.02)
+    bar.set_label(f"{label}, %", fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=7, colors=INK)
+    bar.outline.set_visible(False)
+
+
+@torch.no_grad()
+def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
+    """Where the centres of crops lie: one panel per image of ``(N, C, H, W)`` or ``(C, H, W)``.
+
+    The density of centres (each spread over its cell of the grid) lies over the image, darker where it is higher; lines
+    enclose half and nine tenths of the crops. A centre says little where the crop is the whole image: those are left out, and their share is said.
+
+    Args:
+        aug: a transform with crops.
+        images: what to look at.
+        bins: cells per axis of the map.
+    """
+    images = as_batch(images)
+    part = part_of(aug, aug.distribution(images), "crop")
+    density, whole = centre_density(part, bins)
+    columns = min(len(images), 5)
+    rows = -(-len(images) // columns)
+    height = 2.0 * images.shape[-2] / images.shape[-1] + 0.35
+    figure = new_figure(max(2.0 * columns, 3.2), rows * height)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    for axes, image, here, share in zip(grid, images, density, whole.tolist(), strict=False):
+        shown = image.mean(0, keepdim=True).expand(3, -1, -1) * 0.55 + 0.4  # pale and grey: the density is the picture
+        show_image(axes, shown, extent=(0, 1, 1, 0))
+        axes.set_aspect(images.shape[-2] / images.shape[-1])
+        peak = float(here.max())
+        if peak > 0:
+            strength = (here / peak).numpy()
+            axes.imshow(
+                strength, cmap=probability_colours(), alpha=0.85 * strength**0.5, extent=(0, 1, 1, 0), aspect="auto"
+            )
+            axes.set_aspect(images.shape[-2] / images.shape[-1])
+            places = ((torch.arange(bins) + 0.5) / bins).numpy()
+            levels = [_level(here, mass) for mass in (0.9, 0.5)]
+            if levels[0] < levels[1] < peak:
+                axes.contour(
+                    places,
+                    places,
+                    here.numpy(),
+                    levels=levels,
+                    colors=INK,
+                    linewidths=(0.7, 1.4),
+                    linestyles=("--", "-"),
+                )
+        axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=INK, pad=2)
+    figure.supxlabel("lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=INK)
+    return figure
+
+
+def centre_density(part: Any, bins: int) -> tuple[Tensor, Tensor]:
+    """``(N, bins, bins)`` of the centres of all crops but the whole image, each row summing to 1; and p(whole), ``(N,)``."""
+    probs = part.anchors.probs.detach().cpu()  # (N, A)
+    anchors, half = part.family.anchors, part.family.half_cell.clamp_min(0.5 / bins)
+    whole = anchors[:, 2] >= 1
+    places = (torch.arange(bins) + 0.5) / bins
+    near = [((places - anchors[:, i, None]).abs() / half[:, None]).clamp(max=2) for i in (0, 1)]  # (A, bins) each
+    # A smooth bump as wide as the cell, not the cell's edges.
+    across, down = (torch.exp(-2 * distance**2) * (distance < 2) for distance in near)
+    bumps = down[:, :, None] * across[:, None, :]  # (A, bins, bins)
+    bumps = bumps / bumps.sum((1, 2), keepdim=True)
+    density = torch.einsum("na,ayx->nyx", probs * ~whole, bumps)
+    return density / density.sum((1, 2), keepdim=True).clamp_min(1e-12), probs[:, whole].sum(1)
+
+
+def _level(density: Tensor, mass: float) -> float:
+    """The density above which ``mass`` of it lies."""
+    ordered = density.flatten().sort(descending=True).values
+    return float(ordered[int((ordered.cumsum(0) < mass * ordered.sum()).sum())])
+
+
+@torch.no_grad()
+def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
+    """How large crops are, over images ``(N, C, H, W)``: share of each side, and share of crops larger than a side.
+
+    Bars are means over the images; with two or more images, whiskers span the middle four fifths of them. Beside it, the share
+    of crops whose side exceeds a given one: a line per image in grey, their mean in red.
+    """
+    images = as_batch(images)
+    part = part_of(aug, aug.distribution(images), "crop")
+    sides, share = side_shares(part)
+    figure = new_figure(6.4, 2.4)
+    left, right = figure.subplots(1, 2)
+    left.bar(range(len(sides)), (100 * share.mean(0)).numpy(), width=0.62, color=ACCENT)
+    if len(images) > 1:
+        low, high = share.quantile(0.1, 0), share.quantile(0.9, 0)
+        left.vlines(range(len(sides)), (100 * low).numpy(), (100 * high).numpy(), color=INK, linewidth=1.2)
+    left.set_xticks(range(len(sides)), [f"{side:g}" for side in sides.tolist()])
+    left.set_xlabel("side of the crop, share of the image's", fontsize=8, color=INK)
+    left.set_ylabel("crops, %", fontsize=8, color=INK)
+    edges = torch.cat([torch.zeros(1), sides, torch.ones(1)]).numpy()
+    above = torch.cat([torch.ones(len(share), 1), 1 - share.cumsum(1), torch.zeros(len(share), 1)], 1)
+    above = (100 * above.clamp(0, 1)).numpy()
+    for line in above[:60] if len(images) > 1 else ():
+        right.step(edges, line, where="post", color=FAINT, linewidth=0.5, alpha=0.6)
+    right.step(edges, above.mean(0), where="post", color=ACCENT, linewidth=2)
+    right.fill_between(edges, 0, above.mean(0), step="post", color=PALE, zorder=0)
+    right.set_xlim(0, 1.02)
+    right.set_ylim(0, 105)
+    right.set_xlabel("side s", fontsize=8, color=INK)
+    right.set_ylabel("crops larger than s, %", fontsize=8, color=INK)
+    for axes in (left, right):
+        tidy(axes)
+    return figure
+
+
+def side_shares(part: Any) -> tuple[Tensor, Tensor]:
+    """The sides of the table, ascending ``(S,)``, and the share of each per image, ``(N, S)``."""
+    sides, level = part.family.anchors[:, 2].unique(return_inverse=True)
+    return sides, part.anchors.probs.detach().cpu() @ F.one_hot(level, len(sides)).float()

@@ -1,0 +1,42 @@
+"""How far images may turn."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from .style import ACCENT, INK, PALE, as_batch, new_figure, part_of, show_image
+
+
+def draw_rotation(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int) -> None:
+    """One image inside a dial whose red arc is the learned range of rotation; up is 0°, counter-clockwise positive."""
+    from matplotlib.patches import Wedge
+
+    angle = distribution.parts["rotate"].fields["angle"]
+    lo, hi = float(angle.lo[index].detach()), float(angle.hi[index].detach())
+    show_image(axes, image, extent=(-1, 1, -1, 1))
+    axes.add_patch(Wedge((0, 0), 1.75, 0, 360, width=0.22, facecolor=PALE))
+    axes.add_patch(Wedge((0, 0), 1.75, 90 + lo, 90 + hi, width=0.22, facecolor=ACCENT))
+    axes.plot([0, 0], [1.5, 1.85], color=INK, linewidth=1)
+    axes.set_xlim(-1.85, 1.85)
+    axes.set_ylim(-1.85, 1.85)
+    axes.set_title(f"{lo:+.0f}° … {hi:+.0f}°", fontsize=8, color=INK, pad=2)
+
+
+@torch.no_grad()
+def rotation_arcs(aug: LearnedAugment, images: Tensor, columns: int = 6) -> Any:
+    """A dial per image of ``(N, C, H, W)`` or ``(C, H, W)``: its learned range of rotation."""
+    images = as_batch(images)
+    distribution = aug.distribution(images)
+    part_of(aug, distribution, "rotate")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = new_figure(1.4 * columns, 1.55 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(images) :]:
+        axes.set_axis_off()
+    for index, (axes, image) in enumerate(zip(grid, images, strict=False)):
+        draw_rotation(axes, image, distribution, index)
+    return figure

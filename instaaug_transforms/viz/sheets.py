@@ -1,0 +1,49 @@
+"""Many views at once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..augment import LearnedAugment
+from .crops import draw_crops
+from .rotation import draw_rotation
+from .style import ACCENT, new_figure, row_label, show_image
+
+
+@torch.no_grad()
+def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: int = 0) -> Any:
+    """One column per image ``(N, C, H, W)``: range of rotation, likeliest crops, sampled views — what the families allow."""
+    distribution = aug.distribution(images)
+    rows = [name for name in ("rotate", "crop") if name in distribution.parts]
+    views, _ = aug.views(images, n_views, "stratified", torch.Generator().manual_seed(seed))
+    figure = new_figure(1.15 * len(images) + 0.4, 1.35 * len(rows) + 1.05 * n_views + 0.3)
+    ratios = [1.3] * len(rows) + [1.0] * n_views
+    grid = figure.subplots(len(ratios), len(images), squeeze=False, height_ratios=ratios)
+    for i, image in enumerate(images):
+        for axes, name in zip(grid[:, i], rows, strict=False):
+            (draw_rotation if name == "rotate" else draw_crops)(axes, image, distribution, i)
+        for axes, view in zip(grid[len(rows) :, i], views[:, i], strict=True):
+            show_image(axes, view)
+    labels = {"rotate": "learned rotation", "crop": "likeliest crops"}
+    for axes, name in zip(grid[:, 0], rows, strict=False):
+        row_label(axes, labels[name])
+    row_label(grid[len(rows) + (n_views - 1) // 2, 0], "sampled views")
+    return figure
+
+
+@torch.no_grad()
+def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: int = 6, seed: int = 0) -> Any:
+    """An image ``(C, H, W)``, framed in red, and samples of its learned distribution."""
+    views, _ = aug.views(image, rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
+    height, width = views.shape[-2:]
+    figure = new_figure(1.3 * columns, 1.3 * rows * height / width)
+    for axes, view in zip(figure.subplots(rows, columns, squeeze=False).flat, [image, *views[:, 0]], strict=True):
+        show_image(axes, view)
+        if view is image:
+            axes.set_axis_on()
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set(edgecolor=ACCENT, linewidth=2.5)
+    return figure

@@ -1,0 +1,78 @@
+"""What all pictures share: colours, the figure, an image in it, and the file."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..errors import InstaAugError
+from ..weights import replace_file
+
+INK = "#1f1f1f"
+ACCENT = "#c8102e"
+FAINT = "#9a9a9a"
+PALE = "#e6e6e6"
+STYLES = ("-", "--", ":", "-.")
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of ``width`` × ``height`` inches; no window, no global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InstaAugError("viz: matplotlib is not installed; pip install 'instaaug-transforms[plot]'") from error
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def probability_colours() -> Any:
+    """Grey for the unlikely to the accent for the likely; darker as it goes, so that it survives a black and white print."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("probability", ["#c4c4c4", "#d9697a", ACCENT, "#7d0a1d"])
+
+
+def show_image(axes: Any, image: Tensor, extent: tuple[float, float, float, float] | None = None) -> None:
+    """An image ``(C, H, W)`` in [0, 1], one or three channels."""
+    pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def row_label(axes: Any, text: str) -> None:
+    """``text`` upright on the left of a panel."""
+    axes.text(-0.12, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8, color=INK)
+
+
+def tidy(axes: Any) -> None:
+    """A plain panel: two spines, small ticks."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.tick_params(labelsize=7, colors=INK)
+
+
+def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str) -> Any:
+    """The distribution of one family.
+
+    Raises:
+        InstaAugError: a transform that has no such family.
+    """
+    if family not in distribution.parts:
+        have = ", ".join(distribution.parts)
+        raise InstaAugError(f"viz: this picture shows {family!r}, and the transform's families are {have}")
+    return distribution.parts[family]
+
+
+def as_batch(images: Tensor) -> Tensor:
+    """``(C, H, W)`` or ``(N, C, H, W)`` to the latter."""
+    return images[None] if images.ndim == 3 else images
+
+
+def save(figure: Any, path: Any) -> None:
+    """Write a figure to a file, all at once; the suffix says which kind."""
+    path, drawn = Path(path), io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:])
+    replace_file(path, drawn.getvalue())

@@ -1,0 +1,173 @@
+"""Views and back again, and segmentation by the mean over views."""
+
+import pytest
+import torch
+from torch import nn
+from torchvision import tv_tensors
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms import ops
+from instaaug_transforms.targets import perspective_coefficients
+
+from .conftest import make_lively
+
+GEOMETRY = ["crop", "rotate", "translate", "scale", "shear"]
+
+
+def seeded(n=0):
+    return torch.Generator().manual_seed(n)
+
+
+@pytest.fixture
+def smooth():
+    return F.resize(torch.rand(5, 3, 5, 6), [40, 52]).clamp(0, 1)
+
+
+def test_maps_agree_with_torchvisions_inverse_perspective(smooth):
+    aug = make_lively(GEOMETRY)
+    params = aug.distribution(smooth).sample((), seeded())
+    back, seen = ia.invert_maps(aug, smooth, params, (40, 52))
+    matrix = torch.linalg.inv(ops.geometry_matrix(aug.families, params, 40, 52))
+    assert seen.shape == (5, 1, 40, 52)
+    for b in range(5):
+        expected = F.perspective(
+            smooth[b], None, None, coefficients=perspective_coefficients(matrix[b], 40, 52), fill=0
+        )
+        whole = (seen[b, 0] > 1 - 1e-6).expand(3, -1, -1)
+        assert (back[b] - expected).abs()[whole].max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(40, 52), (20, 26), (57, 33)])
+def test_a_crops_share_of_the_canvas_is_its_box(smooth, size):
+    """Views of any resolution: the seen part is the box, what is in it is what the image shows there."""
+    aug = make_lively(["crop"], output_size=size)
+    views, params = aug.views(smooth, 4, generator=seeded(1))
+    back, seen = ia.invert_maps(aug, views, params, (40, 52))
+    assert back.shape == (4, 5, 3, 40, 52) and seen.shape == (4, 5, 1, 40, 52)
+    assert torch.allclose(seen.mean((2, 3, 4)), params.w * params.h, atol=0.05)
+    whole = (seen > 1 - 1e-6).expand(-1, -1, 3, -1, -1)
+    assert (back - smooth).abs()[whole].max() < (0.05 if size == (40, 52) else 0.2)
+    assert not back[(seen == 0).expand(-1, -1, 3, -1, -1)].any()
+
+
+def test_labels_come_back_as_labels():
+    aug = make_lively(["rotate"])
+    labels = torch.randint(0, 7, (2, 1, 9, 9)).repeat_interleave(5, 2).repeat_interleave(5, 3)
+    images = labels.expand(-1, 3, -1, -1) / 7
+    params = aug.distribution(images).sample((), seeded())
+    _, moved = aug(images, tv_tensors.Mask(labels), params=params)
+    back, seen = ia.invert_maps(aug, moved, params, (45, 45), mode="nearest")
+    assert back.dtype == torch.int64 and set(seen.unique().tolist()) <= {0.0, 1.0}
+    inner = (slice(None), slice(None), slice(10, 35), slice(10, 35))
+    assert (back == labels)[inner].float().mean() > 0.85
+
+
+@pytest.mark.parametrize("size", [None, (24, 30)])
+def test_points_there_and_back(smooth, size):
+    aug = make_lively(GEOMETRY, output_size=size)
+    points = tv_tensors.KeyPoints(torch.rand(7, 2) * 40, canvas_size=(40, 52))
+    for b in range(5):
+        image = tv_tensors.Image(smooth[b])
+        params = aug.distribution(image).sample((), seeded(b))
+        _, moved = aug(image, points, params=params)
+        back = ia.invert_points(aug, moved, params, (40, 52))
+        assert isinstance(back, tv_tensors.KeyPoints) and back.canvas_size == (40, 52)
+        assert torch.allclose(back.as_subclass(torch.Tensor), points.as_subclass(torch.Tensor), atol=1e-2)
+    params = aug.distribution(smooth).sample((3,), seeded(9))
+    many = ia.invert_points(aug, torch.rand(3, 5, 2, 2, 2), params, (40, 52))
+    one = ia.invert_points(aug, torch.zeros(1, 4, 2), params.index(1).index(slice(2, 3)), (40, 52))
+    assert many.shape == (3, 5, 2, 2, 2) and one.shape == (1, 4, 2)
+
+
+def test_corners_of_a_crop_in_closed_form():
+    aug = ia.LearnedAugment(["crop"])
+    box = {"cx": 0.5, "cy": 0.25, "w": 0.5, "h": 0.5}
+    params = ia.AugmentParams(**{k: torch.tensor([v]) for k, v in box.items()})
+    corners = torch.tensor([[[0.0, 0.0], [80.0, 40.0]]])
+    back = ia.invert_points(aug, corners, params, (40, 80))
+    assert torch.allclose(back, torch.tensor([[[20.0, 0.0], [60.0, 20.0]]]), atol=1e-4)
+
+
+class Pixelwise(nn.Module):
+    """A segmentation that depends on a pixel alone: views change nothing of it but the resampling."""
+
+    def forward(self, x):
+        return 8 * torch.cat([x, 1 - x], 1)
+
+
+@pytest.mark.parametrize("select", ["top", "sample", "stratified"])
+def test_a_pixelwise_model_gives_the_same_with_views(smooth, select):
+    aug, model = make_lively(GEOMETRY), Pixelwise()
+    tta = ia.SegmentationTTA(model, aug, n_views=6, select=select)
+    out = tta(smooth, generator=seeded())
+    plain = model(smooth).log_softmax(1)
+    assert out.shape == plain.shape and torch.allclose(out.exp().sum(1), torch.ones(5, 40, 52), atol=1e-4)
+    assert (out.exp() - plain.exp()).abs().mean() < 0.01
+
+
+def test_one_view_is_the_model(smooth):
+    model = Pixelwise()
+    out = ia.SegmentationTTA(model, make_lively(["crop"]), n_views=1)(smooth)
+    assert torch.allclose(out, model(smooth).log_softmax(1), atol=1e-4)
+
+
+def test_it_is_the_mean_over_views_that_show_a_pixel(smooth):
+    """Written out view by view, with a model that is different everywhere."""
+    torch.manual_seed(0)
+    model, aug = nn.Conv2d(3, 4, 5, padding=2), make_lively(["crop", "rotate"])
+    tta = ia.SegmentationTTA(model, aug, n_views=3)
+    params = ia.tta.choose_views(aug.distribution(smooth), 3)
+    total = weight = 0
+    for k in range(3):
+        probs = model(aug(smooth, params=params.index(k))).softmax(1)
+        back, seen = ia.invert_maps(aug, probs, params.index(k), (40, 52))
+        total, weight = total + back, weight + seen
+    assert torch.allclose(tta(smooth).exp(), total / weight, atol=1e-5)
+    assert torch.allclose(ia.SegmentationTTA(model, aug, n_views=3, chunk_size=3)(smooth), tta(smooth), atol=1e-5)
+
+
+def test_a_torchvision_segmentation_model(smooth):
+    model = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=4).eval()
+    tta = ia.SegmentationTTA(model, make_lively(["crop"]), n_views=2)
+    assert tta(smooth[:2]).shape == (2, 4, 40, 52)
+    with pytest.raises(ia.InstaAugError, match=r"training mode.*model.eval\(\)"):
+        tta.train()(smooth[:2])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [({"n_views": 0}, "n_views"), ({"select": "best"}, "select"), ({"range_fraction": 0.0}, "range_fraction")],
+)
+def test_bad_arguments(kwargs, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.SegmentationTTA(Pixelwise(), make_lively(["crop"]), **kwargs)
+
+
+def test_shapes_that_do_not_fit(smooth):
+    aug = make_lively(["crop"])
+    params = aug.distribution(smooth).sample()
+    with pytest.raises(ia.InstaAugError, match=r"maps: shape \(4, 3, 40, 52\).*\(5,\)"):
+        ia.invert_maps(aug, smooth[:4], params, (40, 52))
+    with pytest.raises(ia.InstaAugError, match=r"points: shape"):
+        ia.invert_points(aug, torch.rand(4, 2), params, (40, 52))
+    with pytest.raises(ia.InstaAugError, match="as large as the images"):
+        ia.SegmentationTTA(Pixelwise(), make_lively(["crop"], output_size=8))
+
+
+def test_views_by_hand_are_ttachs_d4():
+    """Quarter turns and mirror images of square images, there and back, without anything learned."""
+    aug = ia.LearnedAugment(["crop", "rotate"])
+    images = torch.rand(2, 3, 24, 24)
+    whole = {name: torch.full((2,), float(value)) for name, value in (("cx", 0.5), ("cy", 0.5), ("w", 1), ("h", 1))}
+    for flip in (0.0, 1.0):
+        for quarter in range(4):
+            turn = {"flip": torch.full((2,), flip), "angle": torch.full((2,), 90.0 * quarter)}
+            params = ia.AugmentParams(**whole, **turn)
+            view = aug(images, params=params)
+            expected = (images.flip(-1) if flip else images).rot90(quarter, (-2, -1))
+            assert torch.allclose(view, expected, atol=1e-4)
+            back, seen = ia.invert_maps(aug, view, params, (24, 24))
+            assert torch.allclose(back[..., 1:-1, 1:-1], images[..., 1:-1, 1:-1], atol=1e-4)
+            assert (seen[..., 1:-1, 1:-1] > 1 - 1e-4).all()
