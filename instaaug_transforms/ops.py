@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
 from .families import Family
@@ -71,9 +70,7 @@ def apply(
             inside = all(family.stays_inside for family in acting)
             out = resample(out, matrix, size, fill, mode, inside)
             if size == (height, width) and not matrix.requires_grad:
-                # fp32 sample positions are 1e-5 pixels off; an image that is left alone comes back as it was.
-                same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
-                out = torch.where(same[:, None, None, None], images.float(), out)
+                out = _unmoved(images, out, matrix)
         if colour:
             for family in families:
                 if family.stage == "colour" and family.fields[0] in params:
@@ -102,18 +99,37 @@ def resample(
 
 
 def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float, mode: str, inside: bool) -> Tensor:
-    height, width = images.shape[-2:]
-    # Kornia wants in→out in pixels, pixel centres at whole numbers.
-    forward = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
     padding = "border" if inside else "zeros"
     shifted = images - fill if fill and not inside else images
-    out = warp_affine(shifted, forward[:, :2], size, mode=mode, padding_mode=padding, align_corners=False)
+    out = F.grid_sample(shifted, sampling_grid(matrix, size), mode, padding, align_corners=False)
     return out + fill if fill and not inside else out
 
 
-def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
-    rows = [[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+def sampling_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where each pixel of the result looks: ``(B, 3, 3)`` out→in matrices to ``(B, H, W, 2)``, as `F.affine_grid`.
+
+    x and y lie in planes of their own, (2, H, W) in memory: an affine map is a column plus a row, one addition per number,
+    and `grid_sample` reads planes as fast as pairs. `F.affine_grid` multiplies matrices, which takes longer than the
+    sampling does.
+    """
+    x, y = (_centres(n, matrix) for n in (size[1], size[0]))
+    to_x, to_y, shift = matrix[:, :2, :, None, None].unbind(2)  # (B, 2, 1, 1) each
+    return (to_x * x + (to_y * y[:, None] + shift)).permute(0, 2, 3, 1)
+
+
+def _centres(n: int, like: Tensor) -> Tensor:
+    """Centres of ``n`` pixels in [−1, 1]."""
+    return (2 * torch.arange(n, dtype=like.dtype, device=like.device) + 1) / n - 1
+
+
+def _unmoved(images: Tensor, out: Tensor, matrix: Tensor) -> Tensor:
+    """``out`` with the images themselves where their matrix is the identity: fp32 sample positions are 1e-5 pixels off."""
+    same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
+    if matrix.device.type == "cpu" and not torch.compiler.is_compiling():
+        rows = same.nonzero().squeeze(1)
+        return out.index_copy_(0, rows, images.float()[rows]) if len(rows) else out
+    # Elsewhere, to know how many rows there are would mean to wait for the device.
+    return torch.where(same[:, None, None, None], images.float(), out)
 
 
 def _resample_shrinking(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: float, inside: bool) -> Tensor:
