@@ -250,7 +250,8 @@ class LearnedAugment(v2.Transform):
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
                     )
-                return back(self.apply(batch, made.repeat_interleave(len(batch) // made.batch_shape[0])))
+                times = len(batch) // made.batch_shape[0]
+                return back(self.apply(batch, made.repeat_interleave(times) if times > 1 else made))
         if isinstance(inpt, tv_tensors.Mask):
             return transform_mask(inpt, made.detach(), self.families, self.output_size)
         if isinstance(inpt, POINT_TYPES):

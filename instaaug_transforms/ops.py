@@ -13,6 +13,8 @@ from torch import Tensor
 from .families import Family
 from .params import AugmentParams
 
+CHUNK = 2**17  # pixels of the result at a time on the CPU
+
 
 def geometry_matrix(families: Sequence[Family], params: AugmentParams, height: int, width: int) -> Tensor | None:
     """The out→in matrix ``(B, 3, 3)`` of all geometric families in [−1, 1] coordinates; None where there are none.
@@ -59,24 +61,40 @@ def apply(
     """
     height, width = images.shape[-2:]
     size = (height, width) if output_size is None else tuple(output_size)
+    acting = [family for family in families if family.fields[0] in params and (colour or family.stage == "geometry")]
+    inside = all(family.stays_inside for family in acting if family.stage == "geometry")
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     with torch.autocast(images.device.type, enabled=False):
-        out = images.float()
         matrix = geometry_matrix(families, params, height, width)
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)
-        if matrix is not None:
-            acting = [family for family in families if family.stage == "geometry" and family.fields[0] in params]
-            inside = all(family.stays_inside for family in acting)
-            out = resample(out, matrix, size, fill, mode, inside)
-            if size == (height, width) and not matrix.requires_grad:
-                out = _unmoved(images, out, matrix)
-        if colour:
-            for family in families:
-                if family.stage == "colour" and family.fields[0] in params:
+
+        def transform(images: Tensor, matrix: Tensor | None, params: AugmentParams) -> Tensor:
+            out = images.float()
+            if matrix is not None:
+                out = resample(out.contiguous(), matrix, size, fill, mode, inside)
+                if size == (height, width) and not matrix.requires_grad:
+                    out = _unmoved(images, out, matrix)
+            for family in acting:
+                if family.stage == "colour":
                     out = family.colour(out, params)
-        out = out.to(images.dtype)
-    return out.contiguous(memory_format=torch.channels_last) if last else out
+            return out
+
+        step = max(1, CHUNK // (size[0] * size[1]))
+        if _differentiable(images, params) or images.device.type != "cpu" or len(images) <= step:
+            out = transform(images, matrix, params).to(images.dtype)
+            return out.contiguous(memory_format=torch.channels_last) if last else out
+        # Part by part: grids and whatever colour needs stay in the processor's cache, and memory is input and output.
+        layout = torch.channels_last if last else torch.contiguous_format
+        out = torch.empty((*images.shape[:2], *size), dtype=images.dtype, memory_format=layout)
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            out[part] = transform(images[part], None if matrix is None else matrix[part], params.index(part))
+        return out
+
+
+def _differentiable(images: Tensor, params: AugmentParams) -> bool:
+    return torch.is_grad_enabled() and (images.requires_grad or any(field.requires_grad for field in params.values()))
 
 
 def resample(

@@ -289,3 +289,18 @@ def test_only_images_that_stay_are_given_back_to_the_bit():
     out = ops.apply(images, ia.AugmentParams(**identity).where(stays, params), GEOMETRY)
     moved = ops.apply(images, params, GEOMETRY)
     assert torch.equal(out[stays], images[stays]) and torch.equal(out[~stays], moved[~stays])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("output_size", [None, (9, 14), (40, 50)])
+def test_part_by_part_is_all_at_once(monkeypatch, layout, output_size):
+    """Where nothing needs a gradient the batch goes through in parts; where something does, in one."""
+    chain = families.create(["crop", "rotate", "hsv"])
+    images = torch.rand(7, 3, 20, 30).contiguous(memory_format=layout)
+    colours = {"hue": torch.rand(7) - 0.5, "saturation": 2 * torch.rand(7), "value": 2 * torch.rand(7)}
+    params = random_params(7).replace(**colours)
+    at_once = ops.apply(images.clone().requires_grad_(), params, chain, output_size, fill=0.3)
+    for pixels in (1, 1300, 10**6):
+        monkeypatch.setattr(ops, "CHUNK", pixels)
+        out = ops.apply(images, params, chain, output_size, fill=0.3)
+        assert (out - at_once).abs().max() < 1e-5 and out.is_contiguous(memory_format=layout)

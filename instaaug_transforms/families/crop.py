@@ -240,12 +240,12 @@ class CropHead(nn.Module):
 
     def forward(self, features: Features) -> Tensor:
         pooled = features.map.flatten(2) @ self.windows  # (B, C, A)
-        hidden = torch.relu(
-            self.local(pooled.transpose(1, 2)) + self.context(features.vector).unsqueeze(1)
-        )  # (B, A, H)
-        per_anchor = GAIN * self.weight[:, self.scale]  # (n_flips, A, H)
-        logits = torch.einsum("bah,fah->bfa", hidden, per_anchor) + (self.bias - self.log_n)[:, self.scale]
-        return logits.flatten(1)
+        context = (self.context(features.vector) + self.local.bias).unsqueeze(2)  # (B, H, 1)
+        # Anchors stay last: every product reads what the one before wrote, as it lies in memory.
+        hidden = torch.baddbmm(context, self.local.weight.expand(len(pooled), -1, -1), pooled).relu_()  # (B, H, A)
+        per_anchor = GAIN * self.weight.transpose(1, 2)[..., self.scale]  # (n_flips, H, A)
+        logits = (hidden.unsqueeze(1) * per_anchor).sum(2) + (self.bias - self.log_n)[:, self.scale]
+        return logits.flatten(1)  # (B, n_flips·A)
 
 
 def _windows(anchors: Tensor, size: tuple[int, int]) -> Tensor:

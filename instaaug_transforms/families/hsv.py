@@ -7,7 +7,7 @@ from ..params import AugmentParams
 from . import register
 from .uniform import UniformFamily
 
-CHUNK = 2**16  # pixels at a time on the CPU
+CHUNK = 2**15  # pixels at a time on the CPU: planes that the allocator need not ask the system for each time
 
 
 @register
@@ -46,7 +46,7 @@ class HSV(UniformFamily):
         step = max(1, CHUNK // pixels.shape[-1])
         parts = []
         for part, *few in zip(pixels.split(step), *(amount.split(step) for amount in amounts), strict=True):
-            pieces = [shift_hsv(piece, *few) for piece in part.split(CHUNK, dim=-1)]
+            pieces = [shift_hsv(piece, *few) for piece in part.chunk(-(-pixels.shape[-1] // CHUNK), dim=-1)]
             parts.append(torch.cat(pieces, dim=-1) if len(pieces) > 1 else pieces[0])
         return torch.cat(parts).view(images.shape)
 
