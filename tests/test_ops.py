@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, ops
-from instaaug_transforms.families import hsv
+from instaaug_transforms.families import _hsv_shift
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.targets import perspective_coefficients, transform_mask, transform_points
 
@@ -232,18 +232,44 @@ def test_hsv_agrees_with_kornia_and_so_do_its_gradients(levels):
     assert (ours - theirs).abs().max() < 1e-5
     for mine, other in zip(ours_amounts, theirs_amounts, strict=True):
         assert torch.allclose(mine, other, rtol=1e-4, atol=1e-3)
-    # Where two channels tie for the largest or the smallest, either side's slope is right.
-    tied = (images.sort(1).values.diff(dim=1) < 1e-4).any(1, keepdim=True).expand_as(images)
+    # Where two channels tie for the largest or the smallest, or one is at its limit, either side's slope is right.
+    ordered = images.sort(1).values
+    tied = (ordered.diff(dim=1) < 1e-4).any(1, keepdim=True) | (ordered[:, :1] == 0) | (ordered[:, 2:] == 1)
+    tied = tied.expand_as(images)
+    assert (~tied).float().mean() > 0.05
     difference = (by_pixel - kornia_by_pixel).abs() / kornia_by_pixel.abs().clamp(min=1)
     assert difference[~tied].max() < 2e-3 and by_pixel.isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [None, 255])
+def test_hsv_by_hand_backward_is_autograds(levels):
+    """What the CPU takes against the formula that other devices and the compiler take, in double precision."""
+    images = torch.rand(3, 3, 15, 31, dtype=torch.float64)
+    if levels:
+        images = (images * levels).round() / levels
+    images[0, :, 0, :5], images[0, :, 1, :5], images[0, :, 2, :5] = 0.0, 1.0, 0.5  # black, white, grey
+    amounts = [torch.rand(3, 1, 1, dtype=torch.float64) * 2 - shift for shift in (1, 0, 0)]
+    weight, found = torch.rand_like(images), []
+    for change in (_hsv_shift.shift_hsv_in_pieces, _hsv_shift.shift_hsv):
+        leaves = [tensor.clone().requires_grad_() for tensor in (images, *amounts)]
+        out = change(*leaves)
+        found.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    (out, by_pixel, *slopes), (same, autograd, *expected) = found
+    assert (out - same).abs().max() < 1e-12
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(slopes, expected, strict=True))
+    # `torch.maximum` halves the slope between channels that tie; here the first has it.
+    ordered = images.sort(1).values
+    differ = (ordered.diff(dim=1) > 0).all(1, keepdim=True).expand_as(images)
+    assert torch.allclose(by_pixel[differ], autograd[differ], rtol=1e-6, atol=1e-6)
+    assert torch.allclose(by_pixel.sum(1)[~differ[:, 0]], autograd.sum(1)[~differ[:, 0]], rtol=1e-6, atol=1e-6)
 
 
 def test_hsv_in_pieces_is_hsv_at_once(monkeypatch):
     images = torch.rand(5, 3, 12, 20)
     params = ia.AugmentParams(hue=torch.rand(5) - 0.5, saturation=2 * torch.rand(5), value=2 * torch.rand(5))
-    whole = hsv.shift_hsv(images, *(field[:, None, None] for field in params.values()))
+    whole = _hsv_shift.shift_hsv(images, *(field[:, None, None] for field in params.values()))
     for chunk in (7, 100, 240, 500, 10**6):  # parts of an image, an image, several, all of them
-        monkeypatch.setattr(hsv, "CHUNK", chunk)
+        monkeypatch.setattr(_hsv_shift, "CHUNK", chunk)
         assert (HSV().colour(images, params) - whole).abs().max() < 1e-6
 
 
