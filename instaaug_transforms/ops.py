@@ -144,8 +144,9 @@ def _unmoved(images: Tensor, out: Tensor, matrix: Tensor) -> Tensor:
     """``out`` with the images themselves where their matrix is the identity: fp32 sample positions are 1e-5 pixels off."""
     same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
     if matrix.device.type == "cpu" and not torch.compiler.is_compiling():
-        rows = same.nonzero().squeeze(1)
-        return out.index_copy_(0, rows, images.float()[rows]) if len(rows) else out
+        for row in same.nonzero().flatten().tolist():  # a few copies, where indexing goes number by number
+            out[row].copy_(images[row])
+        return out
     # Elsewhere, to know how many rows there are would mean to wait for the device.
     return torch.where(same[:, None, None, None], images.float(), out)
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 CHUNK = 2**15  # pixels at a time on the CPU: planes that the allocator need not ask the system for each time
 SMALLEST = 1e-12  # chroma below which a pixel is grey
-EPS = 1e-8  # as Kornia's, in the saturation of black
+EPS = 1e-8  # of the largest channel, for the saturation of black
 
 
 def shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, out: Tensor | None = None) -> Tensor:
@@ -20,12 +20,13 @@ def shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, ou
 
     As `kornia.color.rgb_to_hsv`, the change, and `kornia.color.hsv_to_rgb`. Differentiable where ``out`` is None.
     """
-    _, _, top, chroma, *_, turns = _decompose(images, hue)
-    depth = (chroma / (top + EPS) * saturation).clamp(0, 1)
+    _, top, chroma, *_, turns = _decompose(images, hue)
+    depth = (chroma / top.clamp(min=EPS) * saturation).clamp(0, 1)
     top = (top * value).clamp(0, 1)
     depth = depth * top
     # A channel is full within 1/6 of a turn of its own hue, and lacks ``depth`` from 1/3 of a turn on.
-    apart = _apart(turns).abs().clamp(1 / 6, 1 / 3)
+    apart = _apart(turns)
+    apart = apart.abs().clamp(1 / 6, 1 / 3) if out is None else apart.abs_().clamp_(1 / 6, 1 / 3)
     return torch.addcmul((top + depth).unsqueeze(1), depth.unsqueeze(1), apart, value=-6, out=out)
 
 
@@ -35,9 +36,8 @@ def shift_hsv_in_pieces(images: Tensor, hue: Tensor, saturation: Tensor, value: 
 
 
 def _decompose(images: Tensor, hue: Tensor) -> tuple[Tensor, ...]:
-    """Clamped images; smallest and largest channel, their difference and its inverse; a, d (below); sign of hue, hue."""
-    rgb = images.clamp(0, 1)
-    red, green, blue = rgb.unbind(1)  # (B, H, W) each
+    """Smallest and largest channel, their difference and its inverse; a, d (below) and the sign of hue; hue in turns."""
+    red, green, blue = images.unbind(1)  # (B, H, W) each
     top = torch.maximum(torch.maximum(red, green), blue)
     low = torch.minimum(torch.minimum(red, green), blue)
     chroma = top - low
@@ -46,10 +46,10 @@ def _decompose(images: Tensor, hue: Tensor) -> tuple[Tensor, ...]:
     # The distance is a where red is the largest channel (d = 0), 3 − a where it is the smallest (d = 1), 1 + d where it
     # is between (a = 1): a + d·(3 − 2a) in every case.
     across = green - blue
-    sign = torch.copysign(torch.ones_like(across), across.detach())
+    sign = torch.copysign(torch.ones((), dtype=across.dtype, device=across.device), across.detach())
     a, d = across * sign * per_chroma, (top - red) * per_chroma
     turns = torch.addcmul(hue, sign, torch.addcmul(a, d, torch.rsub(a, 3, alpha=2)), value=1 / 6)
-    return rgb, low, top, chroma, per_chroma, a, d, sign, turns
+    return low, top, chroma, per_chroma, a, d, sign, turns
 
 
 def _apart(turns: Tensor) -> Tensor:
@@ -103,8 +103,8 @@ def _slopes(
     images: Tensor, grad: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, by_pixel: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The chain rule through `shift_hsv`: slopes of hue, saturation and value per pixel; those of images to ``by_pixel``."""
-    rgb, low, top, chroma, per_chroma, a, d, sign, turns = _decompose(images, hue)
-    per_top = (top + EPS).reciprocal_()
+    low, top, chroma, per_chroma, a, d, sign, turns = _decompose(images, hue)
+    per_top = top.clamp(min=EPS).reciprocal_()
     plain_depth, lit = chroma * per_top, top * value
     deep = plain_depth * saturation
     strength, light = deep.clamp(0, 1), lit.clamp(0, 1)
@@ -127,7 +127,7 @@ def _slopes(
     to_across = to_a.mul_(sign).mul_(per_chroma)
     # What no channel so far is the largest (smallest) of: of those that tie the first counts, as in Kornia's.
     free_top = free_low = torch.ones_like(top)
-    for own, target, through_hue in zip(rgb.unbind(1), by_pixel.unbind(1), (None, 1, -1), strict=True):
+    for own, target, through_hue in zip(images.unbind(1), by_pixel.unbind(1), (None, 1, -1), strict=True):
         largest, smallest = free_top - (top - own).sign_(), free_low - (own - low).sign_()
         largest, smallest = largest.clamp_(min=0), smallest.clamp_(min=0)
         free_top, free_low = free_top - largest, free_low - smallest
@@ -136,5 +136,4 @@ def _slopes(
             target.addcmul_(to_d, per_chroma, value=-1)
         else:
             target.add_(to_across, alpha=through_hue)
-    by_pixel.copy_(_within(by_pixel, images, 0, 1))
     return slopes
