@@ -257,3 +257,16 @@ def test_save_and_load(lively, images, tmp_path):
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.LearnedAugment(**kwargs)
+
+
+def test_compile_changes_nothing_but_speed(lively, images):
+    """The compiler's front end alone, whose code is Python's: what it would make is the machine's affair."""
+    lively.requires_grad_(False)
+    params = lively.distribution(images).sample()
+    plain = lively(images, params=params)
+    lively.compile(backend="eager")
+    traced = lively.families[-1]._compiled
+    assert traced is not None and (lively(images, params=params) - plain).abs().max() < 1e-5
+    assert copy.deepcopy(lively).families[-1]._compiled is None
+    again = pickle.loads(pickle.dumps(lively))
+    assert torch.equal(again(images, params=params), plain)

@@ -125,6 +125,9 @@ class Family(ABC):
         """Images ``(B, C, H, W)`` in [0, 1], fp32, with this family's change to the pixels' values."""
         raise NotImplementedError(f"family {self.name!r} does not change pixel values")
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:  # noqa: B027 (most families have nothing to gain)
+        """Compile what it does to pixel values where that is faster; arguments as those of `torch.compile`."""
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments that make this family again, as JSON values."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]

@@ -1,5 +1,8 @@
 """Hue, saturation and value, each changed by an amount of a learned range."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -31,12 +34,22 @@ class HSV(UniformFamily):
         value: tuple[float, float] = (0.0, 2.0),
     ) -> None:
         super().__init__({"hue": hue, "saturation": saturation, "value": value})
+        self._compiled: Callable[..., Tensor] | None = None
         self.hue, self.saturation, self.value = (self._bounds[name] for name in self.fields)
 
     def identity(self) -> dict[str, float]:
         return {"hue": 0.0, "saturation": 1.0, "value": 1.0}
 
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
-        amounts = (params[name].to(images)[:, None, None] for name in self.fields)
+        amounts = [params[name].to(images)[:, None, None] for name in self.fields]
+        if self._compiled is not None and not any(tensor.requires_grad for tensor in (images, *amounts)):
+            return self._compiled(images, *amounts)
         by_hand = images.device.type == "cpu" and not torch.compiler.is_compiling()
         return (shift_hsv_in_pieces if by_hand else shift_hsv)(images, *amounts)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        self._compiled = torch.compile(shift_hsv, *args, **{"dynamic": True, **kwargs})
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled code belongs to this process: copies and other processes compile for themselves, where they want to.
+        return {**self.__dict__, "_compiled": None}

@@ -46,11 +46,15 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
     images = torch.rand(16, 3, 224, 224, device=device)
     aug = rivals.fitted(rivals.ALL, device)
     params = aug.distribution(images).sample()
+    compiled = rivals.fitted(rivals.ALL, device)
+    compiled.compile()
     work = "`aug(x)`, crop + rotate + HSV, 16×3×224×224"
+    fast = work + ", colour compiled"
     tv, batched = "torchvision RRC + Rotation + ColorJitter per sample", "kornia RRC + Rotation + ColorJiggle, batch"
     race(
         {
             work: lambda: aug(images),
+            fast: lambda: compiled(images),
             "its predictor alone": lambda: aug.predictor(images),
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(rivals.torchvision_chain(224), images),
@@ -58,6 +62,8 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
         },
         40,
         [
+            (fast, fast, tv, 0.3),
+            (fast, fast, batched, 0.6),
             (work, work, tv, 0.3),
             (work, work, batched, 0.6),
             (work + ": the predictor", "its predictor alone", tv, None),
