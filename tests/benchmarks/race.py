@@ -1,6 +1,7 @@
 """Contestants timed in turn, in one process: what slows the machine down slows all of them."""
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -11,7 +12,9 @@ WARM_UP = 3
 
 
 class Race:
-    """Times of named calls; each runs once a round, in an order that moves on by one every round.
+    """Times of named calls; each runs once a round, in an order that is shuffled every round.
+
+    Whoever runs after one that gives much memory back to the system has to ask for it again: no order would be fair.
 
     Args:
         calls: name to what is timed.
@@ -22,13 +25,11 @@ class Race:
         self.calls, self.device = calls, device
         self.wall: dict[str, list[float]] = {name: [] for name in calls}
         self.processor: dict[str, list[float]] = {name: [] for name in calls}
-        self._rounds = 0
+        self._rounds, self._order = 0, random.Random(0)
 
     def round(self) -> None:
         """Every call once. The first `WARM_UP` rounds do not count."""
-        names = list(self.calls)
-        first = self._rounds % len(names)
-        for name in names[first:] + names[:first]:
+        for name in self._order.sample(list(self.calls), len(self.calls)):
             wall, processor = (self._cuda if self.device.type == "cuda" else self._cpu)(self.calls[name])
             if self._rounds >= WARM_UP:
                 self.wall[name].append(wall)

@@ -23,7 +23,6 @@ def test_crop_of_small_images(race, device):
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(v2.RandomResizedCrop(64, antialias=True), images),
             batched: lambda crop=K.RandomResizedCrop((64, 64), p=1.0): crop(images),
-            "affine_grid + grid_sample": rivals.grid_sample(images),
         },
         150,
         [
