@@ -1,6 +1,7 @@
 """Contestants timed in turn, in one process: what slows the machine down slows all of them."""
 
 import gc
+import math
 import random
 import statistics
 import time
@@ -76,3 +77,10 @@ class Race:
             "fastest": ratio(self.wall, min),
             "processor": ratio(self.processor, statistics.median),
         }
+
+
+def exponent(sizes: list[float], values: list[float]) -> float:
+    """Slope of log value over log size, least squares."""
+    x, y = ([math.log(v) for v in line] for line in (sizes, values))
+    x = [v - sum(x) / len(x) for v in x]
+    return sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)

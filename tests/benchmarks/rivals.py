@@ -12,6 +12,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+from instaaug_transforms import ops
+from instaaug_transforms.predictors.conv import CHUNK, shrink
 
 from ..conftest import make_lively
 
@@ -35,6 +37,29 @@ def grid_sample(images: Tensor) -> Callable[[], Tensor]:
 
     def call() -> Tensor:
         return F.grid_sample(images, F.affine_grid(theta, list(images.shape), align_corners=False), align_corners=False)
+
+    return call
+
+
+def floor(aug: ia.LearnedAugment, images: Tensor) -> Callable[[], None]:
+    """What cannot be left out of ``aug(images)``: φ's copy, its convolutions, and `grid_sample`, every input at hand."""
+    predictor, seen = aug.predictor, []
+    layers = [layer for layer in predictor.modules() if isinstance(layer, torch.nn.Conv2d)]
+    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs[0]))) for layer in layers]
+    params = aug.distribution(images).sample()
+    for hook in hooks:
+        hook.remove()
+    first = predictor.trunk[0]  # its weights are used, it itself is not called
+    matrix = ops.geometry_matrix(aug.families, params, *images.shape[-2:])
+    grid = ops.sampling_grid(matrix, images.shape[-2:])
+
+    @torch.no_grad()
+    def call() -> None:
+        for part in shrink(images, predictor.image_size).split(CHUNK):
+            first(part)
+        for layer, inputs in seen:
+            layer(inputs)
+        F.grid_sample(images, grid, align_corners=False)
 
     return call
 

@@ -1,7 +1,5 @@
 """How time and peak memory grow as batch, views, anchors and pixels double."""
 
-import math
-
 import pytest
 import torch
 
@@ -9,7 +7,7 @@ from instaaug_transforms.families.crop import Crop
 
 from . import rivals
 from .memory import peak_bytes
-from .race import Race
+from .race import Race, exponent
 
 
 def grown(what: str, device):
@@ -33,13 +31,6 @@ def grown(what: str, device):
         for side in (64, 91, 128, 181, 256, 362, 512):
             images = torch.rand(4, 3, side, side, device=device)
             yield side**2, lambda images=images: aug(images)
-
-
-def exponent(sizes, values) -> float:
-    """Slope of log value over log size, least squares."""
-    x, y = ([math.log(v) for v in line] for line in (sizes, values))
-    x = [v - sum(x) / len(x) for v in x]
-    return sum(a * b for a, b in zip(x, y, strict=True)) / sum(a * a for a in x)
 
 
 @pytest.mark.parametrize("what", ["B, images", "K, views", "A, anchors", "pixels"])

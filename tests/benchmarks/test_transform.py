@@ -20,6 +20,7 @@ def test_crop_of_small_images(race, device):
         {
             work: lambda: aug(images),
             "its predictor alone": lambda: aug.predictor(images),
+            "its floor": rivals.floor(aug, images),
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(v2.RandomResizedCrop(64, antialias=True), images),
             batched: lambda crop=K.RandomResizedCrop((64, 64), p=1.0): crop(images),
@@ -28,6 +29,7 @@ def test_crop_of_small_images(race, device):
         [
             (work, work, tv, 0.8),
             (work, work, batched, 1.3),
+            (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
             (work + ": the predictor", "its predictor alone", tv, None),
             (work + ": apply", "its apply alone", tv, None),
         ],
@@ -55,6 +57,7 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
             work: lambda: aug(images),
             fast: lambda: compiled(images),
             "its predictor alone": lambda: aug.predictor(images),
+            "its floor": rivals.floor(aug, images),
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(rivals.torchvision_chain(224), images),
             batched: lambda chain=rivals.kornia_chain(224): chain(images),
@@ -65,6 +68,7 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
             (fast, fast, batched, 0.6),
             (work, work, tv, 0.3),
             (work, work, batched, 0.6),
+            (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
             (work + ": the predictor", "its predictor alone", tv, None),
             (work + ": apply", "its apply alone", tv, None),
         ],
