@@ -8,7 +8,14 @@ from .race import Race
 NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-@pytest.fixture(params=["1 thread", "2 threads", pytest.param("cuda", marks=NO_GPU)])
+WHERE = [
+    pytest.param("1 thread", id="one_thread"),
+    pytest.param("2 threads", id="two_threads"),
+    pytest.param("cuda", id="cuda", marks=NO_GPU),
+]
+
+
+@pytest.fixture(params=WHERE)
 def setting(request, _seeded) -> str:
     """Number of threads, or the GPU."""
     if request.param != "cuda":

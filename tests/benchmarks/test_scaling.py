@@ -37,7 +37,7 @@ def grown(what: str, device):
 def test_growth(benchmark, record, device, setting, what):
     calls = dict(grown(what, device))
     race = Race({str(size): call for size, call in calls.items()}, device)
-    benchmark.pedantic(race.run, args=(25,), rounds=1)
+    benchmark.pedantic(race.run, args=(15,), rounds=1)
     # The fastest round: a median would fit the machine's other work where rounds are long.
     seconds = [min(times) for times in race.wall.values()]
     peaks = [peak_bytes(call, device) for call in calls.values()]

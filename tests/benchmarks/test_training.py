@@ -53,7 +53,7 @@ def steps(families, device):
 def test_joint_training_step(race, device, families, bar):
     learned, fixed = steps(list(families), device)
     work, against = f"joint training step, resnet18, 128×3×64×64, {' + '.join(families)}", "batched random crops"
-    race({work: learned, against: fixed}, 8, [(work, work, against, bar)])
+    race({work: learned, against: fixed}, 6, [(work, work, against, bar)])
 
 
 def views_and_forwards(device, n_views=10, n_images=50):
@@ -82,7 +82,7 @@ def test_time_views(race, device):
     models, images, plain, *_ = views_and_forwards(device)
     against = "K plain forwards, same chunks"
     calls = {name: (lambda model=model: model(images)) for name, model in models.items()} | {against: plain}
-    race(calls, 8, [(name, name, against, 1.05) for name in models])
+    race(calls, 6, [(name, name, against, 1.05) for name in models])
 
 
 def test_memory_of_time_views(benchmark, record, device):

@@ -25,7 +25,7 @@ def test_crop_of_small_images(race, device):
             tv: rivals.per_sample(v2.RandomResizedCrop(64, antialias=True), images),
             batched: lambda crop=K.RandomResizedCrop((64, 64), p=1.0): crop(images),
         },
-        150,
+        100,
         [
             (work, work, tv, 0.8),
             (work, work, batched, 1.3),
@@ -40,7 +40,7 @@ def test_crop_of_a_hundred(race, device):
     images = torch.rand(100, 3, 64, 64, device=device)
     aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet").to(device)
     work, against = "`aug(x)`, crop, 100×3×64×64", "affine_grid + grid_sample"
-    race({work: lambda: aug(images), against: rivals.grid_sample(images)}, 150, [(work, work, against, 3.0)])
+    race({work: lambda: aug(images), against: rivals.grid_sample(images)}, 100, [(work, work, against, 3.0)])
 
 
 def test_crop_rotate_and_colour_of_large_images(race, device):
@@ -62,7 +62,7 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
             tv: rivals.per_sample(rivals.torchvision_chain(224), images),
             batched: lambda chain=rivals.kornia_chain(224): chain(images),
         },
-        40,
+        30,
         [
             (fast, fast, tv, 0.3),
             (fast, fast, batched, 0.6),
@@ -83,7 +83,7 @@ def test_apply_of_crop_and_rotate(race, device, shape):
     params = aug.distribution(images).sample()
     work, against = f"apply, crop + rotate, {batch}×3×{side}×{side}", "affine_grid + grid_sample"
     calls = {work: lambda: aug.apply(images, params), against: rivals.grid_sample(images)}
-    race(calls, 80, [(work, work, against, 1.1)])
+    race(calls, 50, [(work, work, against, 1.1)])
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (16, 224)])
