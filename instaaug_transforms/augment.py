@@ -277,7 +277,8 @@ class LearnedAugment(v2.Transform):
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
                     )
-                return back(self.apply(batch, made.repeat_interleave(len(batch) // made.batch_shape[0])))
+                times = len(batch) // made.batch_shape[0]
+                return back(self.apply(batch, made.repeat_interleave(times) if times > 1 else made))
         mine = params.get("owners", {}).get(id(inpt))
         if mine:  # one of the boxes, points or masks of a batch, each of its own image
             made = made.index(slice(mine[0], mine.pop(0) + 1))

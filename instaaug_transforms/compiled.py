@@ -31,7 +31,7 @@ class CompiledColour:
         if torch.compiler.is_compiling():  # the caller compiles all of it
             return ops.colours(images, self.families, params)
         if self._run is None:
-            self._run = torch.compile(self._eager)
+            self._run = torch.compile(self._eager, dynamic=True)
         try:
             with warnings.catch_warnings():
                 # Tracing an image that carries gradients asks for its .grad, and warns about that itself.

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
 from .families import Family
 from .params import AugmentParams
 
 Fill = float | Sequence[float]
+CHUNK = 2**17  # pixels of the result at a time on the CPU
 
 
 def geometry_matrix(families: Sequence[Family], params: AugmentParams, height: int, width: int) -> Tensor | None:
@@ -63,26 +63,40 @@ def apply(
     """
     height, width = images.shape[-2:]
     size = (height, width) if output_size is None else tuple(output_size)
+    inside = all(f.stays_inside for f in families if f.stage == "geometry" and f.fields[0] in params)
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     with torch.autocast(images.device.type, enabled=False):
-        out = images.float()
         matrix = geometry_matrix(families, params, height, width)
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)
-        if matrix is not None:
-            acting = [family for family in families if family.stage == "geometry" and family.fields[0] in params]
-            inside = all(family.stays_inside for family in acting)
-            out = resample(out, matrix, size, fill, mode, inside)
-            if mode == "bicubic":  # which overshoots
-                out = out.clamp(0, 1)
-            if size == (height, width) and not matrix.requires_grad:
-                # fp32 sample positions are 1e-5 pixels off; an image that is left alone comes back as it was.
-                same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
-                out = torch.where(same[:, None, None, None], images.float(), out)
-        if colour:
-            out = (colour if callable(colour) else colours)(out, families, params)
-        out = out.to(images.dtype)
-    return out.contiguous(memory_format=torch.channels_last) if last else out
+
+        def transform(images: Tensor, matrix: Tensor | None, params: AugmentParams) -> Tensor:
+            out = images.float()
+            if matrix is not None:
+                out = resample(out.contiguous(), matrix, size, fill, mode, inside)
+                if mode == "bicubic":  # which overshoots
+                    out = out.clamp(0, 1)
+                if size == (height, width) and not matrix.requires_grad:
+                    out = _unmoved(images, out, matrix)
+            if colour:
+                out = (colour if callable(colour) else colours)(out, families, params)
+            return out
+
+        step = max(1, CHUNK // (size[0] * size[1]))
+        if _differentiable(images, params) or images.device.type != "cpu" or len(images) <= step:
+            out = transform(images, matrix, params).to(images.dtype)
+            return out.contiguous(memory_format=torch.channels_last) if last else out
+        # Part by part: grids and whatever colour needs stay in the processor's cache, and memory is input and output.
+        layout = torch.channels_last if last else torch.contiguous_format
+        out = torch.empty((*images.shape[:2], *size), dtype=images.dtype, memory_format=layout)
+        for start in range(0, len(images), step):
+            part = slice(start, start + step)
+            out[part] = transform(images[part], None if matrix is None else matrix[part], params.index(part))
+        return out
+
+
+def _differentiable(images: Tensor, params: AugmentParams) -> bool:
+    return torch.is_grad_enabled() and (images.requires_grad or any(field.requires_grad for field in params.values()))
 
 
 def colours(images: Tensor, families: Sequence[Family], params: AugmentParams) -> Tensor:
@@ -113,19 +127,39 @@ def resample(
 
 
 def _warp(images: Tensor, matrix: Tensor, size: tuple[int, int], fill: Fill, mode: str, inside: bool) -> Tensor:
-    height, width = images.shape[-2:]
-    # Kornia wants in→out in pixels, pixel centres at whole numbers.
-    forward = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
     padding = "border" if inside else "zeros"
     outside = None if inside or fill == 0 else torch.as_tensor(fill, device=images.device).reshape(1, -1, 1, 1)
     shifted = images if outside is None else images - outside
-    out = warp_affine(shifted, forward[:, :2], size, mode=mode, padding_mode=padding, align_corners=False)
+    out = F.grid_sample(shifted, sampling_grid(matrix, size), mode, padding, align_corners=False)
     return out if outside is None else out + outside
 
 
-def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
-    rows = [[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]]
-    return torch.tensor(rows, dtype=like.dtype, device=like.device)
+def sampling_grid(matrix: Tensor, size: tuple[int, int]) -> Tensor:
+    """Where each pixel of the result looks: ``(B, 3, 3)`` out→in matrices to ``(B, H, W, 2)``, as `F.affine_grid`.
+
+    x and y lie in planes of their own, (2, H, W) in memory: an affine map is a column plus a row, one addition per number,
+    and `grid_sample` reads planes as fast as pairs. `F.affine_grid` multiplies matrices, which takes longer than the
+    sampling does.
+    """
+    x, y = (_centres(n, matrix) for n in (size[1], size[0]))
+    to_x, to_y, shift = matrix[:, :2, :, None, None].unbind(2)  # (B, 2, 1, 1) each
+    return (to_x * x + (to_y * y[:, None] + shift)).permute(0, 2, 3, 1)
+
+
+def _centres(n: int, like: Tensor) -> Tensor:
+    """Centres of ``n`` pixels in [−1, 1]."""
+    return (2 * torch.arange(n, dtype=like.dtype, device=like.device) + 1) / n - 1
+
+
+def _unmoved(images: Tensor, out: Tensor, matrix: Tensor) -> Tensor:
+    """``out`` with the images themselves where their matrix is the identity: fp32 sample positions are 1e-5 pixels off."""
+    same = (matrix == torch.eye(3, device=matrix.device)).flatten(1).all(1)
+    if matrix.device.type == "cpu" and not torch.compiler.is_compiling():
+        for row in same.nonzero().flatten().tolist():  # a few copies, where indexing goes number by number
+            out[row].copy_(images[row])
+        return out
+    # Elsewhere, to know how many rows there are would mean to wait for the device.
+    return torch.where(same[:, None, None, None], images.float(), out)
 
 
 def _resample_shrinking(

@@ -95,9 +95,11 @@ class TTAModel(nn.Module):
         known = plain is not None and self.include_identity and self.n_views > 1
         others = params.index(slice(1, None)) if known else params
         n = others.batch_shape[0]
-        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-        many = batch.repeat(n, 1, 1, 1).contiguous(memory_format=torch.channels_last)
-        logits = self.classifier(back(self.aug.apply(many, others.flatten()))).unflatten(0, (n, len(batch)))
+        # Convolutions on a CPU are faster in this layout, whatever the weights' layout. No name is kept for the repeated
+        # images, so that they are gone when the classifier needs the memory.
+        layout = batch.contiguous(memory_format=torch.channels_last)
+        views = back(self.aug.apply(torch.cat([layout] * n), others.flatten()))
+        logits = self.classifier(views).unflatten(0, (n, len(batch)))
         if known:
             logits = torch.cat([plain[None].to(logits), logits])
         log_weights = None if self.scale_weights is None else self.scale_weights[scale_bins(params)]

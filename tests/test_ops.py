@@ -2,12 +2,16 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F2
+from kornia.color import hsv_to_rgb, rgb_to_hsv
 from kornia.geometry.transform import rotate as kornia_rotate
+from kornia.geometry.transform import warp_affine
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, ops
+from instaaug_transforms.families import _hsv_shift
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.targets import perspective_coefficients, transform_mask, transform_points
 
@@ -200,3 +204,130 @@ def test_turning_keeps_distances_in_pixels_where_height_and_width_differ():
     linear = pixels @ matrix[:2, :2] @ pixels.inverse()
     assert torch.allclose(linear @ linear.T, torch.eye(2), atol=1e-5)
     assert math.degrees(math.atan2(linear[1, 0], linear[0, 0])) == pytest.approx(37, abs=1e-3)
+
+
+def kornia_hsv(images, hue, saturation, value):
+    """The same change by Kornia's conversions there and back."""
+    h, s, v = rgb_to_hsv(images.clamp(0, 1)).unbind(1)
+    h = torch.remainder(h + 2 * math.pi * hue[:, None, None], 2 * math.pi)
+    s, v = (s * saturation[:, None, None]).clamp(0, 1), (v * value[:, None, None]).clamp(0, 1)
+    return hsv_to_rgb(torch.stack([h, s, v], dim=1))
+
+
+@pytest.mark.parametrize("levels", [None, 255, 4])
+def test_hsv_agrees_with_kornia_and_so_do_its_gradients(levels):
+    """Also on images of few levels, where channels tie and pixels are grey."""
+    images = torch.rand(8, 3, 24, 40)
+    if levels:
+        images = (images * levels).round() / levels
+    amounts = {"hue": torch.rand(8) - 0.5, "saturation": 2 * torch.rand(8), "value": 2 * torch.rand(8)}
+    weight = torch.rand_like(images)
+    found = []
+    for change in (lambda x, **a: HSV().colour(x, ia.AugmentParams(**a)), kornia_hsv):
+        leaves = {name: amount.clone().requires_grad_() for name, amount in amounts.items()}
+        x = images.clone().requires_grad_()
+        out = change(x, **leaves)
+        (out * weight).sum().backward()
+        found.append((out.detach(), x.grad, *(leaf.grad for leaf in leaves.values())))
+    (ours, by_pixel, *ours_amounts), (theirs, kornia_by_pixel, *theirs_amounts) = found
+    assert (ours - theirs).abs().max() < 1e-5
+    for mine, other in zip(ours_amounts, theirs_amounts, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-4, atol=1e-3)
+    # Where two channels tie for the largest or the smallest, or one is at its limit, either side's slope is right.
+    ordered = images.sort(1).values
+    tied = (ordered.diff(dim=1) < 1e-4).any(1, keepdim=True) | (ordered[:, :1] == 0) | (ordered[:, 2:] == 1)
+    tied = tied.expand_as(images)
+    assert (~tied).float().mean() > 0.05
+    difference = (by_pixel - kornia_by_pixel).abs() / kornia_by_pixel.abs().clamp(min=1)
+    assert difference[~tied].max() < 2e-3 and by_pixel.isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [None, 255])
+def test_hsv_by_hand_backward_is_autograds(levels):
+    """What the CPU takes against the formula that other devices and the compiler take, in double precision."""
+    images = torch.rand(3, 3, 15, 31, dtype=torch.float64)
+    if levels:
+        images = (images * levels).round() / levels
+    images[0, :, 0, :5], images[0, :, 1, :5], images[0, :, 2, :5] = 0.0, 1.0, 0.5  # black, white, grey
+    amounts = [torch.rand(3, 1, 1, dtype=torch.float64) * 2 - shift for shift in (1, 0, 0)]
+    weight, found = torch.rand_like(images), []
+    for change in (_hsv_shift.shift_hsv_in_pieces, _hsv_shift.shift_hsv):
+        leaves = [tensor.clone().requires_grad_() for tensor in (images, *amounts)]
+        out = change(*leaves)
+        found.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    (out, by_pixel, *slopes), (same, autograd, *expected) = found
+    assert (out - same).abs().max() < 1e-12
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(slopes, expected, strict=True))
+    # `torch.maximum` halves the slope between channels that tie; here the first has it.
+    ordered = images.sort(1).values
+    differ = (ordered.diff(dim=1) > 0).all(1, keepdim=True).expand_as(images)
+    assert torch.allclose(by_pixel[differ], autograd[differ], rtol=1e-6, atol=1e-6)
+    assert torch.allclose(by_pixel.sum(1)[~differ[:, 0]], autograd.sum(1)[~differ[:, 0]], rtol=1e-6, atol=1e-6)
+
+
+def test_hsv_in_pieces_is_hsv_at_once(monkeypatch):
+    images = torch.rand(5, 3, 12, 20)
+    params = ia.AugmentParams(hue=torch.rand(5) - 0.5, saturation=2 * torch.rand(5), value=2 * torch.rand(5))
+    whole = _hsv_shift.shift_hsv(images, *(field[:, None, None] for field in params.values()))
+    for chunk in (7, 100, 240, 500, 10**6):  # parts of an image, an image, several, all of them
+        monkeypatch.setattr(_hsv_shift, "CHUNK", chunk)
+        assert (HSV().colour(images, params) - whole).abs().max() < 1e-6
+
+
+def warp_by_kornia(images, matrix, size, padding):
+    """Kornia takes in→out in pixels, pixel centres at whole numbers."""
+
+    def to_pixels(height, width):
+        rows = [[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]]
+        return torch.tensor(rows, dtype=matrix.dtype)
+
+    forward = to_pixels(*size) @ matrix.inverse() @ to_pixels(*images.shape[-2:]).inverse()
+    return warp_affine(images, forward[:, :2], size, padding_mode=padding, align_corners=False)
+
+
+@pytest.mark.parametrize("size", [(48, 48), (40, 61), (96, 50)])
+def test_resample_agrees_with_kornia_and_so_do_its_gradients(size):
+    """In double precision, where both are right to the last digits that matter."""
+    for inside in (False, True):
+        images = torch.rand(6, 3, 40, 50, dtype=torch.float64, requires_grad=True)
+        matrix = ops.geometry_matrix(GEOMETRY, random_params(6), 40, 50).double().requires_grad_()
+        out = ops.resample(images, matrix, size, inside=inside)
+        oracle = warp_by_kornia(images, matrix, size, "border" if inside else "zeros")
+        assert (out - oracle).abs().max() < 1e-9
+        weight = torch.rand_like(out)
+        (by_pixel, by_matrix), (kornia_by_pixel, kornia_by_matrix) = (
+            torch.autograd.grad((o * weight).sum(), (images, matrix)) for o in (out, oracle)
+        )
+        assert (by_pixel - kornia_by_pixel).abs().max() < 1e-9
+        # The last row is (0, 0, 1) whatever φ says; Kornia's inverses have a slope there.
+        assert torch.allclose(by_matrix[:, :2], kornia_by_matrix[:, :2], rtol=1e-9)
+
+
+def test_sampling_grid_is_that_of_torch():
+    matrix = ops.geometry_matrix(GEOMETRY, random_params(9), 31, 57)
+    grid = ops.sampling_grid(matrix, (31, 57))
+    assert torch.allclose(grid, F2.affine_grid(matrix[:, :2], [9, 3, 31, 57], align_corners=False), atol=1e-6)
+
+
+def test_only_images_that_stay_are_given_back_to_the_bit():
+    images, params = torch.rand(4, 3, 56, 56), random_params(4)
+    identity = {k: torch.full((4,), float(v)) for f in GEOMETRY for k, v in f.identity().items() if k in params}
+    stays = torch.tensor([True, False, True, False])
+    out = ops.apply(images, ia.AugmentParams(**identity).where(stays, params), GEOMETRY)
+    moved = ops.apply(images, params, GEOMETRY)
+    assert torch.equal(out[stays], images[stays]) and torch.equal(out[~stays], moved[~stays])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("output_size", [None, (9, 14), (40, 50)])
+def test_part_by_part_is_all_at_once(monkeypatch, layout, output_size):
+    """Where nothing needs a gradient the batch goes through in parts; where something does, in one."""
+    chain = families.create(["crop", "rotate", "hsv"])
+    images = torch.rand(7, 3, 20, 30).contiguous(memory_format=layout)
+    colours = {"hue": torch.rand(7) - 0.5, "saturation": 2 * torch.rand(7), "value": 2 * torch.rand(7)}
+    params = random_params(7).replace(**colours)
+    at_once = ops.apply(images.clone().requires_grad_(), params, chain, output_size, fill=0.3)
+    for pixels in (1, 1300, 10**6):
+        monkeypatch.setattr(ops, "CHUNK", pixels)
+        out = ops.apply(images, params, chain, output_size, fill=0.3)
+        assert (out - at_once).abs().max() < 1e-5 and out.is_contiguous(memory_format=layout)

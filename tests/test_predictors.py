@@ -2,7 +2,10 @@ import pytest
 import torch
 
 import instaaug_transforms as ia
+from instaaug_transforms import families
+from instaaug_transforms.families.base import GAIN
 from instaaug_transforms.families.crop import Crop, _windows
+from instaaug_transforms.predictors import ConvPredictor, conv
 
 from .conftest import make_lively
 
@@ -103,3 +106,32 @@ def test_a_larger_copy_of_an_image_gets_the_same_ranges():
 def test_bad_size():
     with pytest.raises(ia.InstaAugError, match="multiple of 16, got 50"):
         ia.LearnedAugment(["crop"], image_size=50)
+
+
+def test_parts_of_a_batch_and_folded_scaling_change_nothing_but_rounding(monkeypatch):
+    predictor = ConvPredictor(families.create(["crop", "rotate"]))
+    images = torch.rand(9, 3, 64, 64)
+    whole = predictor(images)
+    # The first convolution, written as the text says: of (x − 0.5) / 0.25.
+    plain = predictor.trunk[0]((images - 0.5) / 0.25)
+    assert torch.allclose(predictor._stem(images), plain, atol=1e-5)
+    monkeypatch.setattr(conv, "CHUNK", 4)
+    parts = predictor(images)
+    assert all(torch.allclose(parts[name], whole[name], atol=1e-5) for name in whole)
+
+
+def test_the_crop_head_is_its_formula():
+    crop = Crop(flips=True)
+    predictor = ConvPredictor([crop])
+    head, images = predictor.heads["crop"], torch.rand(3, 3, 64, 64)
+    with torch.no_grad():
+        head.weight.normal_()
+    seen = {}
+    head.register_forward_hook(lambda module, inputs, out: seen.update(features=inputs[0], logits=out))
+    predictor(images)
+    maps, vector = seen["features"]
+    pooled = maps.flatten(2) @ head.windows
+    hidden = torch.relu(head.local(pooled.transpose(1, 2)) + head.context(vector).unsqueeze(1))  # (B, A, H)
+    weight = GAIN * head.weight[:, head.scale]
+    expected = torch.einsum("bah,fah->bfa", hidden, weight) + (head.bias - head.log_n)[:, head.scale]
+    assert torch.allclose(seen["logits"], expected.flatten(1), atol=1e-5)

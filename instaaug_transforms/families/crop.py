@@ -7,6 +7,7 @@ the box covers, plus a learned bias per scale.
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributions import AnchorCategorical
@@ -239,13 +240,13 @@ class CropHead(nn.Module):
         self.register_buffer("log_n", torch.tensor([float(g * g) for g in family.grids]).log(), persistent=False)
 
     def forward(self, features: Features) -> Tensor:
-        pooled = features.map.flatten(2) @ self.windows  # (B, C, A)
-        hidden = torch.relu(
-            self.local(pooled.transpose(1, 2)) + self.context(features.vector).unsqueeze(1)
-        )  # (B, A, H)
-        per_anchor = GAIN * self.weight[:, self.scale]  # (n_flips, A, H)
-        logits = torch.einsum("bah,fah->bfa", hidden, per_anchor) + (self.bias - self.log_n)[:, self.scale]
-        return logits.flatten(1)
+        # Windows sum to 1: the shared layer comes first, on fewer numbers, and anchors stay last in memory.
+        local = F.conv2d(features.map, self.local.weight[..., None, None], self.local.bias).flatten(2)  # (B, H, h·w)
+        context = self.context(features.vector).unsqueeze(2)  # (B, H, 1)
+        hidden = torch.baddbmm(context, local, self.windows.expand(len(local), -1, -1)).relu_()  # (B, H, A)
+        per_anchor = GAIN * self.weight.transpose(1, 2)[..., self.scale]  # (n_flips, H, A)
+        logits = (hidden.unsqueeze(1) * per_anchor).sum(2) + (self.bias - self.log_n)[:, self.scale]
+        return logits.flatten(1)  # (B, n_flips·A)
 
 
 def _windows(anchors: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,13 +1,11 @@
 """Hue, saturation and value, each changed by an amount of a learned range."""
 
-import math
-
 import torch
-from kornia.color import hsv_to_rgb, rgb_to_hsv
 from torch import Tensor
 
 from ..params import AugmentParams
 from . import register
+from ._hsv_shift import shift_hsv, shift_hsv_in_pieces
 from .uniform import UniformFamily
 
 
@@ -39,12 +37,6 @@ class HSV(UniformFamily):
         return {"hue": 0.0, "saturation": 1.0, "value": 1.0}
 
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
-        hue, saturation, value = rgb_to_hsv(images.clamp(0, 1)).unbind(1)  # (B, H, W) each, hue in [0, 2π)
-
-        def per_image(name: str) -> Tensor:
-            return params[name].to(images).reshape(-1, 1, 1)
-
-        hue = torch.remainder(hue + 2 * math.pi * per_image("hue"), 2 * math.pi)
-        saturation = (saturation * per_image("saturation")).clamp(0, 1)
-        value = (value * per_image("value")).clamp(0, 1)
-        return hsv_to_rgb(torch.stack([hue, saturation, value], dim=1))
+        amounts = [params[name].to(images)[:, None, None] for name in self.fields]
+        by_hand = images.device.type == "cpu" and not torch.compiler.is_compiling()
+        return (shift_hsv_in_pieces if by_hand else shift_hsv)(images, *amounts)

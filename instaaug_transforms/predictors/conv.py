@@ -1,6 +1,7 @@
 """An invariance module φ that looks at a small copy of the image."""
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..families import Family, Features, FeatureSpec
 
 SUMMARY_GRID = 4
 SUMMARY_CHANNELS = 16
+CHUNK = 32  # images at a time on the CPU
 
 
 class ConvPredictor(nn.Module):
@@ -37,12 +39,14 @@ class ConvPredictor(nn.Module):
         self.trunk = nn.Sequential(
             nn.Conv2d(in_channels, width, 4, stride=4),
             nn.GroupNorm(4, width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(width, wide, 3, stride=2, padding=1),
             nn.GroupNorm(4, wide),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         )
-        self.mix = nn.Sequential(nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.Conv2d(wide, wide, 1), nn.ReLU())
+        self.mix = nn.Sequential(
+            nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.Conv2d(wide, wide, 1), nn.ReLU(inplace=True)
+        )
         self.summary = nn.Conv2d(wide, SUMMARY_CHANNELS, 1)
         # Unit variance per image: without it images differ by so little that heads learn one range for all of them.
         self.norm = nn.LayerNorm(SUMMARY_CHANNELS * SUMMARY_GRID**2)
@@ -66,11 +70,23 @@ class ConvPredictor(nn.Module):
         return self._read(shrink(images.to(next(self.parameters()).dtype), self.image_size))
 
     def _read(self, copies: Tensor) -> dict[str, Tensor]:
+        if copies.device.type == "cpu" and len(copies) > CHUNK:
+            # Activations of a part stay in the processor's cache, and memory does not grow with the batch.
+            parts = [self._read(part) for part in copies.split(CHUNK)]
+            return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         with torch.autocast(copies.device.type, enabled=False):
-            maps = self.trunk((copies - 0.5) / 0.25)
+            maps = self._stem(copies)
+            for layer in islice(self.trunk, 1, None):
+                maps = layer(maps)
             maps = maps + self.mix(maps)
             vector = self.norm(F.adaptive_avg_pool2d(self.summary(maps), SUMMARY_GRID).flatten(1))
             return {name: head(Features(maps, vector)) for name, head in self.heads.items()}
+
+    def _stem(self, copies: Tensor) -> Tensor:
+        """The first convolution of ``(copies − 0.5) / 0.25``: it pads nothing, so that its weights can do the scaling."""
+        first = self.trunk[0]
+        bias = first.bias - 2 * first.weight.sum((1, 2, 3))
+        return F.conv2d(copies, 4 * first.weight, bias, first.stride)
 
 
 def shrink(images: Tensor, side: int) -> Tensor:

@@ -1,0 +1,139 @@
+"""Adding to hue and multiplying saturation and value, without a branch, and by hand backward.
+
+On a CPU a choice among three formulas (`torch.where`) takes as long as twenty additions, and the gradients of `maximum` and
+`clamp` are made of such choices. The formula here has none; its backward is written out, of arithmetic alone.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK = 2**15  # pixels at a time on the CPU: planes that the allocator need not ask the system for each time
+SMALLEST = 1e-12  # chroma below which a pixel is grey
+EPS = 1e-8  # of the largest channel, for the saturation of black
+
+
+def shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, out: Tensor | None = None) -> Tensor:
+    """``(B, 3, H, W)`` in [0, 1] with hue added, in turns, and saturation and value multiplied, ``(B, 1, 1)`` each.
+
+    As `kornia.color.rgb_to_hsv`, the change, and `kornia.color.hsv_to_rgb`. Differentiable where ``out`` is None.
+    """
+    _, top, chroma, *_, turns = _decompose(images, hue)
+    depth = (chroma / top.clamp(min=EPS) * saturation).clamp(0, 1)
+    top = (top * value).clamp(0, 1)
+    depth = depth * top
+    # A channel is full within 1/6 of a turn of its own hue, and lacks ``depth`` from 1/3 of a turn on.
+    apart = _apart(turns)
+    apart = apart.abs().clamp(1 / 6, 1 / 3) if out is None else apart.abs_().clamp_(1 / 6, 1 / 3)
+    return torch.addcmul((top + depth).unsqueeze(1), depth.unsqueeze(1), apart, value=-6, out=out)
+
+
+def shift_hsv_in_pieces(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    """The same, faster on a CPU: its many passes go over pieces that stay in the cache. Differentiable once."""
+    return _InPieces.apply(images, hue, saturation, value)
+
+
+def _decompose(images: Tensor, hue: Tensor) -> tuple[Tensor, ...]:
+    """Smallest and largest channel, their difference and its inverse; a, d (below) and the sign of hue; hue in turns."""
+    red, green, blue = images.unbind(1)  # (B, H, W) each
+    top = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = top - low
+    per_chroma = chroma.clamp(min=SMALLEST).reciprocal()
+    # Hue is sign · distance from red, in sixths of a turn. Let a = |green − blue| / chroma and d = (top − red) / chroma.
+    # The distance is a where red is the largest channel (d = 0), 3 − a where it is the smallest (d = 1), 1 + d where it
+    # is between (a = 1): a + d·(3 − 2a) in every case.
+    across = green - blue
+    sign = torch.copysign(torch.ones((), dtype=across.dtype, device=across.device), across.detach())
+    a, d = across * sign * per_chroma, (top - red) * per_chroma
+    turns = torch.addcmul(hue, sign, torch.addcmul(a, d, torch.rsub(a, 3, alpha=2)), value=1 / 6)
+    return low, top, chroma, per_chroma, a, d, sign, turns
+
+
+def _apart(turns: Tensor) -> Tensor:
+    """``(B, 3, H, W)``: from each channel's own hue to ``turns``, the short way round, in [−½, ½]."""
+    own = torch.tensor([0.0, 1 / 3, 2 / 3], dtype=turns.dtype, device=turns.device)[:, None, None]
+    apart = turns.unsqueeze(1) - own
+    return apart.sub_(apart.round())
+
+
+def _pieces(images: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Images and pixels of about `CHUNK` pixels each, for ``(B, 3, 1, H·W)``."""
+    batch, pixels = images.shape[0], images.shape[-1]
+    step, parts = max(1, CHUNK // pixels), -(-pixels // CHUNK)
+    length = -(-pixels // parts)
+    for first in range(0, batch, step):
+        for start in range(0, pixels, length):
+            yield slice(first, first + step), slice(start, start + length)
+
+
+class _InPieces(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, images: Tensor, *amounts: Tensor) -> Tensor:
+        ctx.save_for_backward(images, *amounts)
+        pixels = images.flatten(2).unsqueeze(2)  # (B, 3, 1, H·W)
+        out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
+        for some, part in _pieces(pixels):
+            shift_hsv(pixels[some, ..., part], *(amount[some] for amount in amounts), out=out[some, ..., part])
+        return out.view(images.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, ...]:
+        images, *amounts = ctx.saved_tensors
+        pixels, grads = images.flatten(2).unsqueeze(2), grad.flatten(2).unsqueeze(2)
+        by_pixel = torch.empty_like(pixels, memory_format=torch.contiguous_format) if ctx.needs_input_grad[0] else None
+        sums = [torch.zeros_like(amount) for amount in amounts]
+        for some, part in _pieces(pixels):
+            target = None if by_pixel is None else by_pixel[some, ..., part]
+            found = _slopes(pixels[some, ..., part], grads[some, ..., part], *(a[some] for a in amounts), target)
+            for total, slope in zip(sums, found, strict=True):
+                total[some] += slope.sum((1, 2), keepdim=True)
+        return None if by_pixel is None else by_pixel.view(images.shape), *sums
+
+
+def _within(grad: Tensor, value: Tensor, low: float, high: float) -> Tensor:
+    """``grad`` where ``value`` lies between, else 0: the backward of a clamp, by a kernel that is vectorised."""
+    return torch.ops.aten.hardtanh_backward(grad, value, low, high)
+
+
+def _slopes(
+    images: Tensor, grad: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, by_pixel: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The chain rule through `shift_hsv`: slopes of hue, saturation and value per pixel; those of images to ``by_pixel``."""
+    low, top, chroma, per_chroma, a, d, sign, turns = _decompose(images, hue)
+    per_top = top.clamp(min=EPS).reciprocal_()
+    plain_depth, lit = chroma * per_top, top * value
+    deep = plain_depth * saturation
+    strength, light = deep.clamp(0, 1), lit.clamp(0, 1)
+    apart = _apart(turns)
+    distance = apart.abs()
+    to_turns = _within(grad, distance, 1 / 6, 1 / 3).mul_(apart.sign_()).sum(1).mul_(strength).mul_(light).mul_(-6)
+    every = grad.sum(1)
+    to_depth = torch.sub(every, distance.clamp_(1 / 6, 1 / 3).mul_(grad).sum(1), alpha=6)
+    to_deep = _within(to_depth * light, deep, 0, 1)
+    to_lit = _within(every.addcmul_(to_depth, strength), lit, 0, 1)
+    slopes = to_turns, to_deep * plain_depth, to_lit * top
+    if by_pixel is None:
+        return slopes
+    to_plain = to_deep * saturation * per_top
+    to_distance = to_turns * sign / 6
+    to_a, to_d = to_distance * (1 - 2 * d), to_distance * torch.rsub(a, 3, alpha=2)
+    # 1 / chroma is in both a and d.
+    to_chroma = to_plain - torch.addcmul(to_a * a, to_d, d).mul_(per_chroma)
+    to_top = (to_lit * value).addcmul_(to_plain, plain_depth, value=-1).addcmul_(to_d, per_chroma).add_(to_chroma)
+    to_across = to_a.mul_(sign).mul_(per_chroma)
+    # What no channel so far is the largest (smallest) of: of those that tie the first counts, as in Kornia's.
+    free_top = free_low = torch.ones_like(top)
+    for own, target, through_hue in zip(images.unbind(1), by_pixel.unbind(1), (None, 1, -1), strict=True):
+        largest, smallest = free_top - (top - own).sign_(), free_low - (own - low).sign_()
+        largest, smallest = largest.clamp_(min=0), smallest.clamp_(min=0)
+        free_top, free_low = free_top - largest, free_low - smallest
+        torch.mul(to_top, largest, out=target).addcmul_(to_chroma, smallest, value=-1)
+        if through_hue is None:
+            target.addcmul_(to_d, per_chroma, value=-1)
+        else:
+            target.add_(to_across, alpha=through_hue)
+    return slopes

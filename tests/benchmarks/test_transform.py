@@ -1,0 +1,106 @@
+"""``aug(x)`` and its parts against fixed augmentations."""
+
+import kornia.augmentation as K
+import pytest
+import torch
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+
+from . import rivals
+
+
+def test_crop_of_small_images(race, device):
+    images = torch.rand(64, 3, 64, 64, device=device)
+    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet").to(device)
+    params = aug.distribution(images).sample()
+    work = "`aug(x)`, crop, 64×3×64×64"
+    tv, batched = "torchvision RandomResizedCrop per sample", "kornia RandomResizedCrop, batch"
+    race(
+        {
+            work: lambda: aug(images),
+            "its predictor alone": lambda: aug.predictor(images),
+            "its floor": rivals.floor(aug, images),
+            "its apply alone": lambda: aug.apply(images, params),
+            tv: rivals.per_sample(v2.RandomResizedCrop(64, antialias=True), images),
+            batched: lambda crop=K.RandomResizedCrop((64, 64), p=1.0): crop(images),
+        },
+        100,
+        [
+            (work, work, tv, 0.8),
+            (work, work, batched, 1.3),
+            (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
+            (work + ": the predictor", "its predictor alone", tv, None),
+            (work + ": apply", "its apply alone", tv, None),
+        ],
+    )
+
+
+def test_crop_of_a_hundred(race, device):
+    images = torch.rand(100, 3, 64, 64, device=device)
+    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet").to(device)
+    work, against = "`aug(x)`, crop, 100×3×64×64", "affine_grid + grid_sample"
+    race({work: lambda: aug(images), against: rivals.grid_sample(images)}, 100, [(work, work, against, 3.0)])
+
+
+def test_crop_rotate_and_colour_of_large_images(race, device):
+    images = torch.rand(16, 3, 224, 224, device=device)
+    aug = rivals.fitted(rivals.ALL, device)
+    params = aug.distribution(images).sample()
+    compiled = rivals.fitted(rivals.ALL, device, compile=True)
+    work = "`aug(x)`, crop + rotate + HSV, 16×3×224×224"
+    fast = work + ", colour compiled"
+    tv, batched = "torchvision RRC + Rotation + ColorJitter per sample", "kornia RRC + Rotation + ColorJiggle, batch"
+    race(
+        {
+            work: lambda: aug(images),
+            fast: lambda: compiled(images),
+            "its predictor alone": lambda: aug.predictor(images),
+            "its floor": rivals.floor(aug, images),
+            "its apply alone": lambda: aug.apply(images, params),
+            tv: rivals.per_sample(rivals.torchvision_chain(224), images),
+            batched: lambda chain=rivals.kornia_chain(224): chain(images),
+        },
+        30,
+        [
+            (fast, fast, tv, 0.3),
+            (fast, fast, batched, 0.6),
+            (work, work, tv, 0.3),
+            (work, work, batched, 0.6),
+            (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
+            (work + ": the predictor", "its predictor alone", tv, None),
+            (work + ": apply", "its apply alone", tv, None),
+        ],
+    )
+
+
+@pytest.mark.parametrize("shape", [(128, 32), (64, 64), (16, 224), (2, 512)])
+def test_apply_of_crop_and_rotate(race, device, shape):
+    batch, side = shape
+    images = torch.rand(batch, 3, side, side, device=device)
+    aug = rivals.fitted(["crop", "rotate"], device)
+    params = aug.distribution(images).sample()
+    work, against = f"apply, crop + rotate, {batch}×3×{side}×{side}", "affine_grid + grid_sample"
+    calls = {work: lambda: aug.apply(images, params), against: rivals.grid_sample(images)}
+    race(calls, 50, [(work, work, against, 1.1)])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (16, 224)])
+def test_forward_and_backward_of_crop_rotate_and_colour(race, device, shape):
+    batch, side = shape
+    images = torch.rand(batch, 3, side, side, device=device)
+    aug = rivals.fitted(rivals.ALL, device)
+    params = aug.distribution(images).sample()
+    weight = torch.rand_like(images)
+
+    def through(transform):
+        def call():
+            # What φ learns from: the slopes of angle, hue, saturation and value.
+            leaves = {name: params[name].clone().requires_grad_() for name in ("angle", "hue", "saturation", "value")}
+            (transform(images, params.replace(**leaves)) * weight).sum().backward()
+
+        return call
+
+    work, against = f"forward + backward of crop + rotate + HSV, {batch}×3×{side}×{side}", "the same through kornia"
+    calls = {work: through(aug.apply), against: through(rivals.kornia_functions)}
+    race(calls, 20, [(work, work, against, 0.5)])
