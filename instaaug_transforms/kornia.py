@@ -110,7 +110,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
         if matrix is None:
             matrix = torch.eye(3, device=input.device).expand(len(input), 3, 3)
         size = self.aug.output_size or (height, width)
-        out = ops._to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ ops._to_pixels(height, width, matrix).inverse()
+        out = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
         return out.to(input)
 
     def apply_transform(
@@ -152,3 +152,9 @@ class KorniaAugment(GeometricAugmentationBase2D):
 def wrap(aug: LearnedAugment, **kwargs: Any) -> KorniaAugment:
     """``aug`` for Kornia's containers; ``kwargs`` are those of `KorniaAugment`."""
     return KorniaAugment(aug, **kwargs)
+
+
+def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
+    """Coordinates in [−1, 1] to those of Kornia, in pixels."""
+    rows = [[width / 2, 0, (width - 1) / 2], [0, height / 2, (height - 1) / 2], [0, 0, 1]]
+    return torch.tensor(rows, dtype=like.dtype, device=like.device)

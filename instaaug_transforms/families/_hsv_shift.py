@@ -73,11 +73,12 @@ class _InPieces(torch.autograd.Function):
     @staticmethod
     def forward(ctx, images: Tensor, *amounts: Tensor) -> Tensor:
         ctx.save_for_backward(images, *amounts)
-        pixels = images.flatten(2).unsqueeze(2)  # (B, 3, 1, H·W)
-        out = torch.empty_like(pixels, memory_format=torch.contiguous_format)
+        # What is given back is no view: others may write into it, as timm's Mixup does.
+        result = torch.empty_like(images, memory_format=torch.contiguous_format)
+        pixels, out = (tensor.flatten(2).unsqueeze(2) for tensor in (images, result))  # (B, 3, 1, H·W)
         for some, part in _pieces(pixels):
             shift_hsv(pixels[some, ..., part], *(amount[some] for amount in amounts), out=out[some, ..., part])
-        return out.view(images.shape)
+        return result
 
     @staticmethod
     @once_differentiable
