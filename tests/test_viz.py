@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from kornia.color import rgb_to_hsv
+from matplotlib.image import imread
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
@@ -208,3 +209,25 @@ def test_lazy_modules_are_reached_by_attribute():
     assert ia.viz is viz and callable(ia.timm.wrap)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = ia.nothing
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        viz.likeliest_crops,
+        viz.contact_sheet,
+        viz.crop_centres,
+        viz.crop_sizes,
+        viz.colour_ranges,
+        viz.rotation_arcs,
+        lambda aug, image: viz.learned_ranges(aug, image[None], n_views=1),
+    ],
+)
+def test_bytes_are_drawn_as_floats_are(draw, tmp_path):
+    aug = make_lively(["crop", "rotate", "hsv"]).eval()
+    image = torch.randint(256, (3, 32, 40), generator=torch.Generator().manual_seed(0)).byte()
+    for name, given in (("bytes", image), ("floats", image / 255)):
+        viz.save(draw(aug, given), tmp_path / f"{name}.png")
+    drawn = [imread(tmp_path / f"{name}.png") for name in ("bytes", "floats")]
+    # A byte over 255 is rounded once more on one of the ways: a contour may lie a pixel off.
+    assert np.abs(drawn[0] - drawn[1]).mean() < 1e-3 and drawn[0].std() > 0.05

@@ -139,7 +139,8 @@ def run(arguments: argparse.Namespace) -> None:
             print(
                 f"its entropy lies {best['outside']:.2f} nats outside the band: fit longer, or choose another --entropy"
             )
-        print(f"{result.table_seconds:.0f} s for tables, {result.fit_seconds:.0f} s for the fit")
+        tables, seconds = (sum(getattr(found[2], f"{part}_seconds") for found in fits) for part in ("table", "fit"))
+        print(f"{tables:.0f} s for tables, {seconds:.0f} s for {len(fits)} fit{'s' if len(fits) > 1 else ''}")
 
 
 def make(arguments: argparse.Namespace, classifier: torch.nn.Module) -> LearnedAugment:

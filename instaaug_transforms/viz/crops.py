@@ -53,6 +53,7 @@ def draw_crops(axes: Any, image: Tensor, distribution: AugmentDistribution, inde
 @torch.no_grad()
 def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
+    image = as_batch(image)[0]
     distribution = aug.distribution(image)
     probs = part_of(aug, distribution, "crop").anchors.probs[0]
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)

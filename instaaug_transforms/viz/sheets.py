@@ -8,12 +8,13 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from .crops import draw_crops
 from .rotation import draw_rotation
-from .style import ACCENT, new_figure, row_label, show_image
+from .style import ACCENT, as_batch, new_figure, row_label, show_image
 
 
 @torch.no_grad()
 def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: int = 0) -> Any:
     """One column per image ``(N, C, H, W)``: range of rotation, likeliest crops, sampled views — what the families allow."""
+    images = as_batch(images)
     distribution = aug.distribution(images)
     rows = [name for name in ("rotate", "crop") if name in distribution.parts]
     views, _ = aug.views(images, n_views, "stratified", torch.Generator().manual_seed(seed))
@@ -35,6 +36,7 @@ def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: 
 @torch.no_grad()
 def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: int = 6, seed: int = 0) -> Any:
     """An image ``(C, H, W)``, framed in red, and samples of its learned distribution."""
+    image = as_batch(image)[0]
     views, _ = aug.views(image, rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
     height, width = views.shape[-2:]
     figure = new_figure(1.3 * columns, 1.3 * rows * height / width)

@@ -4,7 +4,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torchvision.transforms.v2.functional import to_dtype
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
@@ -67,8 +69,8 @@ def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str)
 
 
 def as_batch(images: Tensor) -> Tensor:
-    """``(C, H, W)`` or ``(N, C, H, W)`` to the latter."""
-    return images[None] if images.ndim == 3 else images
+    """``(C, H, W)`` or ``(N, C, H, W)``, of any dtype, to the latter, float in [0, 1]."""
+    return to_dtype(images[None] if images.ndim == 3 else images, torch.float32, scale=True)
 
 
 def save(figure: Any, path: Any) -> None:
