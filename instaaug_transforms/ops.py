@@ -82,7 +82,8 @@ def apply(
                 out = (colour if callable(colour) else colours)(out, families, params)
             return out
 
-        step = max(1, CHUNK // (size[0] * size[1]))
+        # `grid_sample` gives each thread images of its own.
+        step = max(torch.get_num_threads(), CHUNK // (size[0] * size[1]))
         if _differentiable(images, params) or images.device.type != "cpu" or len(images) <= step:
             out = transform(images, matrix, params).to(images.dtype)
             return out.contiguous(memory_format=torch.channels_last) if last else out
