@@ -82,9 +82,7 @@ def apply(
                 out = (colour if callable(colour) else colours)(out, families, params)
             return out
 
-        # `grid_sample` gives each thread images of its own.
-        step = max(torch.get_num_threads(), CHUNK // (size[0] * size[1]))
-        if _differentiable(images, params) or images.device.type != "cpu" or len(images) <= step:
+        if _differentiable(images, params) or len(images) <= (step := _step(images, size)):
             out = transform(images, matrix, params).to(images.dtype)
             return out.contiguous(memory_format=torch.channels_last) if last else out
         # Part by part: grids and whatever colour needs stay in the processor's cache, and memory is input and output.
@@ -94,6 +92,13 @@ def apply(
             part = slice(start, start + step)
             out[part] = transform(images[part], None if matrix is None else matrix[part], params.index(part))
         return out
+
+
+def _step(images: Tensor, size: tuple[int, int]) -> int:
+    """How many images at a time: on a CPU as many as stay in the cache, but `grid_sample` gives each thread its own."""
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
+        return len(images)
+    return max(torch.get_num_threads(), CHUNK // (size[0] * size[1]))
 
 
 def _differentiable(images: Tensor, params: AugmentParams) -> bool:
