@@ -35,18 +35,20 @@ from instaaug_transforms.weights import replace_file
 
 ARMS = {"resnet18": ("none", "translation", "scale", "full"), "vit": ("none", "full")}
 CONDITIONS = {"untrained": None, "trained": "none", "augmented": "full"}
+FINISHED: set[Path] = set()  # files of stages that this run has been through
 MEASURES = ("relative_cosine", "d_cosine", "relative_l2", "d_l2", "agreement")
 
 
 def stage(arguments: argparse.Namespace, name: str, make: Callable[[], dict]) -> dict:
-    """What ``make`` gives, kept in a file; read from there with --resume."""
+    """What ``make`` gives, kept in a file; read from there the second time, and with --resume the first time too."""
     path = arguments.out / "stages" / f"{name}.json"
-    if arguments.resume and path.exists():
+    if path.exists() and (arguments.resume or path in FINISHED):
         return json.loads(path.read_text(encoding="utf-8"))
     start = time.perf_counter()
     found = {**make(), "seconds": time.perf_counter() - start}
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, json.dumps(found).encode())
+    FINISHED.add(path)
     return found
 
 

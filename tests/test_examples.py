@@ -1,5 +1,6 @@
 """The examples run, as a user starts them."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -82,6 +83,19 @@ def test_measure_tinyimagenet(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "stages").iterdir()} == before
     tables = [text.split(" and results.png")[0] for text in (first, again)]
     assert tables[0] == tables[1]
+
+
+def test_measuring_stages_are_gone_through_once(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import measure_tinyimagenet
+
+    made = []
+    for resume in (False, False, True):
+        arguments = argparse.Namespace(out=tmp_path, resume=resume)
+        found = measure_tinyimagenet.stage(arguments, "one", lambda: made.append(1) or {"n": len(made)})
+        assert found["n"] == 1 and len(made) == 1
+    measure_tinyimagenet.FINISHED.clear()  # another run, without --resume, begins anew
+    assert measure_tinyimagenet.stage(argparse.Namespace(out=tmp_path, resume=False), "one", lambda: {"n": 2})["n"] == 2
 
 
 @pytest.mark.slow
