@@ -284,7 +284,10 @@ def run(arguments: argparse.Namespace) -> dict:
     ]
     print(
         tabulate(
-            lines, ["measure", "gap between", "mean absolute difference [95 %]"], tablefmt="github", disable_numparse=True
+            lines,
+            ["measure", "gap between", "mean absolute difference [95 %]"],
+            tablefmt="github",
+            disable_numparse=True,
         )
     )
     if arguments.classifier:
