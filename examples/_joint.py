@@ -148,7 +148,7 @@ class Run:
             if order is None or place == 0:  # the order is a function of seed and epoch: a resumed run finds it again
                 shuffle = torch.Generator().manual_seed(1000 * self.seed + epoch)
                 order = torch.randperm(n, generator=shuffle).to(self.device)
-                total, counted = torch.zeros((), device=self.device), 0
+                total, counted, inside = torch.zeros((), device=self.device), 0, 0
             for optimizer in self.optimizers:
                 _training.set_rates(optimizer, _training.warmup_cosine(step, steps, steps // 20))
                 optimizer.zero_grad(set_to_none=True)
@@ -157,16 +157,25 @@ class Run:
             loss.backward()
             for optimizer in self.optimizers:
                 optimizer.step()
-            total, counted = total + loss.detach(), counted + 1
+            total, counted, inside = total + loss.detach(), counted + 1, inside + self.in_band()
             if place == per_epoch - 1:
-                self.end_epoch(epoch, (total / counted).item(), spent + time.perf_counter() - start)
-                bar.set_postfix({k: v for k, v in self.history[-1].items() if k.startswith(("objective", "entropy"))})
+                seconds = spent + time.perf_counter() - start
+                self.end_epoch(epoch, (total / counted).item(), inside / counted, seconds)
+                shown = (f"{k} {v:.3g}" for k, v in self.history[-1].items() if not isinstance(v, bool))
+                tqdm.write(f"{self.arm}, seed {self.seed}: {', '.join(shown)}")  # a log file has no bar
             if step == steps - 1 or time.perf_counter() - self.saved > settings.save_seconds:
                 seconds = spent + time.perf_counter() - start
                 self.checkpoint.save(step + 1, {"history": self.history, "seconds": seconds})
                 self.saved = time.perf_counter()
 
-    def end_epoch(self, epoch: int, objective: float, seconds: float) -> None:
+    def in_band(self) -> bool:
+        """Whether the running mean of every family's entropy lies in its band."""
+        control = getattr(self.objective, "controller", None)
+        return bool(control and control.average) and not any(
+            control.violation(*each) for each in control.average.items()
+        )
+
+    def end_epoch(self, epoch: int, objective: float, inside: float, seconds: float) -> None:
         """Note what the epoch did; the control of the ``paper`` mode moves here."""
         entry = {"epoch": epoch, "objective": objective, "seconds": seconds}
         if self.objective is not None and epoch >= self.settings.plain_epochs:
@@ -175,6 +184,7 @@ class Run:
                 low, high = self.objective.controller.bands[name]
                 entry |= {f"entropy_{name}": entropy, f"weight_{name}": self.objective.weights[name]}
                 entry[f"in_band_{name}"] = low <= entropy <= high
+            entry["steps_in_band"] = inside
         self.history.append(entry)
 
     @torch.no_grad()
@@ -230,3 +240,11 @@ def compare(runs: list[dict], against: str = "random crop") -> list[dict]:
             row |= {"difference": float(difference.mean()), "interval": list(paired_interval(difference)[1:])}
         rows.append(row)
     return rows
+
+
+def line(row: dict, n: int, against: str = "random crop") -> str:
+    """One of `compare`'s rows for people."""
+    said = f"{row['arm']:>15}  top-1 {row['top1']:.2f}, n = {n}, seeds {' '.join(map(str, row['seeds']))}"
+    if "difference" in row:
+        said += "  {:+.2f} [{:+.2f}, {:+.2f}] over {}".format(row["difference"], *row["interval"], against)
+    return said

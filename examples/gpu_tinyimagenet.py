@@ -99,6 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
                 viz.save(viz.learned_ranges(run.aug.eval(), shown), file.with_suffix(".png"))
             # After every run: a job that is cut short still reports what it has.
             _training.write_results(options.out, {"summary": _joint.compare(runs), "runs": runs})
+    for row in _joint.compare(runs):
+        print(_joint.line(row, len(test)))
 
 
 if __name__ == "__main__":

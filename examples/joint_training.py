@@ -52,13 +52,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, help="the first so many classes; all where left out")
     parser.add_argument("--per-class", type=int, help="train images per class; all where left out")
     parser.add_argument("--arms", nargs="+", default=list(MINIATURE), choices=list(_joint.ARMS), metavar="ARM")
+    parser.add_argument(
+        "--area", type=float, nargs=2, default=(0.1, 1.0), help="least and largest area of the random crop (0.1 1)"
+    )
     parser.add_argument("--epochs", type=int, default=10, help="(%(default)s)")
     parser.add_argument("--lr", type=float, default=0.05, help="of the model (%(default)s)")
     parser.add_argument("--table", default="paper_224px", help="crop anchors: paper_64px or paper_224px (%(default)s)")
     parser.add_argument(
         "--band", type=float, nargs=2, help="entropy of the crop, nats; 0.52 … 0.61 of log A if left out"
     )
-    parser.add_argument("--predictor-lr", type=float, default=3e-4, help="of φ (%(default)s)")
+    parser.add_argument("--predictor-lr", type=float, default=5e-4, help="of φ (%(default)s)")
     parser.add_argument("--weight-rate", type=float, default=0.03, help="how fast log λ moves per step (%(default)s)")
     parser.add_argument("--estimator", default="rloo", choices=["rloo", "reinforce", "critic"])
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
@@ -83,6 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
         weight_rate=options.weight_rate,
         band=tuple(options.band) if options.band else None,
         table=options.table,
+        area=tuple(options.area),
         estimator=options.estimator,
         amp=options.amp,
         views=2 if options.smoke else 10,
@@ -111,14 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
                 run.aug.save(options.out / "augment.safetensors", seed=seed)
             # After every run: a job that is cut short still reports what it has.
             _training.write_results(options.out, {"summary": _joint.compare(runs), "runs": runs})
-    rows = _joint.compare(runs)
-    for row in rows:
-        against = (
-            ""
-            if "difference" not in row
-            else "  {:+.2f} [{:+.2f}, {:+.2f}] over random crop".format(row["difference"], *row["interval"])
-        )
-        print(f"{row['arm']:>15}  top-1 {row['top1']:.2f}, n = {len(test)}{against}")
+    for row in _joint.compare(runs):
+        print(_joint.line(row, len(test)))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, arm: str, options, seed: int) -> None:
         torch.manual_seed(seed)
-        self.arm, self.options, self.device = arm, options, torch.device(options.device)
+        self.arm, self.options, self.seed, self.device = arm, options, seed, torch.device(options.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.encoder = Encoder(options.model).to(self.device)
         self.random, self.aug, self.objective = _joint.RandomCrop((0.08, 1.0)), None, None
@@ -64,8 +64,8 @@ class Run:
         modules, parameters = {"encoder": self.encoder}, list(self.encoder.parameters())
         if ARMS[arm] is not None:
             self.aug = ia.LearnedAugment(["crop"], predictor=ARMS[arm], image_size=32).to(self.device)
-            # A leave-one-out baseline over the two views would be the very loss that they share.
-            self.objective = ia.InstaAugObjective(self.aug, estimator="reinforce")
+            # A leave-one-out baseline over the two views would be the very loss that they share. λ has few steps to settle in.
+            self.objective = ia.InstaAugObjective(self.aug, estimator="reinforce", weight_rate=options.weight_rate)
             modules["objective"] = self.objective
             parameters += list(self.objective.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-6)
@@ -108,6 +108,8 @@ class Run:
             if self.objective is not None:
                 entry |= {"entropy": self.objective.entropies["crop"], "weight": self.objective.weights["crop"]}
             history.append(entry)
+            shown = ", ".join(f"{k} {v:.3g}" for k, v in entry.items())
+            tqdm.write(f"{self.arm}, seed {self.seed}: {shown}")  # a log file has no bar
             self.checkpoint.save(epoch + 1, history)
         return history
 
@@ -172,6 +174,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20, help="(%(default)s)")
     parser.add_argument("--batch-size", type=int, default=256, help="(%(default)s)")
     parser.add_argument("--probe-images", type=int, default=20_000, help="train images of the probes (%(default)s)")
+    parser.add_argument("--weight-rate", type=float, default=0.03, help="how fast log λ moves per step (%(default)s)")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help="all")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast in the encoder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
     options = parser.parse_args(arguments)
@@ -182,7 +186,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--data: the folder that holds train/ and val/ (or --smoke)")
     train, test = images_of(options)
     crops, runs = 2 if options.smoke else 10, []
-    for arm in ARMS:
+    for arm in options.arms:
         for seed in options.seeds:
             run = Run(arm, options, seed)
             history = run.pretrain(train)
@@ -204,6 +208,8 @@ def main(arguments: list[str] | None = None) -> None:
                 viz.save(
                     viz.learned_ranges(run.aug, test.batch(torch.arange(8), run.device)[0]), options.out / "learned.png"
                 )
+    for row in _joint.compare(runs):
+        print(_joint.line(row, len(test)))
 
 
 if __name__ == "__main__":

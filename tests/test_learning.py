@@ -49,6 +49,24 @@ def test_control_finds_the_weight_that_meets_the_band():
     assert control.settled_weight("rotate") == pytest.approx(2 * raw.sigmoid().item(), rel=0.1)
 
 
+def share_of_updates_in_band(**control: float) -> float:
+    """Where φ is trained by Adam, entropy climbs or falls at one speed on either side of the λ that holds it still."""
+    control = ia.EntropyController(CROP_ROTATE[:1], {"crop": (0.5, 0.6)}, rate=0.03, **control)
+    (low, high), entropy, inside = control.bands["crop"], 0.6, 0
+    for update in range(2000):
+        still = 0.1 * 2 ** (-update / 500)  # a model that learns forgives more and more
+        entropy = min(max(entropy + 0.02 * math.tanh(3 * math.log(control.weight("crop") / still)), 0.0), 3.4)
+        control.step({"crop": torch.tensor([entropy])})
+        inside += update >= 200 and low <= entropy <= high
+    return inside / 1800
+
+
+def test_lookahead_and_margin_hold_entropy_in_its_band():
+    assert share_of_updates_in_band() < 0.3  # swings through it
+    assert share_of_updates_in_band(lookahead=50) < 0.3  # rests beyond its edge
+    assert share_of_updates_in_band(lookahead=50, margin=0.2) == 1
+
+
 def test_paper_control_moves_by_a_fifth_once_an_epoch():
     control = ia.EntropyController(CROP_ROTATE, {"crop": (0.4, 0.5)}, initial=0.2, mode="paper")
     for _ in range(10):
@@ -65,6 +83,7 @@ def test_weights_stay_in_their_limits_and_state_goes_on():
     assert control.weight("crop") == pytest.approx(0.2) and control.weight("rotate") == pytest.approx(0.05)
     again = ia.EntropyController(CROP_ROTATE, limits=(0.05, 0.2), rate=1.0, boost=0.0)
     again.load_state_dict(control.state_dict())
+    assert control.trend["crop"] == 0.0  # the entropy never changed
     assert again.state_dict() == control.state_dict() and again.weight("crop") == control.weight("crop")
 
 
@@ -93,6 +112,13 @@ class Linear(nn.Module):
     def forward(self, x):
         self.calls += 1
         return self.body(x)
+
+
+def test_bad_lookahead_and_margin():
+    with pytest.raises(ia.InstaAugError, match="lookahead: expected a number of updates ≥ 0, got -1"):
+        ia.EntropyController(CROP_ROTATE, lookahead=-1)
+    with pytest.raises(ia.InstaAugError, match=r"margin: expected a part of the band in \[0, 0.5\), got 0.5"):
+        ia.EntropyController(CROP_ROTATE, margin=0.5)
 
 
 def test_loss_table_is_the_loss_of_every_crop():

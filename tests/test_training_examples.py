@@ -160,7 +160,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(tmp_path, monkeypatc
     whole = run("whole")
     whole.train(resume=False)
 
-    def stop(self, epoch, objective, seconds):
+    def stop(self, *arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

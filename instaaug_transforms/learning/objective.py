@@ -14,6 +14,8 @@ from .entropy import EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
 from .watch import Watch
 
+MARGIN = 0.2  # of an entropy band, at either edge: a model that learns makes λ trail behind
+
 
 class InstaAugObjective(nn.Module):
     """Mean loss − Σ λ·entropy, with a gradient for φ and for the model (Miao et al., ICML 2023, eq. 4).
@@ -41,7 +43,8 @@ class InstaAugObjective(nn.Module):
         estimator: for anchor families. ``"rloo"``, other views of the same image as the baseline (with n = 1: other
             images); ``"reinforce"``, a running mean of the loss; ``"critic"``, a second small network that predicts
             every anchor's loss; ``"exact"``, all anchors enumerated: ``aug.sample(images, n="all")``.
-        entropy_mode, initial_weight, weight_rate: ``mode``, ``initial`` and ``rate`` of `EntropyController`.
+        entropy_mode, initial_weight, weight_rate, lookahead: ``mode``, ``initial``, ``rate`` and ``lookahead`` of
+            `EntropyController`.
         baseline_decay: of the running mean, in [0, 1).
 
     Raises:
@@ -58,6 +61,7 @@ class InstaAugObjective(nn.Module):
         entropy_mode: str = "dual",
         initial_weight: float = 0.1,
         weight_rate: float = 0.004,
+        lookahead: float = 50.0,
         baseline_decay: float = 0.9,
     ) -> None:
         super().__init__()
@@ -68,9 +72,8 @@ class InstaAugObjective(nn.Module):
         if not 0 <= baseline_decay < 1:
             raise InstaAugError(f"baseline_decay: expected a number in [0, 1), got {baseline_decay}")
         self.aug, self.estimator, self.baseline_decay = aug, estimator, baseline_decay
-        self.controller = EntropyController(
-            aug.families, entropy, initial=initial_weight, mode=entropy_mode, rate=weight_rate
-        )
+        control = {"initial": initial_weight, "mode": entropy_mode, "rate": weight_rate, "lookahead": lookahead}
+        self.controller = EntropyController(aug.families, entropy, **control, margin=MARGIN)
         self.watch = Watch(aug.families)
         self.register_buffer("baseline", torch.tensor(float("nan")))
         anchored = [family for family in aug.families if hasattr(family, "n_anchors")]
@@ -165,18 +168,22 @@ class InstaAugObjective(nn.Module):
         return per_view.float().unflatten(0, (n, batch))
 
     def get_extra_state(self) -> Tensor:
-        """λ and average entropy per family, ``(families, 2)``."""
-        state = self.controller.state_dict()
-        rows = [[state["log_weight"][name], state["average"].get(name, float("nan"))] for name in self.controller.bands]
+        """log λ, average entropy and its trend per family, ``(families, 3)``; NaN for what is not known yet."""
+        state = self.controller.state_dict().values()
+        rows = [[part.get(name, float("nan")) for part in state] for name in self.controller.bands]
         return torch.tensor(rows, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
         """The reverse of `get_extra_state`."""
-        if state.shape != (len(self.controller.bands), 2):
+        if state.shape != (len(self.controller.bands), 3):
             raise InstaAugError(
-                f"state_dict: holds the controller of {len(state)} families, this objective has "
-                f"{', '.join(self.controller.bands)}"
+                f"state_dict: holds a controller's state of shape {tuple(state.shape)}, this objective's is "
+                f"({len(self.controller.bands)}, 3): log λ, entropy and trend of {', '.join(self.controller.bands)}"
             )
-        rows = dict(zip(self.controller.bands, state.tolist(), strict=True))
-        averages = {name: average for name, (_, average) in rows.items() if average == average}
-        self.controller.load_state_dict({"log_weight": {n: row[0] for n, row in rows.items()}, "average": averages})
+        columns = zip(("log_weight", "average", "trend"), state.T.tolist(), strict=True)
+        self.controller.load_state_dict(
+            {
+                key: {n: v for n, v in zip(self.controller.bands, column, strict=True) if v == v}
+                for key, column in columns
+            }
+        )
