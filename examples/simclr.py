@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
+from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning import contrastive_losses
 from instaaug_transforms.learning.data import LabelledImages, load
 
@@ -57,15 +58,18 @@ class Run:
         self.arm, self.options, self.seed, self.device = arm, options, seed, torch.device(options.device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.encoder = Encoder(options.model).to(self.device)
-        self.random, self.aug, self.objective = _joint.RandomCrop((0.08, 1.0)), None, None
+        self.random, self.aug, self.objective = _joint.RandomCrop(tuple(options.area)), None, None
         self.colour = ia.LearnedAugment(["hsv"])  # for its resample-free colour alone; nothing of it is learned
         for module in (self.random.aug, self.colour):
             module.to(self.device)
         modules, parameters = {"encoder": self.encoder}, list(self.encoder.parameters())
         if ARMS[arm] is not None:
-            self.aug = ia.LearnedAugment(["crop"], predictor=ARMS[arm], image_size=32).to(self.device)
+            # Two views that chose the same anchor must not be the same crop.
+            crop = Crop("paper_64px", jitter=True)
+            self.aug = ia.LearnedAugment([crop], predictor=ARMS[arm], image_size=32).to(self.device)
             # A leave-one-out baseline over the two views would be the very loss that they share. λ has few steps to settle in.
-            self.objective = ia.InstaAugObjective(self.aug, estimator="reinforce", weight_rate=options.weight_rate)
+            control = {"entropy": {"crop": tuple(options.band)}, "weight_rate": options.weight_rate}
+            self.objective = ia.InstaAugObjective(self.aug, estimator="reinforce", **control)
             modules["objective"] = self.objective
             parameters += list(self.objective.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-6)
@@ -131,8 +135,11 @@ class Run:
         return torch.cat(parts).cpu().numpy()
 
 
-def probes(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-    """Which test images each probe gets right; what it needs to choose, it chooses on a tenth of the train features."""
+def probes(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, tuple]:
+    """Per probe: share of a held-out tenth of the train features that it gets right, and which test images.
+
+    What a probe needs to choose, it chooses by the former.
+    """
     (x, y), (tx, ty) = train, test
     held = np.arange(len(x)) % 10 == 0
     candidates = {
@@ -143,8 +150,9 @@ def probes(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndar
     }
     right = {}
     for name, models in candidates.items():
-        best = max(models, key=lambda model: model.fit(x[~held], y[~held]).score(x[held], y[held]))
-        right[name] = best.fit(x, y).predict(tx) == ty
+        scores = [model.fit(x[~held], y[~held]).score(x[held], y[held]) for model in models]
+        best = models[int(np.argmax(scores))]
+        right[name] = max(scores), best.fit(x, y).predict(tx) == ty
     return right
 
 
@@ -174,6 +182,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=20, help="(%(default)s)")
     parser.add_argument("--batch-size", type=int, default=256, help="(%(default)s)")
     parser.add_argument("--probe-images", type=int, default=20_000, help="train images of the probes (%(default)s)")
+    parser.add_argument(
+        "--band", type=float, nargs=2, default=(0.52, 0.61), help="entropy of learned crops, of log A (%(default)s)"
+    )
+    parser.add_argument(
+        "--area", type=float, nargs=2, default=(0.08, 1.0), help="least and largest of the random crop (%(default)s)"
+    )
     parser.add_argument("--weight-rate", type=float, default=0.03, help="how fast log λ moves per step (%(default)s)")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), metavar="ARM", help="all")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast in the encoder")
@@ -193,16 +207,13 @@ def main(arguments: list[str] | None = None) -> None:
             # The images were drawn at random: the first of them are a random choice too.
             probed = train.subset(slice(0, options.probe_images))
             right = probes(*((run.features(part, crops), part.targets.numpy()) for part in (probed, test)))
-            row = {
-                "arm": arm,
-                "seed": seed,
-                "n": len(test),
-                "history": history,
-                "top1": 100 * float(right["linear"].mean()),
-            }
-            row |= {"knn": 100 * float(right["knn"].mean()), "correct": right["linear"].astype(int).tolist()}
+            (held, linear), (held_knn, knn) = right["linear"], right["knn"]
+            row = {"arm": arm, "seed": seed, "n": len(test), "band": options.band, "area": options.area}
+            row |= {"top1": 100 * float(linear.mean()), "knn": 100 * float(knn.mean()), "held": 100 * held}
+            row |= {"held knn": 100 * held_knn, "correct": linear.astype(int).tolist(), "history": history}
             runs.append(row)
-            print("{arm}, seed {seed}: linear {top1:.2f}, k-NN {knn:.2f}, n = {n}".format(**row))
+            said = "{arm}, seed {seed}: linear {top1:.2f}, k-NN {knn:.2f}, n = {n}; held-out train images {held:.2f}, {held knn:.2f}"
+            print(said.format(**row))
             _training.write_results(options.out, {"summary": _joint.compare(runs), "runs": runs})
             if arm == "ours":
                 viz.save(

@@ -225,7 +225,7 @@ def test_colour_lights(tmp_path):
     colour_lights.main(["--smoke", "--out", str(tmp_path)])
     made = results(tmp_path)
     assert [run["lights"] for run in made] == [1, 2] and made[0]["simulated"]
-    assert set(made[0]["arms"]) == {"none", "global hsv", "ours, hsv", "ours, local field"}
+    assert set(made[0]["arms"]) == {"none", "global hsv", "hsv, without input", "ours, hsv", "ours, local field"}
     colour_lights.main(["--smoke", "--out", str(tmp_path), "--resume"])
     assert results(tmp_path) == made
 
