@@ -41,7 +41,8 @@ def food(options, split: str) -> LabelledImages:
     """The food classes of one split, uint8 in memory."""
     words = dict(line.split("\t", 1) for line in options.classes_file.read_text(encoding="utf-8").splitlines())
     wanted = sorted(w for w, names in words.items() if names.split(",")[0].strip().lower() in FOOD.split(","))
-    folder = ImageFolder(str(options.data / split), v2.Compose([v2.Resize(64), v2.CenterCrop(64), v2.ToImage()]))
+    size = options.image_size
+    folder = ImageFolder(str(options.data / split), v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.ToImage()]))
     number = {folder.class_to_idx[w]: k for k, w in enumerate(wanted) if w in folder.class_to_idx}
     chosen = [i for i, (_, label) in enumerate(folder.samples) if label in number]
     if not chosen:
@@ -122,6 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder that holds train/ and val/ (ImageFolders named by wnid)")
     parser.add_argument("--classes-file", type=Path, help="lines of wnid<TAB>names; DATA/classes.txt where left out")
     parser.add_argument("--lights", type=int, nargs="+", default=[1, 2, 4, 8], help="numbers of train lights (1 2 4 8)")
+    parser.add_argument("--image-size", type=int, default=64, help="pixels (%(default)s)")
     parser.add_argument("--epochs", type=int, default=20, help="(%(default)s)")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -144,7 +144,8 @@ def probes(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndar
     held = np.arange(len(x)) % 10 == 0
     candidates = {
         "linear": [
-            make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=300, tol=1e-2)) for c in (0.001, 0.01, 0.1)
+            make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+            for c in (0.01, 0.1, 1.0, 10.0, 100.0)
         ],
         "knn": [KNeighborsClassifier(k, metric="cosine", weights="distance") for k in (5, 20, 50) if k < 0.9 * len(x)],
     }
