@@ -244,6 +244,16 @@ def test_the_linear_probe_is_trained_to_the_end():
     assert best > 0.8 and right.mean() > best - 0.05 and held > best - 0.1
 
 
+def test_the_widest_range_that_held_out_images_allow():
+    import colour_lights
+
+    noise = np.random.default_rng(0).normal(size=400)  # standard error 0.05
+    at = [1.0 + noise, 1.02 + noise, 1.2 + noise]
+    assert colour_lights.widest_within_one_error(at) == 1
+    assert colour_lights.widest_within_one_error(at[::-1]) == 2
+    assert colour_lights.widest_within_one_error(at[2:]) == 0
+
+
 def test_lights_are_physical():
     import _lights
 
