@@ -245,13 +245,13 @@ def test_the_linear_probe_is_trained_to_the_end():
 
 
 def test_the_widest_range_that_held_out_images_allow():
-    import colour_lights
+    import _lights_arms
 
     noise = np.random.default_rng(0).normal(size=400)  # standard error 0.05
     at = [1.0 + noise, 1.02 + noise, 1.2 + noise]
-    assert colour_lights.widest_within_one_error(at) == 1
-    assert colour_lights.widest_within_one_error(at[::-1]) == 2
-    assert colour_lights.widest_within_one_error(at[2:]) == 0
+    assert _lights_arms.widest_within_one_error(at) == 1
+    assert _lights_arms.widest_within_one_error(at[::-1]) == 2
+    assert _lights_arms.widest_within_one_error(at[2:]) == 0
 
 
 def test_lights_are_physical():
