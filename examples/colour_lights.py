@@ -91,24 +91,31 @@ def main(arguments: list[str] | None = None) -> None:
                 shown = test.batch(torch.arange(6))[0]
                 viz.save(viz.learned_ranges(aug, shown), options.out / "learned.png")
             print(f"{count} lights, seed {seed}: {done[count, seed]['seconds']:.0f} s", flush=True)
-    print(tabulate(table(list(done.values())), headers="keys", tablefmt="github"))
+    for against in ("global hsv", "ours, hsv"):  # the latter changes the whole image alike
+        print(
+            f"\nOver {against}:\n\n{tabulate(table(list(done.values()), against), headers='keys', tablefmt='github')}"
+        )
 
 
-def table(runs: list[dict]) -> list[dict]:
-    """Top-1 in percent per number of lights and arm, mean over seeds, and what is gained on the tuned global range.
+def table(runs: list[dict], against: str) -> list[dict]:
+    """Top-1 in percent per number of lights, and over all of them, and arm; and what is gained on one of the arms.
 
-    Intervals are bootstraps over the test images, whose differences are averaged over lights and seeds first.
+    Intervals are bootstraps over the test images, whose differences are averaged over lights and runs first.
     """
+    groups = {
+        count: [run["arms"] for run in runs if run["lights"] == count] for count in (run["lights"] for run in runs)
+    }
+    if len(groups) > 1:
+        groups["mean"] = [run["arms"] for run in runs]
     rows = []
-    for count in dict.fromkeys(run["lights"] for run in runs):
-        same = [run["arms"] for run in runs if run["lights"] == count]
+    for count, same in groups.items():
         for arm in same[0]:
             row = {"lights": count, "arm": arm}
             for group in same[0][arm]["correct"]:
                 each = np.mean([arms[arm]["correct"][group] for arms in same], axis=0)
-                base = np.mean([arms["global hsv"]["correct"][group] for arms in same], axis=0)
+                base = np.mean([arms[against]["correct"][group] for arms in same], axis=0)
                 mean, low, high = paired_interval(100 * (each - base))
-                over = "" if arm == "global hsv" else f" ({mean:+.2f} [{low:+.2f}, {high:+.2f}])"
+                over = "" if arm == against else f" ({mean:+.2f} [{low:+.2f}, {high:+.2f}])"
                 row[group] = f"{100 * each.mean():.2f}{over}"
             rows.append(row)
     return rows
