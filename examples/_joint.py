@@ -45,6 +45,7 @@ class Settings:
     band: tuple[float, float] | None = None  # nats, of the crop's entropy
     initial_weight: float = 0.1
     weight_rate: float = 0.03  # of log λ per step: short runs have few steps to find λ in
+    lookahead: float = 50.0  # steps; 0 where entropy is noisy and epochs are short
     estimator: str = "rloo"
     table: str = "paper_64px"
     area: tuple[float, float] = (0.1, 1.0)  # of the random crop
@@ -85,7 +86,7 @@ def make_aug(arm: str, settings: Settings, n_classes: int) -> tuple[ia.LearnedAu
     entropy = {}
     if settings.band and names == "crop":
         entropy["crop"] = tuple(nats / math.log(family.n_anchors) for nats in settings.band)
-    return aug, {"entropy": entropy, "weight_rate": rate}
+    return aug, {"entropy": entropy, "weight_rate": rate, "lookahead": settings.lookahead}
 
 
 class Run:

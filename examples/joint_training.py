@@ -63,6 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--predictor-lr", type=float, default=5e-4, help="of φ (%(default)s)")
     parser.add_argument("--weight-rate", type=float, default=0.03, help="how fast log λ moves per step (%(default)s)")
+    parser.add_argument("--lookahead", type=float, default=50.0, help="of the entropy control, steps (%(default)s)")
     parser.add_argument("--estimator", default="rloo", choices=["rloo", "reinforce", "critic"])
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     options = parser.parse_args(arguments)
@@ -84,6 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         lr=options.lr,
         predictor_lr=options.predictor_lr,
         weight_rate=options.weight_rate,
+        lookahead=options.lookahead,
         band=tuple(options.band) if options.band else None,
         table=options.table,
         area=tuple(options.area),
