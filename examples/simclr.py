@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=256, help="(%(default)s)")
     parser.add_argument("--probe-images", type=int, default=20_000, help="train images of the probes (%(default)s)")
     parser.add_argument(
-        "--band", type=float, nargs=2, default=(0.52, 0.61), help="entropy of learned crops, of log A (%(default)s)"
+        "--band", type=float, nargs=2, default=(0.88, 0.96), help="entropy of learned crops, of log A (%(default)s)"
     )
     parser.add_argument(
         "--area", type=float, nargs=2, default=(0.08, 1.0), help="least and largest of the random crop (%(default)s)"
