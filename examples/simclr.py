@@ -71,8 +71,10 @@ class Run:
             control = {"entropy": {"crop": tuple(options.band)}, "weight_rate": options.weight_rate}
             self.objective = ia.InstaAugObjective(self.aug, estimator="reinforce", **control)
             modules["objective"] = self.objective
-            parameters += list(self.objective.parameters())
         self.optimizer = torch.optim.Adam(parameters, lr=1e-3, weight_decay=1e-6)
+        if self.objective is not None:
+            rate = 1e-3 * (_joint.GLOBAL_RATE if ARMS[arm] == "global" else 1.0)
+            self.optimizer.add_param_group({"params": list(self.objective.parameters()), "lr": rate})
         file = options.out / f"{arm.replace(' ', '-')}-{seed}.safetensors"
         self.checkpoint = _training.Checkpoint(file, modules, [self.optimizer], self.generator)
 
