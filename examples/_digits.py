@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, ops
+from instaaug_transforms import families, functional
 from instaaug_transforms.learning.data import LabelledImages
 
 GEOMETRY = families.create(["crop", "rotate"])
@@ -30,7 +30,7 @@ def digits(seed: int) -> dict[str, LabelledImages]:
 def rotated(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     """Each image turned by an angle of U[−degrees, degrees]."""
     angle = (2 * torch.rand(len(images), generator=generator) - 1) * degrees
-    return ops.apply(images, ia.AugmentParams(angle=angle), GEOMETRY)
+    return functional.apply(images, ia.AugmentParams(angle=angle), GEOMETRY)
 
 
 def nuisance(data: LabelledImages, seed: int) -> LabelledImages:
@@ -44,8 +44,8 @@ def nuisance(data: LabelledImages, seed: int) -> LabelledImages:
     fields = {"cx": 0.5 + side * uniform(-0.08, 0.08), "cy": 0.5 + side * uniform(-0.08, 0.08), "w": side, "h": side}
     params = ia.AugmentParams(**fields, angle=uniform(-40, 40))
     # The box may be larger than the image here, which crops never are: resample with black outside.
-    matrix = ops.geometry_matrix(GEOMETRY, params, *data.images.shape[-2:])
-    return LabelledImages(ops.resample(data.images, matrix, tuple(data.images.shape[-2:])), data.targets)
+    matrix = functional.geometry_matrix(GEOMETRY, params, *data.images.shape[-2:])
+    return LabelledImages(functional.resample(data.images, matrix, tuple(data.images.shape[-2:])), data.targets)
 
 
 def train_classifier(data: LabelledImages, seed: int, epochs: int = 60) -> ia.timm.Classifier:

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import baselines
-from instaaug_transforms.aggregation import aggregate
-from instaaug_transforms.evaluation.calibration import best_temperature
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.data import LabelledImages
+from instaaug_transforms.tta import arms as baselines
+from instaaug_transforms.tta.aggregation import aggregate
+from instaaug_transforms.tta.calibration import best_temperature
 
 VIEWS = (1, 2, 4, 10)
 SINGLE, FREE = "single view", ("horizontal flip", "best centre zooms", "random views", "greedy policy")

@@ -8,9 +8,9 @@ from tabulate import tabulate
 from torch import Tensor
 from torch.nn import functional as F
 
-from instaaug_transforms.aggregation import aggregate
-from instaaug_transforms.evaluation import paired_interval
-from instaaug_transforms.evaluation.calibration import best_temperature
+from instaaug_transforms.tta import paired_interval
+from instaaug_transforms.tta.aggregation import aggregate
+from instaaug_transforms.tta.calibration import best_temperature
 
 
 def pooled(runs: list[list[Outcome]]) -> Outcome:

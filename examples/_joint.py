@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import instaaug_transforms as ia
-from instaaug_transforms.evaluation import paired_interval
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.data import LabelledImages
-from instaaug_transforms.tta import aggregate
+from instaaug_transforms.tta import paired_interval
+from instaaug_transforms.tta.classification import aggregate
 
 # What each arm is; "random crop" is not learned, "none" is nothing at all.
 ARMS = {

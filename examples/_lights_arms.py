@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import instaaug_transforms as ia
 from instaaug_transforms.learning.data import LabelledImages
-from instaaug_transforms.tta import aggregate
+from instaaug_transforms.tta.classification import aggregate
 
 BATCH = 64
 

@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
 import instaaug_transforms as ia
-from instaaug_transforms.evaluation import paired_interval
 from instaaug_transforms.learning.data import LabelledImages
+from instaaug_transforms.tta import paired_interval
 
 CANVAS, OBJECT = 64, 24  # pixels
 

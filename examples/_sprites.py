@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, ops
+from instaaug_transforms import families, functional
 
 ROTATE = families.create(["rotate"])
 
@@ -34,7 +34,7 @@ def draw(sprites: Tensor, n: int, modes: int, generator: torch.Generator) -> tup
     size = sprites.shape[-1]
     line = (torch.arange(size) + 0.5) / size * 2 - 1
     circle = (line[:, None] ** 2 + line**2 < 1).float()
-    return ops.apply(sprites[who], ia.AugmentParams(angle=angle), ROTATE) * circle, 2 * who + phase, tilt
+    return functional.apply(sprites[who], ia.AugmentParams(angle=angle), ROTATE) * circle, 2 * who + phase, tilt
 
 
 def coverage_and_spill(lo: Tensor, hi: Tensor, tilt: Tensor, modes: int = 1) -> tuple[Tensor, Tensor]:

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
-from instaaug_transforms.evaluation import paired_interval
 from instaaug_transforms.learning.data import LabelledImages, load
+from instaaug_transforms.tta import paired_interval
 
 # Dishes, fruit and vegetables among Tiny-ImageNet's classes, by their first name in classes.txt.
 FOOD = "guacamole,ice cream,ice lolly,pretzel,mashed potato,cauliflower,bell pepper,mushroom,orange,lemon,banana,"

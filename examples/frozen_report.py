@@ -22,10 +22,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.aggregation import AGGREGATIONS
-from instaaug_transforms.evaluation.calibration import best_temperature
-from instaaug_transforms.evaluation.logit_table import build_logit_table
 from instaaug_transforms.learning.data import LabelledImages, hold_out, load
+from instaaug_transforms.tta.aggregation import AGGREGATIONS
+from instaaug_transforms.tta.calibration import best_temperature
+from instaaug_transforms.tta.logit_table import build_logit_table
 from instaaug_transforms.weights import replace_file
 
 

@@ -19,9 +19,9 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
-from instaaug_transforms.evaluation import evaluate, tune
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.data import LabelledImages, load
+from instaaug_transforms.tta import evaluate, tune
 from instaaug_transforms.weights import replace_file
 
 

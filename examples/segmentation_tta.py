@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import instaaug_transforms as ia
-from instaaug_transforms import ops, viz
-from instaaug_transforms.evaluation.report import paired_interval
+from instaaug_transforms import functional, viz
 from instaaug_transforms.families.rotate import Rotate
-from instaaug_transforms.learning.frozen import frozen
+from instaaug_transforms.tta.report import paired_interval
+from instaaug_transforms.utils.modes import frozen
 
 BACKGROUND, INK = 10, 0.35
 
@@ -62,7 +62,7 @@ def train(images: Tensor, labels: Tensor, seed: int, steps: int) -> nn.Module:
     for _ in tqdm(range(steps), desc="train the segmenter", disable=None):
         index = torch.randint(len(images), (64,), generator=generator)
         params = ia.AugmentParams(angle=120 * torch.rand(64, generator=generator) - 60)
-        batch = ops.apply(images[index], params, turn)
+        batch = functional.apply(images[index], params, turn)
         truth = soft_labels(labels[index], params, turn)
         loss = F.cross_entropy(model(batch), truth)
         optimizer.zero_grad()
@@ -78,7 +78,7 @@ def soft_labels(labels: Tensor, params: ia.AugmentParams, families: list[ia.Fami
     Bilinear, so that the gradient of a parameter knows that image and labels move together.
     """
     ink = F.one_hot(labels, BACKGROUND + 1).movedim(-1, 1)[:, :BACKGROUND].float()
-    moved = ops.apply(ink, params, families, colour=False)
+    moved = functional.apply(ink, params, families, colour=False)
     return torch.cat([moved, 1 - moved.sum(1, keepdim=True)], 1)
 
 

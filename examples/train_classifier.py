@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 import instaaug_transforms as ia
-from instaaug_transforms import ops
+from instaaug_transforms import functional
 from instaaug_transforms.families import create
 from instaaug_transforms.learning.checkpoint import load_state, save_state
 from instaaug_transforms.learning.data import LabelledImages, load
@@ -35,7 +35,7 @@ def random_crops(images: Tensor, least: float, generator: torch.Generator) -> Te
     side = (least + (1 - least) * torch.rand(len(images), generator=generator)).sqrt()
     cx, cy = (side / 2 + (1 - side) * torch.rand(len(images), generator=generator) for _ in range(2))
     flip = torch.randint(2, (len(images),), generator=generator).float()
-    return ops.apply(images, ia.AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip), CROP)
+    return functional.apply(images, ia.AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip), CROP)
 
 
 def read(folder: Path, size: int, limit: int | None) -> LabelledImages:

@@ -3,15 +3,14 @@
 from typing import Any
 
 from .augment import LearnedAugment
-from .augment_distribution import AugmentDistribution
-from .errors import InstaAugError
+from .augment_distribution import AugmentDistribution, AugmentSample
 from .families import Family, register
-from .inverse import invert_maps, invert_points
 from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
 from .params import AugmentParams
-from .sample import AugmentSample
-from .segmentation import SegmentationTTA
-from .tta import TTAModel
+from .tta.classification import TTAModel
+from .tta.inverse import invert_maps, invert_points
+from .tta.segmentation import SegmentationTTA
+from .utils.errors import InstaAugError
 from .weights import list_weights
 
 __version__ = "0.1.0"
@@ -38,14 +37,19 @@ __all__ = [
     "register",
 ]
 
-_LAZY = ("evaluation", "kornia", "measure", "timm", "viz")  # they import timm, SciPy and matplotlib
+_LAZY = {  # they import timm, Kornia, SciPy and matplotlib
+    "kornia": "integrations.kornia",
+    "measure": "measure",
+    "timm": "integrations.timm",
+    "viz": "viz",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         import importlib
 
-        return importlib.import_module(f"{__name__}.{name}")
+        return importlib.import_module(f"{__name__}.{_LAZY[name]}")
     if name == "measure_invariance":
         from .measure.invariance import measure_invariance
 

@@ -11,16 +11,16 @@ from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import gradsync, ops, weights
-from .augment_distribution import AugmentDistribution
-from .compiled import CompiledColour
-from .errors import InstaAugError
+from . import functional, weights
+from .augment_distribution import AugmentDistribution, AugmentSample
 from .families import Family, create
-from .inputs import CONVERSIONS, Normalization, check_fill, is_image, plain, to_batch
+from .functional.compiled import CompiledColour
+from .functional.inputs import CONVERSIONS, Normalization, check_fill, is_image, plain, to_batch
+from .functional.targets import POINT_TYPES, owners, transform_mask, transform_points
 from .params import AugmentParams
 from .predictors import make_predictor, recipe
-from .sample import AugmentSample
-from .targets import POINT_TYPES, owners, transform_mask, transform_points
+from .utils import gradsync
+from .utils.errors import InstaAugError
 
 SELECTIONS = ("sample", "top", "stratified")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -204,7 +204,7 @@ class LearnedAugment(v2.Transform):
 
     def apply(self, batch: Tensor, params: AugmentParams) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters."""
-        return ops.apply(
+        return functional.apply(
             batch, params, self.families, self.output_size, self.fill, self.interpolation, colour=self._colour
         )
 

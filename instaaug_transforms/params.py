@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from .errors import InstaAugError
+from .utils.errors import InstaAugError
 
 
 class AugmentParams(Mapping[str, Tensor]):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .errors import InstaAugError
+from .utils.errors import InstaAugError
 
 FORMAT = 1
 DIGEST = "tensors_sha256"

@@ -8,8 +8,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import ops
-from instaaug_transforms.targets import perspective_coefficients
+from instaaug_transforms import functional
+from instaaug_transforms.functional.targets import perspective_coefficients
 
 from .conftest import make_lively
 
@@ -90,7 +90,7 @@ ROTATED = {
 def moved_by_torchvision(aug, leaf, params):
     """The oracle: torchvision's perspective of the same affine map, then its resize."""
     height, width = leaf.canvas_size
-    matrix = ops.geometry_matrix(aug.families, params, height, width)[0]
+    matrix = functional.geometry_matrix(aug.families, params, height, width)[0]
     moved = F.perspective(leaf, None, None, coefficients=perspective_coefficients(matrix, height, width))
     return F.resize(moved, list(aug.output_size)) if aug.output_size else moved
 

@@ -10,8 +10,8 @@ from torch import distributed, multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import instaaug_transforms as ia
-from instaaug_transforms import gradsync
 from instaaug_transforms.augment_distribution import AugmentDistribution
+from instaaug_transforms.utils import gradsync
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 ESTIMATORS = ("rloo", "reinforce", "critic")

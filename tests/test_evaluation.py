@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms import baselines, evaluation
-from instaaug_transforms.evaluation import Evaluation, evaluate, runner
+from instaaug_transforms import tta as evaluation
+from instaaug_transforms.tta import Evaluation, evaluate, runner
+from instaaug_transforms.tta import arms as baselines
 
 from .conftest import make_lively
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_model
 from torchvision.transforms.v2 import functional as F
 
-from instaaug_transforms.timm import create_classifier as load_classifier
+from instaaug_transforms.integrations.timm import create_classifier as load_classifier
 
 ROOT = Path(__file__).parent.parent
 

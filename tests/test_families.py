@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, ops
+from instaaug_transforms import families, functional
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.families.rotate import Rotate
@@ -36,7 +36,7 @@ def test_anchors_lie_inside_the_image():
 def test_a_white_image_stays_white_under_every_crop():
     crop = Crop()
     white = torch.ones(crop.n_anchors, 3, 20, 20)
-    assert ops.apply(white, crop.anchor_params(), [crop]).min() > 1 - 1e-6
+    assert functional.apply(white, crop.anchor_params(), [crop]).min() > 1 - 1e-6
 
 
 def test_anchor_table_of_the_paper():
@@ -68,8 +68,8 @@ def test_nearest_finds_every_anchor_from_its_box():
 def test_mirrored_image_sees_mirrored_anchors(images):
     crop = Crop(flips=True)
     params, image = crop.anchor_params(), images[:1].expand(60, -1, -1, -1)
-    direct = ops.apply(image.flip(-1), params, [crop])
-    table = ops.apply(image, params, [crop])[crop.mirror_index()]
+    direct = functional.apply(image.flip(-1), params, [crop])
+    table = functional.apply(image, params, [crop])[crop.mirror_index()]
     assert torch.allclose(direct, table, atol=1e-5)
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.integrations.timm import wrap
 from instaaug_transforms.predictors.taps import Taps, as_map, find_layer
-from instaaug_transforms.timm import wrap
 
 from .test_fit import corner_images
 

@@ -9,7 +9,7 @@ import instaaug_transforms as ia
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning import fit as fit_function
 from instaaug_transforms.learning.data import LabelledImages
-from instaaug_transforms.learning.losstable import cross_entropy
+from instaaug_transforms.learning.loss_table import cross_entropy
 
 QUIET = {"progress": False}
 

@@ -8,8 +8,8 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import ops
-from instaaug_transforms.targets import perspective_coefficients
+from instaaug_transforms import functional
+from instaaug_transforms.functional.targets import perspective_coefficients
 
 from .conftest import make_lively
 
@@ -29,7 +29,7 @@ def test_maps_agree_with_torchvisions_inverse_perspective(smooth):
     aug = make_lively(GEOMETRY)
     params = aug.distribution(smooth).sample((), seeded())
     back, seen = ia.invert_maps(aug, smooth, params, (40, 52))
-    matrix = torch.linalg.inv(ops.geometry_matrix(aug.families, params, 40, 52))
+    matrix = torch.linalg.inv(functional.geometry_matrix(aug.families, params, 40, 52))
     assert seen.shape == (5, 1, 40, 52)
     for b in range(5):
         expected = F.perspective(

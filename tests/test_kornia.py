@@ -6,7 +6,7 @@ import torch
 from kornia.geometry.transform import warp_affine
 
 import instaaug_transforms as ia
-from instaaug_transforms.kornia import wrap
+from instaaug_transforms.integrations.kornia import wrap
 
 from .conftest import make_lively
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, ops
+from instaaug_transforms import families, functional
 from instaaug_transforms.learning.contrastive import contrastive_losses
 from instaaug_transforms.learning.data import LabelledImages, load
-from instaaug_transforms.learning.frozen import frozen
+from instaaug_transforms.utils.modes import frozen
 
 CROP_ROTATE = families.create(["crop", "rotate"])
 
@@ -128,7 +128,7 @@ def test_loss_table_is_the_loss_of_every_crop():
     for a in (0, 4, 29):
         params = crop.anchor_params().map(lambda f, a=a: f[a].expand(7))
         expected = nn.functional.cross_entropy(
-            model(ops.apply(data.images, params, [crop])), data.targets, reduction="none"
+            model(functional.apply(data.images, params, [crop])), data.targets, reduction="none"
         )
         assert torch.allclose(table[:, a], expected, atol=1e-5)
 

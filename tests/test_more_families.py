@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, ops
+from instaaug_transforms import families, functional
 from instaaug_transforms.families.blur import Blur
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.erase import Erase
@@ -25,7 +25,7 @@ NEW = ["translate", "scale", "shear", "mean_field_crop", "erase", "blur", "local
 
 def apply(family, images, **fields):
     params = ia.AugmentParams(**{name: torch.as_tensor(value).expand(len(images)) for name, value in fields.items()})
-    return ops.apply(images, params, [family])
+    return functional.apply(images, params, [family])
 
 
 @pytest.mark.parametrize("name", NEW)

@@ -10,10 +10,10 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, ops
-from instaaug_transforms.families import _hsv_shift
+from instaaug_transforms import families, functional
+from instaaug_transforms.functional import hsv
 from instaaug_transforms.families.hsv import HSV
-from instaaug_transforms.targets import perspective_coefficients, transform_mask, transform_points
+from instaaug_transforms.functional.targets import perspective_coefficients, transform_mask, transform_points
 
 GEOMETRY = families.create(["crop", "rotate"])
 
@@ -30,7 +30,7 @@ def test_identity_gives_the_image_back():
     for size in ((64, 64), (224, 224), (31, 57)):
         images = torch.rand(2, 3, *size)
         fields = {k: torch.full((2,), float(v)) for f in GEOMETRY for k, v in f.identity().items()}
-        out = ops.apply(images, ia.AugmentParams(**fields), GEOMETRY)
+        out = functional.apply(images, ia.AugmentParams(**fields), GEOMETRY)
         assert (out - images).abs().max() <= 1e-6
 
 
@@ -38,8 +38,8 @@ def test_identity_gives_the_image_back():
 def test_images_agree_with_torchvision_perspective(size):
     """Rotation, crop and flip in one matrix, non-square images too; the box turns rigidly in pixels."""
     params, images = random_params(12), torch.rand(12, 3, *size)
-    out = ops.apply(images, params, GEOMETRY)
-    matrix = ops.geometry_matrix(GEOMETRY, params, *size)
+    out = functional.apply(images, params, GEOMETRY)
+    matrix = functional.geometry_matrix(GEOMETRY, params, *size)
     for b in range(12):
         coefficients = perspective_coefficients(matrix[b], *size)
         oracle = F.perspective(images[b], None, None, coefficients=coefficients, fill=0)
@@ -52,9 +52,9 @@ def test_images_agree_with_torchvision_perspective(size):
 
 def test_rotation_turns_counter_clockwise_as_torchvision_and_kornia():
     images = torch.rand(1, 3, 33, 33)
-    out = ops.apply(images, ia.AugmentParams(angle=torch.tensor([30.0])), GEOMETRY)
+    out = functional.apply(images, ia.AugmentParams(angle=torch.tensor([30.0])), GEOMETRY)
     assert torch.allclose(out, kornia_rotate(images, torch.tensor([30.0]), align_corners=False), atol=1e-4)
-    quarter = ops.apply(images, ia.AugmentParams(angle=torch.tensor([90.0])), GEOMETRY)
+    quarter = functional.apply(images, ia.AugmentParams(angle=torch.tensor([90.0])), GEOMETRY)
     assert torch.allclose(quarter, images.rot90(1, (-2, -1)), atol=1e-4)
 
 
@@ -63,7 +63,7 @@ def test_crop_agrees_with_torchvision_resized_crop():
     box = {"cx": 0.25 + 15 / 60, "cy": 0.25 + 5 / 40, "w": 0.5, "h": 0.5}  # left 15, top 5, 30 × 20 pixels
     params = ia.AugmentParams(**{k: torch.tensor([v]) for k, v in box.items()})
     oracle = F.resized_crop(images, 5, 15, 20, 30, [40, 60], antialias=False)
-    out = ops.apply(images, params, families.create(["crop"]))
+    out = functional.apply(images, params, families.create(["crop"]))
     # torchvision cuts before it resizes: at the border of the box it repeats pixels where ours are the image's own.
     assert torch.allclose(out[..., 2:-2, 2:-2], oracle[..., 2:-2, 2:-2], atol=1e-4)
 
@@ -71,7 +71,7 @@ def test_crop_agrees_with_torchvision_resized_crop():
 def test_a_large_crop_is_antialiased_as_torchvision():
     images = torch.rand(1, 3, 200, 300)
     params = ia.AugmentParams(**{k: torch.tensor([v]) for k, v in {"cx": 0.5, "cy": 0.5, "w": 0.8, "h": 0.8}.items()})
-    out = ops.apply(images, params, families.create(["crop"]), output_size=(20, 30))
+    out = functional.apply(images, params, families.create(["crop"]), output_size=(20, 30))
     oracle = F.resized_crop(images, 20, 30, 160, 240, [20, 30], antialias=True)
     aliased = F.resized_crop(images, 20, 30, 160, 240, [20, 30], antialias=False)
     assert (out - oracle).abs().mean() < 0.02 < (out - aliased).abs().mean()
@@ -79,15 +79,15 @@ def test_a_large_crop_is_antialiased_as_torchvision():
 
 def test_shrinking_does_not_depend_on_the_batch():
     images, params = torch.rand(5, 3, 50, 70), random_params(5)
-    together = ops.apply(images, params, GEOMETRY, (16, 16))
-    alone = torch.cat([ops.apply(images[b : b + 1], params.index([b]), GEOMETRY, (16, 16)) for b in range(5)])
+    together = functional.apply(images, params, GEOMETRY, (16, 16))
+    alone = torch.cat([functional.apply(images[b : b + 1], params.index([b]), GEOMETRY, (16, 16)) for b in range(5)])
     assert torch.allclose(together, alone, atol=1e-5)
 
 
 def test_masks_boxes_and_keypoints_agree_with_torchvision():
     size = (48, 64)
     params = random_params(8, seed=4)
-    matrix = ops.geometry_matrix(GEOMETRY, params, *size)
+    matrix = functional.geometry_matrix(GEOMETRY, params, *size)
     mask = torch.zeros(48, 64, dtype=torch.uint8)
     mask[10:30, 20:50] = 3
     boxes = tv_tensors.BoundingBoxes([[20, 10, 50, 30], [2, 3, 9, 44]], format="XYXY", canvas_size=size)
@@ -128,7 +128,7 @@ def test_boxes_and_points_follow_the_output_size():
 def test_hsv_identity():
     images = torch.rand(4, 3, 16, 16)
     params = ia.AugmentParams(**{k: torch.full((4,), v) for k, v in HSV().identity().items()})
-    assert (ops.apply(images, params, [HSV()]) - images).abs().max() <= 1e-5
+    assert (functional.apply(images, params, [HSV()]) - images).abs().max() <= 1e-5
 
 
 def test_hsv_agrees_with_torchvision():
@@ -136,7 +136,7 @@ def test_hsv_agrees_with_torchvision():
 
     def changed(**fields):
         full = {k: torch.tensor([v]) for k, v in {**HSV().identity(), **fields}.items()}
-        return ops.apply(images, ia.AugmentParams(**full), [HSV()])
+        return functional.apply(images, ia.AugmentParams(**full), [HSV()])
 
     assert torch.allclose(changed(hue=0.2), F.adjust_hue(images, 0.2), atol=1e-4)
     assert torch.allclose(changed(value=1.5), F.adjust_brightness(images, 1.5), atol=1e-4)
@@ -151,7 +151,7 @@ def test_colour_gradients_are_finite_on_black_grey_and_white(level):
     fields = {
         k: torch.tensor([v], requires_grad=True) for k, v in {"hue": 0.1, "saturation": 1.2, "value": 0.9}.items()
     }
-    ops.apply(images, ia.AugmentParams(**fields), [HSV()]).sum().backward()
+    functional.apply(images, ia.AugmentParams(**fields), [HSV()]).sum().backward()
     assert images.grad.isfinite().all() and all(f.grad.isfinite().all() for f in fields.values())
 
 
@@ -167,7 +167,7 @@ def test_gradients_match_finite_differences():
 
     def value(**fields):
         params = {k: torch.tensor([v]) if isinstance(v, float) else v for k, v in fields.items()}
-        return (ops.apply(smooth[None], ia.AugmentParams(**params), chain) * weight).sum()
+        return (functional.apply(smooth[None], ia.AugmentParams(**params), chain) * weight).sum()
 
     for name, step in {"angle": 0.2, "hue": 1e-3, "saturation": 1e-2, "value": 1e-2}.items():
         leaf = torch.tensor([start[name]], requires_grad=True)
@@ -179,11 +179,13 @@ def test_gradients_match_finite_differences():
 def test_fill_and_dtype_and_memory_format():
     images = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
     params = ia.AugmentParams(angle=torch.tensor([45.0, 45.0]))
-    out = ops.apply(images, params, GEOMETRY, fill=0.5)
+    out = functional.apply(images, params, GEOMETRY, fill=0.5)
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(out[..., 0, 0], torch.tensor(0.5), atol=1e-6)
-    half = ops.apply(images.bfloat16(), params, GEOMETRY)
-    assert half.dtype == torch.bfloat16 and (half.float() - ops.apply(images, params, GEOMETRY)).abs().max() < 0.02
+    half = functional.apply(images.bfloat16(), params, GEOMETRY)
+    assert (
+        half.dtype == torch.bfloat16 and (half.float() - functional.apply(images, params, GEOMETRY)).abs().max() < 0.02
+    )
 
 
 def test_autocast_does_not_reach_the_geometry():
@@ -192,14 +194,14 @@ def test_autocast_does_not_reach_the_geometry():
         angle=torch.tensor([10.0]), hue=torch.tensor([0.1]), saturation=torch.ones(1), value=torch.ones(1)
     )
     chain = families.create(["rotate", "hsv"])
-    plain = ops.apply(images, params, chain)
+    plain = functional.apply(images, params, chain)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(ops.apply(images, params, chain), plain)
+        assert torch.equal(functional.apply(images, params, chain), plain)
 
 
 def test_turning_keeps_distances_in_pixels_where_height_and_width_differ():
     params = ia.AugmentParams(angle=torch.tensor([37.0]))
-    matrix = ops.geometry_matrix(GEOMETRY, params, 40, 90)[0]
+    matrix = functional.geometry_matrix(GEOMETRY, params, 40, 90)[0]
     pixels = torch.diag(torch.tensor([45.0, 20.0]))
     linear = pixels @ matrix[:2, :2] @ pixels.inverse()
     assert torch.allclose(linear @ linear.T, torch.eye(2), atol=1e-5)
@@ -251,7 +253,7 @@ def test_hsv_by_hand_backward_is_autograds(levels):
     images[0, :, 0, :5], images[0, :, 1, :5], images[0, :, 2, :5] = 0.0, 1.0, 0.5  # black, white, grey
     amounts = [torch.rand(3, 1, 1, dtype=torch.float64) * 2 - shift for shift in (1, 0, 0)]
     weight, found = torch.rand_like(images), []
-    for change in (_hsv_shift.shift_hsv_in_pieces, _hsv_shift.shift_hsv):
+    for change in (hsv.shift_hsv_in_pieces, hsv.shift_hsv):
         leaves = [tensor.clone().requires_grad_() for tensor in (images, *amounts)]
         out = change(*leaves)
         found.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
@@ -268,9 +270,9 @@ def test_hsv_by_hand_backward_is_autograds(levels):
 def test_hsv_in_pieces_is_hsv_at_once(monkeypatch):
     images = torch.rand(5, 3, 12, 20)
     params = ia.AugmentParams(hue=torch.rand(5) - 0.5, saturation=2 * torch.rand(5), value=2 * torch.rand(5))
-    whole = _hsv_shift.shift_hsv(images, *(field[:, None, None] for field in params.values()))
+    whole = hsv.shift_hsv(images, *(field[:, None, None] for field in params.values()))
     for chunk in (7, 100, 240, 500, 10**6):  # parts of an image, an image, several, all of them
-        monkeypatch.setattr(_hsv_shift, "CHUNK", chunk)
+        monkeypatch.setattr(hsv, "CHUNK", chunk)
         assert (HSV().colour(images, params) - whole).abs().max() < 1e-6
 
 
@@ -290,8 +292,8 @@ def test_resample_agrees_with_kornia_and_so_do_its_gradients(size):
     """In double precision, where both are right to the last digits that matter."""
     for inside in (False, True):
         images = torch.rand(6, 3, 40, 50, dtype=torch.float64, requires_grad=True)
-        matrix = ops.geometry_matrix(GEOMETRY, random_params(6), 40, 50).double().requires_grad_()
-        out = ops.resample(images, matrix, size, inside=inside)
+        matrix = functional.geometry_matrix(GEOMETRY, random_params(6), 40, 50).double().requires_grad_()
+        out = functional.resample(images, matrix, size, inside=inside)
         oracle = warp_by_kornia(images, matrix, size, "border" if inside else "zeros")
         assert (out - oracle).abs().max() < 1e-9
         weight = torch.rand_like(out)
@@ -304,8 +306,8 @@ def test_resample_agrees_with_kornia_and_so_do_its_gradients(size):
 
 
 def test_sampling_grid_is_that_of_torch():
-    matrix = ops.geometry_matrix(GEOMETRY, random_params(9), 31, 57)
-    grid = ops.sampling_grid(matrix, (31, 57))
+    matrix = functional.geometry_matrix(GEOMETRY, random_params(9), 31, 57)
+    grid = functional.sampling_grid(matrix, (31, 57))
     assert torch.allclose(grid, F2.affine_grid(matrix[:, :2], [9, 3, 31, 57], align_corners=False), atol=1e-6)
 
 
@@ -313,8 +315,8 @@ def test_only_images_that_stay_are_given_back_to_the_bit():
     images, params = torch.rand(4, 3, 56, 56), random_params(4)
     identity = {k: torch.full((4,), float(v)) for f in GEOMETRY for k, v in f.identity().items() if k in params}
     stays = torch.tensor([True, False, True, False])
-    out = ops.apply(images, ia.AugmentParams(**identity).where(stays, params), GEOMETRY)
-    moved = ops.apply(images, params, GEOMETRY)
+    out = functional.apply(images, ia.AugmentParams(**identity).where(stays, params), GEOMETRY)
+    moved = functional.apply(images, params, GEOMETRY)
     assert torch.equal(out[stays], images[stays]) and torch.equal(out[~stays], moved[~stays])
 
 
@@ -326,8 +328,8 @@ def test_part_by_part_is_all_at_once(monkeypatch, layout, output_size):
     images = torch.rand(7, 3, 20, 30).contiguous(memory_format=layout)
     colours = {"hue": torch.rand(7) - 0.5, "saturation": 2 * torch.rand(7), "value": 2 * torch.rand(7)}
     params = random_params(7).replace(**colours)
-    at_once = ops.apply(images.clone().requires_grad_(), params, chain, output_size, fill=0.3)
+    at_once = functional.apply(images.clone().requires_grad_(), params, chain, output_size, fill=0.3)
     for pixels in (1, 1300, 10**6):
-        monkeypatch.setattr(ops, "CHUNK", pixels)
-        out = ops.apply(images, params, chain, output_size, fill=0.3)
+        monkeypatch.setattr(functional.compose, "CHUNK", pixels)
+        out = functional.apply(images, params, chain, output_size, fill=0.3)
         assert (out - at_once).abs().max() < 1e-5 and out.is_contiguous(memory_format=layout)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.rowstore import RowStore
+from instaaug_transforms.learning.row_store import RowStore
 
 
 def store(folder, **changes):

@@ -12,8 +12,8 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms import ops
-from instaaug_transforms.targets import perspective_coefficients
+from instaaug_transforms import functional
+from instaaug_transforms.functional.targets import perspective_coefficients
 
 from .conftest import make_lively
 
@@ -194,7 +194,7 @@ def test_interpolation_and_fill_as_torchvisions_perspective(mode, fill):
     aug = make_lively(["crop", "rotate"], interpolation=v2.InterpolationMode(mode), fill=fill)
     images = v2.functional.resize(torch.rand(6, 3, 5, 6), [40, 52]).clamp(0, 1)
     params = aug.distribution(images).sample()
-    out, matrix = aug(images, params=params), ops.geometry_matrix(aug.families, params, 40, 52)
+    out, matrix = aug(images, params=params), functional.geometry_matrix(aug.families, params, 40, 52)
     outside = torch.tensor(fill).expand(3)
     far = 0
     for b in range(6):

@@ -4,7 +4,7 @@ from timm.layers import DropPath
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.tta import aggregate, choose_views
+from instaaug_transforms.tta.classification import aggregate, choose_views
 
 from .conftest import make_lively
 

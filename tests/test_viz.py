@@ -9,7 +9,7 @@ from matplotlib.image import imread
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
-from instaaug_transforms.evaluation.report import ArmResult, Evaluation
+from instaaug_transforms.tta.report import ArmResult, Evaluation
 from instaaug_transforms.viz.colour import mean_colour
 from instaaug_transforms.viz.crops import centre_density
 

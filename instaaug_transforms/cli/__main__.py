@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from . import fit, measure, show, validate, weights
 
 COMMANDS = {"fit": fit, "validate": validate, "measure": measure, "show": show, "weights": weights}

@@ -7,8 +7,8 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
-from ..errors import InstaAugError
 from ..learning.data import LabelledImages, load
+from ..utils.errors import InstaAugError
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None) -> None:

@@ -11,14 +11,15 @@ import torch
 import torch.distributed as dist
 
 from ..augment import LearnedAugment
-from ..errors import InstaAugError
-from ..evaluation import views_nll
 from ..families import create
 from ..families.crop import Crop
-from ..learning import FitConfig, ranks
+from ..learning import FitConfig
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
 from ..learning.data import hold_out
+from ..tta import views_nll
+from ..utils import distributed as ranks
+from ..utils.errors import InstaAugError
 from .datasets import add_data_arguments, count_classes, read
 from .models import add_model_arguments, build_classifier
 

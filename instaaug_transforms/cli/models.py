@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import timm as classifiers
-from ..errors import InstaAugError
+from ..integrations import timm as classifiers
+from ..utils.errors import InstaAugError
 
 # What torchvision's own weights expect.
 TORCHVISION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

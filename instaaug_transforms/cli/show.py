@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 
 from .. import viz
 from ..augment import LearnedAugment
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
 

@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Sequence
 from typing import Any
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from .base import Family, FamilyDistribution, Features, FeatureSpec
 
 __all__ = ["Family", "FamilyDistribution", "FeatureSpec", "Features", "available", "create", "register"]

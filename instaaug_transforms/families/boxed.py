@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import AnchorCategorical
-from ..errors import InstaAugError
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from .base import Family, FamilyDistribution, FeatureSpec
 from .crop import Crop, CropHead
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributions import AnchorCategorical
-from ..errors import InstaAugError
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from . import register
 from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 

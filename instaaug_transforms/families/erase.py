@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from . import register
 from .boxed import BoxedFamily
 

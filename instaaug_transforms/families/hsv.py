@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..functional.hsv import shift_hsv, shift_hsv_in_pieces
 from ..params import AugmentParams
 from . import register
-from ._hsv_shift import shift_hsv, shift_hsv_in_pieces
 from .uniform import UniformFamily
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ..errors import InstaAugError
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from . import register
 from .uniform import UniformFamily
 

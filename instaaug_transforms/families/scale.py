@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import InstaAugError
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from . import register
 from .uniform import UniformFamily
 

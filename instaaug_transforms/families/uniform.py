@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..distributions import BoundedUniform
-from ..errors import InstaAugError
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 
 INITIAL_WIDTH = 0.02  # of the bounds

@@ -4,7 +4,7 @@ from .config import FitConfig, FitResult
 from .contrastive import contrastive_losses
 from .entropy import EntropyController
 from .fit import fit
-from .losstable import build_loss_table
+from .loss_table import build_loss_table
 from .objective import InstaAugObjective
 
 __all__ = [

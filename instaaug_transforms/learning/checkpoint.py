@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import weights
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 
 def save_state(folder: Path, about: dict[str, Any], values: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 OBJECTIVES = ("paper", "sampled", "aggregation")
 

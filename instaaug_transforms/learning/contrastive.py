@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 
 def contrastive_losses(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:

@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from ..errors import InstaAugError
-from ..inputs import check_range
+from ..functional.inputs import check_range
+from ..utils.errors import InstaAugError
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import InstaAugError
 from ..families import Family
+from ..utils.errors import InstaAugError
 
 MODES = ("dual", "paper")
 

@@ -15,15 +15,15 @@ from tqdm import tqdm
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..errors import InstaAugError
-from . import ranks
+from ..utils import distributed as ranks
+from ..utils.errors import InstaAugError
+from ..utils.modes import frozen
 from .checkpoint import load_state, save_state
 from .config import FitConfig, FitResult
 from .data import hold_out, load
 from .entropy import EntropyController, summarise
 from .estimators import leave_one_out, only_gradient
-from .frozen import frozen
-from .losstable import PerViewLoss, cross_entropy
+from .loss_table import PerViewLoss, cross_entropy
 from .pathwise import view_losses
 from .prepared import Prepared, describe, prepare
 from .watch import say_outside

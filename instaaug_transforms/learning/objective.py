@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from .. import gradsync
 from ..augment import LearnedAugment
-from ..errors import InstaAugError
+from ..augment_distribution import AugmentSample
 from ..predictors import ConvPredictor
-from ..sample import AugmentSample
+from ..utils import gradsync
+from ..utils.errors import InstaAugError
 from .entropy import EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
 from .watch import Watch

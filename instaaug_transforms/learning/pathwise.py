@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..params import AugmentParams
-from . import ranks
+from ..utils import distributed as ranks
 from .data import LabelledImages
-from .losstable import PerViewLoss
+from .loss_table import PerViewLoss
 
 
 def view_losses(

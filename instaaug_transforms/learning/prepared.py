@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..augment import LearnedAugment
-from ..errors import InstaAugError
 from ..families.crop import Crop
-from ..fingerprint import fingerprint
+from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
 from .config import FitConfig
 from .data import LabelledImages
-from .losstable import PerViewLoss, build_loss_table
-from .rowstore import RowStore
+from .loss_table import PerViewLoss, build_loss_table
+from .row_store import RowStore
 
 NOT_MEANT = ("progress", "checkpoint_seconds")  # options of a fit that change none of its numbers
 

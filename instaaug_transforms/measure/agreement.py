@@ -10,14 +10,14 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import ops
+from .. import functional
 from ..augment import LearnedAugment
-from ..errors import InstaAugError
 from ..families.crop import Crop
 from ..families.uniform import UniformFamily
-from ..learning.frozen import frozen
-from ..learning.losstable import build_loss_table
+from ..learning.loss_table import build_loss_table
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+from ..utils.modes import frozen
 from . import plots
 from .images import NormalizationArgument, prepare
 from .probe import Probe, probing
@@ -222,7 +222,7 @@ def _ranges(
 
         def change(x: Tensor, values: dict[str, float] = values) -> Tensor:
             params = {name: torch.full((len(x),), v, device=x.device) for name, v in values.items()}
-            return ops.apply(x, AugmentParams(**params), [family], None, fill)
+            return functional.apply(x, AugmentParams(**params), [family], None, fill)
 
         kept[m] = answers == probe.run(change)[1].argmax(-1) if value != identity[field] else True
     measured = kept_interval(grid, kept, int((grid == identity[field]).nonzero()))

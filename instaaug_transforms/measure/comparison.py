@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from . import plots
 from .invariance import InvarianceReport
 from .stats import Interval, mean_interval

@@ -10,7 +10,7 @@ import torch
 from tabulate import tabulate
 from torchvision.transforms import InterpolationMode, v2
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from .stats import Interval, mean_interval, ratio_interval
 from .tables import Row, Table
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]
 PENULTIMATE = "penultimate"

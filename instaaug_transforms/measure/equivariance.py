@@ -9,7 +9,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from .distances import distance, mean_to_others, relative, unit
 from .embed import flat
 from .images import NormalizationArgument, prepare

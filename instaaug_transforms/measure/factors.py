@@ -11,7 +11,7 @@ from scipy.stats.contingency import association
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from . import plots
 from .distances import check_metric, distance
 from .images import MeasuredImages, NormalizationArgument, prepare

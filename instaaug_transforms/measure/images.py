@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ..errors import InstaAugError
-from ..inputs import Normalization
+from ..functional.inputs import Normalization
 from ..learning.data import LabelledImages, load
+from ..utils.errors import InstaAugError
 
 NormalizationArgument = tuple[Sequence[float], Sequence[float]] | Normalization | None
 

@@ -9,7 +9,7 @@ import numpy as np
 from tabulate import tabulate
 from torch import nn
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from . import plots
 from .images import MeasuredImages, NormalizationArgument, prepare
 from .probe import probing

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from .embed import flat
 from .images import NormalizationArgument, prepare
 from .probe import Probe, probing

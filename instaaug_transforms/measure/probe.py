@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..errors import InstaAugError
-from ..learning.frozen import frozen
+from ..utils.errors import InstaAugError
+from ..utils.modes import frozen
 from .embed import Embed, embedding, flat
 from .images import MeasuredImages
 from .transformations import Transformation

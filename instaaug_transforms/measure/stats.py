@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 RESAMPLES = 2000
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from ..weights import replace_file
 
 Row = dict[str, Any]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from .. import ops
-from ..errors import InstaAugError
+from .. import functional
 from ..families.hsv import HSV
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from .warp import Fill, warp
 
 Matrix = list[list[float]]
@@ -103,7 +103,7 @@ def _move_y(fraction: float) -> tuple[Matrix, tuple[float, float]]:
 def _hsv(images: Tensor, **fields: float) -> Tensor:
     values = {"hue": 0.0, "saturation": 1.0, "value": 1.0} | fields
     params = {name: torch.full((len(images),), value, device=images.device) for name, value in values.items()}
-    return ops.apply(images, AugmentParams(**params), [HSV()])
+    return functional.apply(images, AugmentParams(**params), [HSV()])
 
 
 # The whole circle, finer where models begin to mind; −180° is +180°.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 Fill = float | str
 FILLS = ("mean", "border", "reflection", "wrap")

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import InstaAugError
 from ..families import Family
+from ..utils.errors import InstaAugError
 from .conv import ConvPredictor
 from .features import FeaturesPredictor, check_classifier
 from .fixed import GlobalPredictor

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
 from ..families import Family, Features, FeatureSpec
+from ..utils.errors import InstaAugError
 
 SUMMARY_GRID = 4
 SUMMARY_CHANNELS = 16

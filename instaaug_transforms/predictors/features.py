@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
 from ..families import Family, Features, FeatureSpec
-from ..fingerprint import fingerprint
+from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
 from .conv import shrink
 from .taps import Tapped, Taps, find_layer
 

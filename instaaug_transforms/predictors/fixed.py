@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
 from ..families import Family, Features, FeatureSpec
+from ..utils.errors import InstaAugError
 
 SPEC = FeatureSpec(map_channels=8, map_size=(8, 8), vector_size=8)
 

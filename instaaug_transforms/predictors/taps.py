@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 LARGEST_MAP = 8
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from .style import ACCENT, FAINT, INK, PALE, STYLES, new_figure, tidy
 
 MARKERS = "osD^vPX"
@@ -72,7 +72,7 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
     """Top-1 against the number of views K: ours in red, what does not look at the image in grey and black.
 
     Args:
-        evaluation: what `instaaug_transforms.evaluation.evaluate` returns. The shade is the 95 % paired bootstrap interval of
+        evaluation: what `instaaug_transforms.tta.evaluate` returns. The shade is the 95 % paired bootstrap interval of
             the gain over a single view.
         arms: names to draw; all where None.
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms import ops
+from instaaug_transforms import functional
 from instaaug_transforms.predictors.conv import CHUNK, shrink
 
 from ..conftest import make_lively
@@ -50,8 +50,8 @@ def floor(aug: ia.LearnedAugment, images: Tensor) -> Callable[[], None]:
     for hook in hooks:
         hook.remove()
     first = predictor.trunk[0]  # its weights are used, it itself is not called
-    matrix = ops.geometry_matrix(aug.families, params, *images.shape[-2:])
-    grid = ops.sampling_grid(matrix, images.shape[-2:])
+    matrix = functional.geometry_matrix(aug.families, params, *images.shape[-2:])
+    grid = functional.sampling_grid(matrix, images.shape[-2:])
 
     @torch.no_grad()
     def call() -> None:

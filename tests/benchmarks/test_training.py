@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms.timm import wrap
+from instaaug_transforms.integrations.timm import wrap
 
 from . import rivals
 from .memory import peak_bytes, size_of

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import baselines
-from ..aggregation import check_aggregation
 from ..augment import LearnedAugment
 from ..learning.data import load
-from ..learning.frozen import frozen
+from ..utils.modes import frozen
+from . import arms as baselines
+from .aggregation import check_aggregation
 from .report import ORACLE, OURS, SINGLE, ArmResult, Evaluation
 from .runner import Runner
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from . import ops
-from .errors import InstaAugError
-from .families import Family
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+from . import compose
+from .compose import Transformation
 from .inputs import plain, rewrap
-from .params import AugmentParams
 
 POINT_TYPES = (tv_tensors.BoundingBoxes, tv_tensors.KeyPoints)
 
@@ -35,7 +35,7 @@ def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
 def transform_mask(
     mask: tv_tensors.Mask,
     params: AugmentParams,
-    families: Sequence[Family],
+    families: Sequence[Transformation],
     size: tuple[int, int] | None,
     fill: float = 0,
 ) -> tv_tensors.Mask:
@@ -53,13 +53,13 @@ def transform_mask(
         raise InstaAugError("mask: labels above 2**24 do not fit the fp32 resample; renumber them")
     if batch.shape[1] == 0:  # an image without objects
         return rewrap(labels.new_zeros(*labels.shape[:-2], *(size or labels.shape[-2:])), mask)
-    out = ops.apply(batch.float(), params, families, size, fill, "nearest", colour=False)
+    out = compose.apply(batch.float(), params, families, size, fill, "nearest", colour=False)
     out = out.round().to(labels.dtype) if not labels.is_floating_point() else out.to(labels.dtype)
     return rewrap(out.reshape(*labels.shape[:-2], *out.shape[-2:]), mask)
 
 
 def transform_points(
-    points: Tensor, params: AugmentParams, families: Sequence[Family], size: tuple[int, int] | None
+    points: Tensor, params: AugmentParams, families: Sequence[Transformation], size: tuple[int, int] | None
 ) -> Tensor:
     """`BoundingBoxes` or `KeyPoints` of one image.
 
@@ -74,7 +74,7 @@ def transform_points(
         )
     height, width = points.canvas_size
     out_size = (height, width) if size is None else tuple(size)
-    matrix = ops.geometry_matrix(families, params, height, width)
+    matrix = compose.geometry_matrix(families, params, height, width)
     upright = isinstance(points, tv_tensors.BoundingBoxes) and not tv_tensors.is_rotated_bounding_format(points.format)
     if matrix is not None and upright and len(points):
         return _transform_boxes(points, matrix[0], out_size)

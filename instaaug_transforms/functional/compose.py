@@ -5,19 +5,35 @@ Geometry and colour run in fp32 with autocast off: half-precision grids are a pi
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .families import Family
-from .params import AugmentParams
+from ..params import AugmentParams
 
 Fill = float | Sequence[float]
 CHUNK = 2**17  # pixels of the result at a time on the CPU
 
 
-def geometry_matrix(families: Sequence[Family], params: AugmentParams, height: int, width: int) -> Tensor | None:
+class Transformation(Protocol):
+    """What acting on pixels needs of a family; `instaaug_transforms.families.Family` documents it."""
+
+    fields: tuple[str, ...]
+    stage: str
+    stays_inside: bool
+
+    def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor: ...
+
+    def frame_aspect(self, params: AugmentParams, aspect: Tensor) -> Tensor: ...
+
+    def colour(self, images: Tensor, params: AugmentParams) -> Tensor: ...
+
+
+def geometry_matrix(
+    families: Sequence[Transformation], params: AugmentParams, height: int, width: int
+) -> Tensor | None:
     """The out→in matrix ``(B, 3, 3)`` of all geometric families in [−1, 1] coordinates; None where there are none.
 
     ``x_in = M_crop · M_rotate · … · x_out``: the crop box lies in the original image, everything after it acts in the
@@ -40,11 +56,11 @@ def geometry_matrix(families: Sequence[Family], params: AugmentParams, height: i
 def apply(
     images: Tensor,
     params: AugmentParams,
-    families: Sequence[Family],
+    families: Sequence[Transformation],
     output_size: tuple[int, int] | None = None,
     fill: Fill = 0.0,
     mode: str = "bilinear",
-    colour: bool | Callable[[Tensor, Sequence[Family], AugmentParams], Tensor] = True,
+    colour: bool | Callable[[Tensor, Sequence[Transformation], AugmentParams], Tensor] = True,
 ) -> Tensor:
     """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
 
@@ -105,7 +121,7 @@ def _differentiable(images: Tensor, params: AugmentParams) -> bool:
     return torch.is_grad_enabled() and (images.requires_grad or any(field.requires_grad for field in params.values()))
 
 
-def colours(images: Tensor, families: Sequence[Family], params: AugmentParams) -> Tensor:
+def colours(images: Tensor, families: Sequence[Transformation], params: AugmentParams) -> Tensor:
     """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
     for family in families:
         if family.stage == "colour" and family.fields[0] in params:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
-from .errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 # Rounding of resizes and of undone normalisations; a normalised image is far outside.
 SLACK = 1e-3

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import ops
-from .families import Family
-from .params import AugmentParams
+from ..params import AugmentParams
+from . import compose
+from .compose import Transformation
 
 
 class CompiledColour:
-    """`ops.colours`, compiled at its first call; a copy or a pickle compiles anew.
+    """`compose.colours`, compiled at its first call; a copy or a pickle compiles anew.
 
     Geometry stays as it is: compiled `grid_sample` is slower than the library's on a CPU. Where compiling fails — no C++
     compiler, say — it warns once and goes on uncompiled.
@@ -22,14 +22,14 @@ class CompiledColour:
         families: those of the transform, in order.
     """
 
-    def __init__(self, families: Sequence[Family]) -> None:
+    def __init__(self, families: Sequence[Transformation]) -> None:
         self.families = list(families)
         self._run: Any = None
 
-    def __call__(self, images: Tensor, families: Sequence[Family], params: AugmentParams) -> Tensor:
-        """As `ops.colours`; ``families`` are those it was made with."""
+    def __call__(self, images: Tensor, families: Sequence[Transformation], params: AugmentParams) -> Tensor:
+        """As `compose.colours`; ``families`` are those it was made with."""
         if torch.compiler.is_compiling():  # the caller compiles all of it
-            return ops.colours(images, self.families, params)
+            return compose.colours(images, self.families, params)
         if self._run is None:
             self._run = torch.compile(self._eager, dynamic=True)
         try:
@@ -48,7 +48,7 @@ class CompiledColour:
             return self._run(images, dict(params))
 
     def _eager(self, images: Tensor, fields: dict[str, Tensor]) -> Tensor:
-        return ops.colours(images, self.families, AugmentParams(**fields))
+        return compose.colours(images, self.families, AugmentParams(**fields))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"families": self.families, "_run": None}

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from .augment import SELECTIONS, LearnedAugment
-from .errors import InstaAugError
+from ..augment import SELECTIONS, LearnedAugment
+from ..utils.errors import InstaAugError
+from .classification import check_eval, choose_views
 from .inverse import invert_maps
-from .tta import check_eval, choose_views
 
 
 class SegmentationTTA(nn.Module):

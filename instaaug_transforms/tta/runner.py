@@ -6,11 +6,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import baselines, ops
-from ..aggregation import SCALE_EDGES, aggregate, scale_bins
+from .. import functional
 from ..augment import LearnedAugment
 from ..learning.data import LabelledImages
 from ..params import AugmentParams
+from . import arms as baselines
+from .aggregation import SCALE_EDGES, aggregate, scale_bins
 from .calibration import best_temperature, calibration_error
 from .report import ORACLE, ArmResult
 from .weights_per_scale import fit_scale_weights
@@ -117,7 +118,7 @@ class Runner:
 
     def _logits(self, images: Tensor, params: AugmentParams) -> Tensor:
         return self._forward(
-            ops.apply(images, params, self.families, self.aug.output_size, self.aug.fill, self.aug.interpolation)
+            functional.apply(images, params, self.families, self.aug.output_size, self.aug.fill, self.aug.interpolation)
         )
 
     def _forward(self, views: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from .errors import InstaAugError
-from .params import AugmentParams
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 
 AGGREGATIONS = ("mean_prob", "mean_logit", "geometric_mean", "power", "confident", "weighted", "max", "min")
 # Between the sides of a crop table's scales; the last bin is the whole image.

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import InstaAugError
+from ..utils import distributed as ranks
+from ..utils.errors import InstaAugError
 from ..weights import replace_file
-from . import ranks
 
 
 class RowStore:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from .augment import LearnedAugment
-from .families import create
-from .families.crop import Crop
-from .params import AugmentParams
-from .tta import choose_views
+from ..augment import LearnedAugment
+from ..families import create
+from ..families.crop import Crop
+from ..params import AugmentParams
+from .classification import choose_views
 
 # Images (B, C, H, W) to (n, B) parameters, or to finished views (n, B, C, H, W).
 Arm = Callable[[Tensor, torch.Generator], AugmentParams | Tensor]

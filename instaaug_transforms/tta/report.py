@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import bootstrap
 from tabulate import tabulate
 
-from ..errors import InstaAugError
+from ..utils.errors import InstaAugError
 from ..weights import replace_file
 
 OURS = "ours"

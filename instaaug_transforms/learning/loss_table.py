@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import ops
+from .. import functional
 from ..families.crop import Crop
-from ..fingerprint import fingerprint
+from ..utils.hashing import fingerprint
+from ..utils.modes import frozen
 from .data import LabelledImages
-from .frozen import frozen
-from .rowstore import RowStore
+from .row_store import RowStore
 
 PerViewLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -73,7 +73,7 @@ def build_loss_table(
         columns = []
         for a in range(crop.n_anchors):
             params = anchors.map(lambda field, a=a, n=len(images): field[a].expand(n))
-            views = ops.apply(images, params, [crop], output_size)
+            views = functional.apply(images, params, [crop], output_size)
             with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
                 outputs = classifier(views)
             columns.append(loss(outputs, targets).float())

@@ -8,11 +8,11 @@ from kornia.constants import Resample
 from kornia.geometry.transform import warp_affine
 from torch import Tensor
 
-from . import ops
-from .augment import LearnedAugment
-from .augment_distribution import AugmentDistribution
-from .errors import InstaAugError
-from .params import AugmentParams
+from .. import functional
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 
 UNIFORM = "uniform"  # Kornia draws before it shows the image: φ turns these numbers into parameters when it does
 
@@ -106,7 +106,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
     def compute_transformation(self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any]) -> Tensor:
         """In→out matrices ``(B, 3, 3)`` in Kornia's pixels: whole numbers are pixel centres."""
         drawn, (height, width) = self._drawn(params), input.shape[-2:]
-        matrix = ops.geometry_matrix(self.aug.families, drawn, height, width)
+        matrix = functional.geometry_matrix(self.aug.families, drawn, height, width)
         if matrix is None:
             matrix = torch.eye(3, device=input.device).expand(len(input), 3, 3)
         size = self.aug.output_size or (height, width)
@@ -125,7 +125,9 @@ class KorniaAugment(GeometricAugmentationBase2D):
     ) -> Tensor:
         """Geometry alone; nearest neighbour unless ``extra_args`` asks for another resample. 0 outside."""
         mode = "bilinear" if flags.get("resample") == Resample.BILINEAR else "nearest"
-        return ops.apply(input, self._drawn(params), self.aug.families, self.aug.output_size, mode=mode, colour=False)
+        return functional.apply(
+            input, self._drawn(params), self.aug.families, self.aug.output_size, mode=mode, colour=False
+        )
 
     def inverse_transform(
         self,

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..augment import SELECTIONS, LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..params import AugmentParams
+from ..predictors import FeaturesPredictor
+from ..utils.errors import InstaAugError
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
-from .augment import SELECTIONS, LearnedAugment
-from .augment_distribution import AugmentDistribution
-from .errors import InstaAugError
-from .params import AugmentParams
-from .predictors import FeaturesPredictor
 
 
 class TTAModel(nn.Module):
@@ -29,7 +29,7 @@ class TTAModel(nn.Module):
         scale_weights: six log-weights by size of crop (`aggregation.scale_bins`), for ``"weighted"``.
         include_identity: whether the image itself is one of the views, where there are two or more.
         range_fraction: use only the middle part of every continuous range, in (0, 1]. Views at the ends of a range
-            are where the classifier is least sure; `instaaug_transforms.evaluation.tune` finds what helps on held-out data.
+            are where the classifier is least sure; `instaaug_transforms.tta.tune` finds what helps on held-out data.
         chunk_size: views per forward at most (at least the views of one image).
 
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).

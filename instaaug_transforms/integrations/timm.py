@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import InstaAugError
+from ..utils.errors import InstaAugError
 
 
 class Classifier(nn.Module):

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import ops
+from .. import functional
 from ..families import create
-from ..fingerprint import fingerprint
 from ..learning.data import LabelledImages
-from ..learning.frozen import frozen
-from ..learning.rowstore import RowStore
+from ..learning.row_store import RowStore
 from ..params import AugmentParams
+from ..utils.hashing import fingerprint
+from ..utils.modes import frozen
 
 
 def build_logit_table(
@@ -69,7 +69,7 @@ def build_logit_table(
             for v in range(n_views):
                 params = views.map(lambda field, v=v, n=len(images): field[v].expand(n))
                 with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                    columns.append(classifier(ops.apply(images, params, families)).half())
+                    columns.append(classifier(functional.apply(images, params, families)).half())
                 bar.update(len(images))
             store.put(part, torch.stack(columns, 1))
     return store.gather()

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..aggregation import SCALE_EDGES, aggregate
+from .aggregation import SCALE_EDGES, aggregate
 
 
 def fit_scale_weights(logits: Tensor, bins: Tensor, targets: Tensor) -> Tensor:
@@ -12,7 +12,7 @@ def fit_scale_weights(logits: Tensor, bins: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: ``(n, N, K)`` of the views of images that are not reported on.
-        bins: ``(n, N)`` from `instaaug_transforms.aggregation.scale_bins`.
+        bins: ``(n, N)`` from `instaaug_transforms.tta.aggregation.scale_bins`.
         targets: ``(N,)``.
     """
     weights = torch.zeros(len(SCALE_EDGES) + 1, requires_grad=True)

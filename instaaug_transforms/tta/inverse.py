@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from . import ops
-from .augment import LearnedAugment
-from .errors import InstaAugError
-from .inputs import plain
-from .params import AugmentParams
-from .targets import pixel_matrix
+from .. import functional
+from ..augment import LearnedAugment
+from ..functional.inputs import plain
+from ..functional.targets import pixel_matrix
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 
 
 def invert_maps(
@@ -38,13 +38,13 @@ def invert_maps(
             "leading dimensions of params"
         )
     flat = plain(maps).reshape(-1, *maps.shape[-3:])
-    matrix = ops.geometry_matrix(aug.families, params.flatten().detach(), *size)
+    matrix = functional.geometry_matrix(aug.families, params.flatten().detach(), *size)
     with torch.autocast(flat.device.type, enabled=False):
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
         back = torch.linalg.inv(matrix.to(flat.device))
-        found = ops.resample(flat.float(), back, size, mode=mode)
-        seen = ops.resample(torch.ones_like(flat[:, :1], dtype=torch.float32), back, size, mode=mode).clamp(0, 1)
+        found = functional.resample(flat.float(), back, size, mode=mode)
+        seen = functional.resample(torch.ones_like(flat[:, :1], dtype=torch.float32), back, size, mode=mode).clamp(0, 1)
     found = found.to(flat.dtype).unflatten(0, lead)
     return found, seen.unflatten(0, lead)
 
@@ -80,7 +80,7 @@ def invert_points(
             f"points: shape {tuple(given.shape)} does not go with params of shape {tuple(lead)}; give (…, N, 2) with the "
             "leading dimensions of params"
         )
-    matrix = ops.geometry_matrix(aug.families, params.flatten().detach(), *size)
+    matrix = functional.geometry_matrix(aug.families, params.flatten().detach(), *size)
     if matrix is None:
         matrix = torch.eye(3).expand(lead.numel(), 3, 3)
     back = torch.linalg.inv(pixel_matrix(matrix, size, view_size)).to(given.device)  # (n·B, 3, 3)

@@ -1,0 +1,1 @@
+"""The transform inside other libraries: Kornia and timm."""

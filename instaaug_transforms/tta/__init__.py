@@ -1,0 +1,37 @@
+"""Test time: models that average learned views, and what such views are compared with."""
+
+from typing import Any
+
+from .classification import TTAModel
+from .inverse import invert_maps, invert_points
+from .segmentation import SegmentationTTA
+
+__all__ = [
+    "ArmResult",
+    "Evaluation",
+    "SegmentationTTA",
+    "TTAModel",
+    "evaluate",
+    "invert_maps",
+    "invert_points",
+    "paired_interval",
+    "tune",
+    "views_nll",
+]
+
+_LAZY = {  # they import SciPy
+    "ArmResult": "report",
+    "Evaluation": "report",
+    "evaluate": "compare",
+    "paired_interval": "report",
+    "tune": "compare",
+    "views_nll": "compare",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
