@@ -5,7 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from instaaug_transforms import weights
+from instaaug_transforms.utils import weights
 
 HUB = Path(__file__).parent
 

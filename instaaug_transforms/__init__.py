@@ -4,30 +4,36 @@ from typing import Any
 
 from .augment import LearnedAugment
 from .augment_distribution import AugmentDistribution, AugmentSample
-from .families import Family, register
+from .families import AnchorFamily, Family, UniformFamily, register
 from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
 from .params import AugmentParams
+from .predictors import ConvPredictor, FeaturesPredictor, Predictor, register_predictor
 from .tta.classification import TTAModel
 from .tta.inverse import invert_maps, invert_points
 from .tta.segmentation import SegmentationTTA
 from .utils.errors import InstaAugError
-from .weights import list_weights
+from .utils.weights import list_weights
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnchorFamily",
     "AugmentDistribution",
     "AugmentParams",
     "AugmentSample",
+    "ConvPredictor",
     "EntropyController",
     "Family",
+    "FeaturesPredictor",
     "FitConfig",
     "FitResult",
     "InstaAugError",
     "InstaAugObjective",
     "LearnedAugment",
+    "Predictor",
     "SegmentationTTA",
     "TTAModel",
+    "UniformFamily",
     "build_loss_table",
     "fit",
     "invert_maps",
@@ -35,6 +41,7 @@ __all__ = [
     "list_weights",
     "measure_invariance",
     "register",
+    "register_predictor",
 ]
 
 _LAZY = {  # they import timm, Kornia, SciPy and matplotlib

@@ -11,15 +11,15 @@ from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import functional, weights
+from . import functional
 from .augment_distribution import AugmentDistribution, AugmentSample
-from .families import Family, create
+from .families import AnchorFamily, CandidateProduct, Family, create
 from .functional.compiled import CompiledColour
 from .functional.inputs import CONVERSIONS, Normalization, check_fill, is_image, plain, to_batch
 from .functional.targets import POINT_TYPES, owners, transform_mask, transform_points
 from .params import AugmentParams
-from .predictors import make_predictor, recipe
-from .utils import gradsync
+from .predictors import Predictor, create_predictor, load_predictor
+from .utils import distributed, weights
 from .utils.errors import InstaAugError
 
 SELECTIONS = ("sample", "top", "stratified")
@@ -52,16 +52,13 @@ class LearnedAugment(v2.Transform):
             by kind as in torchvision, ``{tv_tensors.Mask: 255, "others": 0.5}``. Masks get 0 where not named.
         interpolation: of images, ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` (through which ranges cannot be learned),
             or torchvision's `InterpolationMode`. Masks are nearest always.
-        image_size: side of the copy that φ looks at, pixels.
-        predictor: what decides the distribution. ``"conv"``, a small network on that copy; ``"features"``, heads on what
-            ``classifier`` makes of it. For comparison: ``"global"``, one learned distribution for all images;
-            ``"symmetric"``, the same with ranges centred on the identity (Augerino); ``"class"``, one per class, chosen
-            by the label while training.
-        n_classes: classes, for ``"class"``.
+        predictor: φ, which decides the distribution: a `Predictor`, or the name of one that needs no arguments. ``"conv"``
+            is a small network on a copy of 64 pixels, ``ConvPredictor(image_size=…, width=…)`` another;
+            ``FeaturesPredictor(classifier)`` reads what a classifier makes of the image. For comparison: ``"global"``, one
+            learned distribution for all images; ``"symmetric"``, the same with ranges centred on the identity (Augerino);
+            ``ClassPredictor(n_classes)``, one per class, chosen by the label while training.
         compile: run the colour families through torch.compile: several times faster from the second call of a size on.
             Where there is no compiler it warns and goes on without.
-        classifier: images in [0, 1] to logits, for ``"features"``. It stays the caller's: it is neither trained, nor
-            moved, nor saved.
 
     Raises:
         InstaAugError: an unknown family, or an argument out of range. When called: images that are no images, hold NaN
@@ -84,10 +81,7 @@ class LearnedAugment(v2.Transform):
         output_size: int | Sequence[int] | None = None,
         fill: float | Sequence[float] | Mapping[Any, Any] = 0.0,
         interpolation: str = "bilinear",
-        image_size: int = 64,
-        predictor: str = "conv",
-        classifier: nn.Module | None = None,
-        n_classes: int | None = None,
+        predictor: str | Predictor = "conv",
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -112,13 +106,25 @@ class LearnedAugment(v2.Transform):
         self.output_size = None if output_size is None else tuple(output_size)
         self.normalization = None if normalization is None else Normalization(*normalization)
         self._colour = CompiledColour(self.families) if compile else True
-        self.predictor = make_predictor(predictor, self.families, in_channels, image_size, n_classes, classifier)
+        self.predictor = create_predictor(predictor, self.families, in_channels)
+        # What `fit` found on held-out images: the setting to use at test time, and the table that says so.
+        self.recommended: dict[str, Any] | None = None
+
+    @property
+    def anchor_families(self) -> list[AnchorFamily]:
+        """Those of its families that have a table of candidates, in order."""
+        return [family for family in self.families if isinstance(family, AnchorFamily)]
+
+    @property
+    def device(self) -> torch.device:
+        """Where φ's weights are."""
+        return next(self.predictor.parameters()).device
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 
     def distribution(self, images: Tensor) -> AugmentDistribution:
         """p(τ | x) of each image of ``(B, C, H, W)`` or ``(C, H, W)``; differentiable in φ where grad is enabled."""
-        return self._distribution(self._batch(images)[0])
+        return self.predict(self.prepare(images)[0])
 
     def views(
         self, images: Tensor, n: int, select: str = "sample", generator: torch.Generator | None = None
@@ -134,8 +140,8 @@ class LearnedAugment(v2.Transform):
                 spread over scales and ranges).
             generator: source of the randomness; the global one where None.
         """
-        batch, back = self._batch(images[None] if images.ndim == 3 else images)
-        params = self.select_params(self._distribution(batch), n, select, generator)
+        batch, back = self.prepare(images[None] if images.ndim == 3 else images)
+        params = self.select_params(self.predict(batch), n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, len(batch))), params
 
@@ -154,14 +160,15 @@ class LearnedAugment(v2.Transform):
 
         Args:
             images: ``(B, C, H, W)``.
-            n: views per image; ``"all"`` for every anchor of the one anchor family, in order and unjittered.
-            labels: ``(B,)`` classes, for ``predictor="class"`` alone.
+            n: views per image; ``"all"`` for every candidate of the anchor families (every combination of several), in
+                order and unjittered.
+            labels: ``(B,)`` classes, for `ClassPredictor` alone.
             select: ``"sample"``, independent views; or ``"stratified"``, spread over the ranges, which is quieter but
                 makes the leave-one-out baseline of anchor families (``estimator="rloo"``) slightly biased.
             generator: source of the randomness; the global one where None.
 
         Raises:
-            InstaAugError: ``n="all"`` without exactly one anchor family, or a transform with ``p`` < 1 or
+            InstaAugError: ``n="all"`` without an anchor family, or with too many combinations; a transform with ``p`` < 1 or
                 ``same_on_batch``, neither of which can be learned from.
         """
         if self.p < 1 or self.same_on_batch:
@@ -171,17 +178,17 @@ class LearnedAugment(v2.Transform):
             )
         if select not in ("sample", "stratified"):
             raise InstaAugError(f"select: expected sample or stratified, got {select!r}")
-        if labels is not None and getattr(self.predictor, "n_classes", None) is None:
-            raise InstaAugError('labels: only predictor="class" reads them; leave them out')
-        batch, back = self._batch(images)
-        raw = gradsync.call(self.predictor, *((batch,) if labels is None else (batch, labels)))
+        if labels is not None and not self.predictor.reads_labels:
+            raise InstaAugError(
+                f"labels: only ClassPredictor reads them, this predictor is a {type(self.predictor).__name__}; leave them out"
+            )
+        batch, back = self.prepare(images)
+        raw = distributed.call_with_mean_gradients(self.predictor, *((batch,) if labels is None else (batch, labels)))
         distribution = AugmentDistribution(self.families, raw)
         if n == "all":
-            anchored = [family for family in self.families if hasattr(family, "n_anchors")]
-            if len(anchored) != 1:
-                raise InstaAugError(f'n: "all" needs exactly one anchor family, got {len(anchored)}')
-            params = distribution.rsample((anchored[0].n_anchors,), generator)
-            params = params.replace(**anchored[0].every_anchor(len(batch), batch.device))
+            table = CandidateProduct(self.anchor_families)
+            column = torch.arange(table.n_candidates, device=batch.device)[:, None].expand(-1, len(batch))
+            params = distribution.rsample((table.n_candidates,), generator).replace(**table.take(column))
         else:
             params = self.select_params(distribution, n, select, generator)
         views = back(self.apply(batch.repeat(params.batch_shape[0], 1, 1, 1), params.flatten()))
@@ -245,12 +252,12 @@ class LearnedAugment(v2.Transform):
             params = self._checked(params)
             return {"params": params, "owners": owners(leaves, params.batch_shape[0])}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
-            batch, back = self._batch(image)
+            batch, back = self.prepare(image)
             frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
             clip = frames.shape[-4] if frames.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
             looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
-            distribution = self._distribution(looked_at, self.same_on_batch)
+            distribution = self.predict(looked_at, self.same_on_batch)
             params = distribution.rsample((), generator)
             if self.p < 1:
                 device = generator.device if generator is not None else distribution.device
@@ -272,7 +279,7 @@ class LearnedAugment(v2.Transform):
         made: AugmentParams = params["params"]
         if is_image(inpt):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
-                batch, back = params["batch"] if inpt is params.get("image") else self._batch(inpt)
+                batch, back = params["batch"] if inpt is params.get("image") else self.prepare(inpt)
                 if len(batch) % made.batch_shape[0]:
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
@@ -290,19 +297,19 @@ class LearnedAugment(v2.Transform):
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    def _batch(self, images: Any, strict: bool = True):
+    def prepare(self, images: Any, strict: bool = True):
         batch, back = to_batch(images, self.in_channels, self.normalization, strict)
-        weight = next(self.predictor.parameters())
-        if weight.is_cuda and _in_worker():
+        device = self.device
+        if device.type == "cuda" and _in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
-        if batch.device != weight.device:
+        if batch.device != device:
             raise InstaAugError(
-                f"images: they are on {batch.device}, the transform's weights on {weight.device}. v2.Compose moves no "
+                f"images: they are on {batch.device}, the transform's weights on {device}. v2.Compose moves no "
                 f"weights: call aug.to({str(batch.device)!r}) yourself, or move the images"
             )
         return batch, back
 
-    def _distribution(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
+    def predict(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
         raw = self.predictor(batch)
         if pooled:
             raw = {name: value.mean(0, keepdim=True) for name, value in raw.items()}
@@ -315,8 +322,7 @@ class LearnedAugment(v2.Transform):
                 f"params: expected AugmentParams that lead with (B,) and have fields of {', '.join(sorted(known))}; got "
                 f"{params if isinstance(params, AugmentParams) else type(params).__name__}"
             )
-        device = next(self.predictor.parameters()).device
-        return params.to(device)
+        return params.to(self.device)
 
     # -- files -----------------------------------------------------------------------------------------------------------
 
@@ -325,6 +331,7 @@ class LearnedAugment(v2.Transform):
         norm = self.normalization
         return {
             "families": [{"name": family.name, "config": family.config()} for family in self.families],
+            "in_channels": self.in_channels,
             "predictor": self.predictor.config(),
             "fill": self.fill,
             "mask_fill": self.mask_fill,
@@ -341,7 +348,8 @@ class LearnedAugment(v2.Transform):
         Raises:
             InstaAugError: another suffix, or a folder that does not exist.
         """
-        weights.write(path, {**self.config(), "notes": notes}, self.predictor.state_dict())
+        found = {} if self.recommended is None else {"recommended": self.recommended}
+        weights.write(path, {**self.config(), **found, "notes": notes}, self.predictor.state_dict())
 
     @classmethod
     def from_pretrained(
@@ -363,7 +371,10 @@ class LearnedAugment(v2.Transform):
                 missing or another one.
         """
         config, tensors = weights.read(name_or_path)
-        channels = config.get("predictor", {}).get("in_channels")
+        try:
+            channels = config["in_channels"] if "in_channels" in config else config["predictor"]["in_channels"]
+        except (KeyError, TypeError) as error:
+            raise InstaAugError(f"weights: {name_or_path} does not describe a transform: no {error}") from error
         if overrides.pop("in_channels", channels) != channels:
             raise InstaAugError(
                 f"in_channels: the weights {str(name_or_path)!r} look at {channels} channel(s) and cannot change; convert "
@@ -375,9 +386,11 @@ class LearnedAugment(v2.Transform):
             arguments["fill"] = {"others": config["fill"], tv_tensors.Mask: config.get("mask_fill", 0)}
             arguments["interpolation"] = config.get("interpolation", "bilinear")
             configs = {entry["name"]: entry["config"] for entry in config["families"]}
-            arguments |= recipe(config["predictor"], classifier)
+            configs.get("crop", {}).pop("prior_area", None)  # of 0.1: it changed how entropy was measured, not views
+            arguments |= {"in_channels": channels, "predictor": load_predictor(config["predictor"], classifier)}
             aug = cls(create(list(configs), configs), **(arguments | overrides))
             aug.predictor.load_state_dict(tensors)
+            aug.recommended = config.get("recommended")
         except (KeyError, TypeError, RuntimeError) as error:
             raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
         return aug.eval().requires_grad_(False)

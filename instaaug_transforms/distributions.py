@@ -32,10 +32,10 @@ class AnchorCategorical(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        return constraints.integer_interval(0, self.n_anchors - 1)
+        return constraints.integer_interval(0, self.n_candidates - 1)
 
     @property
-    def n_anchors(self) -> int:
+    def n_candidates(self) -> int:
         """A."""
         return self.logits.shape[-1]
 
@@ -49,7 +49,7 @@ class AnchorCategorical(Distribution):
         cdf = self.probs.cumsum(-1)
         cdf = (cdf / cdf[..., -1:]).detach()
         flat = value.reshape(-1, *self.batch_shape).movedim(0, -1).contiguous()
-        index = torch.searchsorted(cdf, flat, right=True).clamp_(max=self.n_anchors - 1)
+        index = torch.searchsorted(cdf, flat, right=True).clamp_(max=self.n_candidates - 1)
         return index.movedim(-1, 0).reshape(value.shape)
 
     def sample(self, sample_shape: torch.Size = torch.Size(), generator: torch.Generator | None = None) -> Tensor:
@@ -57,7 +57,7 @@ class AnchorCategorical(Distribution):
         return self.icdf(torch.rand(shape, generator=generator, device=self.logits.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        logits = self.logits.expand(*value.shape, self.n_anchors)
+        logits = self.logits.expand(*value.shape, self.n_candidates)
         return logits.gather(-1, value.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
@@ -70,7 +70,7 @@ class AnchorCategorical(Distribution):
 
     def top(self, k: int) -> Tensor:
         """The ``k`` likeliest anchors, ``(k, *batch_shape)``, likeliest first; they repeat in order if ``k`` > A."""
-        order = self.logits.topk(min(k, self.n_anchors), dim=-1).indices.movedim(-1, 0)
+        order = self.logits.topk(min(k, self.n_candidates), dim=-1).indices.movedim(-1, 0)
         return order.repeat(math.ceil(k / order.shape[0]), *([1] * (order.ndim - 1)))[:k]
 
 

@@ -144,7 +144,7 @@ def test_normalization_is_undone_and_redone(lively, images):
     normalize = v2.Normalize(mean, std)
     aug = copy.deepcopy(lively)
     plain = normalize(aug(images, generator=seeded()))
-    aug.normalization = ia.inputs.Normalization(mean, std)
+    aug.normalization = ia.functional.inputs.Normalization(mean, std)
     assert torch.allclose(aug(normalize(images), generator=seeded()), plain, atol=1e-4)
 
 
@@ -166,13 +166,13 @@ def test_modes_change_nothing_but_the_predictor(lively, images):
 def test_selections(lively, images):
     top, params = lively.views(images, 4, "top")
     assert torch.equal(lively.views(images, 4, "top")[0], top)
-    p = lively.distribution(images).parts["crop"].anchors.log_prob(params.anchor)
+    p = lively.distribution(images).parts["crop"].categorical.log_prob(params.anchor)
     assert (p[:-1] >= p[1:]).all()
     _, spread = lively.views(images, 200, "stratified", seeded())
     part = lively.distribution(images).parts["crop"]
     counts = torch.stack([(spread.anchor == a).sum(0) for a in range(30)], 1)
     # A systematic sample: never more than one off the expected count.
-    assert ((counts.cumsum(1) - 200 * part.anchors.probs.cumsum(1)).abs() <= 1.01).all()
+    assert ((counts.cumsum(1) - 200 * part.categorical.probs.cumsum(1)).abs() <= 1.01).all()
     with pytest.raises(ia.InstaAugError, match="expected one of sample, top, stratified, got 'best'"):
         lively.views(images, 2, "best")
 
@@ -226,7 +226,7 @@ def test_repr_reads_like_torchvision():
 
 
 def test_save_and_load(lively, images, tmp_path):
-    lively.normalization = ia.inputs.Normalization((0.5,) * 3, (0.5,) * 3)
+    lively.normalization = ia.functional.inputs.Normalization((0.5,) * 3, (0.5,) * 3)
     lively.p = 0.7
     lively.save(tmp_path / "a.safetensors", note="mine")
     again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors")

@@ -17,9 +17,9 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import weights
 from instaaug_transforms.cli.__main__ import main
 from instaaug_transforms.cli.fit import parse_bands
+from instaaug_transforms.utils import weights
 
 CLASSES = ("blue", "red")
 

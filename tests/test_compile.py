@@ -165,7 +165,7 @@ def test_functional_call_on_the_predictor(images):
 
 def test_vmap_over_predictors_and_over_images(images):
     """An ensemble of predictors in one call; per-image outputs as a batch of one gives them."""
-    many = [make_lively(["crop", "rotate"], image_size=32).predictor for _ in range(3)]
+    many = [make_lively(["crop", "rotate"], predictor=ia.ConvPredictor(image_size=32)).predictor for _ in range(3)]
     for k, predictor in enumerate(many):
         nn.init.normal_(predictor.heads["rotate"].out.weight, std=0.1 * (k + 1))
     params, buffers = stack_module_state(many)
@@ -178,7 +178,7 @@ def test_vmap_over_predictors_and_over_images(images):
 
 
 def test_per_image_gradients_by_vmap(images):
-    predictor = make_lively(["rotate"], image_size=32).predictor
+    predictor = make_lively(["rotate"], predictor=ia.ConvPredictor(image_size=32)).predictor
     params = {name: p.detach() for name, p in predictor.named_parameters()}
 
     def loss(p, image):

@@ -6,12 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from torch import distributed, multiprocessing, nn
+from torch import distributed as dist
+from torch import multiprocessing, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import instaaug_transforms as ia
 from instaaug_transforms.augment_distribution import AugmentDistribution
-from instaaug_transforms.utils import gradsync
+from instaaug_transforms.utils import distributed
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 ESTIMATORS = ("rloo", "reinforce", "critic")
@@ -22,7 +23,7 @@ NOISE = torch.rand(3, 1, 4, 2, generator=torch.Generator().manual_seed(2))  # (s
 def train(rows: slice, seed: int, estimator: str, wrap=lambda model: model) -> dict[str, torch.Tensor]:
     """Three steps on some rows of the batch; everything that was learned."""
     torch.manual_seed(seed)
-    aug = ia.LearnedAugment(["crop", "rotate"], image_size=16)
+    aug = ia.LearnedAugment(["crop", "rotate"], predictor=ia.ConvPredictor(image_size=16))
     with torch.no_grad():
         aug.predictor.heads["crop"].bias.zero_()
     objective = ia.InstaAugObjective(aug, estimator=estimator, weight_rate=0.1)
@@ -43,12 +44,12 @@ def train(rows: slice, seed: int, estimator: str, wrap=lambda model: model) -> d
 
 def worker(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     for estimator in ESTIMATORS:
         # Rank 1 starts from another φ: it must take rank 0's.
         state = train(slice(2 * rank, 2 * rank + 2), seed=rank, estimator=estimator, wrap=DistributedDataParallel)
         save_file(state, f"{folder}/{estimator}-{rank}.safetensors")
-    distributed.destroy_process_group()
+    dist.destroy_process_group()
 
 
 @pytest.mark.slow
@@ -69,5 +70,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
 
 def test_alone_there_is_nothing_to_agree_on():
     module = nn.Linear(2, 2)
-    assert not gradsync.active() and torch.equal(gradsync.call(module, torch.ones(2)), module(torch.ones(2)))
-    assert gradsync.mean(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+    assert distributed.world_size() == 1 and torch.equal(
+        distributed.call_with_mean_gradients(module, torch.ones(2)), module(torch.ones(2))
+    )
+    assert distributed.all_reduce_mean(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]

@@ -99,7 +99,9 @@ def test_a_single_view_of_a_single_image_has_no_baseline():
 def test_the_objective_agrees_with_the_exact_one_on_average(estimator):
     """The whole path, sampling included: the mean of 150 gradients lies within the noise of their mean."""
     torch.manual_seed(0)
-    aug = ia.LearnedAugment([Crop(scales=(1.0, 0.5), grids=(1, 2), initial_identity=0.4)], image_size=16)
+    aug = ia.LearnedAugment(
+        [Crop(scales=(1.0, 0.5), grids=(1, 2), initial_identity=0.4)], predictor=ia.ConvPredictor(image_size=16)
+    )
     images, table = torch.rand(2, 3, 16, 16), torch.rand(2, 5) * 2
     bias = aug.predictor.heads["crop"].bias
 

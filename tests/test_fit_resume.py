@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import instaaug_transforms as ia
-from instaaug_transforms import weights
+from instaaug_transforms.utils import weights
 
 from .test_fit import Planted, corner_images
 

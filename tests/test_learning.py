@@ -8,8 +8,8 @@ from torch import nn
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
+from instaaug_transforms.engine.data import LabelledImages, load
 from instaaug_transforms.learning.contrastive import contrastive_losses
-from instaaug_transforms.learning.data import LabelledImages, load
 from instaaug_transforms.utils.modes import frozen
 
 CROP_ROTATE = families.create(["crop", "rotate"])
@@ -126,7 +126,7 @@ def test_loss_table_is_the_loss_of_every_crop():
     data = LabelledImages(torch.rand(7, 3, 32, 32), torch.randint(5, (7,)))
     table = ia.build_loss_table(model, data, crop, batch_size=3)
     for a in (0, 4, 29):
-        params = crop.anchor_params().map(lambda f, a=a: f[a].expand(7))
+        params = crop.candidates().map(lambda f, a=a: f[a].expand(7))
         expected = nn.functional.cross_entropy(
             model(functional.apply(data.images, params, [crop])), data.targets, reduction="none"
         )

@@ -83,10 +83,10 @@ def test_crop_correlation_is_scipys():
     report = learned_against_measured(model, aug, data, progress=False)
     crop = aug.families[0]
     with torch.no_grad():
-        probs = aug.distribution(data[0]).parts["crop"].anchors.probs
+        probs = aug.distribution(data[0]).parts["crop"].categorical.probs
         views = [
-            aug.apply(data[0], crop.anchor_params().index(slice(a, a + 1)).map(lambda f: f.expand(12)))
-            for a in range(crop.n_anchors)
+            aug.apply(data[0], crop.candidates().index(slice(a, a + 1)).map(lambda f: f.expand(12)))
+            for a in range(crop.n_candidates)
         ]
         p = torch.stack([model(v).softmax(1)[torch.arange(12), data[1]] for v in views], 1)
     for i in range(12):

@@ -74,7 +74,7 @@ def test_geometry_is_that_of_torchvision(family, fields, affine, size):
 
 def test_scale_is_uniform_in_the_logarithm():
     family = Scale(bounds=(0.25, 2.0))
-    assert family._bounds["log2_scale"] == (-2.0, 1.0) and family.config() == {"bounds": (0.25, 2.0)}
+    assert family.bounds["log2_scale"] == (-2.0, 1.0) and family.config() == {"bounds": (0.25, 2.0)}
 
 
 def test_mean_field_box_is_the_crop_of_the_same_box(images):
@@ -118,21 +118,21 @@ def test_equal_corners_are_a_constant_gain(images):
 
 def test_boxed_entropy_and_frequencies():
     part = Erase().distribution(torch.randn(1, 26))
-    assert Erase().n_anchors == 1 + 9 + 16 and Erase().entropy_scale() == pytest.approx(math.log(26))
+    assert Erase().n_candidates == 1 + 9 + 16 and Erase().entropy_unit[0] == pytest.approx(math.log(26))
     index = part.from_uniform(torch.rand(60_000, 1, 1))["erase_anchor"]
     share = torch.bincount(index.flatten(), minlength=26) / 60_000
-    assert torch.allclose(share, part.anchors.probs[0], atol=0.01)
+    assert torch.allclose(share, part.categorical.probs[0], atol=0.01)
     assert part.entropy().item() == pytest.approx(
-        torch.distributions.Categorical(part.anchors.probs).entropy().item(), abs=1e-4
+        torch.distributions.Categorical(part.categorical.probs).entropy().item(), abs=1e-4
     )
-    assert part.mode()["erase_anchor"] == part.anchors.probs.argmax() == part.top(3)["erase_anchor"][0]
+    assert part.mode()["erase_anchor"] == part.categorical.probs.argmax() == part.top(3)["erase_anchor"][0]
 
 
 def test_tables_of_the_paper_by_name():
     small, large = Crop("paper_64px"), Crop("paper_224px")
-    assert (small.n_anchors, large.n_anchors) == (321, 30)
+    assert (small.n_candidates, large.n_candidates) == (321, 30)
     assert torch.equal(large.anchors, Crop().anchors)
-    assert Crop(**small.config()).n_anchors == 321
+    assert Crop(**small.config()).n_candidates == 321
 
 
 @pytest.mark.parametrize(

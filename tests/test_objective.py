@@ -27,7 +27,7 @@ def batch():
 
 def make(families=("crop", "rotate"), seed=0, **kwargs):
     torch.manual_seed(seed)
-    aug = ia.LearnedAugment(families, image_size=16)
+    aug = ia.LearnedAugment(families, predictor=ia.ConvPredictor(image_size=16))
     return aug, ia.InstaAugObjective(aug, **kwargs), small_model()
 
 
@@ -234,7 +234,7 @@ def test_paper_mode_moves_once_an_epoch(batch):
 
 def test_critic_learns_the_losses_of_the_anchors():
     torch.manual_seed(0)
-    aug = ia.LearnedAugment(["crop"], image_size=16)
+    aug = ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(image_size=16))
     objective = ia.InstaAugObjective(aug, estimator="critic")
     with torch.no_grad():
         aug.predictor.heads["crop"].bias.copy_(aug.predictor.heads["crop"].log_n)  # every anchor equally likely
@@ -314,7 +314,7 @@ def test_errors_say_what_to_do(batch):
         ia.InstaAugObjective(aug, baseline_decay=1.0)
     with pytest.raises(ia.InstaAugError, match="aug: all of its weights are frozen"):
         ia.InstaAugObjective(ia.LearnedAugment.from_pretrained("crop_tinyimagenet"))
-    other = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], image_size=16))
+    other = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], predictor=ia.ConvPredictor(image_size=16)))
     with pytest.raises(
         ia.InstaAugError,
         match=r"state_dict: holds a controller.s state of shape \(1, 3\), this objective.s is \(2, 3\)",

@@ -11,8 +11,8 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
-from instaaug_transforms.functional import hsv
 from instaaug_transforms.families.hsv import HSV
+from instaaug_transforms.functional import hsv
 from instaaug_transforms.functional.targets import perspective_coefficients, transform_mask, transform_points
 
 GEOMETRY = families.create(["crop", "rotate"])

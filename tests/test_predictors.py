@@ -4,7 +4,8 @@ import torch
 import instaaug_transforms as ia
 from instaaug_transforms import families
 from instaaug_transforms.families.base import GAIN
-from instaaug_transforms.families.crop import Crop, _windows
+from instaaug_transforms.families.boxes import box_windows
+from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.predictors import ConvPredictor, conv
 
 from .conftest import make_lively
@@ -13,7 +14,7 @@ from .conftest import make_lively
 def test_size_and_start():
     aug = ia.LearnedAugment(["crop", "rotate", "hsv"])
     assert sum(p.numel() for p in aug.predictor.parameters()) <= 100_000
-    probs = aug.distribution(torch.rand(4, 3, 64, 64)).parts["crop"].anchors.probs
+    probs = aug.distribution(torch.rand(4, 3, 64, 64)).parts["crop"].categorical.probs
     assert torch.allclose(probs[:, 0], torch.full((4,), 0.9), atol=0.01)
     assert torch.allclose(probs[:, 1:5].sum(1), torch.full((4,), 0.1 / 3), atol=0.01)
 
@@ -53,7 +54,7 @@ def test_a_patch_at_an_anchor_changes_that_anchors_logit_most(crop, size):
 def test_what_lies_at_an_anchors_centre_counts_most_for_that_anchor(crop):
     n = sum(g * g for g in crop.grids)
     size = 96
-    windows = _windows(crop.anchors[:n], (size, size)).T.unflatten(1, (size, size))  # (A, h, w)
+    windows = box_windows(crop.anchors[:n], (size, size)).T.unflatten(1, (size, size))  # (A, h, w)
     assert torch.allclose(windows.sum((1, 2)), torch.ones(n), atol=1e-5)
     for a, (cx, cy, side, _, _) in enumerate(crop.anchors[:n].tolist()):
         same = (crop.anchors[:n, 2] - side).abs() < 1e-4
@@ -105,11 +106,11 @@ def test_a_larger_copy_of_an_image_gets_the_same_ranges():
 
 def test_bad_size():
     with pytest.raises(ia.InstaAugError, match="multiple of 16, got 50"):
-        ia.LearnedAugment(["crop"], image_size=50)
+        ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(image_size=50))
 
 
 def test_parts_of_a_batch_and_folded_scaling_change_nothing_but_rounding(monkeypatch):
-    predictor = ConvPredictor(families.create(["crop", "rotate"]))
+    predictor = ConvPredictor().build(families.create(["crop", "rotate"]))
     images = torch.rand(9, 3, 64, 64)
     whole = predictor(images)
     # The first convolution, written as the text says: of (x − 0.5) / 0.25.
@@ -122,7 +123,7 @@ def test_parts_of_a_batch_and_folded_scaling_change_nothing_but_rounding(monkeyp
 
 def test_the_crop_head_is_its_formula():
     crop = Crop(flips=True)
-    predictor = ConvPredictor([crop])
+    predictor = ConvPredictor().build([crop])
     head, images = predictor.heads["crop"], torch.rand(3, 3, 64, 64)
     with torch.no_grad():
         head.weight.normal_()
@@ -132,6 +133,8 @@ def test_the_crop_head_is_its_formula():
     maps, vector = seen["features"]
     pooled = maps.flatten(2) @ head.windows
     hidden = torch.relu(head.local(pooled.transpose(1, 2)) + head.context(vector).unsqueeze(1))  # (B, A, H)
-    weight = GAIN * head.weight[:, head.scale]
-    expected = torch.einsum("bah,fah->bfa", hidden, weight) + (head.bias - head.log_n)[:, head.scale]
+    scale = torch.tensor([k for k, grid in enumerate(crop.grids) for _ in range(grid * grid)])
+    log_n = torch.tensor([float(grid * grid) for grid in crop.grids]).log()
+    weight = GAIN * head.weight[:, scale]
+    expected = torch.einsum("bah,fah->bfa", hidden, weight) + (head.bias - log_n)[:, scale]
     assert torch.allclose(seen["logits"], expected.flatten(1), atol=1e-5)

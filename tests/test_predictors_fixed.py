@@ -5,6 +5,7 @@ import torch
 
 import instaaug_transforms as ia
 from instaaug_transforms.families.rotate import Rotate
+from instaaug_transforms.predictors import ClassPredictor
 
 
 def angles(aug, images, **kwargs):
@@ -14,7 +15,7 @@ def angles(aug, images, **kwargs):
 
 def test_the_start_is_that_of_the_looking_predictor(images):
     blind = ia.LearnedAugment(["crop", "rotate", "hsv"], predictor="global").distribution(images)
-    probs = blind.parts["crop"].anchors.probs
+    probs = blind.parts["crop"].categorical.probs
     assert probs[:, 0].allclose(torch.tensor(0.9), atol=1e-4)
     assert probs[:, 1:5].sum(1).allclose(torch.tensor(0.1 / 3), atol=1e-4)
     for fields in (blind.parts["rotate"].fields, blind.parts["hsv"].fields):
@@ -42,7 +43,7 @@ def test_symmetric_ranges_stay_centred_whatever_is_learned(images):
 
 
 def test_class_specific_reads_the_label_and_averages_without_one(images):
-    aug = ia.LearnedAugment(["rotate"], predictor="class", n_classes=3)
+    aug = ia.LearnedAugment(["rotate"], predictor=ClassPredictor(3))
     with torch.no_grad():
         aug.predictor.raw["rotate"].copy_(torch.tensor([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]]))
     angle = angles(aug, images, labels=torch.tensor([0, 1, 2, 2, 1, 0]))
@@ -52,7 +53,7 @@ def test_class_specific_reads_the_label_and_averages_without_one(images):
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"predictor": "global"}, {"predictor": "symmetric"}, {"predictor": "class", "n_classes": 4}]
+    "kwargs", [{"predictor": "global"}, {"predictor": "symmetric"}, {"predictor": ClassPredictor(4)}]
 )
 def test_saved_and_loaded(kwargs, images, tmp_path):
     aug = ia.LearnedAugment(["rotate", "hsv"], **kwargs)
@@ -74,18 +75,20 @@ def test_making_one_leaves_the_random_state_alone():
 
 
 def test_errors(images):
-    with pytest.raises(ia.InstaAugError, match="predictor: expected one of conv, features, global"):
+    with pytest.raises(
+        ia.InstaAugError, match="predictor: unknown name 'magic'; known are class, conv, features, global"
+    ):
         ia.LearnedAugment(["rotate"], predictor="magic")
-    with pytest.raises(ia.InstaAugError, match="n_classes: goes with"):
-        ia.LearnedAugment(["rotate"], n_classes=3)
-    with pytest.raises(ia.InstaAugError, match="n_classes: goes with"):
+    with pytest.raises(ia.InstaAugError, match="'class' needs arguments"):
         ia.LearnedAugment(["rotate"], predictor="class")
+    with pytest.raises(ia.InstaAugError, match="n_classes: expected an integer ≥ 1, got 0"):
+        ClassPredictor(0)
     with pytest.raises(ia.InstaAugError, match="'crop' has none"):
         ia.LearnedAugment(["crop"], predictor="symmetric")
     with pytest.raises(ia.InstaAugError, match="identity in the middle"):
         ia.LearnedAugment([Rotate(bounds=(0, 90))], predictor="symmetric")
     with pytest.raises(ia.InstaAugError, match="labels: expected .6,. classes in 0 … 1"):
-        ia.LearnedAugment(["rotate"], predictor="class", n_classes=2).sample(images, labels=torch.full((6,), 2))
+        ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.full((6,), 2))
     for predictor in ("conv", "global"):
-        with pytest.raises(ia.InstaAugError, match='labels: only predictor="class" reads them'):
+        with pytest.raises(ia.InstaAugError, match="labels: only ClassPredictor reads them"):
             ia.LearnedAugment(["rotate"], predictor=predictor).sample(images, labels=torch.zeros(6, dtype=torch.long))

@@ -14,7 +14,7 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.data import LabelledImages
+from instaaug_transforms.engine.data import LabelledImages
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -122,7 +122,7 @@ def test_share_of_the_planted_object():
 
     def distribution(images):
         rows = [int((brightness - 255 * image.sum()).abs().argmin()) for image in images]
-        probs = torch.nn.functional.one_hot(right[rows], crop.n_anchors).float()
+        probs = torch.nn.functional.one_hot(right[rows], crop.n_candidates).float()
         part = types.SimpleNamespace(anchors=types.SimpleNamespace(probs=probs))
         return types.SimpleNamespace(parts={"crop": part})
 

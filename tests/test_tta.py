@@ -4,7 +4,8 @@ from timm.layers import DropPath
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.tta.classification import aggregate, choose_views
+from instaaug_transforms.tta.aggregation import aggregate
+from instaaug_transforms.tta.views import choose_views
 
 from .conftest import make_lively
 
@@ -55,7 +56,7 @@ def test_sampled_views_keep_their_distribution(images):
     d = aug.distribution(images)
     params = choose_views(d, 3000, "sample", generator=torch.Generator().manual_seed(0))
     share = (params.anchor[1:] == 0).float().mean(0)
-    assert torch.allclose(share, d.parts["crop"].anchors.probs[:, 0], atol=0.04)
+    assert torch.allclose(share, d.parts["crop"].categorical.probs[:, 0], atol=0.04)
 
 
 def test_chunks_change_nothing_and_are_kept(images):
@@ -75,7 +76,7 @@ def test_generator_and_drop_in_attributes(images):
 def test_normalized_inputs_reach_the_classifier_normalized(images):
     aug, model = make_lively(["crop"]), Tiny()
     plain = ia.TTAModel(nn.Sequential(nn.BatchNorm2d(3).eval(), model), aug, 3)(images)
-    aug.normalization = ia.inputs.Normalization((0.5,) * 3, (0.25,) * 3)
+    aug.normalization = ia.functional.inputs.Normalization((0.5,) * 3, (0.25,) * 3)
     undo = nn.Sequential(nn.BatchNorm2d(3).eval())
     inner = nn.Sequential(Rescale(), undo, model)
     assert torch.allclose(ia.TTAModel(inner, aug, 3)((images - 0.5) / 0.25), plain, atol=1e-4)

@@ -66,7 +66,7 @@ def test_density_of_centres_has_the_moments_of_the_distribution():
     images = torch.rand(3, 3, 32, 32)
     part = aug.distribution(images).parts["crop"]
     density, whole = centre_density(part, 48)
-    probs, anchors = part.anchors.probs, part.family.anchors
+    probs, anchors = part.categorical.probs, part.family.anchors
     assert torch.allclose(density.sum((1, 2)), torch.ones(3), atol=1e-5)
     assert torch.allclose(whole, probs[:, 0])  # one anchor is the whole image
     rest = probs[:, 1:] / probs[:, 1:].sum(1, keepdim=True)
@@ -85,7 +85,7 @@ def test_centres_are_a_panel_per_image():
 def test_sizes_are_the_shares_of_the_distribution():
     aug = make_lively(["crop"])
     images = torch.rand(5, 3, 32, 32)
-    probs = aug.distribution(images).parts["crop"].anchors.probs
+    probs = aug.distribution(images).parts["crop"].categorical.probs
     left, right = viz.crop_sizes(aug, images).axes
     shares = [probs[:, 14:].sum(1), probs[:, 5:14].sum(1), probs[:, 1:5].sum(1), probs[:, 0]]
     for bar, share in zip(left.patches, shares, strict=True):

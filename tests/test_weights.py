@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import instaaug_transforms as ia
-from instaaug_transforms import weights
+from instaaug_transforms.utils import weights
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import InterpolationMode, v2
 
-from ..learning.data import LabelledImages, load
+from ..engine.data import LabelledImages, load
 from ..utils.errors import InstaAugError
 
 

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 
 from ..augment import LearnedAugment
+from ..engine.data import hold_out
 from ..families import create
 from ..families.crop import Crop
 from ..learning import FitConfig
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
-from ..learning.data import hold_out
 from ..tta import views_nll
 from ..utils import distributed as ranks
 from ..utils.errors import InstaAugError

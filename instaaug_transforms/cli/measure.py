@@ -15,7 +15,7 @@ from ..measure.page import write_page
 from ..measure.survey import survey
 from ..measure.tables import write_csv
 from ..measure.warp import Fill, check_fill
-from ..weights import replace_file
+from ..utils.files import replace_file
 from .datasets import add_data_arguments, folder_of
 from .models import add_model_arguments, build_classifier
 

@@ -4,12 +4,12 @@ import argparse
 from pathlib import Path
 
 from ..augment import SELECTIONS, LearnedAugment
-from ..learning.data import hold_out
+from ..engine.data import hold_out
 from ..tta import evaluate
 from ..tta.aggregation import AGGREGATIONS
 from ..tta.report import FORMATS
 from ..utils.errors import InstaAugError
-from ..weights import read as read_weights
+from ..utils.weights import read as read_weights
 from .datasets import add_data_arguments, count_classes, read
 from .models import add_model_arguments, build_classifier
 

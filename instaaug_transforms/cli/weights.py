@@ -4,7 +4,7 @@ import argparse
 
 from tabulate import tabulate
 
-from ..weights import manifest
+from ..utils.weights import manifest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..utils.errors import InstaAugError
+from .anchors import AnchorDistribution, AnchorFamily
 from .base import Family, FamilyDistribution, Features, FeatureSpec
+from .product import CandidateProduct
+from .uniform import UniformFamily
 
-__all__ = ["Family", "FamilyDistribution", "FeatureSpec", "Features", "available", "create", "register"]
+__all__ = [
+    "AnchorDistribution",
+    "AnchorFamily",
+    "CandidateProduct",
+    "Family",
+    "FamilyDistribution",
+    "FeatureSpec",
+    "Features",
+    "UniformFamily",
+    "available",
+    "create",
+    "register",
+]
 
 _REGISTRY: dict[str, type[Family]] = {}
 

@@ -42,7 +42,7 @@ class FamilyDistribution(ABC):
     """
 
     n_uniforms: int
-    has_rsample: bool
+    has_rsample: ClassVar[bool]
 
     @abstractmethod
     def from_uniform(self, uniform: Tensor) -> dict[str, Tensor]:
@@ -79,6 +79,7 @@ class Family(ABC):
         order: position among the families of its stage, ascending.
         stays_inside: a geometric family that never shows what lies outside the image.
         channels: the numbers of image channels it is defined on, None for any.
+        has_rsample: whether samples carry gradients to φ: true of ranges, false of tables of candidates.
     """
 
     name: ClassVar[str]
@@ -87,6 +88,7 @@ class Family(ABC):
     order: ClassVar[int] = 50
     stays_inside: ClassVar[bool] = False
     channels: ClassVar[tuple[int, ...] | None] = None
+    has_rsample: ClassVar[bool]
 
     @abstractmethod
     def identity(self) -> dict[str, float]:
@@ -100,13 +102,41 @@ class Family(ABC):
     def distribution(self, raw: Tensor) -> FamilyDistribution:
         """The distribution that raw outputs ``(B, R)`` describe."""
 
+    @property
+    @abstractmethod
+    def n_uniforms(self) -> int:
+        """How many uniform numbers one draw takes."""
+
+    @abstractmethod
+    def widest(self, uniform: Tensor, fraction: float = 1.0) -> dict[str, Tensor]:
+        """Uniform numbers ``(*sample_shape, n_uniforms)`` in [0, 1) to fields drawn from the widest distribution allowed.
+
+        Args:
+            uniform: see above.
+            fraction: of a range, the part around the identity that is drawn from; candidates are drawn from all.
+        """
+
+    @property
+    def n_disturb(self) -> int:
+        """How many uniform numbers `disturb` takes."""
+        return self.n_uniforms
+
+    def disturb(self, uniform: Tensor) -> dict[str, Tensor]:
+        """Uniform numbers ``(*sample_shape, n_disturb)`` to a disturbance that this family can undo (``nuisance=``)."""
+        return self.widest(uniform)
+
     @abstractmethod
     def entropy_band(self) -> tuple[float, float]:
-        """The default entropy band: nats for a continuous family, fractions of log A for anchors."""
+        """The default entropy band, in units of `entropy_unit`."""
 
-    def entropy_scale(self) -> float:
-        """What a band's numbers are multiplied with to give nats."""
-        return 1.0
+    @abstractmethod
+    def max_entropy(self) -> float:
+        """The largest entropy, nats: 0 for ranges, log A for a table of A candidates."""
+
+    @property
+    def entropy_unit(self) -> tuple[float, str]:
+        """Nats per unit of an entropy band, and the unit's name."""
+        return 1.0, "nats"
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         """Out→in matrices ``(B, 3, 3)`` in [−1, 1] coordinates of the frame this family acts in.
@@ -116,6 +146,14 @@ class Family(ABC):
             aspect: ``(B,)``, width over height of that frame in pixels, so that rigid motions can stay rigid.
         """
         raise NotImplementedError(f"family {self.name!r} is not geometric")
+
+    def keeps_inside(self, height: int, width: int) -> bool:
+        """Whether no image of this size shows what lies outside it."""
+        return self.stays_inside
+
+    def swaps_sides(self, params: AugmentParams) -> bool:
+        """Whether a single image, not square, changes places of height and width."""
+        return False
 
     def frame_aspect(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         """Width over height, in pixels, of the frame the next family acts in."""

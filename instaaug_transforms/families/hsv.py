@@ -31,7 +31,7 @@ class HSV(UniformFamily):
         value: tuple[float, float] = (0.0, 2.0),
     ) -> None:
         super().__init__({"hue": hue, "saturation": saturation, "value": value})
-        self.hue, self.saturation, self.value = (self._bounds[name] for name in self.fields)
+        self.hue, self.saturation, self.value = (self.bounds[name] for name in self.fields)
 
     def identity(self) -> dict[str, float]:
         return {"hue": 0.0, "saturation": 1.0, "value": 1.0}

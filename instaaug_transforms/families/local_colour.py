@@ -32,7 +32,7 @@ class LocalColour(UniformFamily):
 
     def __init__(self, light: tuple[float, float] = (-2.0, 2.0), warmth: tuple[float, float] = (-2.0, 2.0)) -> None:
         super().__init__({name: light if name.startswith("light") else warmth for name in self.fields})
-        self.light, self.warmth = self._bounds["light_tl"], self._bounds["warmth_tl"]
+        self.light, self.warmth = self.bounds["light_tl"], self.bounds["warmth_tl"]
 
     def identity(self) -> dict[str, float]:
         return dict.fromkeys(self.fields, 0.0)

@@ -23,7 +23,6 @@ class Rotate(UniformFamily):
 
     def __init__(self, bounds: tuple[float, float] = (-180.0, 180.0)) -> None:
         super().__init__({"angle": bounds})
-        self.bounds = self._bounds["angle"]
 
     def identity(self) -> dict[str, float]:
         return {"angle": 0.0}

@@ -1,6 +1,7 @@
 """Scaling by a learned range, about the centre of the frame."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,10 @@ class Scale(UniformFamily):
         if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
             raise InstaAugError(f"bounds of family 'scale' must be factors, 0 < low < high, got {tuple(bounds)}")
         super().__init__({"log2_scale": (math.log2(bounds[0]), math.log2(bounds[1]))})
-        self.bounds = (float(bounds[0]), float(bounds[1]))
+        self._factors = (float(bounds[0]), float(bounds[1]))
+
+    def config(self) -> dict[str, Any]:
+        return {"bounds": self._factors}
 
     def identity(self) -> dict[str, float]:
         return {"log2_scale": 0.0}

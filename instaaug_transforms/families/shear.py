@@ -25,7 +25,7 @@ class Shear(UniformFamily):
 
     def __init__(self, x: tuple[float, float] = (-45.0, 45.0), y: tuple[float, float] = (-45.0, 45.0)) -> None:
         super().__init__({"shear_x": x, "shear_y": y})
-        self.x, self.y = self._bounds["shear_x"], self._bounds["shear_y"]
+        self.x, self.y = self.bounds["shear_x"], self.bounds["shear_y"]
 
     def identity(self) -> dict[str, float]:
         return {"shear_x": 0.0, "shear_y": 0.0}

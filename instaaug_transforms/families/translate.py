@@ -23,7 +23,7 @@ class Translate(UniformFamily):
 
     def __init__(self, x: tuple[float, float] = (-0.5, 0.5), y: tuple[float, float] = (-0.5, 0.5)) -> None:
         super().__init__({"shift_x": x, "shift_y": y})
-        self.x, self.y = self._bounds["shift_x"], self._bounds["shift_y"]
+        self.x, self.y = self.bounds["shift_x"], self.bounds["shift_y"]
 
     def identity(self) -> dict[str, float]:
         return {"shift_x": 0.0, "shift_y": 0.0}

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,12 @@ class UniformFamily(Family):
 
     Args:
         bounds: for each field, the widest range [a, b] allowed. Must hold the identity.
+
+    Attributes:
+        bounds: the same, as floats.
     """
+
+    has_rsample = True
 
     def __init__(self, bounds: dict[str, tuple[float, float]]) -> None:
         identity = self.identity()
@@ -34,7 +40,13 @@ class UniformFamily(Family):
                     f"bounds of {name!r} in family {self.name!r} must be (low, high) around the identity "
                     f"{identity[name]:g}, got {tuple(pair)}"
                 )
-        self._bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+        self.bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+    def config(self) -> dict[str, Any]:
+        config = super().config()
+        if "bounds" in config and len(self.fields) == 1:  # an argument of that name is the pair of the only field
+            config["bounds"] = self.bounds[self.fields[0]]
+        return config
 
     def head(self, spec: FeatureSpec) -> nn.Module:
         return UniformHead(spec, self._initial_raw())
@@ -43,7 +55,7 @@ class UniformFamily(Family):
         """Raw outputs of a range 2 % of the bounds wide around the identity."""
         width = math.log(INITIAL_WIDTH / (1 - INITIAL_WIDTH))
         identity = self.identity()
-        position = [(identity[name] - low) / (high - low) for name, (low, high) in self._bounds.items()]
+        position = [(identity[name] - low) / (high - low) for name, (low, high) in self.bounds.items()]
         start = [min(max((p - INITIAL_WIDTH / 2) / (1 - INITIAL_WIDTH), 0.01), 0.99) for p in position]
         return torch.tensor([width] * len(start) + [math.log(t / (1 - t)) for t in start])
 
@@ -53,6 +65,22 @@ class UniformFamily(Family):
     def entropy_band(self) -> tuple[float, float]:
         return (-1.0 * len(self.fields), -0.3 * len(self.fields))
 
+    def max_entropy(self) -> float:
+        return 0.0
+
+    @property
+    def n_uniforms(self) -> int:
+        return len(self.fields)
+
+    def widest(self, uniform: Tensor, fraction: float = 1.0) -> dict[str, Tensor]:
+        identity, fields = self.identity(), {}
+        for index, (name, (low, high)) in enumerate(self.bounds.items()):
+            half = (high - low) * fraction / 2
+            # The identity may lie at the edge of its bounds: the part around it then lies to one side.
+            start, end = max(low, identity[name] - half), min(high, identity[name] + half)
+            fields[name] = start + (end - start) * uniform[..., index]
+        return fields
+
 
 class UniformFamilyDistribution(FamilyDistribution):
     """Independent uniform fields; their entropies add up."""
@@ -60,12 +88,12 @@ class UniformFamilyDistribution(FamilyDistribution):
     has_rsample = True
 
     def __init__(self, family: UniformFamily, raw: Tensor) -> None:
-        self.n_uniforms = len(family.fields)
+        self.n_uniforms = family.n_uniforms
         self._identity = family.identity()
         width, start = raw.float().sigmoid().chunk(2, dim=-1)  # (B, F) each
         self.fields: dict[str, BoundedUniform] = {}
         for index, name in enumerate(family.fields):
-            low, high = family._bounds[name]
+            low, high = family.bounds[name]
             w, t = width[..., index], start[..., index]
             lo = low + (high - low) * (1 - w) * t
             self.fields[name] = BoundedUniform(lo, lo + (high - low) * w, (low, high), validate_args=False)
@@ -131,3 +159,9 @@ class UniformHead(nn.Module):
     def forward(self, features: Features) -> Tensor:
         hidden = torch.relu(self.hidden(features.vector))
         return F.linear(hidden, GAIN * self.out.weight, self.out.bias)
+
+    @torch.no_grad()
+    def shrink_(self, strength: float, mean: Tensor) -> None:
+        """Let the image move the outputs by ``strength`` times as much about their ``mean`` over images."""
+        self.out.weight.mul_(strength)
+        self.out.bias.mul_(strength).add_(mean.to(self.out.bias), alpha=1 - strength)

@@ -61,7 +61,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
         weight = next(aug.predictor.parameters())
         with torch.no_grad():
             blank = torch.zeros(1, aug.in_channels, 64, 64, device=weight.device)
-            self._n_uniforms = aug._distribution(blank).n_uniforms
+            self._n_uniforms = aug.predict(blank).n_uniforms
 
     def generate_parameters(self, batch_shape: tuple[int, ...]) -> dict[str, Tensor]:
         """Uniform numbers ``(B, n)``; the image decides what they mean."""
@@ -89,7 +89,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
                 f"params: expected what forward_parameters gives or fields of {', '.join(self._fields)}, got "
                 f"{', '.join(sorted(params))}"
             )
-        distribution: AugmentDistribution = self.aug._distribution(self.aug._batch(batch)[0], self.same_on_batch)
+        distribution: AugmentDistribution = self.aug.predict(self.aug.prepare(batch)[0], self.same_on_batch)
         uniform = params[UNIFORM].to(distribution.device)
         drawn = distribution.from_uniform(uniform[:1] if self.same_on_batch else uniform)
         params.update(drawn.repeat_interleave(len(batch)) if self.same_on_batch else drawn)
@@ -117,7 +117,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """Geometry and colour."""
-        batch, back = self.aug._batch(input)
+        batch, back = self.aug.prepare(input)
         return back(self.aug.apply(batch, self._drawn(params)))
 
     def apply_transform_mask(

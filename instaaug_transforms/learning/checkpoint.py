@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import weights
+from ..utils import weights
 from ..utils.errors import InstaAugError
 
 

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..families.product import MAX_COLUMNS
 from ..utils.errors import InstaAugError
+from .report import HeldOutReport
 
 OBJECTIVES = ("paper", "sampled", "aggregation")
 
@@ -14,8 +16,11 @@ class FitConfig:
     """How `fit` learns.
 
     Args:
-        entropy: band per family, ``{"crop": (0.52, 0.61), "rotate": (-1.0, -0.3)}``: crop in fractions of log A,
-            uniform families in nats. Families that are left out take their default.
+        entropy: band per family, ``{"crop": (0.52, 0.61), "rotate": (-1.0, -0.3)}``: tables of candidates in fractions of
+            log A, ranges in nats. Families that are left out take their default. Without any, λ stays what it is where
+            a table says all there is to know: each of ``entropy_weights`` is tried and held-out images choose; ranges
+            take their default bands.
+        entropy_weights: the λ to try.
         entropy_mode: ``"dual"`` or ``"paper"``, see `EntropyController`.
         initial_weight: λ at the start.
         weight_rate: how fast log λ moves, per step. Where it moves faster than the ranges can follow, all of them run
@@ -30,12 +35,17 @@ class FitConfig:
         val_views: sampled views per held-out image, where a family besides crop is learned.
         amp: bfloat16 autocast in the classifier.
         table_batch_size: views per forward of the classifier.
+        nuisance_draws: disturbed copies per image, where there is a nuisance.
+        nuisance_probability: that a copy is disturbed at all.
+        held_out: share of the images that is held out to choose on, where no ``val_data`` is given.
+        max_columns: of a loss table, the product of the families' candidates.
         seed: of everything random in the fit.
         checkpoint_seconds: between checkpoints, where there is a ``workdir``; one is also made after every epoch.
         progress: show bars; None where the output is a terminal.
     """
 
     entropy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    entropy_weights: tuple[float, ...] = (0.03, 0.1, 0.3)
     entropy_mode: str = "dual"
     initial_weight: float = 0.1
     weight_rate: float = 0.004
@@ -49,6 +59,10 @@ class FitConfig:
     val_views: int = 4
     amp: bool = False
     table_batch_size: int = 256
+    nuisance_draws: int = 1
+    nuisance_probability: float = 0.5
+    held_out: float = 0.1
+    max_columns: int = MAX_COLUMNS
     seed: int = 0
     checkpoint_seconds: float = 60.0
     progress: bool | None = None
@@ -65,9 +79,16 @@ class FitConfig:
             "table_batch_size",
             "lr",
             "checkpoint_seconds",
+            "nuisance_draws",
+            "max_columns",
+            "initial_weight",
         ):
             if not getattr(self, name) > 0:
                 raise InstaAugError(f"{name}: expected a positive number, got {getattr(self, name)}")
+        if not 0 < self.held_out < 1:
+            raise InstaAugError(f"held_out: expected a share in (0, 1), got {self.held_out}")
+        if not self.entropy_weights or not all(weight > 0 for weight in self.entropy_weights):
+            raise InstaAugError(f"entropy_weights: expected positive numbers, got {self.entropy_weights}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,9 @@ class FitResult:
         best_epoch: the epoch whose weights were kept.
         stopped_early: whether patience ran out.
         table_seconds, fit_seconds: wall times of the loss tables and of the rest.
+        report: what one view, the best policy that does not look at the image, and ours give on held-out images, and
+            which of them to use; None where views cannot be tabulated (ranges) or outputs are no logits.
+        held_out: names of the held-out images, where the data has names.
     """
 
     history: list[dict[str, Any]]
@@ -87,6 +111,8 @@ class FitResult:
     stopped_early: bool
     table_seconds: float
     fit_seconds: float
+    report: HeldOutReport | None = None
+    held_out: list[str] | None = None
 
     @property
     def best(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class EntropyController:
 
     Args:
         families: those of the transform.
-        bands: per family name ``(low, high)``: fractions of log A for crop, nats for uniform families. Families that
+        bands: per family name ``(low, high)``: fractions of log A for tables of candidates, nats for ranges. Families that
             are left out take their default.
         initial: λ at the start.
         mode: ``"dual"`` or ``"paper"``.
@@ -65,6 +65,8 @@ class EntropyController:
             raise InstaAugError(f"entropy: bands for {', '.join(unknown)}, but the families are {', '.join(names)}")
         if mode not in MODES:
             raise InstaAugError(f"entropy mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        if not initial > 0:
+            raise InstaAugError(f"entropy initial weight: expected a number above 0, got {initial}")
         if not lookahead >= 0:
             raise InstaAugError(f"entropy lookahead: expected a number of updates ≥ 0, got {lookahead}")
         if not 0 <= margin < 0.5:
@@ -72,10 +74,9 @@ class EntropyController:
         self.bands: dict[str, tuple[float, float]] = {}
         for family in families:
             low, high = bands.get(family.name, family.entropy_band())
-            scale = family.entropy_scale()
-            largest = 1.0 if scale != 1.0 else 0.0
+            scale, unit = family.entropy_unit
+            largest = family.max_entropy() / scale if scale else 0.0
             if not low < high <= largest:
-                unit = "fractions of log A" if scale != 1.0 else "nats"
                 raise InstaAugError(
                     f"entropy[{family.name!r}]: expected low < high ≤ {largest:g} ({unit}), got ({low}, {high})"
                 )

@@ -1,95 +1,122 @@
-"""The loss table of a frozen classifier: L[i, a] is the loss of image i seen through crop anchor a."""
+"""The loss table of a frozen classifier: L[i, a] is the loss of image i seen through candidate a."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from .. import functional
-from ..families.crop import Crop
+from ..augment import LearnedAugment
+from ..engine.data import load
+from ..engine.rows import compute_rows
+from ..families import CandidateProduct
+from ..families.product import MAX_COLUMNS
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
-from .data import LabelledImages
-from .row_store import RowStore
-
-PerViewLoss = Callable[[Tensor, Tensor], Tensor]
+from .losses import PerViewLoss, cross_entropy, describe_loss
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """``(B, classes)`` logits and ``(B,)`` labels to ``(B,)`` nats."""
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+class Viewer:
+    """A frozen classifier that looks at images through every candidate of a table.
+
+    Args:
+        aug: its families, output size, fill and interpolation make the views.
+        classifier: images in [0, 1] to outputs, in eval mode.
+        views: ``(V,)`` parameters, the same for all images; every combination of ``aug``'s candidates by default.
+        amp: bfloat16 autocast.
+    """
+
+    def __init__(
+        self, aug: LearnedAugment, classifier: nn.Module, views: AugmentParams | None = None, amp: bool = False
+    ) -> None:
+        self.aug, self.classifier, self.amp = aug, classifier, amp
+        self.views = CandidateProduct(aug.anchor_families).candidates() if views is None else views
+        self.views = self.views.to(aug.device)
+
+    def __len__(self) -> int:
+        return self.views.batch_shape[0]
+
+    def outputs(self, images: Tensor, view: int) -> Tensor:
+        """The classifier's outputs of ``(B, C, H, W)`` images through one view."""
+        params = self.views.map(lambda field: field[view].expand(len(images)))
+        return self.plain(self.aug.apply(images, params))
+
+    def plain(self, images: Tensor) -> Tensor:
+        """The classifier's outputs of the images themselves."""
+        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
+        images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            return self.classifier(images)
+
+    def about(self) -> dict[str, Any]:
+        """What its answers depend on, as JSON values; the images apart."""
+        config = self.aug.config()
+        kept = ("families", "output_size", "fill", "interpolation")
+        views = {name: field.tolist() for name, field in self.views.items()}
+        return {"classifier": fingerprint(self.classifier), "views": views, "amp": self.amp} | {
+            name: config[name] for name in kept
+        }
 
 
 def build_loss_table(
     classifier: nn.Module,
-    data: LabelledImages,
-    crop: Crop,
+    data: Any,
+    aug: LearnedAugment,
     *,
     loss: PerViewLoss = cross_entropy,
-    output_size: tuple[int, int] | None = None,
     batch_size: int = 256,
     amp: bool = False,
-    device: torch.device | str = "cpu",
     progress: bool | None = None,
     desc: str = "loss table",
     folder: Path | None = None,
+    max_columns: int = MAX_COLUMNS,
 ) -> Tensor:
-    """One forward per image and anchor, jitter off; shared by the processes of `torch.distributed`.
+    """One forward per image and candidate, jitter off; shared by the processes of `torch.distributed`.
 
     Args:
         classifier: images in [0, 1] to outputs; held in eval mode meanwhile.
-        data: images the classifier has not memorised.
-        crop: the family whose anchors are tried.
+        data: N labelled images, as `fit` takes them, that the classifier has not memorised.
+        aug: whose anchor families' candidates are tried: every combination, the last family's varying fastest.
         loss: per-view loss of (outputs, targets).
-        output_size: (height, width) the views are resized to; the images' own where None.
         batch_size: images per chunk, and views per forward.
         amp: bfloat16 autocast.
-        progress: show a bar; None where the output is a terminal.
-        desc: of the bar; also the name of the files.
+        progress: show a bar; by default where the output is a terminal.
+        desc: of the bar; also the name of the folder.
         folder: keep the table there, memory-mapped, and go on with what is there already: a kill loses one chunk at
-            most. In memory where None.
+            most. In memory if None.
+        max_columns: the largest table allowed.
 
     Returns:
         ``(N, A)`` float32 on the CPU.
 
     Raises:
-        InstaAugError: ``folder`` holds the table of other images, another classifier or other settings.
+        InstaAugError: no labels, a table that is too wide, or ``folder`` holds the table of other images, another
+            classifier, another loss or other settings.
     """
-    anchors = crop.anchor_params().to(device)
-    description = {"anchors": crop.anchors.tolist(), "output_size": output_size, "amp": amp}
-    description["loss"] = f"{loss.__module__}.{loss.__qualname__}" if hasattr(loss, "__qualname__") else repr(loss)
-    if folder is not None:
-        description |= {"images": fingerprint(data.images, data.targets), "classifier": fingerprint(classifier)}
-    name = desc.replace(" ", "-")
-    store = RowStore(folder, name, len(data), (crop.n_anchors,), torch.float32, batch_size, description)
+    source = load(data)
+    if source.targets is None:
+        raise InstaAugError("data: a loss table needs targets; give (images, labels)")
+    table = CandidateProduct(aug.anchor_families, max_columns)
+    viewer = Viewer(aug, classifier, table.candidates(), amp)
 
-    def compute(part: slice) -> Tensor:
-        images, targets = data.batch(part, device)
-        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-        images = images.contiguous(memory_format=torch.channels_last)
-        columns = []
-        for a in range(crop.n_anchors):
-            params = anchors.map(lambda field, a=a, n=len(images): field[a].expand(n))
-            views = functional.apply(images, params, [crop], output_size)
-            with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=amp):
-                outputs = classifier(views)
-            columns.append(loss(outputs, targets).float())
-            bar.update(len(images))
-        return torch.stack(columns, 1)
+    def compute(images: Tensor, targets: Tensor, _: slice) -> dict[str, Tensor]:
+        return {
+            "losses": torch.stack([loss(viewer.outputs(images, a), targets).float() for a in range(len(viewer))], 1)
+        }
 
-    rows, done = store.share
-    bar = tqdm(
-        total=rows * crop.n_anchors,
-        initial=done * crop.n_anchors,
-        desc=desc,
-        unit="view",
-        unit_scale=True,
-        disable=None if progress is None else not progress,
-    )
-    with bar, frozen(classifier), torch.no_grad():
-        for part in store.todo():
-            store.put(part, compute(part))
-    return store.gather()
+    about = {} if folder is None else {**viewer.about(), "loss": describe_loss(loss), "images": source.fingerprint()}
+    with frozen(classifier):
+        rows = compute_rows(
+            source,
+            compute,
+            chunk=batch_size,
+            folder=folder,
+            name=desc,
+            about=about,
+            forwards=len(viewer),
+            device=aug.device,
+            progress=progress,
+        )
+    return rows["losses"].tensor()

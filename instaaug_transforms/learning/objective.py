@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentSample
+from ..families import CandidateProduct
 from ..predictors import ConvPredictor
-from ..utils import gradsync
+from ..utils import distributed
 from ..utils.errors import InstaAugError
 from .entropy import EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
@@ -80,11 +81,10 @@ class InstaAugObjective(nn.Module):
         self.critic: nn.Module | None = None
         if estimator == "critic" and anchored:
             size = getattr(aug.predictor, "image_size", 64)
-            self.critic = ConvPredictor(anchored, aug.in_channels, size).to(next(aug.parameters()).device)
-            with torch.no_grad():  # predicted losses start at 0, not at the log-probabilities of the anchors
-                for head in self.critic.heads.values():
-                    head.bias.copy_(head.log_n)
-        gradsync.broadcast(self)
+            self.critic = ConvPredictor(size).build(anchored, aug.in_channels).to(aug.device)
+            for head in self.critic.heads.values():  # predicted losses start at 0, not at log-probabilities
+                head.zero_()
+        distributed.broadcast(self)
 
     @property
     def weights(self) -> dict[str, float]:
@@ -112,10 +112,10 @@ class InstaAugObjective(nn.Module):
         losses = self._checked(per_view, sample, "per_view")
         detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
         entropies = sample.distribution.entropies()
-        means = gradsync.mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
+        means = distributed.all_reduce_mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
         if sample.enumerated:
-            (part,) = (part for part in sample.distribution.parts.values() if not part.has_rsample)
-            value = exact(losses, part.anchors.logits)
+            product = CandidateProduct(self.aug.anchor_families)
+            value = exact(losses, product.log_p(sample.distribution.parts))
         else:
             value = losses.mean(0)
             for name, part in sample.distribution.parts.items():
@@ -137,11 +137,11 @@ class InstaAugObjective(nn.Module):
         if self.estimator == "reinforce":
             return reinforce(losses, log_prob, torch.where(self.baseline.isnan(), mean, self.baseline))
         if self.estimator == "critic":
-            predicted = gradsync.call(self.critic, sample.images)[name]
-            index = sample.params[part.index_field]
+            predicted = distributed.call_with_mean_gradients(self.critic, sample.images)[name]
+            index = part.index(sample.params)
             error = predicted.gather(1, index.T).T - losses
-            return critic(losses, log_prob, index, part.anchors.logits, predicted) + error.square().mean(0)
-        processes = torch.distributed.get_world_size() if gradsync.active() else 1
+            return critic(losses, log_prob, index, part.categorical.logits, predicted) + error.square().mean(0)
+        processes = distributed.world_size()
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
     def _update(self, means: Tensor, names: list[str]) -> None:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..engine.data import LabelledImages
 from ..params import AugmentParams
-from ..utils import distributed as ranks
-from .data import LabelledImages
-from .loss_table import PerViewLoss
+from ..utils import distributed
+from .losses import PerViewLoss
 
 
 def view_losses(
@@ -33,11 +33,11 @@ def view_losses(
     """
     wanted = [name for name, field in params.items() if field.requires_grad]
     flat, n = params.flatten().detach(), params.batch_shape[0]
-    many, device = index.repeat(n), next(aug.predictor.parameters()).device
+    many, device = index.repeat(n), aug.device
     losses = torch.zeros(len(many), device=device)
     slopes = {name: torch.zeros_like(flat[name]) for name in wanted}
     for c, part in enumerate(torch.arange(len(many)).split(chunk)):
-        if c % ranks.world_size() != ranks.rank():
+        if c % distributed.world_size() != distributed.rank():
             continue
         images, targets = data.batch(many[part], device)
         here = flat.map(lambda field, part=part: field[part])
@@ -52,10 +52,10 @@ def view_losses(
             found = torch.autograd.grad(value.sum(), list(leaves.values()))
             for name, slope in zip(leaves, found, strict=True):
                 slopes[name][part] = slope
-    ranks.share(losses)
+    distributed.all_reduce_sum(losses)
     out: Any = losses.unflatten(0, params.batch_shape)
     for name in wanted:
-        slope = ranks.share(slopes[name]).unflatten(0, params.batch_shape)
+        slope = distributed.all_reduce_sum(slopes[name]).unflatten(0, params.batch_shape)
         # Worth nothing, with the gradient of the loss: φ's part of the chain rule is left to autograd.
         change = slope * (params[name] - params[name].detach())
         out = out + change.flatten(2).sum(-1) if change.ndim > 2 else out + change

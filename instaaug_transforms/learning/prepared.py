@@ -1,4 +1,4 @@
-"""What a fit needs of its images besides the images: what φ sees of them, and the loss table."""
+"""What a fit needs of its images besides the images: what φ sees of them, and the losses of their views."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,138 +7,218 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..augment import LearnedAugment
-from ..families.crop import Crop
+from ..engine.data import Images
+from ..engine.nuisance import Nuisance
+from ..engine.rows import Rows, compute_rows
+from ..params import AugmentParams
+from ..predictors import FeaturesPredictor
+from ..predictors.features import pack
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from .config import FitConfig
-from .data import LabelledImages
-from .loss_table import PerViewLoss, build_loss_table
-from .row_store import RowStore
+from .loss_table import Viewer
+from .losses import PerViewLoss, describe_loss, own_answers
 
 NOT_MEANT = ("progress", "checkpoint_seconds")  # options of a fit that change none of its numbers
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Images, what φ sees of them (mirrored too, where crops may be), and their loss table ``(N, A)``, if any."""
+    """N images, D disturbed copies of each, and what has been computed of them once.
 
-    data: LabelledImages
-    looked: tuple[Tensor, ...]
-    mirrored: tuple[Tensor, ...] | None
-    table: Tensor | None
+    Rows are numbered image by image: row r is copy ``r % D`` of image ``r // D``.
+
+    Attributes:
+        images: the images as they are.
+        draws: D.
+        rows: ``"seen-k"`` (N, D, …), what φ sees; ``"mirrored-k"``, the same of the mirror images; ``"losses"`` (N, D, A);
+            ``"logits"`` (N, D, V, C) of every view and ``"plain"`` (N, C) of the images as they are.
+        device: of φ.
+        weights: ``(D,)`` of the copies, 1 on average, where they are not equally likely.
+    """
+
+    images: Images
+    draws: int
+    rows: dict[str, Rows]
     device: torch.device
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.data)
+        return len(self.images) * self.draws
 
-    def rows(self, index: Tensor) -> tuple[tuple[Tensor, ...], Tensor | None]:
-        """What φ sees, and the table's rows, of ``(B,)`` images."""
-        at = index.cpu()
-        table = None if self.table is None else self.table[at].to(self.device)
-        return tuple(part[at].to(self.device) for part in self.looked), table
+    def __contains__(self, name: str) -> bool:
+        return any(key == name or key.startswith(f"{name}-") for key in self.rows)
 
-    def mirror_half(
-        self, index: Tensor, generator: torch.Generator, mirror_index: Tensor
-    ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """As `rows`, half of the images mirrored: with mirrored anchors their losses are in the table already, exactly."""
-        looked, rows = self.rows(index)
-        chosen = torch.rand(len(index), generator=generator, device=self.device) < 0.5
-        at = index.cpu()
-        other = (part[at].to(self.device) for part in self.mirrored)
-        mixed = tuple(
-            torch.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), two, one)
-            for one, two in zip(looked, other, strict=True)
-        )
-        return mixed, torch.where(chosen[:, None], rows[:, mirror_index.to(rows.device)], rows)
+    def take(self, name: str, index: Tensor) -> Tensor:
+        """Entries of one array for ``(B,)`` rows."""
+        index = index.cpu()
+        values = self.rows[name][index // self.draws]
+        return values[torch.arange(len(index)), index % self.draws].to(self.device)
+
+    def seen(self, index: Tensor, mirrored: bool = False) -> tuple[Tensor, ...]:
+        """What φ sees of ``(B,)`` rows."""
+        stem = "mirrored" if mirrored else "seen"
+        return tuple(self.take(name, index) for name in sorted(self.rows) if name.startswith(f"{stem}-"))
+
+    def weight(self, index: Tensor) -> Tensor | float:
+        """How much each of ``(B,)`` rows counts."""
+        return 1.0 if self.weights is None else self.weights[index.cpu() % self.draws].to(self.device)
+
+    def losses(self, index: Tensor) -> Tensor | None:
+        """The table's rows ``(B, A)``, if there is a table."""
+        return self.take("losses", index) if "losses" in self.rows else None
 
 
 def prepare(
-    data: LabelledImages,
+    images: Images,
     table: Tensor | None,
     name: str,
     aug: LearnedAugment,
     classifier: nn.Module,
     loss: PerViewLoss,
     config: FitConfig,
-    crop: Crop | None,
+    views: AugmentParams | None,
+    nuisance: Nuisance | None,
+    own: bool,
     folder: Path | None,
-    with_table: bool = True,
+    logits: bool = False,
 ) -> Prepared:
-    """Compute it, or take it from ``folder`` as far as it is there. ``name`` is ``"table"`` or ``"val_table"``."""
-    held = "" if name == "table" else "held-out "
-    device = next(aug.predictor.parameters()).device
-    wanted = crop is not None and with_table
-    if wanted and table is None:
-        table = build_loss_table(
-            classifier,
-            data,
-            crop,
-            loss=loss,
-            output_size=aug.output_size,
-            batch_size=config.table_batch_size,
-            amp=config.amp,
-            device=device,
-            progress=config.progress,
-            desc=f"{held}loss table",
-            folder=folder,
-        )
-    if wanted and table.shape != (len(data), crop.n_anchors):
-        raise InstaAugError(
-            f"{name}: expected shape {(len(data), crop.n_anchors)} (images, anchors), got {tuple(table.shape)}; "
-            "build it again for these data and this crop family"
-        )
-    if wanted and not table.isfinite().all():
-        raise InstaAugError(f"{name}: holds losses that are not finite; look at the classifier's outputs")
-    flips = wanted and crop.flips and len(aug.families) == 1
-    looked = _look(aug, data, config, folder, f"{held}copies", mirrored=False)
-    mirrored = _look(aug, data, config, folder, f"{held}mirrored copies", mirrored=True) if flips else None
-    return Prepared(data, looked, mirrored, table.float() if wanted else None, device)
+    """One pass over the images for all of it, or what is in ``folder`` already.
 
+    Args:
+        images: what is fitted to.
+        table: losses that the caller has computed before, ``(N, A)``.
+        name: ``"table"`` or ``"val_table"``.
+        views: ``(V,)`` parameters of the columns, the table's A first; None without a table.
+        nuisance: disturbs images before φ and the classifier see them.
+        own: whether the classifier's answers on the images as they are are the targets, not labels.
+        logits: also keep the logits of every view.
+    """
+    orbit = _orbit(aug, nuisance) if views is not None and table is None and not logits else None
+    draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
+    viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
+    columns = 0 if viewer is None or table is not None else len(viewer)
+    mirror = _mirrors(aug, views, nuisance)
+    predictor = aug.predictor
+    shared = (
+        columns > 0
+        and isinstance(predictor, FeaturesPredictor)
+        and predictor.classifier is classifier
+        and aug.output_size is None
+    )
 
-@torch.no_grad()
-def _look(
-    aug: LearnedAugment, data: LabelledImages, config: FitConfig, folder: Path | None, desc: str, mirrored: bool
-) -> tuple[Tensor, ...]:
-    """What φ sees of every image, the same at every epoch."""
-    device = next(aug.predictor.parameters()).device
-    size = config.table_batch_size
+    def compute(batch: Tensor, targets: Tensor | None, part: slice) -> dict[str, Tensor]:
+        numbers = torch.arange(part.start, part.stop)
+        out: dict[str, Tensor] = {}
+        if viewer is not None and (own or logits):
+            plain = viewer.plain(batch)
+            targets = own_answers(plain) if own else targets
+            if logits:
+                out["plain"] = plain.float().clamp(-6e4, 6e4).half()
+        parts: dict[str, list[Tensor]] = {}
+        answers = []
+        for draw in range(draws):
+            copy = batch
+            if orbit is not None:
+                copy = aug.apply(batch, viewer.views.map(lambda field, d=draw: field[d].expand(len(batch))))
+            elif nuisance is not None:
+                copy = nuisance(batch, numbers, draw)
+            first = []
+            if shared and copy.shape[-1] == copy.shape[-2] == predictor.image_size:
+                with torch.autocast(copy.device.type, torch.bfloat16, enabled=config.amp):
+                    tapped = predictor.tap(copy.contiguous(memory_format=torch.channels_last))
+                seen, first = pack(tapped), [tapped.logits]
+            else:
+                seen = predictor.encode(copy)
+            for k, tensor in enumerate(seen):
+                parts.setdefault(f"seen-{k}", []).append(tensor)
+            if mirror:
+                for k, tensor in enumerate(predictor.encode(copy.flip(-1))):
+                    parts.setdefault(f"mirrored-{k}", []).append(tensor)
+            if columns:
+                rest = range(len(first), 1 if orbit is not None else columns)
+                answers.append(first + [viewer.outputs(copy, a) for a in rest])
+        if columns:
+            if (
+                orbit is not None
+            ):  # view b of what view a made is view orbit[a, b] of the image: nothing is looked at twice
+                every = [answer[0] for answer in answers]
+                answers = [[every[int(c)] for c in orbit[d]] for d in range(draws)]
+            kept = [[loss(outputs, targets).float() for outputs in answer] for answer in answers]
+            out["losses"] = torch.stack([torch.stack(row, 1) for row in kept], 1)
+            if logits:
+                stacked = [torch.stack(answer, 1).float().clamp(-6e4, 6e4).half() for answer in answers]
+                out["logits"] = torch.stack(stacked, 1)
+        return out | {key: torch.stack(values, 1) for key, values in parts.items()}
 
-    def look(part: slice) -> tuple[Tensor, ...]:
-        images = data.batch(part, device)[0]
-        return aug.predictor.look(images.flip(-1) if mirrored else images)
-
-    first = look(slice(0, min(size, len(data))))
-    description = {"predictor": aug.predictor.config()}
+    about: dict[str, Any] = {}
     if folder is not None:
-        description["images"] = fingerprint(data.images)
-    stores = [
-        RowStore(folder, f"{desc}-{i}".replace(" ", "-"), len(data), part.shape[1:], part.dtype, size, description)
-        for i, part in enumerate(first)
-    ]
-    rows, done = stores[0].share
-    disable = None if config.progress is None else not config.progress
-    with tqdm(total=rows, initial=done, desc=desc, unit="image", disable=disable) as bar:
-        for part in stores[0].todo():
-            values = look(part)
-            # The first store last: what it says is done is then done in all of them.
-            for store, value in reversed(list(zip(stores, values, strict=True))):
-                store.put(part, value)
-            bar.update(part.stop - part.start)
-    return tuple(store.gather() for store in stores)
+        about = {"predictor": predictor.config(), "images": images.fingerprint(), "own": own}
+        about |= {"nuisance": None if nuisance is None else nuisance.about(), "draws": draws}
+        about |= {} if viewer is None else {**viewer.about(), "loss": describe_loss(loss), "logits": logits}
+    rows = compute_rows(
+        images,
+        compute,
+        chunk=config.table_batch_size,
+        folder=folder,
+        name="loss table" if name == "table" else "held-out loss table",
+        about=about,
+        forwards=max(columns if orbit is None else 1, 1) * draws,
+        device=aug.device,
+        progress=config.progress,
+    )
+    weights = None
+    if orbit is not None and nuisance.probability < 1:  # the image as it is, and every turn as often as chance has it
+        weights = torch.full((draws,), nuisance.probability)
+        weights[0] += draws * (1 - nuisance.probability)
+    prepared = Prepared(images, draws, rows, aug.device, weights)
+    if table is not None:
+        expected = (len(images), views.batch_shape[0])
+        if table.shape != expected:
+            raise InstaAugError(
+                f"{name}: expected shape {expected} (images, candidates), got {tuple(table.shape)}; build it again for these "
+                "data and families"
+            )
+        rows["losses"] = Rows(None, len(images), (1, expected[1]), torch.float32, len(images), {})
+        rows["losses"].put(slice(0, len(images)), table.float()[:, None])
+    if "losses" in rows and not all(
+        rows["losses"][part].isfinite().all() for part in _chunks(len(images), config.table_batch_size)
+    ):
+        raise InstaAugError(f"{name}: holds losses that are not finite; look at the classifier's outputs")
+    return prepared
+
+
+def _chunks(n: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _orbit(aug: LearnedAugment, nuisance: Nuisance | None) -> Tensor | None:
+    """The composition table, if disturbances are the very candidates and undone by them: quarter turns, say."""
+    if nuisance is None or len(aug.families) != 1 or len(nuisance.steps) != 1:
+        return None
+    family, step = aug.anchor_families[0], nuisance.steps[0]
+    same = nuisance.families and (type(step), step.config()) == (type(family), family.config())
+    return family.compose_index() if same else None
+
+
+def _mirrors(aug: LearnedAugment, views: AugmentParams | None, nuisance: Nuisance | None) -> bool:
+    """Whether the table of a mirrored image is a permutation of the image's own: then images are mirrored for nothing."""
+    alone = len(aug.families) == 1 and len(aug.anchor_families) == 1
+    return views is not None and nuisance is None and alone and aug.anchor_families[0].mirror_index() is not None
 
 
 def describe(
-    aug: LearnedAugment, classifier: nn.Module, train: Prepared, val: Prepared, config: FitConfig
-) -> dict[str, Any]:
+    aug: LearnedAugment, classifier: nn.Module, train: Prepared, val: Prepared, config: FitConfig, **more: Any
+):
     """What a checkpoint belongs to, as JSON values."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_MEANT}
     return {
         "transform": aug.config(),
         "classifier": fingerprint(classifier),
-        "train_data": fingerprint(train.data.images, train.data.targets),
-        "val_data": fingerprint(val.data.images, val.data.targets),
+        "train_data": train.images.fingerprint(),
+        "val_data": val.images.fingerprint(),
         **settings,
+        **more,
     }

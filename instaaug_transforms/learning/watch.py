@@ -1,10 +1,14 @@
 """Says in the log, once, when a family's ranges have collapsed, are saturated, or λ is at its limit."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
+
+import torch
 
 from ..families import Family
 from .entropy import EntropyController
+from .prepared import Prepared
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +27,10 @@ class Watch:
     """
 
     def __init__(self, families: Sequence[Family], patience: int = PATIENCE) -> None:
-        scales = {family.name: family.entropy_scale() for family in families}
-        self.largest = {name: scale if scale != 1.0 else 0.0 for name, scale in scales.items()}
+        self.largest = {family.name: family.max_entropy() for family in families}
         self.patience = patience
         self._streak: dict[tuple[str, str], int] = {}
-        self._said: set[tuple[str, str]] = set()
+        self._warned: set[tuple[str, str]] = set()
 
     def update(self, entropies: Mapping[str, float], controller: EntropyController) -> None:
         """Mean entropies (nats) of one batch, after the controller's step."""
@@ -61,12 +64,12 @@ class Watch:
     def _note(self, name: str, what: str, wrong: bool, message: str) -> None:
         key = (name, what)
         self._streak[key] = self._streak.get(key, 0) + 1 if wrong else 0
-        if self._streak[key] >= self.patience and key not in self._said:
-            self._said.add(key)
+        if self._streak[key] >= self.patience and key not in self._warned:
+            self._warned.add(key)
             logger.warning(message)
 
 
-def say_outside(entropies: Mapping[str, float], controller: EntropyController) -> None:
+def warn_outside_band(entropies: Mapping[str, float], controller: EntropyController) -> None:
     """Log, per family, that the epoch a fit has kept lies outside its band, and what to change.
 
     Args:
@@ -88,3 +91,29 @@ def say_outside(entropies: Mapping[str, float], controller: EntropyController) -
                 f"too much is augmented. Give FitConfig more epochs, initial_weight={weight / 2:.2g} or a smaller "
                 "weight_rate; or a higher band"
             )
+
+
+def warn_about_data(train: Prepared, held: Prepared) -> None:
+    """Log what the losses of the images themselves give away: labels that do not match, images learned by heart.
+
+    Args:
+        train, held: with tables; column 0 is the image itself.
+    """
+    losses = [part.rows["losses"].tensor()[:, 0, 0] for part in (train, held)]
+    classes = held.rows["plain"][slice(0, 1)].shape[-1] if "plain" in held.rows else 0
+    if classes and held.images.targets is not None and losses[1].mean() > math.log(classes):
+        logger.warning(
+            f"labels: the held-out loss, {losses[1].mean():.2f} nats, is above ln {classes} = {math.log(classes):.2f}, that of "
+            "guessing: the labels do not match the classifier's classes. Check their order, or the class map"
+        )
+    if len(losses[0]) < 50 or len(losses[1]) < 50:
+        return
+    # Memorised images are nearly all sure: half of them have next to no loss, where others have some.
+    gap = losses[1].mean() - losses[0].mean()
+    error = torch.stack([part.var() / len(part) for part in losses]).sum().sqrt()
+    if gap > 4 * error and gap > 0.3 * losses[1].mean():
+        logger.warning(
+            f"train_data: the classifier's loss on it is {losses[0].mean():.2f} nats, on the held-out images "
+            f"{losses[1].mean():.2f}: it has memorised the former, and what is fitted to them will not hold for others. Fit "
+            "on images it was not trained on"
+        )

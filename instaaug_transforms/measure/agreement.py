@@ -211,7 +211,7 @@ def _ranges(
     progress: bool | None,
 ) -> Ranges:
     """One field swept alone; the family's other fields stay at the identity."""
-    low, high = family._bounds[field]
+    low, high = family.bounds[field]
     identity = family.identity()
     grid = torch.cat([torch.linspace(low, high, steps), torch.tensor([identity[field]])]).unique()
     answers = probe.outputs.argmax(-1)

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
+from ..engine.data import LabelledImages, load
 from ..functional.inputs import Normalization
-from ..learning.data import LabelledImages, load
 from ..utils.errors import InstaAugError
 
 NormalizationArgument = tuple[Sequence[float], Sequence[float]] | Normalization | None

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from ..weights import replace_file
+from ..utils.files import replace_file
 from . import plots
 from .agreement import LearnedReport
 from .comparison import Comparison

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.errors import InstaAugError
-from ..weights import replace_file
+from ..utils.files import replace_file
 
 Row = dict[str, Any]
 

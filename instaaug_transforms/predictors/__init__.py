@@ -1,8 +1,18 @@
 """Invariance modules φ: an image to the raw outputs of every family."""
 
-from .by_name import make_predictor, recipe
+from .base import Predictor, create_predictor, load_predictor, register_predictor
 from .conv import ConvPredictor
 from .features import FeaturesPredictor
-from .fixed import GlobalPredictor
+from .fixed import ClassPredictor, GlobalPredictor, SymmetricPredictor
 
-__all__ = ["ConvPredictor", "FeaturesPredictor", "GlobalPredictor", "make_predictor", "recipe"]
+__all__ = [
+    "ClassPredictor",
+    "ConvPredictor",
+    "FeaturesPredictor",
+    "GlobalPredictor",
+    "Predictor",
+    "SymmetricPredictor",
+    "create_predictor",
+    "load_predictor",
+    "register_predictor",
+]

@@ -1,84 +1,93 @@
 """Predictors that do not look at the image, to compare with."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..families import Family, Features, FeatureSpec
+from ..families import Family, Features, FeatureSpec, UniformFamily
 from ..utils.errors import InstaAugError
+from .base import Predictor, register_predictor
 
 SPEC = FeatureSpec(map_channels=8, map_size=(8, 8), vector_size=8)
 
 
-class GlobalPredictor(nn.Module):
-    """One learned distribution for all images ("InstaAug without input"), or one per class.
+@register_predictor("global")
+class GlobalPredictor(Predictor):
+    """One learned distribution for all images ("InstaAug without input").
 
-    Its parameters are the families' raw outputs themselves: a free logit per anchor, a free range per field.
-
-    Args:
-        families: families whose raw outputs are learned.
-        in_channels: channels of the images.
-        n_classes: one distribution per class (Miao et al. 2023, Table 1, "class-specific"); one in all where None. With
-            classes but without labels, at test time say, it gives the mean of the classes' raw outputs.
-        symmetric: ranges stay centred in their bounds, U[−θ, θ] (Augerino; Benton et al., NeurIPS 2020): only widths are
-            learned. For continuous families alone, with the identity in the middle of their bounds.
-
-    Raises:
-        InstaAugError: ``symmetric`` with a family that has no such range; labels missing or out of range when called.
+    Its parameters are the families' raw outputs themselves: a free logit per candidate, a free range per field.
     """
 
-    def __init__(
-        self,
-        families: Sequence[Family],
-        in_channels: int = 3,
-        *,
-        n_classes: int | None = None,
-        symmetric: bool = False,
-    ) -> None:
-        super().__init__()
-        if n_classes is not None and n_classes < 1:
-            raise InstaAugError(f"n_classes: expected an integer ≥ 1, got {n_classes}")
-        self.in_channels, self.n_classes, self.symmetric = in_channels, n_classes, symmetric
-        if symmetric:
-            for family in families:
-                _check_centred(family)
+    rows = 1
+
+    def _build(self, families: Sequence[Family]) -> None:
         # Where a head starts is where it is with all-zero features: its biases.
         blank = Features(torch.zeros(1, SPEC.map_channels, *SPEC.map_size), torch.zeros(1, SPEC.vector_size))
-        rows = n_classes or 1
         with torch.no_grad(), torch.random.fork_rng():
             starts = {family.name: _zeroed(family.head(SPEC))(blank) for family in families}
-        self.raw = nn.ParameterDict({name: nn.Parameter(start.repeat(rows, 1)) for name, start in starts.items()})
+        self.raw = nn.ParameterDict({name: nn.Parameter(start.repeat(self.rows, 1)) for name, start in starts.items()})
 
-    def config(self) -> dict[str, Any]:
-        """Constructor arguments besides the families, as JSON values."""
-        return {"in_channels": self.in_channels, "n_classes": self.n_classes, "symmetric": self.symmetric}
-
-    def look(self, images: Tensor) -> tuple[Tensor, ...]:
-        """What φ sees of ``(B, C, H, W)`` images: how many there are."""
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """How many images there are."""
         return (images.new_empty(len(images), 0),)
 
-    def read(self, images: Tensor) -> dict[str, Tensor]:
-        """What `look` gave to raw outputs ``(B, R)`` per family, fp32."""
-        return self(images)
+    def decode(self, encoded: Tensor) -> dict[str, Tensor]:
+        return {name: table.mean(0).expand(len(encoded), -1).float() for name, table in self.raw.items()}
+
+
+@register_predictor("symmetric")
+class SymmetricPredictor(GlobalPredictor):
+    """The same with ranges centred in their bounds, U[−θ, θ] (Augerino; Benton et al., NeurIPS 2020): widths are learned.
+
+    For ranges alone, with the identity in the middle of their bounds.
+    """
+
+    def _build(self, families: Sequence[Family]) -> None:
+        for family in families:
+            _check_centred(family)
+        super()._build(families)
+
+    def decode(self, encoded: Tensor) -> dict[str, Tensor]:
+        raw = super().decode(encoded)
+        for name, table in raw.items():
+            width, start = table.chunk(2, dim=-1)
+            raw[name] = torch.cat([width, torch.zeros_like(start)], dim=-1)
+        return raw
+
+
+@register_predictor("class")
+class ClassPredictor(GlobalPredictor):
+    """One learned distribution per class (Miao et al. 2023, Table 1, "class-specific").
+
+    Without labels, at test time say, it gives the mean of the classes' raw outputs.
+
+    Args:
+        n_classes: classes, at least 1.
+
+    Raises:
+        InstaAugError: when called, labels of another shape or out of range.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__()
+        if not isinstance(n_classes, int) or n_classes < 1:
+            raise InstaAugError(f"n_classes: expected an integer ≥ 1, got {n_classes!r}")
+        self.n_classes = self.rows = n_classes
+
+    @property
+    def reads_labels(self) -> bool:
+        return True
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)``, and their classes ``(B,)``, to raw outputs ``(B, R)`` per family."""
-        if labels is not None and (
-            labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes
-        ):
+        if labels is None:
+            return super().forward(images)
+        if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes:
             raise InstaAugError(
                 f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)}"
             )
-        raw = {}
-        for name, table in self.raw.items():
-            chosen = table.mean(0).expand(len(images), -1) if labels is None else table[labels]
-            if self.symmetric:
-                width, start = chosen.chunk(2, dim=-1)
-                chosen = torch.cat([width, torch.zeros_like(start)], dim=-1)
-            raw[name] = chosen.float()
-        return raw
+        return {name: table[labels].float() for name, table in self.raw.items()}
 
 
 def _zeroed(head: nn.Module) -> nn.Module:
@@ -90,10 +99,9 @@ def _zeroed(head: nn.Module) -> nn.Module:
 
 
 def _check_centred(family: Family) -> None:
-    bounds = getattr(family, "_bounds", None)
-    if bounds is None:
+    if not isinstance(family, UniformFamily):
         raise InstaAugError(f'predictor: "symmetric" is for ranges; family {family.name!r} has none, use "global"')
-    for name, (low, high) in bounds.items():
+    for name, (low, high) in family.bounds.items():
         if abs((low + high) / 2 - family.identity()[name]) > 1e-6 * (high - low):
             raise InstaAugError(
                 f'predictor: "symmetric" needs the identity in the middle of the bounds, got ({low:g}, {high:g}) for '

@@ -5,12 +5,14 @@ from typing import Any
 from .classification import TTAModel
 from .inverse import invert_maps, invert_points
 from .segmentation import SegmentationTTA
+from .views import choose_views
 
 __all__ = [
     "ArmResult",
     "Evaluation",
     "SegmentationTTA",
     "TTAModel",
+    "choose_views",
     "evaluate",
     "invert_maps",
     "invert_points",

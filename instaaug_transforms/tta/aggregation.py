@@ -6,7 +6,17 @@ from torch import Tensor
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 
-AGGREGATIONS = ("mean_prob", "mean_logit", "geometric_mean", "power", "confident", "weighted", "max", "min")
+AGGREGATIONS = (
+    "mean_prob",
+    "mean_logit",
+    "geometric_mean",
+    "power",
+    "confident",
+    "weighted",
+    "probability",
+    "max",
+    "min",
+)
 # Between the sides of a crop table's scales; the last bin is the whole image.
 SCALE_EDGES = (0.3, 0.5, 0.7, 0.85, 0.98)
 
@@ -28,7 +38,7 @@ def aggregate(
             probabilities, which after softmax is the same prediction as the mean logit; ``"power"``, the mean of p^γ
             (γ = ``power``: between the arithmetic mean at 1 and the geometric one as it goes to 0), taken to the power
             1/γ; ``"confident"``, probabilities weighted by exp(−entropy) of each view; ``"weighted"``, probabilities
-            weighted by ``log_weights``; ``"max"`` and ``"min"`` of each class's probability.
+            weighted by ``log_weights``; ``"probability"``, the same, the weights being φ's; ``"max"`` and ``"min"`` of each class's probability.
         power: γ > 0 of ``"power"``.
         log_weights: ``(n, B)`` or ``(n, 1)`` logarithms of weights, of any sum, for ``"weighted"``.
 
@@ -51,9 +61,10 @@ def aggregate(
     if how == "mean_prob":
         return torch.logsumexp(log_p, 0) - _log(len(logits))
     if how == "confident":
-        log_weights = (log_p.exp() * log_p).sum(-1)
+        # Classes that are ruled out have probability 0, and 0 · −∞ is not a number.
+        log_weights = -torch.special.entr(log_p.exp()).sum(-1)
     if log_weights is None:
-        raise InstaAugError("log_weights: 'weighted' needs them, (n, B) or (n, 1); got None")
+        raise InstaAugError(f"log_weights: {how!r} needs them, (n, B) or (n, 1); got None")
     log_weights = torch.log_softmax(log_weights.float(), 0)
     return torch.logsumexp(log_p + log_weights.unsqueeze(-1), 0)
 

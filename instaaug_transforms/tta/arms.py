@@ -1,51 +1,86 @@
-"""What learned views are compared with, at equal numbers of views, each free to draw from anchors × {flip, none}.
+"""What learned views are compared with, at equal numbers of views, each free to draw from candidates × {flip, none}.
 
 An arm gives the views of a batch, best first, so that its first K views are what it would choose for K.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from ..augment import LearnedAugment
-from ..families import create
-from ..families.crop import Crop
+from ..families import CandidateProduct, Family, create
 from ..params import AugmentParams
-from .classification import choose_views
+from .views import choose_views
 
 # Images (B, C, H, W) to (n, B) parameters, or to finished views (n, B, C, H, W).
 Arm = Callable[[Tensor, torch.Generator], AugmentParams | Tensor]
 
 ZOOMS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
 ANGLES = (-45.0, -30.0, -20.0, -10.0, 10.0, 20.0, 30.0, 45.0)
+LARGEST = 256  # columns of a product; above, each family's candidates alone
 
 
-def views_of(boxes: list[tuple[float, float, float, int]]) -> AugmentParams:
-    """``(V,)`` parameters from (cx, cy, side, flip) rows."""
-    cx, cy, side, flip = torch.tensor(boxes).T
+def boxes(rows: list[tuple[float, float, float, int]]) -> AugmentParams:
+    """``(V,)`` crops from (cx, cy, side, flip) rows."""
+    cx, cy, side, flip = torch.tensor(rows).T
     return AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip)
 
 
 def zoom_candidates() -> AugmentParams:
     """Centre zooms, plain and mirrored; the image itself first."""
-    return views_of([(0.5, 0.5, side, flip) for flip in (0, 1) for side in ZOOMS])
+    return boxes([(0.5, 0.5, side, flip) for flip in (0, 1) for side in ZOOMS])
+
+
+def families_for(aug: LearnedAugment) -> list[Family]:
+    """The families that act on an arm's parameters: crop and rotate for the fixed views, and the transform's own."""
+    own = {family.name: family for family in aug.families}
+    return create([own.get(name, name) for name in dict.fromkeys(["crop", "rotate", *own])])
+
+
+def union(families: Sequence[Family], parts: Sequence[AugmentParams]) -> AugmentParams:
+    """All views of ``parts``, ``(V_k,)`` each; a field that a part leaves out is the identity there."""
+    used = [name for family in families for name in family.fields if any(name in part for part in parts)]
+    identity = {name: value for family in families for name, value in family.identity().items()}
+
+    def column(part: AugmentParams, name: str) -> Tensor:
+        return part[name].float() if name in part else torch.full(part.batch_shape, float(identity[name]))
+
+    # Indices of candidates say nothing of views from elsewhere, and views are applied by their other fields where they can.
+    return AugmentParams(**{name: torch.cat([column(part, name) for part in parts]) for name in used})
+
+
+def own_candidates(aug: LearnedAugment) -> list[AugmentParams]:
+    """The candidates of the transform's anchor families: every combination, or each family's where they are many."""
+    families = aug.anchor_families
+    if not families:
+        return []
+    try:
+        return [CandidateProduct(families, LARGEST).candidates()]
+    except ValueError:
+        return [family.candidates() for family in families]
+
+
+def mirrored(views: AugmentParams) -> AugmentParams:
+    """The mirror images of crops that are not mirrored yet; that of the whole image is among the zooms."""
+    plain = views.index((views.flip == 0) & (views.w < 1))
+    return plain.replace(flip=torch.ones_like(plain.flip))
 
 
 def policy_candidates(aug: LearnedAugment) -> AugmentParams:
-    """Centre zooms and the transform's anchors, plain and mirrored; where it rotates, rotations too."""
-    crop = next((family for family in aug.families if isinstance(family, Crop)), Crop())
-    parts = [zoom_candidates()]
-    for flip in (0.0, 1.0):
-        boxes = [(cx, cy, w, flip) for cx, cy, w, _, f in crop.anchors.tolist() if f == 0 and w < 1]
-        parts.append(views_of(boxes) if boxes else zoom_candidates().map(lambda field: field[:0]))
-    candidates = AugmentParams.cat(parts)
-    if not any(family.name == "rotate" for family in aug.families):
-        return candidates
-    candidates = candidates.replace(angle=torch.zeros_like(candidates.cx))
-    turned = views_of([(0.5, 0.5, 1.0, 0)] * len(ANGLES)).replace(angle=torch.tensor(ANGLES))
-    return AugmentParams.cat([candidates, turned])
+    """Centre zooms and the transform's candidates, crops mirrored too; where it rotates, rotations as well."""
+    own = own_candidates(aug)
+    crops = [mirrored(part) for part in own if "flip" in part and not bool(part.flip.any())]
+    parts = [zoom_candidates(), *(part.index(slice(1, None)) for part in own), *crops]
+    if any("angle" in family.fields for family in aug.families):
+        parts.append(AugmentParams(angle=torch.tensor(ANGLES)))
+    return union(families_for(aug), parts)
+
+
+def with_extras(aug: LearnedAugment, views: AugmentParams) -> AugmentParams:
+    """``views`` first, then centre zooms and mirror images, which cost nothing to learn."""
+    return union(families_for(aug), [views, zoom_candidates().index(slice(1, None))])
 
 
 def greedy(losses: Tensor, k: int) -> list[int]:
@@ -74,24 +109,19 @@ def fixed(views: AugmentParams) -> Arm:
 
 
 def random_views(aug: LearnedAugment, n: int) -> Arm:
-    """The image itself and n − 1 random anchors × {flip, none}; other families uniform over a quarter of their bounds."""
-    crop = next((family for family in aug.families if isinstance(family, Crop)), None)
+    """The image itself and n − 1 random candidates, crops flipped half of the time; ranges over a quarter of their bounds."""
 
     def arm(images: Tensor, generator: torch.Generator) -> AugmentParams:
         shape = (n, len(images))
         fields: dict[str, Tensor] = {}
-        if crop is not None:
-            index = torch.randint(crop.n_anchors, shape, generator=generator)
-            index[0] = 0
-            flip = torch.randint(2, shape, generator=generator).float()
-            flip[0] = 0.0
-            fields = {**crop._gather(index), "flip": flip}
         for family in aug.families:
-            for name, (low, high) in getattr(family, "_bounds", {}).items():
-                centre = family.identity()[name]
-                value = centre + (high - low) / 4 * (torch.rand(shape, generator=generator) - 0.5)
-                value[0] = centre
-                fields[name] = value
+            uniform = torch.rand((*shape, family.n_uniforms), generator=generator)
+            drawn = family.widest(uniform, 0.25)
+            if "flip" in drawn:
+                drawn["flip"] = torch.randint(2, shape, generator=generator).float()
+            for name, value in family.identity().items():
+                drawn[name][0] = value
+            fields |= drawn
         return AugmentParams(**fields).to(images.device)
 
     return arm
@@ -113,20 +143,47 @@ def auto_augment(n: int) -> Arm:
 
 
 def learned(
-    aug: LearnedAugment, n: int, select: str = "top", range_fraction: float = 1.0, shuffled: bool = False
+    aug: LearnedAugment,
+    n: int,
+    select: str = "top",
+    range_fraction: float = 1.0,
+    shuffled: bool = False,
+    include_identity: bool = True,
 ) -> Arm:
-    """Ours. ``shuffled`` gives every image the distribution of the next image: as strong, but not looking at it."""
+    """Ours. ``shuffled`` gives every image the distribution of the image before it: as strong, but not looking at it."""
+    last: list[Tensor] = []
 
     def arm(images: Tensor, generator: torch.Generator) -> AugmentParams:
         with torch.no_grad():
-            looked_at = images.roll(1, 0) if shuffled else images
-            distribution = aug._distribution(looked_at).narrowed(range_fraction)
-            return choose_views(distribution, n, select, generator=generator)
+            looked_at = images
+            if shuffled:
+                # The last image of a batch goes to the first of the next one: with batches of one, too.
+                looked_at = torch.cat([last.pop() if last else images[-1:], images[:-1]])
+                last.append(images[-1:])
+            distribution = aug.predict(looked_at).narrowed(range_fraction)
+            return choose_views(distribution, n, select, include_identity, generator=generator)
 
     return arm
 
 
-def families_for(aug: LearnedAugment) -> list:
-    """The families that act on an arm's parameters: crop and rotate for the fixed views, and the transform's own."""
-    own = {family.name: family for family in aug.families}
-    return create([own.get(name, name) for name in dict.fromkeys(["crop", "rotate", *own])])
+class MostConfident(nn.Module):
+    """Of all candidates, the view that the classifier is surest of: as many forwards as there are candidates.
+
+    Args:
+        classifier: images in [0, 1] to logits.
+        aug: the candidates' transform.
+        views: ``(V,)`` candidates.
+    """
+
+    def __init__(self, classifier: nn.Module, aug: LearnedAugment, views: AugmentParams) -> None:
+        super().__init__()
+        self.classifier, self.aug, self.views = classifier, aug, views
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` to the logits ``(B, K)`` of the surest view."""
+        every = fixed(self.views)(images, None)
+        logits = torch.stack(
+            [self.classifier(self.aug.apply(images, every.index(v))) for v in range(self.views.batch_shape[0])]
+        )
+        best = logits.float().log_softmax(-1).amax(-1).argmax(0)  # (B,)
+        return logits[best, torch.arange(len(images), device=images.device)]

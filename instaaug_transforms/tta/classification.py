@@ -1,36 +1,40 @@
 """Test-time augmentation: a classifier that averages over learned views of each image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..augment import SELECTIONS, LearnedAugment
+from .. import functional
+from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
+from .views import ViewModel, load_setting
 
 
-class TTAModel(nn.Module):
+class TTAModel(ViewModel):
     """A drop-in classifier: images to logits, averaged over ``n_views`` learned views of each image.
 
-    The defaults are the setting that won on held-out data (see `hub/README.md`). Views and outputs carry no gradient.
+    `recommended` makes the one that won on held-out images. Views and outputs carry no gradient.
 
     Args:
         classifier: what takes the images that ``aug`` takes, and gives logits ``(B, classes)``.
         aug: the fitted transform.
         n_views: forwards per image, the image itself among them.
         select: ``"top"`` (no chance in it), ``"sample"`` or ``"stratified"``.
-        aggregate: ``"mean_prob"``, the log of the mean probability; or another of `aggregation.aggregate`.
+        aggregate: ``"mean_prob"``, the log of the mean probability; ``"probability"``, the same with views weighted by φ's
+            own probability of them; or another of `aggregation.aggregate`.
         power: γ of ``"power"``.
         scale_weights: six log-weights by size of crop (`aggregation.scale_bins`), for ``"weighted"``.
         include_identity: whether the image itself is one of the views, where there are two or more.
         range_fraction: use only the middle part of every continuous range, in (0, 1]. Views at the ends of a range
             are where the classifier is least sure; `instaaug_transforms.tta.tune` finds what helps on held-out data.
         chunk_size: views per forward at most (at least the views of one image).
+        policy: fields to ``n_views`` numbers, ``{"turn_angle": [0, 180]}``: the same views for every image, φ not asked.
 
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
 
@@ -51,16 +55,11 @@ class TTAModel(nn.Module):
         include_identity: bool = True,
         range_fraction: float = 1.0,
         chunk_size: int = 256,
+        policy: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        super().__init__()
-        for name, value, allowed in (("select", select, SELECTIONS), ("aggregate", aggregate, AGGREGATIONS)):
-            if value not in allowed:
-                raise InstaAugError(f"{name}: expected one of {', '.join(allowed)}, got {value!r}")
-        for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
-            if not isinstance(value, int) or value < 1:
-                raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
-        if not 0 < range_fraction <= 1:
-            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        super().__init__(classifier, aug, n_views, select, include_identity, range_fraction, chunk_size, policy)
+        if aggregate not in AGGREGATIONS:
+            raise InstaAugError(f"aggregate: expected one of {', '.join(AGGREGATIONS)}, got {aggregate!r}")
         if (aggregate == "weighted") != (scale_weights is not None):
             raise InstaAugError(
                 f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
@@ -69,89 +68,92 @@ class TTAModel(nn.Module):
             raise InstaAugError(f"scale_weights: expected {len(SCALE_EDGES) + 1} numbers, got {len(scale_weights)}")
         weights = None if scale_weights is None else torch.as_tensor(scale_weights, dtype=torch.float32)
         self.register_buffer("scale_weights", weights, persistent=False)
-        self.power = power
-        self.classifier, self.aug, self.range_fraction = classifier, aug, range_fraction
-        self.n_views, self.select, self.aggregate = n_views, select, aggregate
-        self.include_identity, self.chunk_size = include_identity, chunk_size
+        self.power, self.aggregate = power, aggregate
         self.num_classes = getattr(classifier, "num_classes", None)
         self.pretrained_cfg = getattr(classifier, "pretrained_cfg", {})
+
+    @classmethod
+    def recommended(
+        cls, classifier: nn.Module, aug: LearnedAugment, result: Any = None, **overrides: Any
+    ) -> "TTAModel":
+        """The setting that won on held-out images: one plain view, a fixed policy, or learned views.
+
+        Args:
+            classifier: as above.
+            aug: a transform that `fit` fitted, or whose weights file says what is recommended.
+            result: what `fit` gave back; by default what ``aug`` itself remembers.
+            **overrides: other arguments, ``chunk_size`` say.
+
+        Raises:
+            InstaAugError: nothing is known of a recommended setting.
+        """
+        known = result.report.to_json() if getattr(result, "report", None) is not None else aug.recommended
+        if not known:
+            raise InstaAugError(
+                "aug: nothing says which setting won on held-out images: its fit had no report. Give n_views yourself, "
+                "TTAModel(classifier, aug, n_views=4), or choose one with `instaaug validate`"
+            )
+        return cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The classifier that is averaged."""
+        return self.model
 
     @torch.no_grad()
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images ``(B, C, H, W)``, as ``aug`` takes them, to ``(B, classes)``: softmax of it is the prediction.
 
-        ``generator`` is the source of the randomness of ``sample`` and ``stratified``; the global one where None.
+        A single image ``(C, H, W)`` gives ``(classes,)``. ``generator`` is the source of the randomness of ``sample`` and
+        ``stratified``; the global one by default.
         """
-        check_eval(self.classifier)
-        per_forward = max(1, self.chunk_size // self.n_views)
-        return torch.cat([self._chunk(part, generator) for part in images.split(per_forward)])
+        return self.chunks(images, lambda part: self._chunk(part, generator))
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        batch, back = self.aug._batch(images, strict=False)
-        plain, distribution = self._look(images, batch)
-        distribution = distribution.narrowed(self.range_fraction)
-        params = choose_views(distribution, self.n_views, self.select, self.include_identity, generator)
-        # The image itself, which comes first, may have been through the classifier already.
-        known = plain is not None and self.include_identity and self.n_views > 1
+        batch, back = self.aug.prepare(images, strict=False)
+        if self.policy is not None:
+            params, distribution, plain, known = self.policy_views(batch), None, None, False
+        else:
+            plain, distribution = self._look(images, batch)
+            params = self.choose(distribution, generator)
+            # The image itself, which comes first, may have been through the classifier already.
+            known = plain is not None and self.include_identity and self.n_views > 1
         others = params.index(slice(1, None)) if known else params
         n = others.batch_shape[0]
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout. No name is kept for the repeated
         # images, so that they are gone when the classifier needs the memory.
         layout = batch.contiguous(memory_format=torch.channels_last)
-        views = back(self.aug.apply(torch.cat([layout] * n), others.flatten()))
-        logits = self.classifier(views).unflatten(0, (n, len(batch)))
+        views = back(self._views(torch.cat([layout] * n), others.flatten()))
+        logits = self.model(views).unflatten(0, (n, len(batch)))
         if known:
             logits = torch.cat([plain[None].to(logits), logits])
-        log_weights = None if self.scale_weights is None else self.scale_weights[scale_bins(params)]
-        return aggregate(logits, self.aggregate, power=self.power, log_weights=log_weights)
+        return aggregate(logits, self.aggregate, power=self.power, log_weights=self._log_weights(params, distribution))
+
+    def _views(self, batch: Tensor, params: AugmentParams) -> Tensor:
+        if self.policy is None:
+            return self.aug.apply(batch, params)
+        aug = self.aug
+        return functional.apply(batch, params, self.families, aug.output_size, aug.fill, aug.interpolation)
+
+    def _log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
+        if self.scale_weights is not None:
+            return self.scale_weights[scale_bins(params)]
+        if self.aggregate != "probability":
+            return None
+        return torch.zeros(params.batch_shape) if distribution is None else distribution.log_prob(params)
 
     def _look(self, images: Tensor, batch: Tensor) -> tuple[Tensor | None, AugmentDistribution]:
         """p(τ | x), and the classifier's logits of the images themselves where φ came by them on the way."""
         predictor, size = self.aug.predictor, tuple(batch.shape[-2:])
         shared = (
             isinstance(predictor, FeaturesPredictor)
-            and predictor.classifier is self.classifier
+            and predictor.classifier is self.model
             and size == (predictor.image_size, predictor.image_size)
             and self.aug.output_size in (None, size)
             and self.aug.normalization is None  # what φ saw is what the classifier takes
             and images.is_floating_point()
         )
         if not shared:
-            return None, self.aug._distribution(batch)
+            return None, self.aug.predict(batch)
         tapped = predictor.tap(batch.contiguous(memory_format=torch.channels_last))
-        return tapped.logits, AugmentDistribution(self.aug.families, predictor.read(*tapped))
-
-
-def check_eval(classifier: nn.Module) -> None:
-    """Raise where a layer of ``classifier`` would behave as in training: views would normalise, or drop, each other."""
-    for name, module in classifier.named_modules():
-        drops = max(float(getattr(module, rate, 0) or 0) for rate in ("p", "drop_prob")) > 0
-        if module.training and (isinstance(module, _BatchNorm) or (drops and "Drop" in type(module).__name__)):
-            raise InstaAugError(
-                f"classifier: it is in training mode, where its {type(module).__name__} {name!r} makes an answer depend on "
-                "the other views and on chance; call model.eval() first"
-            )
-
-
-def choose_views(
-    distribution: AugmentDistribution,
-    n: int,
-    select: str = "top",
-    include_identity: bool = True,
-    generator: torch.Generator | None = None,
-) -> AugmentParams:
-    """``(n, B)`` views; with ``include_identity`` and n ≥ 2 the image itself comes first, and only once.
-
-    For ``top`` they are nested: of n views, all but the first n − 1 others are those of n − 1 views.
-    """
-    chosen = LearnedAugment.select_params(distribution, n, select, generator)
-    if not include_identity or n == 1:
-        return chosen
-    plain = distribution.identity().map(lambda field: field[None])
-    both = AugmentParams(**{name: torch.cat([plain[name], chosen[name]]) for name in chosen})
-    repeated = torch.stack([both[name] == plain[name] for name in both if name != "anchor"]).all(0)
-    repeated[0] = False
-    if select != "top":
-        repeated[1:] = False  # leaving out what was sampled would change the distribution
-    order = repeated.int().argsort(dim=0, stable=True)[:n]
-    return both.map(lambda field: field.gather(0, order))
+        return tapped.logits, AugmentDistribution(self.aug.families, predictor.decode(*tapped))

@@ -7,12 +7,17 @@ import torch
 from torch import nn
 
 from ..augment import LearnedAugment
-from ..learning.data import load
+from ..engine.data import load
+from ..engine.nuisance import Nuisance, Step
+from ..predictors import FeaturesPredictor
 from ..utils.modes import frozen
-from . import arms as baselines
+from . import arms
 from .aggregation import check_aggregation
-from .report import ORACLE, OURS, SINGLE, ArmResult, Evaluation
+from .classification import TTAModel
+from .report import CONFIDENT, ORACLE, OURS, RECOMMENDED, SINGLE, ArmResult, Evaluation
 from .runner import Runner
+
+MOST_CANDIDATES = 64  # that are all looked through for the most confident one
 
 
 def evaluate(
@@ -25,7 +30,10 @@ def evaluate(
     select: str = "top",
     range_fraction: float = 1.0,
     how: str = "mean_prob",
+    include_identity: bool = True,
     oracle: bool = False,
+    nuisance: Step | Sequence[Step] | None = None,
+    nuisance_probability: float = 1.0,
     batch_size: int = 256,
     amp: bool = False,
     seed: int = 0,
@@ -45,6 +53,8 @@ def evaluate(
         choice_data: what choices are made on; no image of ``data``, best none that ``aug`` was fitted on.
         n_views: the numbers of views K.
         select, range_fraction: how our views are selected, see `TTAModel`; what `tune` found on ``choice_data``, say.
+        include_identity: whether the image itself is one of our views.
+        nuisance, nuisance_probability: what all images suffer before anybody looks at them, see `Nuisance`.
         how: the aggregation, the same for every arm; ``"weighted"`` learns a weight per scale of crop for every arm and
             K on ``choice_data``.
         oracle: also report the best of all candidate views of each image, found with its label.
@@ -58,33 +68,45 @@ def evaluate(
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
     most, several = max(n_views), [k for k in n_views if k > 1]
-    run = Runner(classifier, aug, batch_size, amp, seed, progress)
+    disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
+    run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb)
+    look = float(isinstance(aug.predictor, FeaturesPredictor) and not include_identity)
     with frozen(classifier), torch.no_grad():
-        zooms, policies = baselines.zoom_candidates(), baselines.policy_candidates(aug)
+        zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
         losses, _ = run.candidate_losses(choice, policies)
-        pick_zooms = baselines.greedy(losses[:, : zooms.batch_shape[0]], most)
-        pick_policy = baselines.greedy(losses, most)
-        both = baselines.views_of([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 1.0, 1)])
+        pick_zooms = arms.greedy(losses[:, : zooms.batch_shape[0]], most)
+        pick_policy = arms.greedy(losses, most)
+        both = arms.boxes([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 1.0, 1)])
         ours = (aug, most, select, range_fraction)
-        arms: dict[str, tuple[baselines.Arm, list[int]]] = {
-            SINGLE: (baselines.fixed(both.index(slice(0, 1))), [1]),
-            "horizontal flip": (baselines.fixed(both), [2]),
-            "best centre zooms": (baselines.fixed(zooms.index(pick_zooms)), list(n_views)),
-            "random views": (baselines.random_views(aug, most), several),
-            "AutoAugment policy": (baselines.auto_augment(most), several),
-            "greedy policy": (baselines.fixed(policies.index(pick_policy)), list(n_views)),
-            f"{OURS}, shuffled": (baselines.learned(*ours, shuffled=True), several),
-            OURS: (baselines.learned(*ours), several),
+        ways: dict[str, tuple[arms.Arm, list[int]]] = {
+            SINGLE: (arms.fixed(both.index(slice(0, 1))), [1]),
+            "horizontal flip": (arms.fixed(both), [2]),
+            "best centre zooms": (arms.fixed(zooms.index(pick_zooms)), list(n_views)),
+            "random views": (arms.random_views(aug, most), several),
+            "AutoAugment policy": (arms.auto_augment(most), several),
+            "greedy policy": (arms.fixed(policies.index(pick_policy)), list(n_views)),
+            f"{OURS}, shuffled": (arms.learned(*ours, True, include_identity), several),
+            OURS: (arms.learned(*ours, False, include_identity), several),
         }
         results: dict[tuple[str, int], ArmResult] = {}
-        for name, (arm, ks) in arms.items():
-            results |= run.arm(name, arm, ks, data, choice, how)
+        for name, (arm, ks) in ways.items():
+            results |= run.arm(name, arm, ks, data, choice, how, look if name == OURS else 0.0)
         if 1 in n_views:  # one view alone is the likeliest, not the image itself
-            results |= run.arm(OURS, baselines.learned(aug, 1, select, range_fraction), [1], data, choice, how)
+            look = float(isinstance(aug.predictor, FeaturesPredictor))
+            results |= run.arm(OURS, arms.learned(aug, 1, select, range_fraction), [1], data, choice, how, look)
+        own = arms.own_candidates(aug)
+        if nuisance is not None and len(own) == 1 and own[0].batch_shape[0] <= MOST_CANDIDATES:
+            every = arms.MostConfident(classifier, aug, own[0])
+            results |= run.model(CONFIDENT, 1, own[0].batch_shape[0], every, data, choice)
+        if aug.recommended:
+            model = TTAModel.recommended(classifier, aug, chunk_size=batch_size)
+            k, looks = model.n_views, isinstance(aug.predictor, FeaturesPredictor) and model.policy is None
+            cost = k + (looks and (k == 1 or not model.include_identity))
+            results |= run.model(RECOMMENDED, k, cost, model, data, choice)
         if oracle:
             best = run.oracle(data, policies)
             results[ORACLE, best.n_views] = best
-    order = {name: i for i, name in enumerate([*arms, ORACLE])}
+    order = {name: i for i, name in enumerate([*ways, CONFIDENT, RECOMMENDED, ORACLE])}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
 
@@ -108,9 +130,7 @@ def tune(
     """
     data = load(choice_data, "choice_data", progress=progress)
     run = Runner(classifier, aug, batch_size, amp, seed, progress)
-    continuous = any(
-        part.has_rsample for part in aug.distribution(data.batch(slice(0, 1), run.device)[0]).parts.values()
-    )
+    continuous = any(family.has_rsample for family in aug.families)
     settings = [
         {"select": select, "range_fraction": fraction}
         for select in ("top", "stratified")
@@ -119,7 +139,7 @@ def tune(
     losses = []
     with frozen(classifier), torch.no_grad():
         for setting in settings:
-            arm = baselines.learned(aug, n_views, **setting)
+            arm = arms.learned(aug, n_views, **setting)
             averages = run.averages(f"tune {setting}", arm, [n_views], data, how)
             losses.append(nn.functional.cross_entropy(averages[n_views], data.targets).item())
     return settings[losses.index(min(losses))]
@@ -146,5 +166,5 @@ def views_nll(
     data = load(choice_data, "choice_data", progress=progress)
     run = Runner(classifier, aug, batch_size, amp, seed, progress)
     with frozen(classifier), torch.no_grad():
-        arm = baselines.learned(aug, n_views, select, 1.0)
+        arm = arms.learned(aug, n_views, select, 1.0)
         return float(run.arm(OURS, arm, [n_views], data, data, how)[OURS, n_views].nll.mean())

@@ -4,12 +4,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from .. import functional
+from ..engine.data import Images
+from ..engine.rows import compute_rows
 from ..families import create
-from ..learning.data import LabelledImages
-from ..learning.row_store import RowStore
 from ..params import AugmentParams
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
@@ -17,7 +16,7 @@ from ..utils.modes import frozen
 
 def build_logit_table(
     classifier: nn.Module,
-    data: LabelledImages,
+    data: Images,
     views: AugmentParams,
     *,
     folder: Path | None = None,
@@ -45,31 +44,23 @@ def build_logit_table(
         InstaAugError: ``folder`` holds the table of other images, another classifier or other settings.
     """
     families = create(["crop", "rotate"])
-    with frozen(classifier), torch.no_grad():
-        n_classes = classifier(data.batch(slice(0, 1))[0]).shape[-1]
-    description = {"views": {name: field.tolist() for name, field in views.items()}, "amp": amp}
-    if folder is not None:
-        description |= {"images": fingerprint(data.images), "classifier": fingerprint(classifier)}
     n_views = views.batch_shape[0]
-    store = RowStore(folder, desc, len(data), (n_views, n_classes), torch.float16, batch_size, description)
-    rows, done = store.share
-    bar = tqdm(
-        total=rows * n_views,
-        initial=done * n_views,
-        desc=desc,
-        unit="view",
-        unit_scale=True,
-        disable=None if progress is None else not progress,
-    )
-    with bar, frozen(classifier), torch.no_grad():
-        for part in store.todo():
-            # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-            images = data.batch(part)[0].contiguous(memory_format=torch.channels_last)
-            columns = []
-            for v in range(n_views):
-                params = views.map(lambda field, v=v, n=len(images): field[v].expand(n))
-                with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-                    columns.append(classifier(functional.apply(images, params, families)).half())
-                bar.update(len(images))
-            store.put(part, torch.stack(columns, 1))
-    return store.gather()
+
+    def compute(images: Tensor, targets: Tensor | None, _: slice) -> dict[str, Tensor]:
+        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
+        images = images.contiguous(memory_format=torch.channels_last)
+        columns = []
+        for v in range(n_views):
+            params = views.map(lambda field, v=v: field[v].expand(len(images)))
+            with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                columns.append(classifier(functional.apply(images, params, families)).half())
+        return {"logits": torch.stack(columns, 1)}
+
+    about = {"views": {name: field.tolist() for name, field in views.items()}, "amp": amp}
+    if folder is not None:
+        about |= {"images": data.fingerprint(), "classifier": fingerprint(classifier)}
+    with frozen(classifier):
+        rows = compute_rows(
+            data, compute, chunk=batch_size, folder=folder, name=desc, about=about, forwards=n_views, progress=progress
+        )
+    return rows["logits"].tensor()

@@ -12,17 +12,22 @@ from scipy.stats import bootstrap
 from tabulate import tabulate
 
 from ..utils.errors import InstaAugError
-from ..weights import replace_file
+from ..utils.files import replace_file
 
 OURS = "ours"
 SINGLE = "single view"
+RECOMMENDED = "recommended"
+CONFIDENT = "most confident candidate"
 ORACLE = "oracle (any candidate view)"
 FORMATS = ("csv", "json")
 
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, the temperature fitted on the choice data, ECE."""
+    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, the temperature fitted on the choice data, ECE.
+
+    ``cost`` is in forwards of the classifier per image, φ's own look included.
+    """
 
     name: str
     n_views: int
@@ -30,6 +35,7 @@ class ArmResult:
     nll: np.ndarray
     temperature: float
     ece: float
+    cost: float = float("nan")
 
 
 def paired_interval(difference: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
@@ -63,7 +69,8 @@ class Evaluation:
 
     def best_input_free(self, n_views: int) -> ArmResult:
         """The strongest arm that does not look at the image, by accuracy here: the hardest one to compare with."""
-        arms = ((name, k, arm) for (name, k), arm in self.arms.items() if not name.startswith(OURS) and name != ORACLE)
+        looking = (OURS, ORACLE, RECOMMENDED, CONFIDENT)
+        arms = ((name, k, arm) for (name, k), arm in self.arms.items() if name not in looking)
         return max((arm for _, k, arm in arms if k <= n_views), key=lambda arm: (arm.correct.mean(), -arm.nll.mean()))
 
     def rows(self) -> list[dict[str, Any]]:
@@ -72,7 +79,14 @@ class Evaluation:
         for (name, k), arm in self.arms.items():
             single = self.arms[SINGLE, 1]
             gain, nll = [100 * x for x in self.interval(arm, single)], self.interval(arm, single, "nll")
-            row = {"arm": name, "K": k, "n": self.n, "top1": 100 * arm.correct.mean(), "nll": float(arm.nll.mean())}
+            row = {
+                "arm": name,
+                "K": k,
+                "cost": arm.cost,
+                "n": self.n,
+                "top1": 100 * arm.correct.mean(),
+                "nll": float(arm.nll.mean()),
+            }
             row |= {"ece": 100 * arm.ece, "temperature": arm.temperature}
             row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
             row |= dict(zip(("nll_change", "nll_change_low", "nll_change_high"), nll, strict=True))
@@ -85,6 +99,7 @@ class Evaluation:
             [
                 row["arm"],
                 row["K"],
+                f"{row['cost']:g}",
                 f"{row['top1']:.2f}",
                 "" if row["arm"] == SINGLE else f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]",
                 f"{row['nll']:.3f}",
@@ -92,7 +107,7 @@ class Evaluation:
             ]
             for row in self.rows()
         ]
-        headers = ["views", "K", "top-1 %", "points over single view [95 %]", "NLL", "ECE %"]
+        headers = ["views", "K", "forwards", "top-1 %", "points over single view [95 %]", "NLL", "ECE %"]
         return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
 
     def against_input_free(self) -> list[str]:

@@ -3,13 +3,13 @@
 import torch
 from torch import Tensor, nn
 
-from ..augment import SELECTIONS, LearnedAugment
+from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
-from .classification import check_eval, choose_views
 from .inverse import invert_maps
+from .views import ViewModel
 
 
-class SegmentationTTA(nn.Module):
+class SegmentationTTA(ViewModel):
     """A drop-in segmentation model: the mean of class probabilities over learned views, each put back in its place.
 
     Every view is transformed, segmented, and its probabilities are resampled onto the canvas of the image; a pixel's
@@ -39,30 +39,19 @@ class SegmentationTTA(nn.Module):
         range_fraction: float = 1.0,
         chunk_size: int = 64,
     ) -> None:
-        super().__init__()
-        if select not in SELECTIONS:
-            raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
-        for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
-            if not isinstance(value, int) or value < 1:
-                raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
-        if not 0 < range_fraction <= 1:
-            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        super().__init__(model, aug, n_views, select, True, range_fraction, chunk_size)
         if aug.output_size is not None:
             raise InstaAugError(f"aug: views must be as large as the images, got output_size={aug.output_size}")
-        self.model, self.aug = model, aug
-        self.n_views, self.select, self.range_fraction, self.chunk_size = n_views, select, range_fraction, chunk_size
 
     @torch.no_grad()
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images ``(B, C, H, W)`` to log-probabilities ``(B, classes, H, W)``."""
-        check_eval(self.model)
-        per_forward = max(1, self.chunk_size // self.n_views)
-        return torch.cat([self._chunk(part, generator) for part in images.split(per_forward)])
+        return self.chunks(images, lambda part: self._chunk(part, generator))
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
-        batch, back = self.aug._batch(images, strict=False)
-        distribution = self.aug._distribution(batch).narrowed(self.range_fraction)
-        params = choose_views(distribution, self.n_views, self.select, True, generator)
+        batch, back = self.aug.prepare(images, strict=False)
+        distribution = self.aug.predict(batch)
+        params = self.choose(distribution, generator)
         if self.n_views == 1:  # one view that cuts something off would leave pixels without an answer
             params = distribution.identity().map(lambda field: field[None])
         views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))

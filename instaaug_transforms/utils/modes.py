@@ -1,4 +1,4 @@
-"""A classifier held still while something is learned through it."""
+"""Eval mode and frozen parameters for a while."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,25 +8,35 @@ from torch import nn
 
 
 @contextmanager
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Eval mode inside; afterwards, also after an exception, every submodule is in the mode it was in before."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        for module in modes:
+            module.training = False
+        yield model
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
 def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode and no parameter gradients inside; modes, requires_grad, gradients and buffers as before afterwards.
 
     Gradients still flow to the input. The state comes back after an exception too.
     """
-    modes = {module: module.training for module in model.modules()}
     needs_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
-    try:
-        model.eval()
-        for parameter in needs_grad:
-            parameter.requires_grad_(False)
-        yield model
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for parameter, needed in needs_grad.items():
-            parameter.requires_grad_(needed)
-        with torch.no_grad():
-            for buffer, before in buffers.items():
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
+    with evaluating(model):
+        try:
+            for parameter in needs_grad:
+                parameter.requires_grad_(False)
+            yield model
+        finally:
+            for parameter, needed in needs_grad.items():
+                parameter.requires_grad_(needed)
+            with torch.no_grad():
+                for buffer, before in buffers.items():
+                    if not torch.equal(buffer, before):
+                        buffer.copy_(before)

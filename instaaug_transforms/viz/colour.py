@@ -80,7 +80,7 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
     plain = distribution.identity()
     names = distribution.parts["hsv"].fields
     views = [
-        aug.apply(aug._batch(images)[0], plain.replace(**{n: params[n][k] for n in names})) for k in range(n_views)
+        aug.apply(aug.prepare(images)[0], plain.replace(**{n: params[n][k] for n in names})) for k in range(n_views)
     ]
     shape = images.shape[-1] / images.shape[-2]
     wide = min(max(shape, 0.6), 1.8)

@@ -27,7 +27,7 @@ def draw_crops(axes: Any, image: Tensor, distribution: AugmentDistribution, inde
     from matplotlib.patches import Rectangle
 
     part = distribution.parts["crop"]
-    probs = part.anchors.probs[index].detach().cpu()
+    probs = part.categorical.probs[index].detach().cpu()
     order = [int(a) for a in probs.argsort(descending=True)[:k] if probs[a] >= SMALLEST] or [int(probs.argmax())]
     colours = probability_colours()
     _, height, width = image.shape
@@ -55,7 +55,7 @@ def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
     image = as_batch(image)[0]
     distribution = aug.distribution(image)
-    probs = part_of(aug, distribution, "crop").anchors.probs[0]
+    probs = part_of(aug, distribution, "crop").categorical.probs[0]
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
     axes = figure.subplots()
     draw_crops(axes, image, distribution, 0, k)
@@ -125,7 +125,7 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
 
 def centre_density(part: Any, bins: int) -> tuple[Tensor, Tensor]:
     """``(N, bins, bins)`` of the centres of all crops but the whole image, each row summing to 1; and p(whole), ``(N,)``."""
-    probs = part.anchors.probs.detach().cpu()  # (N, A)
+    probs = part.categorical.probs.detach().cpu()  # (N, A)
     anchors, half = part.family.anchors, part.family.half_cell.clamp_min(0.5 / bins)
     whole = anchors[:, 2] >= 1
     places = (torch.arange(bins) + 0.5) / bins
@@ -182,4 +182,4 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
 def side_shares(part: Any) -> tuple[Tensor, Tensor]:
     """The sides of the table, ascending ``(S,)``, and the share of each per image, ``(N, S)``."""
     sides, level = part.family.anchors[:, 2].unique(return_inverse=True)
-    return sides, part.anchors.probs.detach().cpu() @ F.one_hot(level, len(sides)).float()
+    return sides, part.categorical.probs.detach().cpu() @ F.one_hot(level, len(sides)).float()

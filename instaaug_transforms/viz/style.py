@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import to_dtype
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..utils.errors import InstaAugError
-from ..weights import replace_file
+from ..utils.files import replace_file
 
 INK = "#1f1f1f"
 ACCENT = "#c8102e"

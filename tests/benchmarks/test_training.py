@@ -60,7 +60,7 @@ def views_and_forwards(device, n_views=10, n_images=50):
     """TTA models of both predictors, and as many plain forwards in the same chunks."""
     classifier = wrap(timm.create_model("resnet18", num_classes=200)).eval().to(device)
     images = torch.rand(n_images, 3, 64, 64, device=device)
-    on_features = ia.LearnedAugment(["crop"], predictor="features", classifier=classifier, image_size=64).to(device)
+    on_features = ia.LearnedAugment(["crop"], predictor=ia.FeaturesPredictor(classifier, image_size=64)).to(device)
     models = {
         "TTA, resnet18 at 64 px, K = 10, φ on a copy": ia.TTAModel(
             classifier, rivals.fitted(["crop"], device), n_views

@@ -7,7 +7,6 @@ entries would be stored in a random order, and the file's bytes would differ fro
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from .utils.errors import InstaAugError
+from .errors import InstaAugError
+from .files import replace_file
 
 FORMAT = 1
 DIGEST = "tensors_sha256"
@@ -23,8 +23,8 @@ DIGEST = "tensors_sha256"
 
 def hub_dir() -> Path:
     """Folder of the checkpoints that come with the package: in a wheel inside it, in a checkout beside it."""
-    inside = Path(__file__).parent / "_hub"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "hub"
+    inside = Path(__file__).parent.parent / "_hub"
+    return inside if inside.is_dir() else Path(__file__).parent.parent.parent / "hub"
 
 
 def manifest() -> dict[str, dict[str, Any]]:
@@ -83,21 +83,6 @@ def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Te
     config[DIGEST] = digest(config, tensors)
     replace_file(path, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
     return path
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` all at once: written aside in the same folder, flushed, renamed."""
-    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(aside).chmod(0o644)
-        Path(aside).replace(path)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
 
 
 def read(name_or_path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:

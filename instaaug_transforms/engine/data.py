@@ -1,0 +1,281 @@
+"""Images to learn from and to report on: tensors in memory, or a Dataset that is read as it is needed."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
+
+from ..functional.inputs import check_range
+from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
+
+
+class Images:
+    """N images and, where there are any, their targets.
+
+    Attributes:
+        targets: tensor that leads with ``(N,)``; None without labels.
+        identities: a name per image (its path, say), or None.
+    """
+
+    targets: Tensor | None = None
+    identities: list[str] | None = None
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def batch(self, index: Tensor | slice, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor | None]:
+        """Float images in [0, 1] and targets of the given indices, on ``device``."""
+        (part,) = self.batches([index], device)
+        return part
+
+    def batches(
+        self, indices: Sequence[Tensor | slice], device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """`batch` of each of ``indices``, in order."""
+        raise NotImplementedError
+
+    def subset(self, index: Tensor | slice) -> "Images":
+        """The samples of the given indices."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """What tells these images and targets from others."""
+        raise NotImplementedError
+
+    def in_memory(self, progress: bool | None = None) -> "LabelledImages":
+        """All of it as tensors."""
+        raise NotImplementedError
+
+
+class LabelledImages(Images):
+    """Images in memory.
+
+    Args:
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1].
+        targets: tensor that leads with ``(N,)``; None without labels.
+        identities: a name per image.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor | None = None, identities: list[str] | None = None) -> None:
+        self.images, self.targets, self.identities = images, targets, identities
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(
+        self, indices: Sequence[Tensor | slice], device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        for index in indices:
+            images = self.images[index].to(device)
+            images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+            yield images, None if self.targets is None else self.targets[index].to(device)
+
+    def subset(self, index: Tensor | slice) -> "LabelledImages":
+        targets = None if self.targets is None else self.targets[index]
+        return LabelledImages(self.images[index], targets, _names(self.identities, index))
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.images, *([] if self.targets is None else [self.targets]))
+
+    def in_memory(self, progress: bool | None = None) -> "LabelledImages":
+        return self
+
+
+class StreamedImages(Images):
+    """Images of a map-style Dataset, read when they are asked for: memory does not grow with their number.
+
+    Args:
+        dataset: gives images, or tuples of image and target; PIL images or tensors, all of one size.
+        name: the argument's name, for errors.
+        workers: processes that read ahead.
+        rows: indices into ``dataset``; all of it by default.
+    """
+
+    def __init__(self, dataset: Dataset, name: str = "data", workers: int = 0, rows: Tensor | None = None) -> None:
+        self.dataset, self.name, self.workers = dataset, name, workers
+        self.rows = torch.arange(len(dataset)) if rows is None else rows
+        if not len(self.rows):
+            raise InstaAugError(f"{name}: the Dataset is empty; give at least one sample")
+        first = dataset[int(self.rows[0])]
+        labelled = isinstance(first, (tuple, list)) and len(first) > 1
+        self._size, targets = None, _known_targets(dataset) if labelled else None
+        if labelled and targets is None:  # nothing but reading tells them
+            targets = default_collate([dataset[i][1] for i in range(len(dataset))])
+        self.targets = None if targets is None else torch.as_tensor(targets)[self.rows]
+        self.identities = _names(_known_identities(dataset), self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def batches(
+        self, indices: Sequence[Tensor | slice], device: torch.device | str = "cpu"
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        rows = [self.rows[index] for index in indices]
+        loader = DataLoader(
+            _ImagesOnly(self.dataset),
+            batch_sampler=[row.tolist() for row in rows],
+            num_workers=self.workers if len(rows) > 1 else 0,
+            collate_fn=_stack,
+        )
+        for index, images in zip(indices, self._checked(loader), strict=True):
+            images = images.to(device)
+            images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+            yield images, None if self.targets is None else self.targets[index].to(device)
+
+    def _checked(self, loader: DataLoader) -> Iterator[Tensor]:
+        for images in loader:
+            if isinstance(images, str) or (self._size or images.shape[1:]) != images.shape[1:]:
+                sizes = images if isinstance(images, str) else f"{tuple(self._size)} and {tuple(images.shape[1:])}"
+                raise InstaAugError(
+                    f"{self.name}: images differ in size ({sizes}); give the Dataset a transform that resizes them"
+                )
+            self._size = images.shape[1:]
+            _check_images(images, self.name)
+            yield images
+
+    def subset(self, index: Tensor | slice) -> "StreamedImages":
+        part = object.__new__(StreamedImages)
+        part.__dict__ |= self.__dict__ | {"rows": self.rows[index]}
+        part.targets = None if self.targets is None else self.targets[index]
+        part.identities = _names(self.identities, index)
+        return part
+
+    def fingerprint(self) -> str:
+        # Reading all images to tell them apart would double the time of a fit: their names, a few of them and the labels do.
+        sample = torch.linspace(0, len(self) - 1, min(len(self), 16)).long()
+        images, _ = self.batch(sample)
+        names = hash_text(json.dumps([self.identities, self.rows.tolist()]))
+        return fingerprint(images, names, *([] if self.targets is None else [self.targets]))
+
+    def in_memory(self, progress: bool | None = None) -> LabelledImages:
+        parts, order = [], torch.arange(len(self)).split(256)
+        disable = None if progress is None else not progress
+        loop = self.batches(order)
+        for images, _ in tqdm(loop, f"reading {self.name}", len(order), False, disable=disable, unit="batch"):
+            parts.append(images.mul(255).round_().to(torch.uint8) if self._is_bytes() else images)
+        return LabelledImages(torch.cat(parts), self.targets, self.identities)
+
+    def _is_bytes(self) -> bool:
+        first = self.dataset[int(self.rows[0])]
+        first = first[0] if isinstance(first, (tuple, list)) else first
+        return not (isinstance(first, Tensor) and first.is_floating_point())
+
+
+def hash_text(text: str) -> Tensor:
+    """A string as a tensor of bytes, for `fingerprint`."""
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def hold_out(data: Images, seed: int, fraction: float = 0.1) -> tuple[Images, Images]:
+    """Nine tenths to fit on and, chosen by the seed, one tenth to choose on; the same ones for the same seed.
+
+    Raises:
+        InstaAugError: fewer than two images.
+    """
+    if len(data) < 2:
+        raise InstaAugError(
+            f"train_data: a part is held out to choose on, which takes at least two images, got {len(data)}; or give val_data"
+        )
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    held = max(1, int(len(data) * fraction))
+    return data.subset(order[held:]), data.subset(order[:held])
+
+
+def load(data: Any, name: str = "data", workers: int = 0, progress: bool | None = None) -> Images:
+    """What a user gives as images to `Images`.
+
+    Args:
+        data: ``(images, targets)`` tensors, images ``(N, C, H, W)`` alone, a map-style Dataset, or its DataLoader (whose
+            sampler must go through the Dataset in some order).
+        name: the argument's name, for errors.
+        workers: processes that read a Dataset.
+        progress: unused for tensors; bars where a Dataset must be read whole.
+
+    Raises:
+        InstaAugError: another kind of object, no sample, images of different sizes, or values outside [0, 1].
+    """
+    if isinstance(data, Images):
+        return data
+    if isinstance(data, DataLoader):
+        return StreamedImages(data.dataset, name, workers or data.num_workers, _sampled(data, name))
+    if isinstance(data, Tensor):
+        data = (data, None)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
+        images, targets = data
+        if targets is not None and not isinstance(targets, Tensor):
+            raise InstaAugError(f"{name}: targets must be a tensor, got {type(targets).__name__}")
+        given = f"images {tuple(images.shape)} {images.dtype}"
+        given += "" if targets is None else f", targets {tuple(targets.shape)}"
+        if images.ndim != 4 or 0 in images.shape or (targets is not None and targets.shape[:1] != images.shape[:1]):
+            raise InstaAugError(f"{name}: expected images (N, C, H, W) with one target each, at least one; got {given}")
+        _check_images(images, f"{name} of {given}")
+        return LabelledImages(images, targets)
+    if isinstance(data, Dataset) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return StreamedImages(data, name, workers)
+    raise InstaAugError(
+        f"{name}: expected images, (images, labels) tensors, a Dataset or a DataLoader, got {type(data).__name__}"
+    )
+
+
+def _check_images(images: Tensor, name: str) -> None:
+    if images.is_floating_point():
+        check_range(images, False, name)
+    elif images.dtype != torch.uint8:
+        raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}")
+
+
+class _ImagesOnly(Dataset):
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Tensor:
+        sample = self.dataset[index]
+        image = sample[0] if isinstance(sample, (tuple, list)) else sample
+        return (image if isinstance(image, Tensor) else F.to_image(image)).as_subclass(Tensor)
+
+
+def _stack(images: list[Tensor]) -> Tensor | str:
+    sizes = {tuple(image.shape) for image in images}
+    return torch.stack(images) if len(sizes) == 1 else " and ".join(map(str, sorted(sizes)[:2]))
+
+
+def _sampled(loader: DataLoader, name: str) -> Tensor:
+    """The rows that a DataLoader goes through, each once."""
+    if loader.batch_sampler is None or not hasattr(loader.dataset, "__len__"):
+        raise InstaAugError(
+            f"{name}: a DataLoader without a map-style Dataset cannot be read at random; give the Dataset"
+        )
+    rows = sorted({int(row) for row in loader.sampler})
+    return torch.tensor(rows, dtype=torch.long)
+
+
+def _known_targets(dataset: Dataset) -> Any:
+    """Targets that a Dataset knows without reading its images."""
+    if isinstance(dataset, Subset):
+        known = _known_targets(dataset.dataset)
+        return None if known is None else torch.as_tensor(known)[torch.as_tensor(dataset.indices)]
+    if getattr(dataset, "target_transform", None) is not None:
+        return None
+    targets = getattr(dataset, "targets", None)
+    return targets if isinstance(targets, (list, Tensor)) and len(targets) == len(dataset) else None
+
+
+def _known_identities(dataset: Dataset) -> list[str] | None:
+    if isinstance(dataset, Subset):
+        return _names(_known_identities(dataset.dataset), torch.as_tensor(dataset.indices))
+    paths = getattr(dataset, "paths", None)
+    if paths is None and isinstance(getattr(dataset, "samples", None), list):
+        paths = [sample[0] for sample in dataset.samples]
+    return [str(path) for path in paths] if paths is not None and len(paths) == len(dataset) else None
+
+
+def _names(names: list[str] | None, index: Tensor | slice) -> list[str] | None:
+    if names is None:
+        return None
+    return names[index] if isinstance(index, slice) else [names[i] for i in index.tolist()]

@@ -1,0 +1,102 @@
+"""Disturbances that images suffer before anybody looks at them: what a camera did, simulated."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..families import Family, create
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+
+Step = str | Family | Callable[[Tensor], Tensor]
+
+
+class Nuisance:
+    """Random disturbances of images, the same for the same seed, image and draw, whatever the batch.
+
+    Args:
+        steps: names of families, or families, drawn as widely as they can undo (`Family.disturb`); or torchvision
+            transforms, which take images ``(C, H, W)`` in [0, 1]. Several act one after the other.
+        probability: that an image is disturbed at all; the others stay as they are.
+        seed: of everything drawn.
+
+    Raises:
+        InstaAugError: something else than a family or a transform, or a probability outside (0, 1].
+    """
+
+    def __init__(self, steps: Step | Sequence[Step], probability: float = 0.5, seed: int = 0) -> None:
+        steps = [steps] if isinstance(steps, (str, Family)) or callable(steps) else list(steps)
+        if not 0 < probability <= 1:
+            raise InstaAugError(f"nuisance_probability: expected a number in (0, 1], got {probability}")
+        if not steps:
+            raise InstaAugError("nuisance: expected at least one family or transform, got none")
+        self.probability, self.seed, self.steps = float(probability), int(seed), []
+        for step in steps:
+            if isinstance(step, (str, Family)):
+                (step,) = create([step])
+            elif not callable(step):
+                raise InstaAugError(
+                    f"nuisance: expected names of families or torchvision transforms, got {type(step).__name__}"
+                )
+            self.steps.append(step)
+
+    @property
+    def families(self) -> list[Family]:
+        """Those of its steps that are families."""
+        return [step for step in self.steps if isinstance(step, Family)]
+
+    def about(self) -> dict[str, Any]:
+        """What tells it from others, as JSON values."""
+        return {"steps": [repr(step) for step in self.steps], "probability": self.probability, "seed": self.seed}
+
+    def chosen(self, rows: Tensor, draw: int = 0) -> Tensor:
+        """Which images ``rows`` (n,) are disturbed, ``(n,)`` bool."""
+        return self._uniform(rows, draw, 1)[:, 0] < self.probability
+
+    def __call__(self, images: Tensor, rows: Tensor, draw: int = 0) -> Tensor:
+        """Disturbed copies of images ``(n, C, H, W)`` in [0, 1].
+
+        Args:
+            images: see above.
+            rows: ``(n,)``, which images of the data set they are.
+            draw: number of the copy.
+        """
+        chosen = self.chosen(rows, draw).to(images.device)
+        out = images
+        for place, step in enumerate(self.steps):
+            if isinstance(step, Family):
+                uniform = self._uniform(rows, draw, step.n_disturb, place + 1).to(images.device)
+                out = functional.apply(out, AugmentParams(**step.disturb(uniform)), [step])
+            else:
+                out = torch.stack([self._one(step, *pair, draw) for pair in zip(out, rows.tolist(), strict=True)])
+        if bool(chosen.all()):
+            return out
+        if out.shape != images.shape:
+            raise InstaAugError(
+                f"nuisance: it changes the size of images from {tuple(images.shape[1:])} to {tuple(out.shape[1:])}, so that "
+                "some cannot stay as they are; give nuisance_probability=1, or a transform that keeps the size"
+            )
+        return torch.where(chosen[:, None, None, None], out, images)
+
+    def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, row: int, draw: int) -> Tensor:
+        with torch.random.fork_rng([]):  # torchvision draws from the global generator
+            torch.manual_seed(self._key(row, draw, 0))
+            return step(image)
+
+    def _uniform(self, rows: Tensor, draw: int, count: int, place: int = 0) -> Tensor:
+        """``(n, count)`` in [0, 1)."""
+        return torch.stack(
+            [
+                torch.rand(count, generator=torch.Generator().manual_seed(self._key(row, draw, place)))
+                for row in rows.tolist()
+            ]
+        ).reshape(len(rows), count)
+
+    def _key(self, row: int, draw: int, place: int) -> int:
+        key = 0
+        for part in (self.seed, row, draw, place):
+            key = (key * 6_364_136_223_846_793_005 + part + 1_442_695_040_888_963_407) % 2**63
+        return key

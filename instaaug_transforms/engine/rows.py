@@ -1,0 +1,212 @@
+"""The one engine that takes many images through a frozen model: in chunks, with a bar, resumable, shared over ranks.
+
+Loss tables, logits of many views and what φ sees are rows that take long to compute and are read many times. They are kept
+in files where there are many of them, so that memory does not grow with the number of images, and a killed run loses one
+chunk at most.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..utils import distributed
+from ..utils.errors import InstaAugError
+from ..utils.files import replace_file
+from .data import Images
+
+logger = logging.getLogger(__name__)
+
+# Images and targets of a chunk to named rows that lead with the chunk's length.
+Compute = Callable[[Tensor, Tensor | None, slice], Mapping[str, Tensor]]
+
+
+class Rows:
+    """``(N, *shape)`` numbers, written chunk by chunk and read by index.
+
+    With a folder they are in files of this process: the rows, a checksum per chunk, and last a JSON file that says what
+    they were computed from. A file is mapped for as long as it takes to read or write a part of it.
+
+    Args:
+        folder: holds nothing else; in memory if None.
+        n_rows: N.
+        shape: of one row.
+        dtype: of the rows, one that NumPy knows.
+        chunk: rows computed at once.
+        about: JSON values; equal ones mean equal rows.
+
+    Raises:
+        InstaAugError: the folder holds rows with another description.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        n_rows: int,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        chunk: int,
+        about: Mapping[str, Any],
+    ) -> None:
+        self.chunk, self.n_rows = chunk, n_rows
+        self._shape, self._kind = (n_rows, *shape), torch.empty(0, dtype=dtype).numpy().dtype
+        self._files = None if folder is None else (folder / "rows.npy", folder / "checksums.npy")
+        self._rows: np.ndarray | None = None
+        if folder is None:
+            self._rows = np.zeros(self._shape, self._kind)
+            self._sums = np.full(-(-n_rows // chunk), -1, np.int64)
+            return
+        # Through JSON once, so that tuples and lists compare equal.
+        about = json.loads(json.dumps({**about, "shape": self._shape, "dtype": str(self._kind), "chunk": chunk}))
+        known = _read_json(folder / "about.json")
+        changed = sorted(key for key in {*(known or {}), *about} if known and known.get(key) != about.get(key))
+        if changed:
+            raise InstaAugError(
+                f"workdir: {folder} was computed with another {', '.join(changed)}; delete that folder, or give another "
+                "workdir"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        if known and self._whole():
+            self._sums = np.load(self._files[1])
+            return
+        if known:
+            logger.warning("%s is damaged; it is computed again", folder)
+        np.lib.format.open_memmap(self._files[0], "w+", self._kind, self._shape).flush()
+        self._sums = np.full(-(-n_rows // chunk), -1, np.int64)
+        np.save(self._files[1], self._sums)
+        # Last: where it exists, the files beside it were whole.
+        replace_file(folder / "about.json", json.dumps(about, indent=1, sort_keys=True).encode())
+
+    def _whole(self) -> bool:
+        """Whether both files have the sizes and kinds they were made with."""
+        try:
+            rows, sums = (np.load(file, mmap_mode="r") for file in self._files)
+        except (OSError, ValueError, EOFError):
+            return False
+        return (rows.shape, rows.dtype, len(sums)) == (self._shape, self._kind, -(-self.n_rows // self.chunk))
+
+    def _open(self, mode: str) -> np.ndarray:
+        return self._rows if self._files is None else np.lib.format.open_memmap(self._files[0], mode)
+
+    def done(self, part: slice) -> bool:
+        """Whether a chunk has been computed, and is what was written."""
+        expected = self._sums[part.start // self.chunk]
+        if expected < 0:
+            return False
+        if self._files is not None and zlib.crc32(np.ascontiguousarray(self._open("r")[part])) != expected:
+            logger.warning(
+                "%s: rows %d … %d were altered; they are computed again", *self._files[:1], part.start, part.stop
+            )
+            return False
+        return True
+
+    def put(self, part: slice, values: Tensor) -> None:
+        """Keep the rows ``(rows, *shape)`` of a chunk."""
+        array = np.ascontiguousarray(values.detach().cpu().numpy().astype(self._kind, copy=False))
+        rows = self._open("r+")
+        rows[part] = array
+        index = part.start // self.chunk
+        self._sums[index] = zlib.crc32(array)
+        if self._files is not None:
+            rows.flush()
+            sums = np.lib.format.open_memmap(self._files[1], "r+")
+            sums[index] = self._sums[index]
+            sums.flush()
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, index: Tensor | slice) -> Tensor:
+        """Rows by index, on the CPU."""
+        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+        return torch.from_numpy(np.array(self._open("r")[index]))
+
+    def tensor(self) -> Tensor:
+        """All rows in memory."""
+        return self[:]
+
+    def share(self, mine: list[slice]) -> None:
+        """Take over what the other processes have computed."""
+        own = torch.zeros(self._shape, dtype=torch.from_numpy(np.empty(0, self._kind)).dtype)
+        for part in mine:
+            own[part] = self[part]
+        self._rows, self._files = distributed.all_reduce_sum(own).numpy(), None
+
+
+def compute_rows(
+    source: Images,
+    compute: Compute,
+    *,
+    chunk: int,
+    folder: Path | None = None,
+    name: str = "rows",
+    about: Mapping[str, Any] | None = None,
+    forwards: int = 1,
+    device: torch.device | str = "cpu",
+    progress: bool | None = None,
+) -> dict[str, Rows]:
+    """Every image of ``source`` through ``compute``, in chunks; the processes of `torch.distributed` share them.
+
+    Args:
+        source: N images, read as they are needed.
+        compute: images ``(n, C, H, W)``, their targets, and which rows they are, to named rows.
+        chunk: images at a time.
+        folder: keep the rows there, and go on with what is there already; in memory if None.
+        name: of the bar, and first part of the folders' names.
+        about: JSON values; equal ones mean equal rows.
+        forwards: of the model per image, for the bar.
+        progress: show a bar; by default where the output is a terminal.
+    """
+    parts = [slice(start, min(start + chunk, len(source))) for start in range(0, len(source), chunk)]
+    rank, world = distributed.rank(), distributed.world_size()
+    mine = parts[rank::world]
+    stem = f"{name.replace(' ', '-')}-{rank}of{world}"
+    stores: dict[str, Rows] = {}
+
+    def store(values: Mapping[str, Tensor]) -> None:
+        for key, value in values.items():
+            where = None if folder is None else folder / f"{stem}-{key}"
+            stores[key] = Rows(where, len(source), tuple(value.shape[1:]), value.dtype, chunk, about or {})
+
+    # The shapes of what is computed, from a single image.
+    images, targets = source.batch(slice(0, 1), device)
+    with torch.no_grad():
+        store(compute(images, targets, slice(0, 1)))
+    missing = [part for part in mine if not all(rows.done(part) for rows in stores.values())]
+    total, left = (sum(part.stop - part.start for part in some) for some in (mine, missing))
+    disable = None if progress is None else not progress
+    with tqdm(
+        total=total * forwards,
+        initial=(total - left) * forwards,
+        desc=name,
+        unit="view",
+        unit_scale=True,
+        disable=disable,
+    ) as bar:
+        for part, (images, targets) in zip(missing, source.batches(missing, device), strict=True):
+            with torch.no_grad():
+                values = compute(images, targets, part)
+            for key, rows in stores.items():
+                rows.put(part, values[key])
+            bar.update(len(images) * forwards)
+    if world > 1:
+        for key in sorted(stores):
+            stores[key].share(mine)
+    return stores
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        logger.warning("%s is damaged; what lies beside it is computed again", path)
+        return None

@@ -1,0 +1,64 @@
+"""Exposure and white balance: what a camera sets wrong, and one of a few settings undoes."""
+
+import torch
+from torch import Tensor
+
+from ..functional.linear_rgb import relight
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+from . import register
+from .anchors import AnchorFamily
+
+
+@register
+class Light(AnchorFamily):
+    """Multiply the light of an sRGB image, in linear RGB, and clip what becomes too bright.
+
+    ``exposure`` is in stops: +1 is twice the light. ``white_balance`` is in stops too: red gains half of it and blue loses
+    half. Candidates are every exposure with every white balance.
+
+    Args:
+        exposures: stops, all different, 0 first.
+        white_balances: stops, all different, 0 first.
+        initial_identity: p(no change) before any fit.
+    """
+
+    name = "light"
+    fields = ("exposure", "white_balance", "light")
+    stage = "colour"
+    order = 40
+    channels = (3,)
+
+    def __init__(
+        self,
+        exposures: tuple[float, ...] = (0.0, -1.0, 1.0, 2.0, 3.0),
+        white_balances: tuple[float, ...] = (0.0, -0.8, 0.8),
+        initial_identity: float = 0.9,
+    ) -> None:
+        for name, stops in (("exposures", exposures), ("white_balances", white_balances)):
+            if not stops or stops[0] != 0 or len(set(stops)) < len(stops):
+                raise InstaAugError(f"light: {name} must be different stops and start with 0, got {tuple(stops)}")
+        self.exposures, self.white_balances = tuple(map(float, exposures)), tuple(map(float, white_balances))
+        pairs = torch.cartesian_prod(torch.tensor(self.exposures), torch.tensor(self.white_balances)).reshape(-1, 2)
+        super().__init__({"exposure": pairs[:, 0], "white_balance": pairs[:, 1]}, initial_identity)
+
+    def disturb(self, uniform: Tensor) -> dict[str, Tensor]:
+        """Any light that a candidate comes near to undoing, half a step beyond the outermost ones included."""
+        fields = {}
+        for column, name in enumerate(("exposure", "white_balance")):
+            stops = sorted(-stop for stop in getattr(self, f"{name}s"))
+            low, high = stops[0], stops[-1]
+            slack = (high - low) / max(len(stops) - 1, 1) / 2
+            fields[name] = low - slack + (high - low + 2 * slack) * uniform[..., column]
+        return {**fields, self.index_field: self.nearest(AugmentParams(**{k: -v for k, v in fields.items()}))}
+
+    @property
+    def n_disturb(self) -> int:
+        return 2
+
+    def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
+        exposure, balance = params.exposure.to(images), params.white_balance.to(images)
+        stops = torch.stack([exposure + balance / 2, exposure, exposure - balance / 2], 1)  # (B, 3)
+        lit = relight(images, torch.exp2(stops))
+        # Colour spaces there and back cost a rounding; images that stay as they are stay so exactly.
+        return torch.where((stops == 0).all(1)[:, None, None, None], images, lit)

@@ -1,0 +1,295 @@
+"""The loop of `fit`: φ's steps, checkpoints, and the choice of the epoch that is kept."""
+
+import copy
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..engine.data import LabelledImages
+from ..families import CandidateProduct
+from ..params import AugmentParams
+from ..utils import distributed
+from ..utils.errors import InstaAugError
+from .checkpoint import load_state, save_state
+from .config import FitConfig, FitResult
+from .entropy import EntropyController, summarise
+from .estimators import critic, exact, only_gradient, rloo
+from .losses import PerViewLoss, describe_loss
+from .pathwise import view_losses
+from .prepared import Prepared, describe
+from .watch import warn_outside_band
+
+IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
+
+
+class Fitting:
+    """One fit: all of its state is set up here, and `run` goes through its epochs.
+
+    Args:
+        aug: fitted in place.
+        classifier: held frozen by the caller.
+        train, val: what `prepare` made.
+        config: see `FitConfig`.
+        loss: per-view loss.
+        folder: for checkpoints; none are made if None.
+        table_seconds: what preparing took, for the result.
+    """
+
+    def __init__(
+        self,
+        aug: LearnedAugment,
+        classifier: nn.Module,
+        train: Prepared,
+        val: Prepared,
+        config: FitConfig,
+        loss: PerViewLoss,
+        folder: Path | None = None,
+        table_seconds: float = 0.0,
+    ) -> None:
+        self.aug, self.classifier, self.config, self.loss = aug, classifier, config, loss
+        self.train, self.val, self.folder, self.table_seconds = train, val, folder, table_seconds
+        self.predictor, self.device = aug.predictor, aug.device
+        self.product = CandidateProduct(aug.anchor_families, config.max_columns) if "losses" in train else None
+        self.alone = self.product is not None and len(aug.families) == len(aug.anchor_families)
+        self.mirror_index = self.product.mirror_index() if "mirrored" in train else None
+        self.fixed_weight = not config.weight_rate
+        self.controller = EntropyController(
+            aug.families,
+            config.entropy,
+            initial=config.initial_weight,
+            mode=config.entropy_mode,
+            rate=config.weight_rate,
+            boost=0.0 if self.fixed_weight else 0.3,
+        )
+        self.steps = math.ceil(len(train) / config.batch_size)
+        self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
+        self.optimizer = torch.optim.AdamW(self.predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        # A short climb, then a cosine: at full rate from the start, ranges run through their band before λ has followed.
+        # (Of ten steps, OneCycleLR divides by zero.)
+        total = max(config.epochs * self.steps, 11)
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.lr, total_steps=total, pct_start=0.1, cycle_momentum=False
+        )
+        self.history: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Tensor]] = []  # φ after every epoch: which was best is known when λ has settled
+        self.step, self.order, self.sums = 0, None, {}
+        self.about = None
+        if folder is not None:
+            self.about = describe(aug, classifier, train, val, config, loss=describe_loss(loss))
+        self.saved_at = time.perf_counter()
+
+    def run(self, resume: bool = False) -> FitResult:
+        """Fit; the best weights so far stay in φ, also after an exception or Ctrl-C."""
+        config, predictor = self.config, self.predictor
+        start = time.perf_counter()
+        training, needed_grad = predictor.training, {p: p.requires_grad for p in predictor.parameters()}
+        before = copy.deepcopy(predictor.state_dict())
+        predictor.train().requires_grad_(True)
+        if resume and self.folder is not None:
+            self._resume()
+        start -= self.history[-1]["seconds"] if self.history else 0.0
+        bar = tqdm(
+            total=config.epochs * self.steps,
+            initial=self.step,
+            desc="fit",
+            unit="step",
+            disable=None if config.progress is None else not config.progress,
+        )
+        try:
+            with bar:
+                while not self._finished(bar):
+                    entry = self._epoch(bar)
+                    entry["seconds"] = time.perf_counter() - start
+                    self.history.append(entry)
+                    self.kept.append(copy.deepcopy(predictor.state_dict()))
+                    self._save()
+        finally:
+            predictor.load_state_dict(self.kept[self.best_epoch] if self.kept else before)
+            predictor.train(training)
+            for parameter, needed in needed_grad.items():
+                parameter.requires_grad_(needed)
+                parameter.grad = None
+        best = self.best_epoch
+        if not self.fixed_weight:
+            warn_outside_band(self.history[best]["entropy"], self.controller)
+        seconds = time.perf_counter() - start
+        return FitResult(self.history, best, len(self.history) < config.epochs, self.table_seconds, seconds)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch with the best held-out objective at the latest λ."""
+        return min(range(len(self.history)), key=lambda epoch: self._rank(self.history[epoch]))
+
+    def _rank(self, entry: dict[str, Any]) -> float:
+        """The held-out objective at the latest λ, plus a nat for every nat outside the entropy bands; lower is better."""
+        bonus = sum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
+        return entry["val_loss"] - bonus + (0.0 if entry["in_band"] else entry["outside"])
+
+    def _finished(self, bar: tqdm) -> bool:
+        if not self.history:
+            return False
+        best, entry = self.best_epoch, self.history[-1]
+        bar.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])})
+        since = sum(later["in_band"] for later in self.history[best + 1 :])
+        stale = self.history[best]["in_band"] and since >= self.config.patience
+        return stale or len(self.history) == self.config.epochs
+
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
+
+    def _save(self) -> None:
+        """Everything the next step depends on."""
+        self.saved_at = time.perf_counter()
+        if self.folder is None or distributed.rank() > 0:
+            return
+        values = {"step": self.step, "history": self.history, "sums": self.sums}
+        values |= {"controller": self.controller.state_dict(), "schedule": self.schedule.state_dict()}
+        tensors = {"predictor": self.predictor.state_dict(), "optimizer": self.optimizer.state_dict()}
+        tensors |= {"kept": self.kept, "order": self.order, "generator": self.generator.get_state()}
+        save_state(self.folder, self.about, values, tensors)
+
+    def _resume(self) -> None:
+        state = load_state(self.folder, self.about)
+        distributed.barrier()
+        if state is None:
+            return
+        values, tensors = state
+        self.step, self.history, self.sums = (values[name] for name in ("step", "history", "sums"))
+        self.controller.load_state_dict(values["controller"])
+        self.schedule.load_state_dict(values["schedule"])
+        self.predictor.load_state_dict(tensors["predictor"])
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        self.kept, self.generator = tensors["kept"], self.generator.set_state(tensors["generator"])
+        self.order = None if tensors["order"] is None else tensors["order"].to(self.device)
+
+    # -- an epoch --------------------------------------------------------------------------------------------------------
+
+    def _epoch(self, bar: tqdm) -> dict[str, Any]:
+        """One pass over the training rows, or what is left of it."""
+        config = self.config
+        if self.order is None:
+            self.order = torch.randperm(len(self.train), generator=self.generator, device=self.device)
+            self.sums = {"loss": 0.0, "seen": 0, "entropy": {}}
+        for index in self.order.split(config.batch_size)[self.step % self.steps :]:
+            torch.manual_seed(config.seed * 1_000_003 + self.step)
+            self._step(index)
+            self.step += 1
+            bar.update()
+            if self.step % self.steps and time.perf_counter() - self.saved_at > config.checkpoint_seconds:
+                self._save()
+        self.controller.epoch_end()
+        sums, self.order = self.sums, None
+        held = self._validate()
+        for name, value in (("train_data", sums["loss"]), ("val_data", held["val_loss"])):
+            if not math.isfinite(value):
+                raise InstaAugError(
+                    f"loss: not finite on {name}; look at the classifier's outputs, or lower FitConfig.lr"
+                )
+        entropies = {name: h / sums["seen"] for name, h in sums["entropy"].items()}
+        violations = (abs(self.controller.violation(name, h)) for name, h in entropies.items())
+        outside = 0.0 if self.fixed_weight else sum(violations)
+        return {
+            "loss": sums["loss"] / sums["seen"],
+            **held,
+            "entropy": entropies,
+            "weight": {name: self.controller.weight(name) for name in entropies},
+            "outside": outside,
+            "in_band": outside < IN_BAND,
+        }
+
+    def _step(self, index: Tensor) -> None:
+        seen, rows = self.train.seen(index), self.train.losses(index)
+        if self.mirror_index is not None:
+            seen, rows = self._mirror_half(index, seen, rows)
+        distribution = self._distribution(seen)
+        value = self._objective(distribution, index, rows)
+        entropy = distribution.entropies()
+        weight = self.train.weight(index)
+        self.optimizer.zero_grad(set_to_none=True)
+        (weight * (value - self.controller.penalty(entropy))).mean().backward()
+        self.optimizer.step()
+        self.schedule.step()
+        self.controller.step(entropy)
+        self.sums["loss"] += (weight * value.detach()).sum().item()
+        self.sums["seen"] += len(index)
+        for name, h in summarise(entropy).items():
+            self.sums["entropy"][name] = self.sums["entropy"].get(name, 0.0) + h * len(index)
+
+    def _mirror_half(self, index: Tensor, seen: tuple[Tensor, ...], rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Half of the images mirrored: with mirrored candidates their losses are in the table already, exactly."""
+        chosen = torch.rand(len(index), generator=self.generator, device=self.device) < 0.5
+        mirrored = self.train.seen(index, mirrored=True)
+        mixed = tuple(
+            torch.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), other, one)
+            for one, other in zip(seen, mirrored, strict=True)
+        )
+        return mixed, torch.where(chosen[:, None], rows[:, self.mirror_index.to(rows.device)], rows)
+
+    def _distribution(self, seen: tuple[Tensor, ...]) -> AugmentDistribution:
+        return AugmentDistribution(self.aug.families, self.predictor.decode(*seen))
+
+    def _tabled(self, log_p: Tensor, rows: Tensor) -> Tensor:
+        """The objective's loss term per image, ``(B,)``, read off the table."""
+        if self.config.objective == "aggregation":
+            return -torch.logsumexp(log_p - rows, dim=-1)
+        return exact(rows.T, log_p)
+
+    def _objective(self, distribution: AugmentDistribution, index: Tensor, rows: Tensor | None) -> Tensor:
+        """The loss term per image, ``(B,)``: its gradient is that of the expected loss."""
+        log_p = None if self.product is None else self.product.log_p(distribution.parts)
+        if self.alone:
+            return self._tabled(log_p, rows)
+        n = self.config.views
+        sampled = [part for part in distribution.parts.values() if not part.has_rsample]
+        # Stratified views are distributed as samples are, one by one, and their mean is quieter. But a view's baseline
+        # must not depend on it, so where the other views are the baseline they are independent.
+        independent = bool(sampled) and self.product is None
+        draw = distribution.rsample if independent else None
+        params = draw((n,), self.generator) if draw else distribution.stratified(n, self.generator)
+        losses = self._losses(params, self.train, index)
+        value, detached = losses.mean(0), losses.detach()
+        if self.product is not None:
+            # What the table says of a combination of candidates is its critic: exact where nothing else acts.
+            column = self.product.column(params)
+            log_prob = log_p.gather(1, column.T).T
+            return value + only_gradient(critic(detached, log_prob, column, log_p, rows))
+        for part in sampled:
+            value = value + only_gradient(rloo(detached, part.log_prob(params.detach())))
+        return value
+
+    def _losses(self, params: AugmentParams, data: Prepared, index: Tensor) -> Tensor:
+        """Losses ``(n, B)`` of ``(n, B)`` parameters."""
+        images: LabelledImages = data.images
+        chunk, amp = self.config.table_batch_size, self.config.amp
+        return view_losses(self.aug, self.classifier, self.loss, images, index.cpu(), params, chunk=chunk, amp=amp)
+
+    @torch.no_grad()
+    def _validate(self) -> dict[str, Any]:
+        """The held-out expected loss and entropies; the same noise at every epoch."""
+        loss, entropies = 0.0, dict[str, float]()
+        generator = torch.Generator(device=self.device).manual_seed(self.config.seed)
+        self.predictor.eval()
+        for index in torch.arange(len(self.val), device=self.device).split(self.config.table_batch_size):
+            distribution = self._distribution(self.val.seen(index))
+            rows = self.val.losses(index)
+            if rows is not None:
+                losses = self._tabled(self.product.log_p(distribution.parts), rows[:, : self.product.n_candidates])
+            else:
+                params = distribution.stratified(self.config.val_views, generator)
+                losses = self._losses(params, self.val, index).mean(0)
+            loss += losses.sum().item() / len(self.val)
+            for name, h in distribution.entropies().items():
+                entropies[name] = entropies.get(name, 0.0) + h.sum().item() / len(self.val)
+        self.predictor.train()
+        return {"val_loss": loss, "val_entropy": entropies}
+
+
+def _short(label: str, values: Mapping[str, float]) -> dict[str, str]:
+    return {f"{label}_{name}": f"{value:.2f}" for name, value in values.items()}

@@ -1,0 +1,264 @@
+"""Do no harm: how far the image may move φ, and which views to average, by held-out images."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..families import CandidateProduct
+from ..params import AugmentParams
+from ..predictors import FeaturesPredictor
+from ..tta.arms import greedy
+from .prepared import Prepared
+from .report import HeldOutArm, HeldOutReport
+
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+N_VIEWS = (1, 2, 4, 10)
+CHUNK = 256
+
+
+class HeldOut:
+    """Probabilities of every view of the held-out copies, and what is right.
+
+    Args:
+        held: what `prepare` made, with logits.
+    """
+
+    def __init__(self, held: Prepared) -> None:
+        self.held, self.n = held, len(held)
+        targets = held.images.targets
+        self.labelled = targets is not None
+        plain = held.rows["plain"].tensor().float()
+        # Without labels: the classifier's own answers on the images as they were.
+        answers = plain.softmax(-1)
+        images = torch.arange(self.n) // held.draws
+        self.right = (targets if self.labelled else answers.argmax(-1))[images]
+        self.target = torch.nn.functional.one_hot(self.right, answers.shape[-1]).float()
+        if not self.labelled:
+            self.target = answers[images]
+        self.classes = answers.shape[-1]
+
+    def log_p(self, rows: Tensor, views: Tensor) -> Tensor:
+        """Log-probabilities ``(B, K, C)`` of views ``(B, K)`` of copies ``(B,)``."""
+        logits = self.held.take("logits", rows).cpu()
+        chosen = logits.gather(1, views[:, :, None].expand(-1, -1, self.classes))
+        return chosen.float().log_softmax(-1)
+
+    def losses(self) -> Tensor:
+        """``(R, V)``: −log of the probability of the target, soft targets by cross-entropy."""
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            log_p = self.held.take("logits", rows).cpu().float().log_softmax(-1)
+            parts.append(-(log_p * self.target[rows][:, None]).sum(-1))
+        return torch.cat(parts)
+
+    def most_confident(self, columns: int) -> Tensor:
+        """``(R, 1)``: of the first ``columns`` views, the one with the highest probability of any class."""
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            log_p = self.held.take("logits", rows).cpu()[:, :columns].float().log_softmax(-1)
+            parts.append(log_p.amax(-1).argmax(1, keepdim=True))
+        return torch.cat(parts)
+
+    def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Log of the weighted mean probability ``(R, C)`` of views ``(R, K)``; log-weights ``(R, K)``, equal by default."""
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            log_p = self.log_p(rows, views[rows])
+            log_w = torch.zeros(log_p.shape[:2]) if weights is None else weights[rows]
+            parts.append(torch.logsumexp(log_p + log_w.log_softmax(1)[..., None], 1))
+        return torch.cat(parts)
+
+    def nll(self, averaged: Tensor) -> float:
+        """Mean cross-entropy of the targets, nats."""
+        return -(averaged * self.target).sum(-1).mean().item()
+
+    def arm(
+        self, name: str, k: int, cost: float, averaged: Tensor, setting: dict[str, Any] | None = None
+    ) -> HeldOutArm:
+        """What an arm predicts, scored."""
+        from ..tta.calibration import best_temperature
+
+        temperature = best_temperature(averaged, self.target)
+        nll = -((averaged / temperature).log_softmax(-1) * self.target).sum(-1)
+        correct = averaged.argmax(-1) == self.right
+        return HeldOutArm(name, k, cost, correct.numpy(), nll.numpy(), setting)
+
+
+@torch.no_grad()
+def average_loss(aug: LearnedAugment, held: Prepared) -> float:
+    """NLL of averages of the likeliest views on held-out images, a mean over K: what fits are chosen by."""
+    log_p = joint(aug, held)
+    if "logits" not in held.rows:
+        rows = torch.cat([held.losses(part).cpu() for part in torch.arange(len(held)).split(CHUNK)])
+        return -torch.logsumexp(log_p - rows[:, : log_p.shape[1]], 1).mean().item()
+    scores = HeldOut(held)
+    ks = _ks(log_p.shape[1])
+    return sum(min(scores.nll(scores.average(*views)) for views in _choices(log_p, k)) for k in ks) / len(ks)
+
+
+def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams) -> HeldOutReport:
+    """Shrink φ as far as held-out images ask for, and compare; ``aug`` is changed in place.
+
+    Args:
+        aug: the fitted transform.
+        held: with the logits of every candidate.
+        candidates: ``(V,)`` parameters, the transform's own first.
+    """
+    with torch.no_grad():
+        scores = HeldOut(held)
+        _shrink(aug, held, scores)
+        log_p = joint(aug, held)
+        arms, ours, notes = _arms(aug, scores, log_p, candidates), [], []
+        look = isinstance(aug.predictor, FeaturesPredictor)
+        for k in _ks(log_p.shape[1]):
+            ours.append(_ours(scores, log_p, k, look))
+        arms = sorted([*arms, *ours], key=lambda arm: (arm.n_views, arm.cost, arm.name))
+        single = next(arm for arm in arms if arm.name == "one view")
+        arms = [single, *[arm for arm in arms if arm is not single]]
+        recommended = recommend(arms)
+        if recommended is single:
+            notes.append(
+                "looking does not pay here: one plain view is as good as any average; use the classifier as it is"
+            )
+        elif recommended.name != "ours":
+            notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
+        against = "labels" if scores.labelled else "the classifier's own answers"
+        report = HeldOutReport(arms, recommended, len(held.images), against, notes)
+        aug.recommended = report.to_json()
+        return report
+
+
+def joint(aug: LearnedAugment, held: Prepared) -> Tensor:
+    """φ's log-probability of every combination of candidates, ``(R, A)``, for the held-out copies."""
+    predictor, product = aug.predictor, CandidateProduct(aug.anchor_families, max_columns=10**9)
+    training = predictor.training
+    predictor.eval()
+    parts = []
+    for rows in torch.arange(len(held)).split(CHUNK):
+        raw = predictor.decode(*held.seen(rows))
+        parts.append(product.log_p(AugmentDistribution(aug.families, raw).parts).cpu())
+    predictor.train(training)
+    return torch.cat(parts)
+
+
+def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
+    """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
+
+    An arm is taken up if its accuracy is above that of the best so far by a standard error of their paired difference, or
+    if it is no worse and its NLL is lower by two. Cheaper arms come first, so that what costs more has to earn it.
+    """
+    best = arms[0]
+    usable = [arm for arm in arms[1:] if arm.setting is not None]
+    for arm in sorted(usable, key=lambda arm: (arm.cost, arm.name == "ours")):
+        gain, error = _paired(arm.correct, best.correct)
+        saving, spread = _paired(best.nll, arm.nll)
+        if gain > error or (gain >= 0 and saving > 2 * spread):
+            best = arm
+    return best
+
+
+def _paired(first: Any, second: Any) -> tuple[float, float]:
+    """Mean difference first − second, and its standard error."""
+    difference = first.astype(float) - second.astype(float)
+    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
+
+
+def _ks(columns: int) -> list[int]:
+    return [k for k in N_VIEWS if k <= columns] or [1]
+
+
+def _choices(log_p: Tensor, k: int) -> list[tuple[Tensor, Tensor | None]]:
+    """Ways of choosing k views: the likeliest, or the image itself and the likeliest others; equal weights, or φ's own."""
+    top = log_p.topk(k, 1)
+    others = log_p.clone()
+    others[:, 0] = -math.inf
+    rest = others.topk(max(k - 1, 1), 1)
+    identity = torch.zeros(len(log_p), 1, dtype=torch.long)
+    with_identity = torch.cat([identity, rest.indices], 1)[:, :k]
+    ways: list[tuple[Tensor, Tensor | None]] = [(top.indices, None), (top.indices, top.values)]
+    if k > 1:
+        ways += [(with_identity, None), (with_identity, log_p.gather(1, with_identity))]
+    return ways if k > 1 else ways[:1]
+
+
+def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool) -> HeldOutArm:
+    """Our best way of choosing and weighting k views."""
+    averages = [scores.average(*way) for way in _choices(log_p, k)]
+    best = min(range(len(averages)), key=lambda way: scores.nll(averages[way]))
+    include, weighted = best >= 2, best % 2 == 1
+    setting = {"n_views": k, "include_identity": include, "aggregate": "probability" if weighted else "mean_prob"}
+    # φ's look at the classifier's features is a forward of its own, unless it is that of the image itself.
+    return scores.arm("ours", k, k + (look and not include), averages[best], setting)
+
+
+def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: AugmentParams) -> list[HeldOutArm]:
+    """One view, what does not look at the image, and what looks at everything."""
+    n, columns = scores.n, log_p.shape[1]
+    zero = torch.zeros(n, 1, dtype=torch.long)
+    arms = [scores.arm("one view", 1, 1, scores.average(zero), {"n_views": 1, "policy": _policy(candidates, [0])})]
+    losses = scores.losses()
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    halves = order[: n // 2], order[n // 2 :]
+    most = max(_ks(columns))
+    # Searched on one half and scored on the other: what was searched on the images it is scored on looks better than it is.
+    policies = [greedy(losses[half if len(half) else order], most) for half in reversed(halves)]
+    everywhere = greedy(losses, most)
+    shuffled = log_p[order.roll(1)][order.argsort()]
+    for k in _ks(columns):
+        views = torch.zeros(n, k, dtype=torch.long)
+        for half, policy in zip(halves, policies, strict=True):
+            views[half] = torch.tensor(policy[:k])
+        setting = {"n_views": k, "policy": _policy(candidates, everywhere[:k])}
+        rivals = [scores.arm("best input-free", k, k, scores.average(views), setting)]
+        rivals.append(scores.arm("best input-free", k, k, scores.average(shuffled.topk(k, 1).indices), setting))
+        # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
+        best = max(rivals, key=lambda arm: (arm.correct.mean(), -arm.nll.mean()))
+        arms.append(best if best is rivals[0] else _shown(best, "best input-free (ours, shuffled)"))
+        if best is not rivals[0]:
+            arms.append(_shown(rivals[0], "best input-free", setting))
+    if columns > 1:
+        every = torch.arange(columns).expand(n, -1)
+        setting = {"n_views": columns, "policy": _policy(candidates, list(range(columns)))} if columns <= 16 else None
+        arms.append(scores.arm("mean of all candidates", columns, columns, scores.average(every), setting))
+        confident = scores.average(scores.most_confident(columns))
+        arms.append(scores.arm("most confident candidate", 1, columns, confident))
+    return arms
+
+
+def _shown(arm: HeldOutArm, name: str, setting: dict[str, Any] | None = None) -> HeldOutArm:
+    return HeldOutArm(name, arm.n_views, arm.cost, arm.correct, arm.nll, setting)
+
+
+def _policy(candidates: AugmentParams, columns: list[int]) -> dict[str, list[float]]:
+    return {name: field[columns].tolist() for name, field in candidates.items()}
+
+
+def _shrink(aug: LearnedAugment, held: Prepared, scores: HeldOut) -> float:
+    """Move φ's logits towards their mean over images as far as held-out averages gain by it."""
+    heads = getattr(aug.predictor, "heads", None)
+    if heads is None or not all(hasattr(head, "shrink_") for head in heads.values()):
+        return 1.0
+    raw: dict[str, list[Tensor]] = {}
+    aug.predictor.eval()
+    for rows in torch.arange(len(held)).split(CHUNK):
+        for name, value in aug.predictor.decode(*held.seen(rows)).items():
+            raw.setdefault(name, []).append(value)
+    every = {name: torch.cat(values) for name, values in raw.items()}
+    mean = {name: value.mean(0) for name, value in every.items()}
+    product = CandidateProduct(aug.anchor_families, max_columns=10**9)
+
+    def score(strength: float) -> float:
+        moved = {name: mean[name] + strength * (value - mean[name]) for name, value in every.items()}
+        log_p = product.log_p(AugmentDistribution(aug.families, moved).parts).cpu()
+        ks = _ks(log_p.shape[1])
+        return sum(min(scores.nll(scores.average(*way)) for way in _choices(log_p, k)) for k in ks) / len(ks)
+
+    strength = min(STRENGTHS, key=score)
+    if strength != 1:
+        for name, head in heads.items():
+            head.shrink_(strength, mean[name])
+    return strength

@@ -1,0 +1,131 @@
+"""What models that average views have in common: their checks, their chunks, and how views are chosen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..augment import SELECTIONS, LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..families import AnchorFamily, Family, create
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+
+
+class ViewModel(nn.Module):
+    """Base of models that take the place of ``model`` and average it over views.
+
+    Args:
+        model: what takes the images that ``aug`` takes.
+        aug: the fitted transform.
+        n_views: forwards per image.
+        select: ``"top"`` (no chance in it), ``"sample"`` or ``"stratified"``.
+        include_identity: whether the image itself is one of the views, where there are two or more.
+        range_fraction: use only the middle part of every continuous range, in (0, 1].
+        chunk_size: views per forward at most (at least the views of one image).
+        policy: fields to ``n_views`` numbers: the same views for every image; φ is not asked.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        aug: LearnedAugment,
+        n_views: int,
+        select: str,
+        include_identity: bool,
+        range_fraction: float,
+        chunk_size: int,
+        policy: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        super().__init__()
+        if select not in SELECTIONS:
+            raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+        for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
+            if not isinstance(value, int) or value < 1:
+                raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
+        if not 0 < range_fraction <= 1:
+            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
+        self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
+        self.policy, self.families = None, aug.families
+        if policy is not None:
+            own = {family.name: family for family in aug.families}
+            every = create([own.get(name, name) for name in dict.fromkeys(["crop", *own])])
+            known = {field for family in every for field in family.fields}
+            if not policy or set(policy) - known or {len(column) for column in policy.values()} != {n_views}:
+                raise InstaAugError(
+                    f"policy: expected {n_views} numbers for each of some fields of {', '.join(sorted(known))}, got "
+                    f"{ {name: len(column) for name, column in policy.items()} }"
+                )
+            self.families: list[Family] = [f for f in every if any(field in policy for field in f.fields)]
+            self.policy = {name: torch.tensor(column, dtype=torch.float32) for name, column in policy.items()}
+
+    def chunks(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """``run`` on as many images at a time as ``chunk_size`` allows; a single image ``(C, H, W)`` is a batch of one."""
+        check_eval(self.model)
+        if images.ndim == 3:
+            return self.chunks(images[None], run)[0]
+        return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
+
+    def choose(self, distribution: AugmentDistribution, generator: torch.Generator | None) -> AugmentParams:
+        """``(n, B)`` views of a batch."""
+        narrowed = distribution.narrowed(self.range_fraction)
+        return choose_views(narrowed, self.n_views, self.select, self.include_identity, generator)
+
+    def policy_views(self, batch: Tensor) -> AugmentParams:
+        """The fixed views, ``(n, B)``."""
+        return AugmentParams(
+            **{
+                name: column.to(batch.device)[:, None].expand(-1, len(batch)).contiguous()
+                for name, column in self.policy.items()
+            }
+        )
+
+
+def check_eval(classifier: nn.Module) -> None:
+    """Raise where a layer of ``classifier`` would behave as in training: views would normalise, or drop, each other."""
+    for name, module in classifier.named_modules():
+        drops = max(float(getattr(module, rate, 0) or 0) for rate in ("p", "drop_prob")) > 0
+        if module.training and (isinstance(module, _BatchNorm) or (drops and "Drop" in type(module).__name__)):
+            raise InstaAugError(
+                f"classifier: it is in training mode, where its {type(module).__name__} {name!r} makes an answer depend on "
+                "the other views and on chance; call model.eval() first"
+            )
+
+
+def choose_views(
+    distribution: AugmentDistribution,
+    n: int,
+    select: str = "top",
+    include_identity: bool = True,
+    generator: torch.Generator | None = None,
+) -> AugmentParams:
+    """``(n, B)`` views; with ``include_identity`` and n ≥ 2 the image itself comes first, and only once.
+
+    For ``top`` they are nested: of n views, all but the first n − 1 others are those of n − 1 views.
+    """
+    chosen = LearnedAugment.select_params(distribution, n, select, generator)
+    if not include_identity or n == 1:
+        return chosen
+    plain = distribution.identity().map(lambda field: field[None])
+    both = AugmentParams(**{name: torch.cat([plain[name], chosen[name]]) for name in chosen})
+    indices = {family.index_field for family in distribution.families if isinstance(family, AnchorFamily)}
+    acting = [name for name in both if name not in indices] or list(both)
+    repeated = torch.stack([both[name] == plain[name] for name in acting]).all(0)
+    repeated[0] = False
+    if select != "top":
+        repeated[1:] = False  # leaving out what was sampled would change the distribution
+    # The first n that are no repetition, in their order, then repetitions: places, because sorting has no ONNX translation.
+    place = torch.where(repeated, (~repeated).sum(0) + repeated.cumsum(0), (~repeated).cumsum(0)) - 1  # (n + 1, B)
+    order = torch.empty_like(place).scatter_(
+        0, place, torch.arange(n + 1, device=place.device)[:, None].expand_as(place)
+    )
+    return both.map(lambda field: field.gather(0, order[:n]))
+
+
+def load_setting(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `TTAModel` from a recommended setting, as weights files keep it."""
+    known = ("n_views", "include_identity", "aggregate", "policy", "select", "range_fraction")
+    return {name: setting[name] for name in known if name in setting}

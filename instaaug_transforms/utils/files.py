@@ -1,0 +1,42 @@
+"""Files that appear whole or not at all."""
+
+import csv
+import io
+import os
+import stat
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def replace_file(path: str | os.PathLike, data: bytes) -> None:
+    """Put ``data`` at ``path`` in one step: written to a temporary file in the same folder, flushed, renamed."""
+    path = Path(path).resolve()  # a link stays a link, to the new contents
+    handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(aside).chmod(stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
+        Path(aside).replace(path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    """The mode bits that new files do not get; reading them means setting them."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that share their keys to a UTF-8 file with a header line, in one step."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(path, text.getvalue().encode())

@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+from instaaug_transforms.engine import Nuisance
+
+
+def test_the_same_image_suffers_the_same_whatever_its_batch():
+    images, rows = torch.rand(12, 3, 16, 16), torch.arange(12)
+    nuisance = Nuisance(["turn", "light"], 0.5, seed=3)
+    together = nuisance(images, rows)
+    alone = torch.cat([nuisance(images[k : k + 1], rows[k : k + 1]) for k in range(12)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert not torch.equal(together, Nuisance(["turn", "light"], 0.5, seed=4)(images, rows))
+    assert not torch.equal(together, nuisance(images, rows, draw=1))
+
+
+def test_half_of_the_images_stay_as_they_are():
+    images = torch.rand(400, 3, 4, 4)
+    out = Nuisance(v2.Lambda(lambda image: 1 - image), 0.5)(images, torch.arange(400))
+    same = (out == images).flatten(1).all(1)
+    assert 160 < int(same.sum()) < 240 and torch.allclose(out[~same], 1 - images[~same])
+
+
+def test_turns_are_all_equally_likely():
+    image = torch.rand(1, 3, 8, 8)
+    out = Nuisance("turn", 1.0)(image.expand(800, -1, -1, -1), torch.arange(800))
+    counts = torch.tensor(
+        [(out - torch.rot90(image, k, (-2, -1))).abs().flatten(1).amax(1).lt(1e-4).sum() for k in range(4)]
+    )
+    assert counts.sum() == 800 and (counts - 200).abs().max() < 60  # about five standard deviations
+
+
+def test_torchvision_transforms_are_seeded_and_leave_the_global_generator_alone():
+    images, nuisance = torch.rand(6, 3, 16, 16), Nuisance(v2.RandomResizedCrop(16), 1.0, seed=1)
+    before = torch.get_rng_state()
+    first = nuisance(images, torch.arange(6))
+    torch.rand(7)
+    assert torch.equal(first, nuisance(images, torch.arange(6)))
+    torch.set_rng_state(before)
+    nuisance(images, torch.arange(6))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_errors():
+    with pytest.raises(ia.InstaAugError, match=r"nuisance_probability.*\(0, 1\], got 0"):
+        Nuisance("turn", 0)
+    with pytest.raises(ia.InstaAugError, match="nuisance: expected names"):
+        Nuisance([3])
+    with pytest.raises(ia.InstaAugError, match="at least one"):
+        Nuisance([])
+    with pytest.raises(ia.InstaAugError, match="changes the size"):
+        Nuisance(v2.Resize(8), 0.5)(torch.rand(40, 3, 16, 16), torch.arange(40))

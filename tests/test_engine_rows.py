@@ -1,0 +1,104 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages
+from instaaug_transforms.engine.rows import Rows, compute_rows
+
+
+def store(folder, **changes):
+    return Rows(folder, 10, (3,), torch.float32, 4, {"images": "abc", **changes})
+
+
+PARTS = [slice(0, 4), slice(4, 8), slice(8, 10)]
+
+
+def test_chunks_survive_a_new_start(tmp_path):
+    values = torch.rand(10, 3)
+    first = store(tmp_path / "losses")
+    first.put(PARTS[0], values[:4])
+    del first  # a killed process closes nothing either
+    again = store(tmp_path / "losses")
+    assert [again.done(part) for part in PARTS] == [True, False, False]
+    for part in PARTS[1:]:
+        again.put(part, values[part])
+    assert all(map(again.done, PARTS)) and torch.equal(again.tensor(), values)
+    assert torch.equal(again[torch.tensor([9, 0, 9])], values[[9, 0, 9]])
+    assert np.array_equal(np.load(tmp_path / "losses" / "rows.npy", mmap_mode="r"), values.numpy())
+
+
+def test_rows_of_something_else_are_refused_until_their_folder_is_deleted(tmp_path):
+    import shutil
+
+    store(tmp_path / "losses")
+    with pytest.raises(ia.InstaAugError, match=r"losses was computed with another images, layers; delete that folder"):
+        store(tmp_path / "losses", images="xyz", layers=3)
+    shutil.rmtree(tmp_path / "losses")
+    store(tmp_path / "losses", images="xyz", layers=3)
+
+
+def test_half_made_files_are_made_again(tmp_path):
+    """Killed before the description was written: nothing of it can be trusted."""
+    store(tmp_path / "a").put(PARTS[0], torch.ones(4, 3))
+    (tmp_path / "a" / "about.json").unlink()
+    assert not store(tmp_path / "a").done(PARTS[0])
+
+
+@pytest.mark.parametrize("file", ["rows.npy", "checksums.npy", "about.json"])
+def test_truncated_files_are_computed_again(tmp_path, file, caplog):
+    store(tmp_path / "a").put(PARTS[0], torch.ones(4, 3))
+    path = tmp_path / "a" / file
+    path.write_bytes(path.read_bytes()[: -len(path.read_bytes()) // 3])
+    with caplog.at_level(logging.WARNING):
+        assert not store(tmp_path / "a").done(PARTS[0])
+    assert "computed again" in caplog.text
+
+
+def test_altered_bytes_are_computed_again(tmp_path, caplog):
+    kept = store(tmp_path / "a")
+    for part in PARTS:
+        kept.put(part, torch.ones(part.stop - part.start, 3))
+    path = tmp_path / "a" / "rows.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # in the last row
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert [store(tmp_path / "a").done(part) for part in PARTS] == [True, True, False]
+    assert "altered" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+def test_in_memory_and_every_type(dtype):
+    values = torch.arange(30).reshape(10, 3).to(dtype)
+    kept = Rows(None, 10, (3,), dtype, 7, {})
+    for part in (slice(0, 7), slice(7, 10)):
+        kept.put(part, values[part])
+    assert torch.equal(kept.tensor(), values) and kept.tensor().dtype == dtype
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_every_image_goes_through_once_and_in_order(tmp_path, on_disk):
+    images, targets = torch.rand(11, 3, 4, 4), torch.arange(11)
+    seen = []
+
+    def compute(batch, labels, part):
+        seen.append(part)
+        return {"mean": batch.mean((1, 2, 3)), "label": labels[:, None]}
+
+    folder = tmp_path if on_disk else None
+    rows = compute_rows(
+        LabelledImages(images, targets), compute, chunk=4, folder=folder, about={"a": 1}, progress=False
+    )
+    assert torch.allclose(rows["mean"].tensor(), images.mean((1, 2, 3))) and torch.equal(
+        rows["label"].tensor()[:, 0], targets
+    )
+    assert seen == [slice(0, 1), slice(0, 4), slice(4, 8), slice(8, 11)]  # the first tells what is computed
+    if on_disk:
+        seen.clear()
+        compute_rows(LabelledImages(images, targets), compute, chunk=4, folder=folder, about={"a": 1}, progress=False)
+        assert seen == [slice(0, 1)]
+        assert json.loads((tmp_path / "rows-0of1-mean" / "about.json").read_text())["a"] == 1

@@ -1,0 +1,52 @@
+import pytest
+import torch
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+
+import instaaug_transforms as ia
+from instaaug_transforms import functional
+from instaaug_transforms.families.light import Light
+from instaaug_transforms.functional.linear_rgb import relight
+
+
+@pytest.mark.parametrize("low, high", [(-6, -3), (-3, 0), (0, 3), (3, 6)])
+def test_gains_are_those_in_linear_rgb(low, high):
+    images = torch.cat([torch.rand(6, 3, 9, 11), torch.rand(6, 3, 9, 11) * 0.05])
+    gains = torch.exp2(low + (high - low) * torch.rand(12, 3))
+    expected = linear_rgb_to_rgb((rgb_to_linear_rgb(images) * gains[..., None, None]).clamp(0, 1))
+    assert (relight(images, gains) - expected).abs().max() < 2e-6
+
+
+def test_it_can_be_differentiated():
+    images, gains = torch.rand(2, 3, 4, 4, requires_grad=True), torch.full((2, 3), 1.3)
+    relight(images, gains).sum().backward()
+    assert images.grad.isfinite().all() and images.grad.abs().sum() > 0
+
+
+def test_no_change_is_no_change_to_the_bit():
+    images = torch.rand(3, 3, 8, 8)
+    params = Light().candidates().index(slice(0, 1)).map(lambda field: field.expand(3))
+    assert torch.equal(functional.apply(images, params, [Light()]), images)
+
+
+def test_one_stop_doubles_the_light_and_white_balance_moves_red_against_blue():
+    family, grey = Light(exposures=(0.0, 1.0), white_balances=(0.0, 0.8)), torch.full((4, 3, 4, 4), 0.3)
+    out = rgb_to_linear_rgb(functional.apply(grey, family.candidates(), [family]))[:, :, 0, 0]
+    light = rgb_to_linear_rgb(grey)[:, :, 0, 0]
+    factors = torch.tensor([[1, 1, 1], [2**0.4, 1, 2**-0.4], [2, 2, 2], [2**1.4, 2, 2**0.6]])
+    assert torch.allclose(out, light * factors, rtol=1e-4)
+
+
+def test_disturbances_are_what_candidates_undo():
+    family, uniform = Light(), torch.rand(200, 2)
+    fields = family.disturb(uniform)
+    exposures = [-e for e in family.exposures]
+    assert fields["exposure"].min() >= min(exposures) - 0.5 and fields["exposure"].max() <= max(exposures) + 0.5
+    undo = family.take(fields["light"])
+    assert ((undo["exposure"] + fields["exposure"]).abs() <= 0.5 + 1e-5).all()
+    assert ((undo["white_balance"] + fields["white_balance"]).abs() <= 0.4 + 1e-5).all()
+
+
+@pytest.mark.parametrize("kwargs", [{"exposures": (1.0,)}, {"white_balances": ()}, {"exposures": (0.0, 1.0, 1.0)}])
+def test_bad_tables(kwargs):
+    with pytest.raises(ia.InstaAugError, match="light:"):
+        Light(**kwargs)

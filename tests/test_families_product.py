@@ -1,0 +1,37 @@
+import itertools
+
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms.families import CandidateProduct, create
+from instaaug_transforms.families.crop import Crop
+
+
+def families():
+    return create([Crop(scales=(1.0, 0.5), grids=(1, 2)), "turn", "light"])
+
+
+def test_columns_are_every_combination_the_last_family_fastest():
+    product = CandidateProduct(families())
+    params = product.candidates()
+    expected = list(itertools.product(range(5), range(4), range(15)))
+    assert product.n_candidates == 300
+    assert list(zip(params.anchor.tolist(), params.turn.tolist(), params.light.tolist(), strict=True)) == expected
+    assert torch.equal(product.column(params), torch.arange(300))
+
+
+def test_joint_probabilities_are_products_and_the_expected_loss_is_a_double_sum():
+    aug = ia.LearnedAugment(["turn", "light"])
+    parts = aug.distribution(torch.rand(3, 3, 32, 32)).parts
+    log_p = CandidateProduct(aug.anchor_families).log_p(parts)
+    losses, (turn, light) = torch.rand(3, 60), (part.categorical.probs for part in parts.values())
+    double = sum(turn[:, a] * light[:, b] * losses[:, 15 * a + b] for a in range(4) for b in range(15))
+    assert torch.allclose((log_p.exp() * losses).sum(1), double, atol=1e-6)
+
+
+def test_too_many_columns_say_so():
+    with pytest.raises(ia.InstaAugError, match=r"crop 5 × turn 4 × light 15 = 300 columns, more than 100"):
+        CandidateProduct(families(), 100)
+    with pytest.raises(ia.InstaAugError, match="at least one anchor family"):
+        CandidateProduct([])
