@@ -7,7 +7,7 @@ from .augment_distribution import AugmentDistribution, AugmentSample
 from .families import AnchorFamily, Family, UniformFamily, register
 from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
 from .params import AugmentParams
-from .predictors import ConvPredictor, FeaturesPredictor, Predictor, register_predictor
+from .predictors import ConvPredictor, EquivariantPredictor, FeaturesPredictor, Predictor, register_predictor
 from .tta.classification import TTAModel
 from .tta.inverse import invert_maps, invert_points
 from .tta.segmentation import SegmentationTTA
@@ -23,6 +23,7 @@ __all__ = [
     "AugmentSample",
     "ConvPredictor",
     "EntropyController",
+    "EquivariantPredictor",
     "Family",
     "FeaturesPredictor",
     "FitConfig",

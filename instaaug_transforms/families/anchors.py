@@ -183,6 +183,9 @@ class CandidateHead(nn.Module):
         self.reduce = nn.Conv2d(spec.map_channels, CHANNELS, 1)
         self.local = nn.Linear(CHANNELS * spec.map_size[0] * spec.map_size[1], HIDDEN)
         self.context = nn.Linear(spec.vector_size, HIDDEN, bias=False)
+        # What the summary says outright; nothing at first.
+        self.direct = nn.Linear(spec.vector_size, len(start), bias=False)
+        nn.init.zeros_(self.direct.weight)
         self.out = nn.Linear(HIDDEN, len(start))
         nn.init.normal_(self.out.weight, std=0.01 / GAIN)
         with torch.no_grad():
@@ -191,11 +194,12 @@ class CandidateHead(nn.Module):
     def forward(self, features: Features) -> Tensor:
         local = F.gelu(self.reduce(features.map)).flatten(1)  # (B, C·h·w)
         hidden = F.gelu(self.local(local) + self.context(features.vector))
-        return F.linear(hidden, GAIN * self.out.weight, self.out.bias)
+        return F.linear(hidden, GAIN * self.out.weight, self.out.bias) + self.direct(features.vector)
 
     @torch.no_grad()
     def shrink_(self, strength: float, mean: Tensor) -> None:
         """Let the image move the logits by ``strength`` times as much about their ``mean`` (A,) over images."""
+        self.direct.weight.mul_(strength)
         self.out.weight.mul_(strength)
         self.out.bias.mul_(strength).add_(mean.to(self.out.bias), alpha=1 - strength)
 

@@ -2,12 +2,14 @@
 
 from .base import Predictor, create_predictor, load_predictor, register_predictor
 from .conv import ConvPredictor
+from .equivariant import EquivariantPredictor
 from .features import FeaturesPredictor
 from .fixed import ClassPredictor, GlobalPredictor, SymmetricPredictor
 
 __all__ = [
     "ClassPredictor",
     "ConvPredictor",
+    "EquivariantPredictor",
     "FeaturesPredictor",
     "GlobalPredictor",
     "Predictor",
