@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from ..augment import SELECTIONS, LearnedAugment
 from ..learning.data import hold_out
 from ..tta import evaluate
@@ -10,8 +12,13 @@ from ..tta.aggregation import AGGREGATIONS
 from ..tta.report import FORMATS
 from ..utils.errors import InstaAugError
 from ..weights import read as read_weights
-from .datasets import add_data_arguments, count_classes, read
-from .models import add_model_arguments, build_classifier
+from .arguments import fraction, positive_int
+from .datasets import add_data_arguments, add_reading_arguments, count_classes, folder_of, read
+from .models import add_model_arguments, build_classifier, check_answers
+from .outputs import check_file
+
+# Options that are arguments of `evaluate` by the same name.
+SETTINGS = ("select", "range_fraction", "how", "oracle", "batch_size", "amp", "seed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_arguments(parser)
     add_data_arguments(parser)
     group = parser.add_argument_group("views")
+    add_reading_arguments(group, batch_size=256, per="forward")
     group.add_argument("--weights", default="crop_tinyimagenet", help="a name that `instaaug weights` lists, or a file")
     group.add_argument(
         "--features-checkpoint",
         type=Path,
-        help="where the weights read another classifier's features: its weights, .safetensors",
+        help="where the weights read another classifier's features: its weights, as --checkpoint",
     )
     group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
     group.add_argument("--split", default="val", help="folder to report on (%(default)s)")
@@ -34,54 +42,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="held-out",
         help="of that folder, the tenth that `instaaug fit --seed` held out with the same seed, or all of it (%(default)s)",
     )
-    group.add_argument("--n-views", type=int, nargs="+", default=[1, 2, 4, 10], help="numbers of views K (1 2 4 10)")
+    group.add_argument(
+        "--n-views", type=positive_int, nargs="+", default=[1, 2, 4, 10], help="numbers of views K (1 2 4 10)"
+    )
     group.add_argument("--select", choices=SELECTIONS, default="top", help="(%(default)s)")
     group.add_argument(
-        "--range-fraction", type=float, default=1.0, help="middle part of continuous ranges (%(default)s)"
+        "--range-fraction", type=fraction, default=1.0, help="middle part of continuous ranges (%(default)s)"
     )
-    group.add_argument("--aggregate", choices=AGGREGATIONS, default="mean_prob", help="for every arm (%(default)s)")
+    group.add_argument(
+        "--aggregate", dest="how", choices=AGGREGATIONS, default="mean_prob", help="for every arm (%(default)s)"
+    )
     group.add_argument(
         "--oracle", action="store_true", help="also the best of all candidate views, found with the label"
     )
-    group.add_argument("--batch-size", "-b", type=int, default=256, help="images per forward (%(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="(%(default)s)")
     group.add_argument("--results-file", type=Path, help="write the table there")
     group.add_argument("--results-format", choices=FORMATS, default="csv", help="(%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table, and write it."""
-    if arguments.results_file and not arguments.results_file.parent.is_dir():
+    if arguments.results_file:
+        check_file(arguments.results_file, "results-file")
+    if arguments.split == arguments.choice_split:
         raise InstaAugError(
-            f"results-file: folder {str(arguments.results_file.parent)!r} does not exist; create it first"
+            f"choice-split: {arguments.split!r} is what is reported; choices need other images, or they flatter it"
         )
-    if min(arguments.n_views) < 1:
-        raise InstaAugError(f"n-views: expected numbers of at least 1, got {arguments.n_views}")
-    data, choice = read(arguments, arguments.split), read(arguments, arguments.choice_split)
+    folders = [folder_of(arguments, split) for split in (arguments.split, arguments.choice_split)]
+    n_classes = count_classes(*folders)
+    classifier = build_classifier(arguments, n_classes)
+    check_answers(classifier, arguments, *folders)
+    aug = load_transform(arguments, classifier, n_classes)
+    aug.distribution(torch.zeros(1, arguments.in_chans, *[arguments.img_size] * 2, device=arguments.device))
+    data, choice = (read(arguments, folder) for folder in folders)
     if arguments.choose_on == "held-out":
         choice = hold_out(choice, arguments.seed)[1]
-    n_classes = count_classes(arguments, arguments.split, arguments.choice_split)
-    classifier = build_classifier(arguments, n_classes)
-    aug = load_transform(arguments, classifier, n_classes)
-    report = evaluate(
-        classifier,
-        aug,
-        data,
-        choice,
-        arguments.n_views,
-        select=arguments.select,
-        range_fraction=arguments.range_fraction,
-        how=arguments.aggregate,
-        oracle=arguments.oracle,
-        batch_size=arguments.batch_size,
-        amp=arguments.amp,
-        seed=arguments.seed,
-    )
+    settings = {name: getattr(arguments, name) for name in SETTINGS}
+    report = evaluate(classifier, aug, data, choice, arguments.n_views, **settings)
     print(f"{arguments.split}: n = {len(data)}, choices on {len(choice)} images of {arguments.choice_split}\n")
     print(report.table() + "\n")
     print("\n".join(report.against_input_free()))
     if arguments.results_file:
-        notes = {"model": arguments.model, "weights": arguments.weights, "aggregate": arguments.aggregate}
+        notes = {"model": arguments.model, "weights": arguments.weights, "aggregate": arguments.how}
         report.write(arguments.results_file, arguments.results_format, **notes, select=arguments.select)
         print(arguments.results_file)
 
