@@ -173,7 +173,7 @@ def fit_band(
         raise InstaAugError(f"stopped; the same command with --resume goes on from {workdir}") from None
     if not with_nll:
         return Fitted(bands, aug, result)
-    nll = views_nll(classifier, aug.eval(), held, arguments.choose_views, amp=arguments.amp, progress=progress)
+    nll = views_nll(classifier, aug.eval(), held, n_views=arguments.choose_views, amp=arguments.amp, progress=progress)
     if ranks.rank() == 0:
         print(f"{show_bands(bands)}: held-out NLL of {arguments.choose_views} views {nll:.4f}")
     return Fitted(bands, aug, result, nll)
