@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision.transforms.v2 import functional as F
@@ -203,6 +204,13 @@ def test_classes_that_the_classifier_does_not_have(data, tmp_path, capsys, unrea
     (tmp_path / "two.py").write_text("from tests.test_cli_options import Mean\ndef make():\n    return Mean(2)\n")
     given = command("fit", data, "--out", tmp_path / "o.safetensors", model=tmp_path / "two.py:make")
     assert "tells 2 classes apart, but labels go up to 2" in fails(capsys, given)
+
+
+def test_a_checkpoint_of_more_classes_than_folders(data, tmp_path, capsys, unread):
+    torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), tmp_path / "m.pth")
+    more = ["--checkpoint", tmp_path / "m.pth", "--out", tmp_path / "o.safetensors"]
+    shown = fails(capsys, command("fit", data, *more, model="test_resnet"))
+    assert re.search(r"is \(9,\), not \(3,\).*made for the 3 classes of the folders: .* give --class-map", shown)
 
 
 def test_class_map_changes_what_is_right(data, tmp_path, capsys):

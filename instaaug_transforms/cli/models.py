@@ -66,9 +66,16 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
         )
     if ":" not in arguments.model:
         options = {"pretrained": True} if arguments.pretrained else {}
-        model: nn.Module = classifiers.create_classifier(
-            arguments.model, arguments.checkpoint, n_classes, mean=mean, std=std, **options
-        )
+        try:
+            model: nn.Module = classifiers.create_classifier(
+                arguments.model, arguments.checkpoint, n_classes, mean=mean, std=std, **options
+            )
+        except InstaAugError as error:
+            if "does not fit" not in str(error) or arguments.num_classes or n_classes is None:
+                raise
+            raise InstaAugError(
+                f"{error}; the model was made for the {n_classes} classes of the folders: where it has others, give --class-map"
+            ) from error
     else:
         model = _call(named(arguments.model, "model"), arguments.model, n_classes)
         if arguments.checkpoint:
