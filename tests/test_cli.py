@@ -5,7 +5,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.cli.__main__ import main
-from instaaug_transforms.cli.show import find_images, names_of, read_image
+from instaaug_transforms.cli.show import find_images, names_of, read_pixels
 
 from .conftest import make_lively
 
@@ -78,8 +78,8 @@ def test_images_are_read_upright(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # the camera was turned
     image.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg", 3).shape == (3, 40, 20)
-    assert read_image(tmp_path / "turned.jpg", 1).shape == (1, 40, 20)
+    assert read_pixels(tmp_path / "turned.jpg", 3).shape == (3, 40, 20)
+    assert read_pixels(tmp_path / "turned.jpg", 1).shape == (1, 40, 20)
     assert find_images([tmp_path]) == [tmp_path / "turned.jpg"]
 
 

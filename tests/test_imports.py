@@ -1,9 +1,12 @@
 """Imports point downward, and importing the package stays light."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import instaaug_transforms
 
@@ -86,7 +89,45 @@ def test_timm_is_imported_in_one_module_and_matplotlib_in_one():
         assert users <= {allowed}, (name, users)
 
 
-def test_import_is_light():
-    code = "import sys, instaaug_transforms; print([m for m in ('timm', 'matplotlib', 'sklearn', 'scipy') if m in sys.modules])"
+def loaded(code: str, *modules: str) -> list[str]:
+    """Which of the modules a fresh interpreter has imported after running ``code``."""
+    code = f"import sys\n{code}\nprint([m for m in {modules!r} if m in sys.modules], file=sys.stderr)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "[]"
+    return ast.literal_eval(run.stderr)
+
+
+def test_import_is_light():
+    heavy = ("timm", "matplotlib", "sklearn", "scipy")
+    assert loaded("import instaaug_transforms", "torch", *heavy) == []
+    names = "LearnedAugment, TTAModel, InstaAugObjective, fit, list_weights"
+    assert loaded(f"from instaaug_transforms import {names}", "torch", *heavy) == ["torch"]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"]])
+def test_version_and_help_import_no_torch(arguments):
+    code = f"""
+from instaaug_transforms.cli.__main__ import main
+try:
+    main({arguments})
+except SystemExit as end:
+    assert end.code == 0"""
+    assert loaded(code, "torch", "numpy", "PIL", "timm", "kornia") == []
+
+
+def test_public_names():
+    """The two tables of `instaaug_transforms`, for type checkers and for running, say the same."""
+    tree = ast.parse(Path(instaaug_transforms.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If)).body
+    checked = {alias.asname or alias.name: node.module for node in block for alias in node.names}
+    assert set(checked) == {*instaaug_transforms.__all__, "kornia", "measure", "timm", "viz"}
+    for name in instaaug_transforms.__all__:
+        module = importlib.import_module(f"instaaug_transforms.{checked[name]}")
+        assert getattr(instaaug_transforms, name) is getattr(module, name)
+    assert sorted(instaaug_transforms.__all__) == instaaug_transforms.__all__
+    assert set(checked) <= set(dir(instaaug_transforms)) and "_NAMES" in dir(instaaug_transforms)
+    everything: dict = {}
+    exec("from instaaug_transforms import *", everything)
+    assert set(instaaug_transforms.__all__) <= set(everything)
+    assert instaaug_transforms.timm is importlib.import_module("instaaug_transforms.integrations.timm")
+    with pytest.raises(AttributeError, match="module 'instaaug_transforms' has no attribute 'nothing'"):
+        _ = instaaug_transforms.nothing

@@ -1,33 +1,67 @@
-"""``instaaug fit | validate | measure | show | weights``; ``python -m instaaug_transforms.cli`` is the same."""
+"""``instaaug fit | validate | measure | show | weights``; ``python -m instaaug_transforms.cli`` is the same.
 
-import argparse
+A command's module, and torch with it, is imported when that command is named: `--version` and `--help` answer at once.
+"""
+
+import importlib
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..utils.errors import InstaAugError
-from . import fit, measure, show, validate, weights
+from .arguments import Parser
+from .own_code import import_own
 
-COMMANDS = {"fit": fit, "validate": validate, "measure": measure, "show": show, "weights": weights}
+# Each is a module here, with `add_arguments` and `run`; its docstring begins with the same line.
+COMMANDS = {
+    "fit": "Fit a transform to a frozen classifier, from folders of images, and write its weights.",
+    "validate": "Compare a classifier with and without learned test-time views, beside every input-free way to choose views.",
+    "measure": "Measure what a model is invariant to, on a folder of images; writes a page with plots, and CSV files.",
+    "show": "Draw what was learned for photographs: crops, rotation, colour, and a sheet of samples.",
+    "weights": "List the checkpoints that come with the package.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that the user can mend are one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="instaaug", description="Learned augmentations for image models.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in COMMANDS.items():
-        summary = module.__doc__.strip().splitlines()[0]
-        command = commands.add_parser(name, help=summary, description=summary)
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
-    parsed = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        parsed = _parser(arguments).parse_args(arguments)
+        for name in parsed.imports:
+            import_own(name)
         parsed.run(parsed)
     except InstaAugError as error:
-        print(f"instaaug: {error}", file=sys.stderr)
+        print(f"instaaug: {_one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parser(arguments: Sequence[str]) -> Parser:
+    parser = Parser(prog="instaaug", description="Learned augmentations for image models.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name == asked:
+            module = importlib.import_module(f".{name}", __package__)
+            module.add_arguments(command)
+            command.add_argument(
+                "--import",
+                dest="imports",
+                action="append",
+                default=[],
+                metavar="MODULE",
+                help="first import this module or .py file, which may register families of your own; repeatable",
+            )
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _one_line(error: InstaAugError) -> str:
+    """The message; one from a DataLoader's process comes with that process's traceback, which ends in the message."""
+    text = str(error).rpartition("InstaAugError: ")[2]
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 if __name__ == "__main__":

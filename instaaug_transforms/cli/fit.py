@@ -4,24 +4,42 @@ import argparse
 import itertools
 import os
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from ..augment import LearnedAugment
-from ..engine.data import hold_out
+from ..engine import Images, Nuisance, hold_out
 from ..families import create
-from ..families.crop import Crop
-from ..learning import FitConfig
+from ..learning import EntropyController, FitConfig, FitResult
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
+from ..learning.losses import PerViewLoss, cross_entropy
+from ..predictors import ConvPredictor, FeaturesPredictor
 from ..tta import views_nll
-from ..utils import distributed as ranks
+from ..utils import distributed
 from ..utils.errors import InstaAugError
-from .datasets import add_data_arguments, count_classes, read
-from .models import add_model_arguments, build_classifier
+from .arguments import fraction, not_negative, positive, positive_int
+from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
+from .held_out import pack_names
+from .image_files import ImageFiles
+from .models import add_model_arguments, build_classifier, check_answers
+from .outputs import check_file, check_folder
+from .own_code import named, nuisance_of
+
+Bands = dict[str, tuple[float, float]]
+
+
+class Fitted(NamedTuple):
+    """One candidate: its bands, what was learned in them, and the NLL that it is chosen by."""
+
+    bands: Bands
+    aug: LearnedAugment
+    result: FitResult
+    nll: float = 0.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,22 +48,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     defaults = FitConfig()
     group = parser.add_argument_group("fit")
+    add_reading_arguments(group, batch_size=defaults.batch_size, per="step")
     group.add_argument("--out", type=Path, required=True, help="weights file, .safetensors")
-    group.add_argument("--split", default="train", help="folder to fit on, best unseen by the classifier (%(default)s)")
+    group.add_argument(
+        "--split",
+        help="folder to fit on, best unseen by the classifier (train; where there is none, --data itself if it holds images)",
+    )
+    group.add_argument(
+        "--no-labels",
+        action="store_true",
+        help="take all images, in whatever folders, without labels: the classifier's own answers are the target (so it is, too, "
+        "where images lie in no class folders)",
+    )
     group.add_argument("--transforms", default="crop,rotate,hsv", help="families, comma-separated (%(default)s)")
-    group.add_argument("--scales", type=float, nargs="+", help="sides of the crops of each scale (1 0.8 0.6 0.4)")
-    group.add_argument("--grids", type=int, nargs="+", help="centres per axis of each scale (1 2 3 4)")
+    group.add_argument("--scales", type=fraction, nargs="+", help="sides of the crops of each scale (1 0.8 0.6 0.4)")
+    group.add_argument("--grids", type=positive_int, nargs="+", help="centres per axis of each scale (1 2 3 4)")
+    group.add_argument("--zooms", type=fraction, nargs="+", help="sides of further crops in the middle of the image")
     group.add_argument("--flips", action="store_true", help="also offer every crop mirrored")
     group.add_argument(
-        "--predictor",
-        choices=("conv", "features"),
-        default="conv",
-        help="φ: a small network on a small copy of the image, or heads on the classifier's features (%(default)s)",
+        "--nuisance",
+        help="what images suffer before φ sees them: families, comma-separated, drawn as widely as they can undo (turn, "
+        "light), or file.py:name of a torchvision transform; fitted to the classifier's answers on the images as they were",
     )
     group.add_argument(
-        "--phi-size", type=int, help="side of the copy that φ looks at, pixels (64; features: --img-size)"
+        "--use-labels", action="store_true", help="with --nuisance: fit to the labels, not to the classifier's answers"
     )
-    group.add_argument("--objective", choices=OBJECTIVES, default=defaults.objective, help="(%(default)s)")
+    group.add_argument(
+        "--predictor",
+        default="conv",
+        help="φ: conv, a small network on a small copy of the image, features, heads on the classifier's features, or another "
+        "by name (%(default)s)",
+    )
+    group.add_argument(
+        "--phi-size", type=positive_int, help="side of the copy that φ looks at, pixels (64; features: --img-size)"
+    )
+    group.add_argument(
+        "--loss", help="pkg.mod:function or file.py:function, (logits, labels) to a loss per view (cross-entropy)"
+    )
     group.add_argument(
         "--entropy",
         nargs="+",
@@ -54,119 +93,150 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bands of mean entropy: crop in fractions of log A, others in nats; of several of one family, each is fitted "
         "and the one with the lowest held-out NLL of --choose-views averaged views is kept",
     )
-    group.add_argument("--choose-views", type=int, default=4, help="K for the choice among bands (%(default)s)")
-    group.add_argument("--epochs", type=int, default=defaults.epochs, help="(%(default)s)")
     group.add_argument(
-        "--patience", type=int, default=defaults.patience, help="epochs without a better one (%(default)s)"
+        "--choose-views", type=positive_int, default=4, help="K for the choice among bands (%(default)s)"
     )
-    group.add_argument(
-        "--batch-size", "-b", type=int, default=defaults.batch_size, help="images per step (%(default)s)"
-    )
-    group.add_argument("--chunk", type=int, default=defaults.table_batch_size, help="views per forward (%(default)s)")
-    group.add_argument(
-        "--views", type=int, default=defaults.views, help="sampled views per image and step (%(default)s)"
-    )
-    group.add_argument("--lr", type=float, default=defaults.lr, help="(%(default)s)")
-    group.add_argument("--weight-decay", type=float, default=defaults.weight_decay, help="(%(default)s)")
-    group.add_argument("--seed", type=int, default=0, help="(%(default)s)")
+    group.add_argument("--objective", choices=OBJECTIVES, default=defaults.objective, help="(%(default)s)")
+    for option, name, kind, what in (
+        ("--epochs", "epochs", positive_int, ""),
+        ("--patience", "patience", positive_int, "epochs without a better one "),
+        ("--chunk", "table_batch_size", positive_int, "views per forward "),
+        ("--views", "views", positive_int, "sampled views per image and step "),
+        ("--lr", "lr", positive, ""),
+        ("--weight-decay", "weight_decay", not_negative, ""),
+        ("--checkpoint-seconds", "checkpoint_seconds", positive, "between checkpoints "),
+        ("--nuisance-probability", "nuisance_probability", fraction, "that an image is disturbed at all "),
+        ("--nuisance-draws", "nuisance_draws", positive_int, "disturbed copies per image "),
+        ("--held-out", "held_out", fraction, "share of the images to choose on "),
+        ("--max-columns", "max_columns", positive_int, "of a table of candidates "),
+    ):
+        default = getattr(defaults, name)
+        group.add_argument(option, dest=name, type=kind, default=default, help=f"{what}(%(default)s)")
     group.add_argument("--workdir", type=Path, help="folder for tables and checkpoints (<out>.work)")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
-    group.add_argument(
-        "--checkpoint-seconds",
-        type=float,
-        default=defaults.checkpoint_seconds,
-        help="between checkpoints (%(default)s)",
-    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Fit; every process of torchrun takes its share, the first one writes the weights."""
-    if arguments.out.suffix != ".safetensors" or not arguments.out.parent.is_dir():
-        raise InstaAugError(f"out: expected a .safetensors file in a folder that exists, got {str(arguments.out)!r}")
+    arguments.workdir = arguments.workdir or arguments.out.with_suffix(".work")
+    check_file(arguments.out, "out", ".safetensors")
+    check_folder(arguments.workdir, "workdir")
     candidates = parse_bands(arguments.entropy)
     with processes(arguments):
-        first = ranks.rank() == 0
-        progress = None if first else False
-        data = read(arguments, arguments.split, progress)
-        classifier = build_classifier(arguments, count_classes(arguments, arguments.split))
-        train, held = hold_out(data, arguments.seed)
-        config = FitConfig(
-            objective=arguments.objective,
-            epochs=arguments.epochs,
-            patience=arguments.patience,
-            batch_size=arguments.batch_size,
-            table_batch_size=arguments.chunk,
-            views=arguments.views,
-            lr=arguments.lr,
-            weight_decay=arguments.weight_decay,
-            amp=arguments.amp,
-            seed=arguments.seed,
-            checkpoint_seconds=arguments.checkpoint_seconds,
-            progress=progress,
-        )
-        workdir = arguments.workdir or arguments.out.with_suffix(".work")
-        fits = []
-        for bands in candidates:
-            aug = make(arguments, classifier)
-            try:
-                result = fit_transform(
-                    aug,
-                    classifier,
-                    train,
-                    held,
-                    replace(config, entropy=bands),
-                    workdir=workdir,
-                    resume=arguments.resume,
-                )
-            except KeyboardInterrupt:
-                raise InstaAugError(f"stopped; the same command with --resume goes on from {workdir}") from None
-            nll = None
-            if len(candidates) > 1:
-                views = {"n_views": arguments.choose_views, "amp": arguments.amp, "progress": progress}
-                nll = views_nll(classifier, aug.eval(), held, **views)
-                if first:
-                    print(f"{show_bands(bands)}: held-out NLL of {arguments.choose_views} views {nll:.4f}")
-            fits.append((nll, aug, result, bands))
-        if not first:
-            return
-        _, aug, result, bands = fits[0] if len(fits) == 1 else min(fits, key=lambda found: found[0])
-        notes = {"model": arguments.model, "split": arguments.split, "seed": arguments.seed, "n": len(train)}
-        aug.save(arguments.out, **notes, bands=bands)
-        best = result.best
-        entropies = ", ".join(f"{name} {value:.2f}" for name, value in best["entropy"].items())
-        print(f"{arguments.out}: epoch {result.best_epoch + 1} of {len(result.history)}, {len(train)} images")
-        print(f"held-out loss {best['val_loss']:.4f} ({len(held)} images); mean entropy in nats: {entropies}")
-        if not best["in_band"]:
-            print(
-                f"its entropy lies {best['outside']:.2f} nats outside the band: fit longer, or choose another --entropy"
+        progress = None if distributed.rank() == 0 else False
+        folder, classifier, loss = checked(arguments, candidates)
+        data = read(arguments, folder, progress)
+        train, held = hold_out(data, arguments.seed, arguments.held_out)
+        several = len(candidates) > 1
+        fits = [fit_band(arguments, bands, classifier, train, held, loss, progress, several) for bands in candidates]
+        if distributed.rank() == 0:
+            best = min(fits, key=lambda fitted: fitted.nll)
+            notes = {"model": arguments.model, "split": arguments.split, "seed": arguments.seed, "n": len(train)}
+            best.aug.save(arguments.out, **notes, bands=best.bands, held_out=pack_names(held.identities))
+            say(arguments, best, fits, len(train), len(held))
+
+
+def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[ImageFiles, torch.nn.Module, PerViewLoss]:
+    """Images, classifier and loss; all that can be wrong with the options is said here, before the first image is read."""
+    labels = "none" if arguments.no_labels else "auto"
+    arguments.split = find_split(arguments, "train", labels)
+    folder = folder_of(arguments, arguments.split, labels)
+    loss = named(arguments.loss, "loss") if arguments.loss else cross_entropy
+    classifier = build_classifier(arguments, count_classes(folder))
+    check_answers(classifier, arguments, folder)
+    aug = make(arguments, classifier)
+    families = aug.families
+    if arguments.nuisance or folder.classes is None:
+        ranges = [family.name for family in families if family.has_rsample]
+        if ranges:
+            raise InstaAugError(
+                f"transforms: a fit to disturbed images, or without labels, is made from a table, and {', '.join(ranges)} have "
+                "none; choose among crop, turn, light, erase, blur"
             )
-        tables, seconds = (sum(getattr(found[2], f"{part}_seconds") for found in fits) for part in ("table", "fit"))
-        print(f"{tables:.0f} s for tables, {seconds:.0f} s for {len(fits)} fit{'s' if len(fits) > 1 else ''}")
+    if arguments.nuisance:
+        Nuisance(nuisance_of(arguments), arguments.nuisance_probability)
+    for bands in candidates:
+        EntropyController(families, bands)
+        configure(arguments, bands)
+    return folder, classifier, loss
+
+
+def configure(arguments: argparse.Namespace, bands: Bands, progress: bool | None = None) -> FitConfig:
+    """The options that `FitConfig` has by the same name."""
+    given = {field.name: getattr(arguments, field.name) for field in fields(FitConfig) if field.name in arguments}
+    return FitConfig(**{**given, "entropy": bands, "progress": progress})
+
+
+def fit_band(
+    arguments: argparse.Namespace,
+    bands: Bands,
+    classifier: torch.nn.Module,
+    train: Images,
+    held: Images,
+    loss: PerViewLoss,
+    progress: bool | None,
+    with_nll: bool,
+) -> Fitted:
+    """A fresh transform, fitted, and the held-out NLL of its averaged views where several are to be compared."""
+    aug, workdir = make(arguments, classifier), arguments.workdir
+    try:
+        result = fit_transform(
+            aug,
+            classifier,
+            train,
+            held,
+            configure(arguments, bands, progress),
+            loss=loss,
+            nuisance=nuisance_of(arguments),
+            labels=True if arguments.use_labels else None,
+            workdir=workdir,
+            resume=arguments.resume,
+        )
+    except KeyboardInterrupt:
+        raise InstaAugError(f"stopped; the same command with --resume goes on from {workdir}") from None
+    if not with_nll:
+        return Fitted(bands, aug, result)
+    nll = views_nll(classifier, aug.eval(), held, n_views=arguments.choose_views, amp=arguments.amp, progress=progress)
+    if distributed.rank() == 0:
+        print(f"{show_bands(bands)}: held-out NLL of {arguments.choose_views} views {nll:.4f}")
+    return Fitted(bands, aug, result, nll)
+
+
+def say(arguments: argparse.Namespace, kept: Fitted, fits: list[Fitted], n: int, n_held: int) -> None:
+    """What came of the fit that is kept, and what all of them took."""
+    result, best = kept.result, kept.result.best
+    entropies = ", ".join(f"{name} {value:.2f}" for name, value in best["entropy"].items())
+    print(f"{arguments.out}: epoch {result.best_epoch + 1} of {len(result.history)}, {n} images")
+    print(f"held-out loss {best['val_loss']:.4f} ({n_held} images); mean entropy in nats: {entropies}")
+    if not best["in_band"]:
+        print(f"its entropy lies {best['outside']:.2f} nats outside the band: fit longer, or choose another --entropy")
+    if result.report is not None:
+        print(f"\n{result.report}\n")
+    tables, seconds = (sum(getattr(fitted.result, f"{part}_seconds") for fitted in fits) for part in ("table", "fit"))
+    print(f"{tables:.0f} s for tables, {seconds:.0f} s for {len(fits)} fit{'s' if len(fits) > 1 else ''}")
 
 
 def make(arguments: argparse.Namespace, classifier: torch.nn.Module) -> LearnedAugment:
     """The transform that the options describe, initialised by the seed."""
-    names = arguments.transforms.split(",")
+    names = [name.strip() for name in arguments.transforms.split(",")]
     table = {"scales": arguments.scales, "grids": arguments.grids, "flips": arguments.flips or None}
+    table |= {"zooms": arguments.zooms}
     table = {name: value for name, value in table.items() if value is not None}
     if table and "crop" not in names:
         raise InstaAugError(
             f"{', '.join(table)}: these are options of crop, but --transforms is {arguments.transforms}"
         )
-    families = [Crop(**table) if name == "crop" else family for name, family in zip(names, create(names), strict=True)]
-    features = arguments.predictor == "features"
+    families = create(names, {"crop": table})
     torch.manual_seed(arguments.seed)
-    aug = LearnedAugment(
-        families,
-        in_channels=arguments.in_chans,
-        image_size=arguments.phi_size or (arguments.img_size if features else 64),
-        predictor=arguments.predictor,
-        classifier=classifier if features else None,
-    )
-    return aug.to(arguments.device)
+    predictor = arguments.predictor
+    if predictor == "features":
+        predictor = FeaturesPredictor(classifier, arguments.phi_size or arguments.img_size)
+    elif predictor == "conv":
+        predictor = ConvPredictor(arguments.phi_size or 64)
+    return LearnedAugment(families, in_channels=arguments.in_chans, predictor=predictor).to(arguments.device)
 
 
-def parse_bands(given: list[str]) -> list[dict[str, tuple[float, float]]]:
+def parse_bands(given: list[str]) -> list[Bands]:
     """``["crop=0.6,0.7"]`` to ``[{"crop": (0.6, 0.7)}]``; every combination where a family is given several bands."""
     options: dict[str, list[tuple[float, float]]] = {}
     for text in given:
@@ -179,7 +249,7 @@ def parse_bands(given: list[str]) -> list[dict[str, tuple[float, float]]]:
     return [dict(zip(options, bands, strict=True)) for bands in itertools.product(*options.values())]
 
 
-def show_bands(bands: dict[str, tuple[float, float]]) -> str:
+def show_bands(bands: Bands) -> str:
     """As `parse_bands` takes them."""
     return " ".join(f"{name}={low:g},{high:g}" for name, (low, high) in bands.items())
 

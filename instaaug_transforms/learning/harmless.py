@@ -148,17 +148,27 @@ def joint(aug: LearnedAugment, held: Prepared) -> Tensor:
 def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
 
-    An arm is taken up if its accuracy is above that of the best so far by a standard error of their paired difference, or
-    if it is no worse and its NLL is lower by two. Cheaper arms come first, so that what costs more has to earn it.
+    An arm comes into question if its accuracy is above that of one plain view by a standard error of their paired
+    difference, or if it is no worse and its NLL is lower by two. Of those, the cheapest that is within half a standard error
+    of the most accurate is taken, and at equal cost what does not look at the image.
     """
-    best = arms[0]
-    usable = [arm for arm in arms[1:] if arm.setting is not None]
-    for arm in sorted(usable, key=lambda arm: (arm.cost, arm.name == "ours")):
-        gain, error = _paired(arm.correct, best.correct)
-        saving, spread = _paired(best.nll, arm.nll)
+    single, able = arms[0], []
+    for arm in arms[1:]:
+        if arm.setting is None:
+            continue
+        gain, error = _paired(arm.correct, single.correct)
+        saving, spread = _paired(single.nll, arm.nll)
         if gain > error or (gain >= 0 and saving > 2 * spread):
-            best = arm
-    return best
+            able.append(arm)
+    if not able:
+        return single
+    best = max(able, key=lambda arm: (arm.correct.mean(), -arm.nll.mean()))
+
+    def close(arm: HeldOutArm) -> bool:
+        loss, error = _paired(best.correct, arm.correct)
+        return loss <= error / 2
+
+    return min(filter(close, able), key=lambda arm: (arm.cost, -arm.correct.mean(), arm.name == "ours"))
 
 
 def _paired(first: Any, second: Any) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 start = time.perf_counter()
 import kornia.filters
 between = time.perf_counter()
-import instaaug_transforms
+from instaaug_transforms import LearnedAugment
 end = time.perf_counter()
 heavy = [name for name in ("matplotlib", "timm", "sklearn", "scipy") if name in sys.modules]
 print(json.dumps([between - start, end - between, heavy]))

@@ -1,0 +1,49 @@
+"""What an option's value may be. Each function is an argparse ``type``; the parser's error names the option."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+from ..utils.errors import InstaAugError
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong options are `InstaAugError`, one line like every other error, in place of the usage of forty options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InstaAugError(f"{message}; see {self.prog} --help")
+
+
+def _number(kind: type, expected: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+            if math.isfinite(value) and allowed(value):
+                return value
+        except (ValueError, OverflowError):
+            pass
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+    return parse
+
+
+positive_int = _number(int, "a whole number of at least 1", lambda value: value >= 1)
+natural = _number(int, "a whole number of at least 0", lambda value: 0 <= value < 2**63)
+positive = _number(float, "a number above 0", lambda value: value > 0)
+not_negative = _number(float, "a number of at least 0", lambda value: value >= 0)
+fraction = _number(float, "a number above 0 and at most 1", lambda value: 0 < value <= 1)
+
+
+def device(text: str) -> str:
+    """What torch knows as a device and this machine has."""
+    import torch
+
+    try:
+        kind = torch.device(text).type
+        if kind == "cuda" and not torch.cuda.is_available():
+            raise RuntimeError("torch finds no CUDA device here")
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r} ({reason})") from None
+    return text

@@ -1,0 +1,41 @@
+"""Names of held-out images, small enough for a weights file, and the images of those names."""
+
+import base64
+import json
+import zlib
+
+import torch
+
+from ..engine import Images, hold_out
+from ..utils.errors import InstaAugError
+
+
+def pack_names(names: list[str] | None) -> str | None:
+    """Names to a text of about six characters each."""
+    if names is None:
+        return None
+    return base64.b64encode(zlib.compress(json.dumps(sorted(names)).encode(), 9)).decode()
+
+
+def unpack_names(text: str) -> list[str]:
+    """The reverse of `pack_names`."""
+    return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def held_out_of(data: Images, packed: str | None, seed: int) -> Images:
+    """The images of ``data`` that a fit held out: by name if the weights know them, else the tenth that the seed chooses.
+
+    Raises:
+        InstaAugError: some of them are not among ``data``.
+    """
+    if packed is None:
+        return hold_out(data, seed)[1]
+    names, places = unpack_names(packed), {name: i for i, name in enumerate(data.identities or ())}
+    missing = [name for name in names if name not in places]
+    if missing:
+        raise InstaAugError(
+            f"choice-split: {len(missing)} of the {len(names)} images that the fit held out are not there ({missing[0]}, …), and "
+            "others may have been fitted on; give the folder that was fitted on, without --max-images, or --choose-on all "
+            "with a folder of other images"
+        )
+    return data.subset(torch.tensor([places[name] for name in names]))

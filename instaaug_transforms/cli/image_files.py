@@ -1,0 +1,85 @@
+"""Folders of image files as a dataset, with or without labels."""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from torch.utils.data import Dataset
+from torchvision.datasets import DatasetFolder
+
+from ..utils.errors import InstaAugError
+from .class_map import label_folders
+from .images import SUFFIXES, read_image
+
+
+class ImageFiles(DatasetFolder):
+    """Image files as ``(pixels, label)``: uint8 ``(C, H, W)``, and −1 where images have no labels.
+
+    Attributes:
+        classes: the name of every label, folders that are missing here included; None without labels.
+        targets: the label of every image.
+        numbered: whether folders are named by their labels.
+        paths: where it lies below ``root``, with forward slashes: the same on every machine.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike,
+        transform: Callable | None = None,
+        class_map: Sequence[str] | None = None,
+        labelled: bool = True,
+    ) -> None:
+        self.class_map, self.labelled = class_map, labelled
+        super().__init__(str(root), partial(read_image, option="data"), SUFFIXES, transform)
+        self.classes = self.classes if labelled else None
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """All class names, and the label of each folder that is here; hidden folders are none."""
+        if not self.labelled:
+            return [], {"": -1}  # the folder itself, whatever lies in it
+        return label_folders(class_folders(directory), self.class_map)
+
+    @property
+    def numbered(self) -> bool:
+        return self.labelled and all(name == str(label) for label, name in enumerate(self.classes))
+
+    @property
+    def paths(self) -> list[str]:
+        return [Path(path).relative_to(self.root).as_posix() for path, _ in self.samples]
+
+    def keep(self, index: Sequence[int]) -> "ImageFiles":
+        """The same with some of the images."""
+        kept = copy.copy(self)
+        kept.samples = [self.samples[i] for i in index]
+        kept.targets = [label for _, label in kept.samples]
+        return kept
+
+
+class ReadingErrors(Dataset):
+    """Why each file cannot be read; None where it can."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> str | None:
+        try:
+            self.files.loader(self.files.samples[index][0])
+        except InstaAugError as error:
+            return str(error)
+        return None
+
+
+def class_folders(directory: str | os.PathLike) -> list[str]:
+    """Names of the folders in a folder, sorted; hidden ones are left out."""
+    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def inside(directory: Path, most: int = 10) -> str:
+    """Folders in one, for errors."""
+    names = class_folders(directory) if directory.is_dir() else []
+    return (", ".join(names[:most]) + (", …" if len(names) > most else "")) or "nothing"
