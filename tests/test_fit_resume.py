@@ -11,18 +11,27 @@ import pytest
 import torch
 
 import instaaug_transforms as ia
+from instaaug_transforms.learning.fitting import Fitting
 from instaaug_transforms.utils import weights
 
 from .test_fit import Planted, corner_images
 
-fit_module = sys.modules["instaaug_transforms.learning.fit"]
-_Fit = fit_module._Fit
+BAND = {"crop": (0.52, 0.61)}
 FAMILIES = {"crop": ["crop"], "crop and rotate": ["crop", "rotate"]}
 
 
 def config(**changes):
     return ia.FitConfig(
-        **{"epochs": 4, "batch_size": 8, "table_batch_size": 8, "seed": 3, "progress": False, "patience": 9, **changes}
+        **{
+            "epochs": 4,
+            "batch_size": 8,
+            "table_batch_size": 8,
+            "seed": 3,
+            "progress": False,
+            "patience": 9,
+            "entropy": BAND,
+            **changes,
+        }
     )
 
 
@@ -30,7 +39,8 @@ def fitted(families, **kwargs):
     torch.manual_seed(0)
     aug = ia.LearnedAugment(families)
     images, labels, _ = corner_images(40)
-    return aug, ia.fit(aug, kwargs.pop("model", Planted()), (images, labels), config=config(), **kwargs)
+    changes = {name: kwargs.pop(name) for name in ("checkpoint_seconds",) if name in kwargs}
+    return aug, ia.fit(aug, kwargs.pop("model", Planted()), (images, labels), config=config(**changes), **kwargs)
 
 
 class Counting(Planted):
@@ -54,7 +64,7 @@ def equal(first, second):
 @pytest.mark.parametrize("done", [5, 7])  # of five steps an epoch: between two epochs, and in the middle of one
 def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, families, done):
     expected, whole = fitted(families)
-    steps, real = [], _Fit._step
+    steps, real = [], Fitting._step
 
     def step(self, index):
         if len(steps) == done:
@@ -62,12 +72,11 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, fami
         steps.append(1)
         real(self, index)
 
-    monkeypatch.setattr(fit_module, "_due", lambda *_: True)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_Fit, "_step", step)
-        fitted(families, workdir=tmp_path)
+        patch.setattr(Fitting, "_step", step)
+        fitted(families, workdir=tmp_path, checkpoint_seconds=1e-9)
     later = []
-    monkeypatch.setattr(_Fit, "_step", lambda self, index: later.append(1) or real(self, index))
+    monkeypatch.setattr(Fitting, "_step", lambda self, index: later.append(1) or real(self, index))
     aug, result = fitted(families, workdir=tmp_path, resume=True)
     assert len(later) == 4 * 5 - done  # what was done is not done again
     assert equal(expected, aug)
@@ -78,11 +87,22 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, fami
 def test_an_interrupted_table_goes_on_where_it_was(tmp_path):
     expected, _ = fitted(["crop"])
     with pytest.raises(KeyboardInterrupt):
-        fitted(["crop"], workdir=tmp_path, model=Counting(fuse=45))
+        fitted(["crop"], workdir=tmp_path, model=Counting(fuse=75))
     model = Counting()
     aug, _ = fitted(["crop"], workdir=tmp_path, resume=True, model=model)
-    # Five chunks of 8 images under 30 anchors, the first of which was done; one chunk of 4 held out.
-    assert model.calls == 4 * 30 + 30 and equal(expected, aug)
+    # One image tells what is computed. Then five chunks of 8 images under 30 candidates, the first of which was done; and
+    # four held-out images, plain and under 15 zooms and mirror images besides.
+    assert model.calls == 30 + 4 * 30 + 2 * (1 + 30 + 15) and equal(expected, aug)
+
+
+def test_another_loss_is_another_table(tmp_path):
+    images, labels, _ = corner_images(40)
+    aug = ia.LearnedAugment(["crop"])
+    smooth = torch.nn.CrossEntropyLoss(label_smoothing=0.9, reduction="none")
+    plain = torch.nn.CrossEntropyLoss(reduction="none")
+    ia.fit(aug, Planted(), (images, labels), config=config(), loss=plain, workdir=tmp_path)
+    with pytest.raises(ia.InstaAugError, match="computed with another loss"):
+        ia.fit(aug, Planted(), (images, labels), config=config(), loss=smooth, workdir=tmp_path)
 
 
 def test_a_finished_fit_gives_its_weights_again(tmp_path):
@@ -120,7 +140,7 @@ if "RANK" in __import__("os").environ:
 result = ia.fit(aug, Planted(), (images, labels), config=ia.FitConfig(
     epochs={epochs}, batch_size=8, views=2, table_batch_size=5, seed=3, progress=False, checkpoint_seconds=0.01),
     workdir={workdir}, resume={resume})
-table = ia.build_loss_table(Planted(), ia.learning.data.LabelledImages(images, labels), aug.families[0], batch_size=7)
+table = ia.build_loss_table(Planted(), (images, labels), aug, batch_size=7)
 if int(__import__("os").environ.get("RANK", 0)) == 0:
     aug.save({out!r}, table=table.tolist())
 if torch.distributed.is_initialized():

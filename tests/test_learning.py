@@ -122,9 +122,9 @@ def test_bad_lookahead_and_margin():
 
 
 def test_loss_table_is_the_loss_of_every_crop():
-    crop, model = families.create(["crop"])[0], Linear().eval()
-    data = LabelledImages(torch.rand(7, 3, 32, 32), torch.randint(5, (7,)))
-    table = ia.build_loss_table(model, data, crop, batch_size=3)
+    aug, model = ia.LearnedAugment(["crop"]), Linear().eval()
+    crop, data = aug.families[0], LabelledImages(torch.rand(7, 3, 32, 32), torch.randint(5, (7,)))
+    table = ia.build_loss_table(model, data, aug, batch_size=3)
     for a in (0, 4, 29):
         params = crop.candidates().map(lambda f, a=a: f[a].expand(7))
         expected = nn.functional.cross_entropy(

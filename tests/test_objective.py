@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint_sequential
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.watch import Watch, say_outside
+from instaaug_transforms.learning.watch import Watch, warn_outside_band
 
 
 def small_model() -> nn.Sequential:
@@ -278,9 +278,9 @@ def test_trouble_is_said_once(entropy, weight, said, caplog):
 def test_a_fit_that_ends_outside_its_band_says_what_to_change(entropy, said, caplog):
     _, objective, _ = make(["rotate"], initial_weight=0.1)
     with caplog.at_level(logging.WARNING):
-        say_outside({"rotate": -0.6}, objective.controller)
+        warn_outside_band({"rotate": -0.6}, objective.controller)
         assert not caplog.records
-        say_outside({"rotate": entropy}, objective.controller)
+        warn_outside_band({"rotate": entropy}, objective.controller)
     assert re.search(said, caplog.records[0].getMessage())
 
 

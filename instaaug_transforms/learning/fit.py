@@ -107,7 +107,7 @@ def fit(
     tabled = bool(anchors) and config.objective != "sampled"
     views = CandidateProduct(anchors, config.max_columns).candidates() if tabled else None
     alone = tabled and not ranges
-    report = alone and val_table is None and isinstance(loss, nn.CrossEntropyLoss) | (loss is cross_entropy)
+    report = alone and val_table is None and loss is cross_entropy
     # What its columns are compared with, on the held-out images alone.
     candidates = with_extras(aug, views) if report else views
     # What φ draws for its dropout comes from the global generator: seeded by every step, and put back.
