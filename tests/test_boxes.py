@@ -8,9 +8,12 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import functional
-from instaaug_transforms.functional.targets import perspective_coefficients
+from instaaug_transforms import families, functional
+from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.functional.targets import perspective_coefficients, transform_mask, transform_points
 
+from ._geometry import GEOMETRY as CROP_ROTATE
+from ._geometry import random_params
 from .conftest import make_lively
 
 GEOMETRY = ["crop", "rotate", "translate", "scale", "shear"]
@@ -83,7 +86,7 @@ def test_boxes_agree_with_boxes_of_finer_masks_on_500_samples(one_thread):
 ROTATED = {
     "XYWHR": [[30.0, 20.0, 12.0, 6.0, 25.0], [10.0, 30.0, 8.0, 9.0, -70.0]],
     "CXCYWHR": [[30.0, 25.0, 12.0, 6.0, 25.0], [20.0, 30.0, 8.0, 9.0, -70.0]],
-    "XYXYXYXY": [[20.0, 20.0, 30.0, 16.0, 33.0, 24.0, 23.0, 28.0]],
+    "XYXYXYXY": [[20.0, 20.0, 30.0, 16.0, 33.2, 24.0, 23.2, 28.0]],
 }
 
 
@@ -93,6 +96,59 @@ def moved_by_torchvision(aug, leaf, params):
     matrix = functional.geometry_matrix(aug.families, params, height, width)[0]
     moved = F.perspective(leaf, None, None, coefficients=perspective_coefficients(matrix, height, width))
     return F.resize(moved, list(aug.output_size)) if aug.output_size else moved
+
+
+def of_crop(**fields):
+    whole = {"cx": 0.5, "cy": 0.5, "w": 1.0, "h": 1.0, "flip": 1.0}
+    return ia.AugmentParams(**{name: torch.tensor([float(v)]) for name, v in {**whole, **fields}.items()})
+
+
+def assert_same_boxes(got, expected):
+    """Angles modulo a whole turn."""
+    assert got.format == expected.format and got.canvas_size == expected.canvas_size
+    difference = (got - expected).as_subclass(torch.Tensor)
+    if got.shape[-1] == 5:
+        difference[:, 4] = (difference[:, 4] + 180) % 360 - 180
+    assert difference.abs().max() < 5e-3
+
+
+@pytest.mark.parametrize("mode", ["soft", "hard", None])
+@pytest.mark.parametrize("fmt", ROTATED)
+def test_mirrored_rotated_boxes_are_torchvisions(fmt, mode):
+    crop = families.create([Crop(flips=True)])
+    given = tv_tensors.BoundingBoxes(ROTATED[fmt], format=fmt, canvas_size=(60, 100), clamping_mode=mode)
+    assert_same_boxes(transform_points(given, of_crop(), crop, None), F.horizontal_flip(given))
+    smaller = transform_points(given, of_crop(), crop, (30, 50))
+    assert_same_boxes(smaller, F.resize(F.horizontal_flip(given), [30, 50]))
+
+
+def test_a_mirrored_rotated_box_in_numbers():
+    given = tv_tensors.BoundingBoxes([[50.0, 30.0, 20.0, 8.0, 25.0]], format="CXCYWHR", canvas_size=(60, 100))
+    out = transform_points(given, of_crop(), families.create([Crop(flips=True)]), None)
+    assert torch.allclose(out.as_subclass(torch.Tensor), torch.tensor([[50.0, 30.0, 20.0, 8.0, -25.0]]), atol=1e-3)
+
+
+@pytest.mark.parametrize("fmt", ROTATED)
+@pytest.mark.parametrize("others", [["rotate"], ["rotate", "translate", "scale"]], ids="-".join)
+def test_mirrored_rotated_boxes_among_other_maps(fmt, others):
+    """The crop without its mirroring, torchvision's flip, the rest: three steps of torchvision's own.
+
+    Similarities alone: what torchvision 0.29 makes of a sheared box depends on which way round it lies.
+    """
+    crop, rest = families.create([Crop(flips=True)]), families.create(others)
+    given = tv_tensors.BoundingBoxes(ROTATED[fmt], format=fmt, canvas_size=(60, 60), clamping_mode=None)
+    g = seeded(5)
+    for _ in range(10):
+        spread = {"angle": 360.0, "shift_x": 0.4, "shift_y": 0.4, "log2_scale": 1.0}
+        drawn = {name: width * (torch.rand(1, generator=g) - 0.5) for name, width in spread.items()}
+        box = of_crop(cx=0.45, cy=0.6, w=0.7, h=0.7)
+        out = transform_points(given, box.replace(**drawn), families.create([Crop(flips=True), *others]), None)
+        coefficients = [
+            perspective_coefficients(functional.geometry_matrix(chain, params, 60, 60)[0], 60, 60)
+            for chain, params in ((crop, box.replace(flip=torch.zeros(1))), (rest, ia.AugmentParams(**drawn)))
+        ]
+        expected = F.horizontal_flip(F.perspective(given, None, None, coefficients=coefficients[0]))
+        assert_same_boxes(out, F.perspective(expected, None, None, coefficients=coefficients[1]))
 
 
 @pytest.mark.parametrize("fmt", [*FORMATS, *ROTATED])
@@ -146,6 +202,19 @@ def test_integer_boxes_stay_integer_and_gone_ones_are_sanitized():
     assert out["boxes"].dtype == torch.int64 and out["boxes"][0].tolist() == [4, 4, 20, 22]
     kept = v2.SanitizeBoundingBoxes()(out)
     assert kept["boxes"].tolist() == [[4, 4, 20, 22]] and kept["labels"].tolist() == [5]
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_masks_keep_labels_that_fp32_does_not(dtype):
+    """Identifiers of objects, as panoptic data sets have them."""
+    labels = torch.randint(2**24, 2**31 - 1, (1, 24, 24), dtype=dtype)
+    aug, image = ia.LearnedAugment(["crop", "rotate"]), tv_tensors.Image(torch.rand(3, 24, 24))
+    half = ia.AugmentParams(**{k: torch.tensor([v]) for k, v in {"cx": 0.25, "cy": 0.75, "w": 0.5, "h": 0.5}.items()})
+    _, out = aug(image, tv_tensors.Mask(labels), params=half)
+    expected = labels[:, 12:, :12].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    assert out.dtype == dtype and torch.equal(out.as_subclass(torch.Tensor), expected)
+    _, outside = aug(image, tv_tensors.Mask(labels), params=ia.AugmentParams(angle=torch.tensor([45.0])))
+    assert set(outside.unique().tolist()) <= {0, *labels.unique().tolist()} and outside[0, 0, 0] == 0
 
 
 def test_no_boxes_and_no_masks_are_fine():
@@ -216,3 +285,44 @@ def test_a_list_of_another_length_says_what_to_give():
     box = boxes([[4.0, 4.0, 28.0, 28.0]], (32, 32))
     with pytest.raises(ia.InstaAugError, match="one BoundingBoxes per image.*targets.*sample by sample"):
         aug(tv_tensors.Image(torch.rand(3, 3, 32, 32)), [box, box])
+
+
+def test_masks_boxes_and_keypoints_agree_with_torchvision():
+    size = (48, 64)
+    params = random_params(8, seed=4)
+    matrix = functional.geometry_matrix(CROP_ROTATE, params, *size)
+    mask = torch.zeros(48, 64, dtype=torch.uint8)
+    mask[10:30, 20:50] = 3
+    boxes = tv_tensors.BoundingBoxes([[20, 10, 50, 30], [2, 3, 9, 44]], format="XYXY", canvas_size=size)
+    points = tv_tensors.KeyPoints([[20.0, 10.0], [33.0, 27.0]], canvas_size=size)
+    for b in range(8):
+        one, coefficients = params.index([b]), perspective_coefficients(matrix[b], *size)
+        oracle = F.perspective(
+            mask[None], None, None, coefficients=coefficients, interpolation=F.InterpolationMode.NEAREST
+        )
+        out = transform_mask(tv_tensors.Mask(mask), one, CROP_ROTATE, None)
+        assert isinstance(out, tv_tensors.Mask) and out.dtype == torch.uint8
+        assert (out != oracle[0]).float().mean() < 2e-3  # ties of nearest
+        # Points: map the result back by hand, through the out→in matrix.
+        moved = transform_points(points, one, CROP_ROTATE, None)
+        normal = torch.cat([moved / torch.tensor([32.0, 24.0]) - 1, torch.ones(2, 1)], 1)
+        back = (normal @ matrix[b].T)[:, :2]
+        clamped = (moved <= 0).any(1) | (moved[:, 0] >= 63.9) | (moved[:, 1] >= 47.9)
+        expected = points / torch.tensor([32.0, 24.0]) - 1
+        assert (back - expected)[~clamped].abs().sum() < 1e-4
+        corners = tv_tensors.KeyPoints([[20.0, 10], [50, 10], [20, 30], [50, 30]], canvas_size=size)
+        extent = transform_points(corners, one, CROP_ROTATE, None)
+        low, high = extent.amin(0), extent.amax(0)
+        inside = (low >= 0).all() and (high <= torch.tensor([64.0, 48.0])).all()  # cut ones: tests/test_boxes.py
+        box = transform_points(boxes, one, CROP_ROTATE, None)[0]
+        if inside:
+            assert torch.allclose(box.float(), torch.cat([low, high]), atol=1.01)  # integer boxes round
+
+
+def test_boxes_and_points_follow_the_output_size():
+    boxes = tv_tensors.BoundingBoxes([[16.0, 12.0, 48.0, 36.0]], format="XYXY", canvas_size=(48, 64))
+    params = ia.AugmentParams(**{k: torch.tensor([v]) for k, v in {"cx": 0.5, "cy": 0.5, "w": 0.5, "h": 0.5}.items()})
+    out = transform_points(boxes, params, families.create(["crop"]), (24, 32))
+    assert out.canvas_size == (24, 32) and torch.allclose(
+        out.float(), torch.tensor([[0.0, 0.0, 32.0, 24.0]]), atol=1e-3
+    )

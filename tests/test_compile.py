@@ -43,6 +43,32 @@ def test_fullgraph(families, kind, images):
     assert torch.allclose(out, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "nearest"])
+def test_fullgraph_to_another_size(images, interpolation, dynamic):
+    """Antialiased as the eager call, whose copies have a size for every image."""
+    images = images[..., :28]
+    for families in (["crop"], ["crop", "rotate", "scale"]):
+        aug = make_lively(families, output_size=(20, 13), interpolation=interpolation, fill=(0.2, 0.5, 0.9))
+        params = aug.distribution(images).sample()
+        compiled = torch.compile(aug, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        with torch.no_grad():
+            out, expected = compiled(images, params=params), aug(images, params=params)
+        assert out.shape == (6, 3, 20, 13)
+        assert ((out - expected).abs() > 1e-5).float().mean() < (0.01 if interpolation == "nearest" else 1e-9)
+
+
+def test_fullgraph_gradients_through_a_smaller_size(images):
+    slopes = []
+    for compiled in (False, True):
+        aug = make_lively(["rotate", "scale"], output_size=16)
+        run = torch.compile(aug, fullgraph=True, backend="aot_eager") if compiled else aug
+        torch.manual_seed(3)
+        run(images).square().mean().backward()
+        slopes.append([p.grad for p in aug.predictor.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*slopes, strict=True))
+
+
 def test_fullgraph_with_labels_and_masks(images):
     aug = make_lively(["crop", "rotate"])
     compiled = torch.compile(aug, fullgraph=True, backend="aot_eager")

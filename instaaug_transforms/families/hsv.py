@@ -1,9 +1,8 @@
 """Hue, saturation and value, each changed by an amount of a learned range."""
 
-import torch
 from torch import Tensor
 
-from ..functional.hsv import shift_hsv, shift_hsv_in_pieces
+from ..functional import backends
 from ..params import AugmentParams
 from . import register
 from .uniform import UniformFamily
@@ -23,6 +22,7 @@ class HSV(UniformFamily):
     stage = "colour"
     order = 50
     channels = (3,)
+    uses_backend = True
 
     def __init__(
         self,
@@ -36,7 +36,6 @@ class HSV(UniformFamily):
     def identity(self) -> dict[str, float]:
         return {"hue": 0.0, "saturation": 1.0, "value": 1.0}
 
-    def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
+    def colour(self, images: Tensor, params: AugmentParams, backend: str = "auto") -> Tensor:
         amounts = [params[name].to(images)[:, None, None] for name in self.fields]
-        by_hand = images.device.type == "cpu" and not torch.compiler.is_compiling()
-        return (shift_hsv_in_pieces if by_hand else shift_hsv)(images, *amounts)
+        return backends.get(backend, images.device).shift_hsv(images, *amounts)

@@ -1,5 +1,17 @@
 """Pixels: concrete parameters to transformed images, masks, boxes and points. No learning, no randomness."""
 
-from .compose import Fill, Transformation, apply, colours, geometry_matrix, resample
+from .backends import BACKENDS
+from .compose import Transformation, apply, colours, geometry_matrix
+from .resample import resample, resample_labels
+from .warp import Fill
 
-__all__ = ["Fill", "Transformation", "apply", "colours", "geometry_matrix", "resample"]
+__all__ = [
+    "BACKENDS",
+    "Fill",
+    "Transformation",
+    "apply",
+    "colours",
+    "geometry_matrix",
+    "resample",
+    "resample_labels",
+]

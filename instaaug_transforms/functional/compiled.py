@@ -26,17 +26,19 @@ class CompiledColour:
         self.families = list(families)
         self._run: Any = None
 
-    def __call__(self, images: Tensor, families: Sequence[Transformation], params: AugmentParams) -> Tensor:
+    def __call__(
+        self, images: Tensor, families: Sequence[Transformation], params: AugmentParams, backend: str = "auto"
+    ) -> Tensor:
         """As `compose.colours`; ``families`` are those it was made with."""
         if torch.compiler.is_compiling():  # the caller compiles all of it
-            return compose.colours(images, self.families, params)
+            return compose.colours(images, self.families, params, backend)
         if self._run is None:
             self._run = torch.compile(self._eager, dynamic=True)
         try:
             with warnings.catch_warnings():
                 # Tracing an image that carries gradients asks for its .grad, and warns about that itself.
                 warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
-                return self._run(images, dict(params))
+                return self._run(images, dict(params), backend)
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             warnings.warn(
@@ -45,10 +47,10 @@ class CompiledColour:
                 stacklevel=2,
             )
             self._run = self._eager
-            return self._run(images, dict(params))
+            return self._run(images, dict(params), backend)
 
-    def _eager(self, images: Tensor, fields: dict[str, Tensor]) -> Tensor:
-        return compose.colours(images, self.families, AugmentParams(**fields))
+    def _eager(self, images: Tensor, fields: dict[str, Tensor], backend: str) -> Tensor:
+        return compose.colours(images, self.families, AugmentParams(**fields), backend)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"families": self.families, "_run": None}

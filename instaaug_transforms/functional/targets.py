@@ -13,6 +13,7 @@ from ..utils.errors import InstaAugError
 from . import compose
 from .compose import Transformation
 from .inputs import plain, rewrap
+from .resample import resample_labels
 
 POINT_TYPES = (tv_tensors.BoundingBoxes, tv_tensors.KeyPoints)
 
@@ -39,7 +40,11 @@ def transform_mask(
     size: tuple[int, int] | None,
     fill: float = 0,
 ) -> tv_tensors.Mask:
-    """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels, nearest neighbour, ``fill`` outside."""
+    """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels of any dtype, nearest neighbour, ``fill`` outside.
+
+    Raises:
+        InstaAugError: a mask that does not go with the number of images, or a fill that its dtype cannot hold.
+    """
     labels = plain(mask)
     n = params.batch_shape[0]
     if (labels.ndim == 4 and len(labels) != n) or (labels.ndim < 4 and n != 1):
@@ -47,15 +52,14 @@ def transform_mask(
             f"mask: shape {tuple(labels.shape)} does not go with {n} image(s); give (B, N, H, W) for a batch, or a list "
             "of B masks"
         )
-    batch = labels.reshape(n, -1, *labels.shape[-2:])
-    compiling = torch.compiler.is_compiling()
-    if labels.dtype == torch.int64 and not compiling and batch.numel() and batch.abs().max() > 2**24:
-        raise InstaAugError("mask: labels above 2**24 do not fit the fp32 resample; renumber them")
-    if batch.shape[1] == 0:  # an image without objects
-        return rewrap(labels.new_zeros(*labels.shape[:-2], *(size or labels.shape[-2:])), mask)
-    out = compose.apply(batch.float(), params, families, size, fill, "nearest", colour=False)
-    out = out.round().to(labels.dtype) if not labels.is_floating_point() else out.to(labels.dtype)
-    return rewrap(out.reshape(*labels.shape[:-2], *out.shape[-2:]), mask)
+    height, width = labels.shape[-2:]
+    size = (height, width) if size is None else tuple(size)
+    matrix = compose.geometry_matrix(families, params, height, width)
+    if matrix is None:
+        matrix = torch.eye(3, device=labels.device).expand(n, 3, 3)
+    batch = labels.reshape(n, labels.shape[:-2].numel() // n, height, width)
+    out = resample_labels(batch, matrix.to(labels.device), size, fill, compose.stay_inside(families, params))
+    return rewrap(out.reshape(*labels.shape[:-2], *size), mask)
 
 
 def transform_points(
@@ -79,7 +83,12 @@ def transform_points(
     if matrix is not None and upright and len(points):
         return _transform_boxes(points, matrix[0], out_size)
     if matrix is not None:
-        points = F.perspective(points, None, None, coefficients=perspective_coefficients(matrix[0], height, width))
+        # torchvision tells a rotated box by the order of its corners, which a mirroring turns round: it mirrors by itself.
+        (xx, xy), (yx, yy) = matrix[0, :2, :2].tolist()
+        mirrored = isinstance(points, tv_tensors.BoundingBoxes) and not upright and xx * yy < xy * yx
+        rest = matrix[0] * matrix.new_tensor([-1, 1, 1]) if mirrored else matrix[0]
+        points = F.perspective(points, None, None, coefficients=perspective_coefficients(rest, height, width))
+        points = F.horizontal_flip(points) if mirrored else points
     return F.resize(points, list(out_size)) if out_size != (height, width) else points
 
 

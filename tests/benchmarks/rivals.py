@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import functional
+from instaaug_transforms.functional.warp import sampling_grid
 from instaaug_transforms.predictors.conv import CHUNK, shrink
 
 from ..conftest import make_lively
@@ -51,7 +52,7 @@ def floor(aug: ia.LearnedAugment, images: Tensor) -> Callable[[], None]:
         hook.remove()
     first = predictor.trunk[0]  # its weights are used, it itself is not called
     matrix = functional.geometry_matrix(aug.families, params, *images.shape[-2:])
-    grid = functional.sampling_grid(matrix, images.shape[-2:])
+    grid = sampling_grid(matrix, images.shape[-2:])
 
     @torch.no_grad()
     def call() -> None:

@@ -1,0 +1,42 @@
+"""One affine map per image, a pixel of the image for a pixel of the result: the grid, and what lies outside."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import backends
+
+Fill = float | Sequence[float]
+Size = tuple[int, int]  # (height, width)
+
+
+def warp(images: Tensor, matrix: Tensor, size: Size, fill: Fill, mode: str, inside: bool, backend: str) -> Tensor:
+    """As `resample.resample`, without antialiasing and without copies."""
+    kernel = backends.get(backend, images.device)
+    outside = None if inside or fill == 0 else as_column(fill, images)
+    shifted = images if outside is None else images - outside
+    out = kernel.sample(shifted, sampling_grid(matrix, size), mode, "border" if inside else "zeros")
+    return out if outside is None else out + outside
+
+
+def as_column(fill: Fill, like: Tensor) -> Tensor:
+    """``(1, 1 or C, 1, 1)``."""
+    return torch.as_tensor(fill, dtype=like.dtype, device=like.device).reshape(1, -1, 1, 1)
+
+
+def sampling_grid(matrix: Tensor, size: Size) -> Tensor:
+    """Where each pixel of the result looks: ``(B, 3, 3)`` out→in matrices to ``(B, H, W, 2)``, as `F.affine_grid`.
+
+    x and y lie in planes of their own, (2, H, W) in memory: an affine map is a column plus a row, one addition per number,
+    and `grid_sample` reads planes as fast as pairs. `F.affine_grid` multiplies matrices, which takes longer than the
+    sampling does, and which TF32 would round to a tenth of a pixel.
+    """
+    x, y = (_centres(n, matrix) for n in (size[1], size[0]))
+    to_x, to_y, shift = matrix[:, :2, :, None, None].unbind(2)  # (B, 2, 1, 1) each
+    return (to_x * x + (to_y * y[:, None] + shift)).permute(0, 2, 3, 1)
+
+
+def _centres(n: int, like: Tensor) -> Tensor:
+    """Centres of ``n`` pixels in [−1, 1]."""
+    return (2 * torch.arange(n, dtype=like.dtype, device=like.device) + 1) / n - 1

@@ -1,0 +1,187 @@
+"""Crop, rotation and colour of float batches, against torchvision, Kornia and closed forms."""
+
+import math
+
+import pytest
+import torch
+from kornia.geometry.transform import rotate as kornia_rotate
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms import families, functional
+from instaaug_transforms.families.rotate import Rotate
+from instaaug_transforms.families.uniform import UniformFamily
+from instaaug_transforms.functional.targets import perspective_coefficients, transform_points
+
+from ._geometry import GEOMETRY, random_params
+
+
+def test_identity_gives_the_image_back():
+    for size in ((64, 64), (224, 224), (31, 57)):
+        images = torch.rand(2, 3, *size)
+        fields = {k: torch.full((2,), float(v)) for f in GEOMETRY for k, v in f.identity().items()}
+        out = functional.apply(images, ia.AugmentParams(**fields), GEOMETRY)
+        assert (out - images).abs().max() <= 1e-6
+
+
+@pytest.mark.parametrize("size", [(48, 48), (40, 60), (61, 33)])
+def test_images_agree_with_torchvision_perspective(size):
+    """Rotation, crop and flip in one matrix, non-square images too; the box turns rigidly in pixels."""
+    params, images = random_params(12), torch.rand(12, 3, *size)
+    out = functional.apply(images, params, GEOMETRY)
+    matrix = functional.geometry_matrix(GEOMETRY, params, *size)
+    for b in range(12):
+        coefficients = perspective_coefficients(matrix[b], *size)
+        oracle = F.perspective(images[b], None, None, coefficients=coefficients, fill=0)
+        # torchvision blends with its fill where a sample lies less than half a pixel inside the border; compare the rest.
+        seen = F.perspective(torch.ones(1, *size), None, None, coefficients=coefficients, fill=0)
+        inside = ((seen - 1).abs() < 1e-6).expand(3, -1, -1)
+        assert inside.float().mean() > 0.3
+        assert (out[b] - oracle).abs()[inside].max() < 1e-4
+
+
+def test_rotation_turns_counter_clockwise_as_torchvision_and_kornia():
+    images = torch.rand(1, 3, 33, 33)
+    out = functional.apply(images, ia.AugmentParams(angle=torch.tensor([30.0])), GEOMETRY)
+    assert torch.allclose(out, kornia_rotate(images, torch.tensor([30.0]), align_corners=False), atol=1e-4)
+    quarter = functional.apply(images, ia.AugmentParams(angle=torch.tensor([90.0])), GEOMETRY)
+    assert torch.allclose(quarter, images.rot90(1, (-2, -1)), atol=1e-4)
+
+
+def test_crop_agrees_with_torchvision_resized_crop():
+    images = torch.rand(1, 3, 40, 60)
+    box = {"cx": 0.25 + 15 / 60, "cy": 0.25 + 5 / 40, "w": 0.5, "h": 0.5}  # left 15, top 5, 30 × 20 pixels
+    params = ia.AugmentParams(**{k: torch.tensor([v]) for k, v in box.items()})
+    oracle = F.resized_crop(images, 5, 15, 20, 30, [40, 60], antialias=False)
+    out = functional.apply(images, params, families.create(["crop"]))
+    # torchvision cuts before it resizes: at the border of the box it repeats pixels where ours are the image's own.
+    assert torch.allclose(out[..., 2:-2, 2:-2], oracle[..., 2:-2, 2:-2], atol=1e-4)
+
+
+def test_gradients_match_finite_differences():
+    """Angle and colour through the resample, in fp32 on a smooth image: central differences within 2 %."""
+    grid = torch.stack(torch.meshgrid(torch.linspace(-1, 1, 32), torch.linspace(-1, 1, 32), indexing="ij"))
+    smooth = torch.stack(
+        [0.5 + 0.3 * (3 * grid[0]).sin(), 0.5 + 0.3 * (2 * grid[1]).cos(), 0.4 + 0.2 * grid[0] * grid[1]]
+    )
+    weight = smooth.flip(0)
+    chain = families.create(["rotate", "hsv"])
+    start = {"angle": 20.0, "hue": 0.05, "saturation": 0.8, "value": 0.9}
+
+    def value(**fields):
+        params = {k: torch.tensor([v]) if isinstance(v, float) else v for k, v in fields.items()}
+        return (functional.apply(smooth[None], ia.AugmentParams(**params), chain) * weight).sum()
+
+    for name, step in {"angle": 0.2, "hue": 1e-3, "saturation": 1e-2, "value": 1e-2}.items():
+        leaf = torch.tensor([start[name]], requires_grad=True)
+        value(**{**start, name: leaf}).backward()
+        up, down = (value(**{**start, name: start[name] + sign * step}) for sign in (1, -1))
+        assert leaf.grad.item() == pytest.approx((up - down).item() / (2 * step), rel=0.02, abs=0.05)
+
+
+def test_fill_and_dtype_and_memory_format():
+    images = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    params = ia.AugmentParams(angle=torch.tensor([45.0, 45.0]))
+    out = functional.apply(images, params, GEOMETRY, fill=0.5)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(out[..., 0, 0], torch.tensor(0.5), atol=1e-6)
+    half = functional.apply(images.bfloat16(), params, GEOMETRY)
+    assert (
+        half.dtype == torch.bfloat16 and (half.float() - functional.apply(images, params, GEOMETRY)).abs().max() < 0.02
+    )
+
+
+def test_autocast_does_not_reach_the_geometry():
+    images = torch.rand(1, 3, 256, 256)
+    params = ia.AugmentParams(
+        angle=torch.tensor([10.0]), hue=torch.tensor([0.1]), saturation=torch.ones(1), value=torch.ones(1)
+    )
+    chain = families.create(["rotate", "hsv"])
+    plain = functional.apply(images, params, chain)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(functional.apply(images, params, chain), plain)
+
+
+def test_turning_keeps_distances_in_pixels_where_height_and_width_differ():
+    params = ia.AugmentParams(angle=torch.tensor([37.0]))
+    matrix = functional.geometry_matrix(GEOMETRY, params, 40, 90)[0]
+    pixels = torch.diag(torch.tensor([45.0, 20.0]))
+    linear = pixels @ matrix[:2, :2] @ pixels.inverse()
+    assert torch.allclose(linear @ linear.T, torch.eye(2), atol=1e-5)
+    assert math.degrees(math.atan2(linear[1, 0], linear[0, 0])) == pytest.approx(37, abs=1e-3)
+
+
+def test_only_images_that_stay_are_given_back_to_the_bit():
+    images, params = torch.rand(4, 3, 56, 56), random_params(4)
+    identity = {k: torch.full((4,), float(v)) for f in GEOMETRY for k, v in f.identity().items() if k in params}
+    stays = torch.tensor([True, False, True, False])
+    out = functional.apply(images, ia.AugmentParams(**identity).where(stays, params), GEOMETRY)
+    moved = functional.apply(images, params, GEOMETRY)
+    assert torch.equal(out[stays], images[stays]) and torch.equal(out[~stays], moved[~stays])
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("output_size", [None, (9, 14), (40, 50)])
+def test_part_by_part_is_all_at_once(monkeypatch, layout, output_size):
+    """Where nothing needs a gradient the batch goes through in parts; where something does, in one."""
+    chain = families.create(["crop", "rotate", "hsv"])
+    images = torch.rand(7, 3, 20, 30).contiguous(memory_format=layout)
+    colours = {"hue": torch.rand(7) - 0.5, "saturation": 2 * torch.rand(7), "value": 2 * torch.rand(7)}
+    params = random_params(7).replace(**colours)
+    at_once = functional.apply(images.clone().requires_grad_(), params, chain, output_size, fill=0.3)
+    for pixels in (1, 1300, 10**6):
+        monkeypatch.setattr(functional.compose, "CHUNK", pixels)
+        out = functional.apply(images, params, chain, output_size, fill=0.3)
+        assert (out - at_once).abs().max() < 1e-5 and out.is_contiguous(memory_format=layout)
+
+
+def test_bicubic_does_not_leave_the_range():
+    """At a step it overshoots: torchvision's resize shows by how much."""
+    step = torch.zeros(1, 3, 12, 12)
+    step[..., 4:8] = 1
+    oracle = F.resize(step, [24, 36], F.InterpolationMode.BICUBIC, antialias=False)
+    assert oracle.min() < -0.05 and oracle.max() > 1.05
+    identity = {k: torch.full((1,), float(v)) for k, v in GEOMETRY[0].identity().items()}
+    out = functional.apply(step, ia.AugmentParams(**identity), GEOMETRY[:1], (24, 36), mode="bicubic")
+    assert torch.allclose(out, oracle.clamp(0, 1), atol=1e-5)
+
+
+class Tilt(Rotate):
+    """What points would obey and images would not."""
+
+    name = "tilt"
+    fields = ("tilt",)
+
+    def __init__(self) -> None:
+        UniformFamily.__init__(self, {"tilt": (-0.5, 0.5)})
+
+    def identity(self):
+        return {"tilt": 0.0}
+
+    def matrix(self, params, aspect):
+        matrix = torch.eye(3).repeat(len(params.tilt), 1, 1)
+        matrix[:, 2, 0] = params.tilt
+        return matrix
+
+
+@pytest.mark.parametrize("others", [[], ["crop"], ["crop", "rotate"]])
+def test_a_perspective_is_refused(others):
+    chain = families.create([*others, Tilt()])
+    params = random_params(3).replace(tilt=torch.tensor([0.0, 0.2, 0.0]))
+    with pytest.raises(ia.InstaAugError, match=r"Tilt\(\): expected affine.*\(0, 0, 1\), got \(0.2\d*, 0.0, 1.0\)"):
+        functional.apply(torch.rand(3, 3, 8, 8), params, chain)
+    points = tv_tensors.KeyPoints([[1.0, 2.0]], canvas_size=(8, 8))
+    with pytest.raises(ia.InstaAugError, match="expected affine"):
+        transform_points(points, params.index([1]), chain, None)
+    transform_points(points, params.index([0]), chain, None)
+
+
+def test_neither_autocast_nor_fast_products_reach_the_matrix():
+    """bf16 products would move the corner of a photograph by a pixel."""
+    params = random_params(5)
+    matrix = functional.geometry_matrix(GEOMETRY, params, 300, 400)
+    exact = functional.geometry_matrix(GEOMETRY, params.map(torch.Tensor.double), 300, 400)
+    assert (matrix - exact).abs().max() < 1e-6
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(functional.geometry_matrix(GEOMETRY, params, 300, 400), matrix)

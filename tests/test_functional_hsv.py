@@ -1,0 +1,111 @@
+"""Hue, saturation and value, against Kornia, torchvision and autograd."""
+
+import math
+
+import pytest
+import torch
+from kornia.color import hsv_to_rgb, rgb_to_hsv
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms import functional
+from instaaug_transforms.families.hsv import HSV
+from instaaug_transforms.functional import hsv
+
+
+def test_hsv_identity():
+    images = torch.rand(4, 3, 16, 16)
+    params = ia.AugmentParams(**{k: torch.full((4,), v) for k, v in HSV().identity().items()})
+    assert (functional.apply(images, params, [HSV()]) - images).abs().max() <= 1e-5
+
+
+def test_hsv_agrees_with_torchvision():
+    images = torch.rand(1, 3, 16, 16) * 0.5
+
+    def changed(**fields):
+        full = {k: torch.tensor([v]) for k, v in {**HSV().identity(), **fields}.items()}
+        return functional.apply(images, ia.AugmentParams(**full), [HSV()])
+
+    assert torch.allclose(changed(hue=0.2), F.adjust_hue(images, 0.2), atol=1e-4)
+    assert torch.allclose(changed(value=1.5), F.adjust_brightness(images, 1.5), atol=1e-4)
+    grey = changed(saturation=0.0)
+    assert (grey.amax(1) - grey.amin(1)).max() < 1e-5
+    assert torch.allclose(changed(hue=0.5), changed(hue=-0.5), atol=1e-5)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_colour_gradients_are_finite_on_black_grey_and_white(level):
+    images = torch.full((1, 3, 8, 8), level, requires_grad=True)
+    fields = {
+        k: torch.tensor([v], requires_grad=True) for k, v in {"hue": 0.1, "saturation": 1.2, "value": 0.9}.items()
+    }
+    functional.apply(images, ia.AugmentParams(**fields), [HSV()]).sum().backward()
+    assert images.grad.isfinite().all() and all(f.grad.isfinite().all() for f in fields.values())
+
+
+def kornia_hsv(images, hue, saturation, value):
+    """The same change by Kornia's conversions there and back."""
+    h, s, v = rgb_to_hsv(images.clamp(0, 1)).unbind(1)
+    h = torch.remainder(h + 2 * math.pi * hue[:, None, None], 2 * math.pi)
+    s, v = (s * saturation[:, None, None]).clamp(0, 1), (v * value[:, None, None]).clamp(0, 1)
+    return hsv_to_rgb(torch.stack([h, s, v], dim=1))
+
+
+@pytest.mark.parametrize("levels", [None, 255, 4])
+def test_hsv_agrees_with_kornia_and_so_do_its_gradients(levels):
+    """Also on images of few levels, where channels tie and pixels are grey."""
+    images = torch.rand(8, 3, 24, 40)
+    if levels:
+        images = (images * levels).round() / levels
+    amounts = {"hue": torch.rand(8) - 0.5, "saturation": 2 * torch.rand(8), "value": 2 * torch.rand(8)}
+    weight = torch.rand_like(images)
+    found = []
+    for change in (lambda x, **a: HSV().colour(x, ia.AugmentParams(**a)), kornia_hsv):
+        leaves = {name: amount.clone().requires_grad_() for name, amount in amounts.items()}
+        x = images.clone().requires_grad_()
+        out = change(x, **leaves)
+        (out * weight).sum().backward()
+        found.append((out.detach(), x.grad, *(leaf.grad for leaf in leaves.values())))
+    (ours, by_pixel, *ours_amounts), (theirs, kornia_by_pixel, *theirs_amounts) = found
+    assert (ours - theirs).abs().max() < 1e-5
+    for mine, other in zip(ours_amounts, theirs_amounts, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-4, atol=1e-3)
+    # Where two channels tie for the largest or the smallest, or one is at its limit, either side's slope is right.
+    ordered = images.sort(1).values
+    tied = (ordered.diff(dim=1) < 1e-4).any(1, keepdim=True) | (ordered[:, :1] == 0) | (ordered[:, 2:] == 1)
+    tied = tied.expand_as(images)
+    assert (~tied).float().mean() > 0.05
+    difference = (by_pixel - kornia_by_pixel).abs() / kornia_by_pixel.abs().clamp(min=1)
+    assert difference[~tied].max() < 2e-3 and by_pixel.isfinite().all()
+
+
+@pytest.mark.parametrize("levels", [None, 255])
+def test_hsv_by_hand_backward_is_autograds(levels):
+    """What the CPU takes against the formula that other devices and the compiler take, in double precision."""
+    images = torch.rand(3, 3, 15, 31, dtype=torch.float64)
+    if levels:
+        images = (images * levels).round() / levels
+    images[0, :, 0, :5], images[0, :, 1, :5], images[0, :, 2, :5] = 0.0, 1.0, 0.5  # black, white, grey
+    amounts = [torch.rand(3, 1, 1, dtype=torch.float64) * 2 - shift for shift in (1, 0, 0)]
+    weight, found = torch.rand_like(images), []
+    for change in (hsv.shift_hsv_in_pieces, hsv.shift_hsv):
+        leaves = [tensor.clone().requires_grad_() for tensor in (images, *amounts)]
+        out = change(*leaves)
+        found.append([out, *torch.autograd.grad((out * weight).sum(), leaves)])
+    (out, by_pixel, *slopes), (same, autograd, *expected) = found
+    assert (out - same).abs().max() < 1e-12
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-9) for a, b in zip(slopes, expected, strict=True))
+    # `torch.maximum` halves the slope between channels that tie; here the first has it.
+    ordered = images.sort(1).values
+    differ = (ordered.diff(dim=1) > 0).all(1, keepdim=True).expand_as(images)
+    assert torch.allclose(by_pixel[differ], autograd[differ], rtol=1e-6, atol=1e-6)
+    assert torch.allclose(by_pixel.sum(1)[~differ[:, 0]], autograd.sum(1)[~differ[:, 0]], rtol=1e-6, atol=1e-6)
+
+
+def test_hsv_in_pieces_is_hsv_at_once(monkeypatch):
+    images = torch.rand(5, 3, 12, 20)
+    params = ia.AugmentParams(hue=torch.rand(5) - 0.5, saturation=2 * torch.rand(5), value=2 * torch.rand(5))
+    whole = hsv.shift_hsv(images, *(field[:, None, None] for field in params.values()))
+    for chunk in (7, 100, 240, 500, 10**6):  # parts of an image, an image, several, all of them
+        monkeypatch.setattr(hsv, "CHUNK", chunk)
+        assert (HSV().colour(images, params) - whole).abs().max() < 1e-6
