@@ -94,7 +94,9 @@ def moved_by_torchvision(aug, leaf, params):
     """The oracle: torchvision's perspective of the same affine map, then its resize."""
     height, width = leaf.canvas_size
     matrix = functional.geometry_matrix(aug.families, params, height, width)[0]
-    moved = F.perspective(leaf, None, None, coefficients=perspective_coefficients(matrix, height, width))
+    moved = F.perspective(
+        leaf, None, None, coefficients=perspective_coefficients(matrix, (height, width), (height, width))
+    )
     return F.resize(moved, list(aug.output_size)) if aug.output_size else moved
 
 
@@ -144,7 +146,7 @@ def test_mirrored_rotated_boxes_among_other_maps(fmt, others):
         box = of_crop(cx=0.45, cy=0.6, w=0.7, h=0.7)
         out = transform_points(given, box.replace(**drawn), families.create([Crop(flips=True), *others]), None)
         coefficients = [
-            perspective_coefficients(functional.geometry_matrix(chain, params, 60, 60)[0], 60, 60)
+            perspective_coefficients(functional.geometry_matrix(chain, params, 60, 60)[0], (60, 60), (60, 60))
             for chain, params in ((crop, box.replace(flip=torch.zeros(1))), (rest, ia.AugmentParams(**drawn)))
         ]
         expected = F.horizontal_flip(F.perspective(given, None, None, coefficients=coefficients[0]))
@@ -296,7 +298,7 @@ def test_masks_boxes_and_keypoints_agree_with_torchvision():
     boxes = tv_tensors.BoundingBoxes([[20, 10, 50, 30], [2, 3, 9, 44]], format="XYXY", canvas_size=size)
     points = tv_tensors.KeyPoints([[20.0, 10.0], [33.0, 27.0]], canvas_size=size)
     for b in range(8):
-        one, coefficients = params.index([b]), perspective_coefficients(matrix[b], *size)
+        one, coefficients = params.index([b]), perspective_coefficients(matrix[b], tuple(size), tuple(size))
         oracle = F.perspective(
             mask[None], None, None, coefficients=coefficients, interpolation=F.InterpolationMode.NEAREST
         )

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -56,3 +57,18 @@ def test_every_way_of_using_a_family_works_at_once():
     objective = ia.InstaAugObjective(aug, estimator="exact")
     objective(views.mean((1, 2, 3)), sample).backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in aug.parameters())
+
+
+def test_a_single_image_swaps_its_sides_with_all_that_goes_with_it():
+    aug, image = ia.LearnedAugment(["turn"]), torch.rand(3, 10, 16)
+    mask = tv_tensors.Mask(torch.randint(5, (10, 16)))
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[2.0, 1.0, 7.0, 5.0]]), format="XYXY", canvas_size=(10, 16))
+    tilted = tv_tensors.BoundingBoxes(torch.tensor([[8.0, 5, 4, 2, 25]]), format="CXCYWHR", canvas_size=(10, 16))
+    points = tv_tensors.KeyPoints(torch.tensor([[2.5, 1.5]]), canvas_size=(10, 16))
+    params = ia.AugmentParams(turn_angle=torch.tensor([90.0]), turn=torch.tensor([1]))
+    out = aug((image, mask, boxes, tilted, points), params=params)
+    assert torch.equal(out[0], torch.rot90(image, 1, (-2, -1))) and torch.equal(out[1], torch.rot90(mask, 1, (-2, -1)))
+    for moved, before in zip(out[2:], (boxes, tilted, points), strict=True):
+        expected = F.rotate(before, 90, expand=True)
+        assert torch.allclose(moved, expected, atol=1e-4) and moved.canvas_size == expected.canvas_size == (16, 10)
+    assert aug(F.to_pil_image(image), params=params).size == (10, 16)

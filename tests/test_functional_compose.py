@@ -32,7 +32,7 @@ def test_images_agree_with_torchvision_perspective(size):
     out = functional.apply(images, params, GEOMETRY)
     matrix = functional.geometry_matrix(GEOMETRY, params, *size)
     for b in range(12):
-        coefficients = perspective_coefficients(matrix[b], *size)
+        coefficients = perspective_coefficients(matrix[b], tuple(size), tuple(size))
         oracle = F.perspective(images[b], None, None, coefficients=coefficients, fill=0)
         # torchvision blends with its fill where a sample lies less than half a pixel inside the border; compare the rest.
         seen = F.perspective(torch.ones(1, *size), None, None, coefficients=coefficients, fill=0)

@@ -40,7 +40,7 @@ def test_maps_agree_with_torchvisions_inverse_perspective(smooth):
         onto = pixel_matrix(matrix[b], (40, 52), (40, 52))  # view to canvas
         size = [min(n, round(n * onto[:2, axis].norm().item())) for n, axis in ((40, 1), (52, 0))]
         if size == [40, 52]:
-            coefficients = perspective_coefficients(matrix[b], 40, 52)
+            coefficients = perspective_coefficients(matrix[b], (40, 52), (40, 52))
             expected = F.perspective(image, None, None, coefficients=coefficients, fill=0)
         else:
             shrunk += 1

@@ -198,7 +198,7 @@ def test_interpolation_and_fill_as_torchvisions_perspective(mode, fill):
     outside = torch.tensor(fill).expand(3)
     far = 0
     for b in range(6):
-        coefficients = perspective_coefficients(matrix[b], 40, 52)
+        coefficients = perspective_coefficients(matrix[b], (40, 52), (40, 52))
 
         def warp(image, coefficients=coefficients):
             return v2.functional.perspective(image, None, None, v2.InterpolationMode(mode), 0, coefficients)

@@ -27,7 +27,8 @@ class Transformation(Protocol):
 
     fields: tuple[str, ...]
     stage: str
-    stays_inside: bool
+
+    def keeps_inside(self, height: int, width: int) -> bool: ...
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor: ...
 
@@ -37,12 +38,15 @@ class Transformation(Protocol):
 
 
 def geometry_matrix(
-    families: Sequence[Transformation], params: AugmentParams, height: int, width: int
+    families: Sequence[Transformation], params: AugmentParams, height: int, width: int, swap: bool = False
 ) -> Tensor | None:
     """The out→in matrix ``(B, 3, 3)`` of all geometric families in [−1, 1] coordinates; None where there are none.
 
     ``x_in = M_crop · M_rotate · … · x_out``: the crop box lies in the original image, everything after it acts in the
     frame of that box.
+
+    Args:
+        swap: whether the result's canvas is ``width`` pixels high and ``height`` wide, as after a quarter turn.
 
     Raises:
         InstaAugError: a family whose matrix is not affine (not while compiling, which cannot look).
@@ -63,6 +67,8 @@ def geometry_matrix(
         steps.append((family, step))
     if matrix is not None and not torch.compiler.is_compiling() and matrix.device.type != "meta":
         _check_affine(matrix, steps)
+    if swap and matrix is not None:  # the same pixels, counted from the middle of a canvas of other sides
+        matrix = matrix * torch.tensor([height / width, width / height, 1.0], device=matrix.device)
     return matrix
 
 
@@ -80,9 +86,10 @@ def _check_affine(matrix: Tensor, steps: list[tuple[Transformation, Tensor]]) ->
             )
 
 
-def stay_inside(families: Sequence[Transformation], params: AugmentParams) -> bool:
-    """Whether no geometric family that has parameters shows what lies outside the image."""
-    return all(f.stays_inside for f in families if f.stage == "geometry" and f.fields[0] in params)
+def stay_inside(families: Sequence[Transformation], params: AugmentParams, height: int, width: int) -> bool:
+    """Whether no geometric family that has parameters shows what lies outside an image of that size."""
+    acting = (f for f in families if f.stage == "geometry" and f.fields[0] in params)
+    return all(f.keeps_inside(height, width) for f in acting)
 
 
 def apply(
@@ -94,6 +101,7 @@ def apply(
     mode: str = "bilinear",
     colour: bool | Callable[[Tensor, Sequence[Transformation], AugmentParams, str], Tensor] = True,
     backend: str = "auto",
+    swap: bool = False,
 ) -> Tensor:
     """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
 
@@ -108,6 +116,7 @@ def apply(
         colour: whether the colour families act (not on masks); or what acts in place of `colours`.
         backend: whose kernels sample and convert colours: ``"kornia"``, ``"torch"`` (this package's own), or ``"auto"``,
             Kornia's on an accelerator and ours on a CPU. They agree within 1e-5.
+        swap: whether height and width of the result change places, as a quarter turn asks for; without ``output_size``.
 
     Returns:
         ``(B, C, *output_size)``, of the dtype and memory format of ``images``.
@@ -117,11 +126,12 @@ def apply(
     """
     backends.check(backend)
     height, width = images.shape[-2:]
-    size = (height, width) if output_size is None else tuple(output_size)
-    inside = stay_inside(families, params)
+    swap = swap and output_size is None
+    size = tuple(output_size) if output_size is not None else (width, height) if swap else (height, width)
+    inside = stay_inside(families, params, *((1, 1) if swap else (height, width)))
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     with torch.autocast(images.device.type, enabled=False):
-        matrix = geometry_matrix(families, params, height, width)
+        matrix = geometry_matrix(families, params, height, width, swap)
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)
 

@@ -39,6 +39,7 @@ def transform_mask(
     families: Sequence[Transformation],
     size: tuple[int, int] | None,
     fill: float = 0,
+    swap: bool = False,
 ) -> tv_tensors.Mask:
     """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels of any dtype, nearest neighbour, ``fill`` outside.
 
@@ -53,17 +54,22 @@ def transform_mask(
             "of B masks"
         )
     height, width = labels.shape[-2:]
-    size = (height, width) if size is None else tuple(size)
-    matrix = compose.geometry_matrix(families, params, height, width)
+    size, swap = _canvas(height, width, size, swap)
+    matrix = compose.geometry_matrix(families, params, height, width, swap)
     if matrix is None:
         matrix = torch.eye(3, device=labels.device).expand(n, 3, 3)
     batch = labels.reshape(n, labels.shape[:-2].numel() // n, height, width)
-    out = resample_labels(batch, matrix.to(labels.device), size, fill, compose.stay_inside(families, params))
+    inside = compose.stay_inside(families, params, *((1, 1) if swap else (height, width)))
+    out = resample_labels(batch, matrix.to(labels.device), size, fill, inside)
     return rewrap(out.reshape(*labels.shape[:-2], *size), mask)
 
 
 def transform_points(
-    points: Tensor, params: AugmentParams, families: Sequence[Transformation], size: tuple[int, int] | None
+    points: Tensor,
+    params: AugmentParams,
+    families: Sequence[Transformation],
+    size: tuple[int, int] | None,
+    swap: bool = False,
 ) -> Tensor:
     """`BoundingBoxes` or `KeyPoints` of one image.
 
@@ -77,8 +83,8 @@ def transform_points(
             "— {'image': images, 'targets': [{'boxes': …}, …]} — or transform sample by sample (in the Dataset)"
         )
     height, width = points.canvas_size
-    out_size = (height, width) if size is None else tuple(size)
-    matrix = compose.geometry_matrix(families, params, height, width)
+    out_size, swap = _canvas(height, width, size, swap)
+    matrix = compose.geometry_matrix(families, params, height, width, swap)
     upright = isinstance(points, tv_tensors.BoundingBoxes) and not tv_tensors.is_rotated_bounding_format(points.format)
     if matrix is not None and upright and len(points):
         return _transform_boxes(points, matrix[0], out_size)
@@ -87,9 +93,22 @@ def transform_points(
         (xx, xy), (yx, yy) = matrix[0, :2, :2].tolist()
         mirrored = isinstance(points, tv_tensors.BoundingBoxes) and not upright and xx * yy < xy * yx
         rest = matrix[0] * matrix.new_tensor([-1, 1, 1]) if mirrored else matrix[0]
-        points = F.perspective(points, None, None, coefficients=perspective_coefficients(rest, height, width))
+        coefficients = perspective_coefficients(rest, (height, width), out_size if swap else (height, width))
+        if swap:  # on a canvas that holds both, so that nothing is clamped to the one it comes from
+            points = tv_tensors.wrap(plain(points), like=points, canvas_size=(max(out_size),) * 2)
+        points = F.perspective(points, None, None, coefficients=coefficients)
+        points = tv_tensors.wrap(plain(points), like=points, canvas_size=out_size) if swap else points
         points = F.horizontal_flip(points) if mirrored else points
+        if swap:
+            return points
     return F.resize(points, list(out_size)) if out_size != (height, width) else points
+
+
+def _canvas(height: int, width: int, size: tuple[int, int] | None, swap: bool) -> tuple[tuple[int, int], bool]:
+    """(height, width) of the result, and whether the sides change places."""
+    if size is not None:
+        return tuple(size), False
+    return ((width, height), True) if swap else ((height, width), False)
 
 
 def pixel_matrix(matrix: Tensor, size: tuple[int, int], out_size: tuple[int, int]) -> Tensor:
@@ -102,9 +121,9 @@ def pixel_matrix(matrix: Tensor, size: tuple[int, int], out_size: tuple[int, int
     return to_pixels(*out_size) @ inverse @ to_pixels(*size).inverse()
 
 
-def perspective_coefficients(matrix: Tensor, height: int, width: int) -> list[float]:
+def perspective_coefficients(matrix: Tensor, size: tuple[int, int], out_size: tuple[int, int]) -> list[float]:
     """A (3, 3) out→in matrix in [−1, 1] coordinates to torchvision's eight, in pixel-edge coordinates."""
-    pixels = pixel_matrix(matrix, (height, width), (height, width)).inverse()
+    pixels = pixel_matrix(matrix, size, out_size).inverse()
     return [*pixels[:2].flatten().tolist(), 0.0, 0.0]
 
 

@@ -77,7 +77,7 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, entropy, **control, margin=MARGIN)
         self.watch = Watch(aug.families)
         self.register_buffer("baseline", torch.tensor(float("nan")))
-        anchored = [family for family in aug.families if hasattr(family, "n_anchors")]
+        anchored = aug.anchor_families
         self.critic: nn.Module | None = None
         if estimator == "critic" and anchored:
             size = getattr(aug.predictor, "image_size", 64)
