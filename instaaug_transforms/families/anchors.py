@@ -93,6 +93,14 @@ class AnchorFamily(Family):
         """
         return None
 
+    def undoing(self, fields: dict[str, Tensor]) -> Tensor:
+        """Index of the candidate that comes nearest to undoing disturbances ``fields`` (see `disturb`), of their shape.
+
+        Raises:
+            InstaAugError: a family whose disturbances nothing undoes.
+        """
+        raise InstaAugError(f"family {self.name!r} has no candidates that undo each other")
+
     def compose_index(self) -> Tensor | None:
         """``(A, A)``: candidate b of what candidate a made is candidate ``compose_index[a, b]`` of the image.
 

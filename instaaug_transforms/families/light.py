@@ -50,7 +50,10 @@ class Light(AnchorFamily):
             low, high = stops[0], stops[-1]
             slack = (high - low) / max(len(stops) - 1, 1) / 2
             fields[name] = low - slack + (high - low + 2 * slack) * uniform[..., column]
-        return {**fields, self.index_field: self.nearest(AugmentParams(**{k: -v for k, v in fields.items()}))}
+        return {**fields, self.index_field: self.undoing(fields)}
+
+    def undoing(self, fields: dict[str, Tensor]) -> Tensor:
+        return self.nearest(AugmentParams(**{name: -fields[name] for name in ("exposure", "white_balance")}))
 
     @property
     def n_disturb(self) -> int:

@@ -40,6 +40,10 @@ class Turn(AnchorFamily):
     def swaps_sides(self, params: AugmentParams) -> bool:
         return bool((params.turn_angle % 180 == 90).all())
 
+    def undoing(self, fields: dict[str, Tensor]) -> Tensor:
+        gap = (fields["turn_angle"].unsqueeze(-1) + torch.tensor(self.angles).to(fields["turn_angle"])) % 360
+        return torch.minimum(gap, 360 - gap).argmin(-1)
+
     def compose_index(self) -> Tensor | None:
         total = (torch.tensor(self.angles)[:, None] + torch.tensor(self.angles)) % 360
         same = (total.unsqueeze(-1) - torch.tensor(self.angles)).abs() < 1e-4  # (A, A, A)

@@ -16,6 +16,7 @@ from .conv import shrink
 
 POSES = 8
 SUMMARY_FIELDS, SUMMARY_GRID = 16, 4
+QUANTILES = (0.02, 0.1, 0.5, 0.9, 0.98)
 
 
 def act(picture: Tensor, pose: int) -> Tensor:
@@ -110,8 +111,8 @@ class Residual(nn.Module):
 class EquivariantPredictor(Predictor):
     """Convolutions shared over turns and mirror images, and a head per family.
 
-    For families that turn an image, and larger than `ConvPredictor`: 38 million multiplications an image at the default
-    sizes, 0.2 million weights. The features turn with the image; heads are free to tell the turns apart.
+    For families that turn an image, or light it, and larger than `ConvPredictor`: 38 million multiplications an image at
+    the default sizes, 0.2 million weights. The features turn with the image; heads are free to tell the turns apart.
 
     Args:
         image_size: side of the copy that φ looks at, pixels; a multiple of 16.
@@ -151,7 +152,8 @@ class EquivariantPredictor(Predictor):
 
     def spec(self) -> FeatureSpec:
         side = self.image_size // 8
-        return FeatureSpec(self.channels[1], (side, side), SUMMARY_FIELDS * POSES * SUMMARY_GRID**2)
+        summary = SUMMARY_FIELDS * POSES * SUMMARY_GRID**2
+        return FeatureSpec(self.channels[1], (side, side), summary + self.in_channels * len(QUANTILES))
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 copies ``(B, C, image_size, image_size)``."""
@@ -164,8 +166,12 @@ class EquivariantPredictor(Predictor):
     def features(self, copies: Tensor) -> Features:
         dtype = next(self.parameters()).dtype
         copies = copies.to(dtype) / 255 if copies.dtype == torch.uint8 else copies.to(dtype)
+        # How bright a picture is, and of what colour, norms take out of the maps.
+        quantiles = torch.tensor(QUANTILES, dtype=torch.float32, device=copies.device)
+        levels = copies.float().flatten(2).quantile(quantiles, 2).permute(1, 2, 0).flatten(1)  # (B, C·Q)
         maps = [(copies - 0.5) * 4]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         summary = self.summary(F.adaptive_avg_pool2d(maps[3], SUMMARY_GRID))
-        return Features(maps[2], F.layer_norm(summary, summary.shape[1:]).flatten(1))
+        vector = F.layer_norm(summary.float(), summary.shape[1:]).flatten(1)
+        return Features(maps[2], torch.cat([vector, 2 * levels - 1], 1))
