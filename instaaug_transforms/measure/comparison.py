@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
+from ..utils.stats import Interval, mean_interval
 from . import plots
 from .invariance import InvarianceReport
-from .stats import Interval, mean_interval
+from .report import Report, Row, Section
 from .sweep import MEASURES
-from .tables import Row, Table
 
 
 @dataclass(frozen=True)
-class Comparison(Table):
+class Comparison(Report):
     """Paired differences to the first of several reports.
 
     Attributes:
@@ -25,62 +26,61 @@ class Comparison(Table):
 
     reports: Mapping[str, InvarianceReport]
 
+    @property
+    def baseline(self) -> str:
+        """Name of the first report."""
+        return next(iter(self.reports))
+
     def difference(self, name: str, transformation: str, fill: str, measure: str) -> np.ndarray:
         """``(N,)``: of each image, ``name`` − first, mean over all magnitudes but the identity."""
-        first = next(iter(self.reports.values()))
-        pair = [report.sweep(transformation, fill).per_image(measure) for report in (self.reports[name], first)]
+        after, before = (
+            self.reports[each].sweep(transformation, fill).per_image(measure) for each in (name, self.baseline)
+        )
         # Both NaN (no labels, or embeddings without a scale) stays NaN; equal arrays give exactly 0.
-        return np.where(pair[0] == pair[1], 0.0, pair[0] - pair[1])
+        return np.where(after == before, 0.0, after - before)
 
     def interval(self, name: str, transformation: str, fill: str, measure: str) -> Interval:
         """The mean of `difference` and its paired 95 % interval over images."""
         if measure not in MEASURES:
             raise InstaAugError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
-        return mean_interval(self.difference(name, transformation, fill, measure), self._first.seed)
+        return mean_interval(self.difference(name, transformation, fill, measure), self.reports[self.baseline].seed)
 
-    @property
-    def _first(self) -> InvarianceReport:
-        return next(iter(self.reports.values()))
-
-    def rows(self) -> list[Row]:
+    def records(self) -> list[Row]:
         """A row per model but the first, transformation, fill and measure."""
-        rows = []
-        for name in list(self.reports)[1:]:
-            for sweep in self._first.sweeps:
-                t = sweep.transformation
-                for measure in MEASURES:
-                    found = self.interval(name, t.name, sweep.fill, measure)
-                    row = {"model": name, "against": next(iter(self.reports)), "transformation": t.name}
-                    row |= {"fill": sweep.fill, "measure": measure, "difference": found.estimate}
-                    rows.append(row | {"low": found.low, "high": found.high})
-        return rows
+        return [
+            {"model": sweep["model"], "against": self.baseline, "transformation": sweep["transformation"]}
+            | {"fill": sweep["fill"], "measure": measure, "difference": sweep[measure]}
+            for sweep in self._by_sweep
+            for measure in MEASURES
+        ]
 
-    def summary(self) -> str:
-        lines = []
-        for name in list(self.reports)[1:]:
-            for sweep in self._first.sweeps:
-                t = sweep.transformation
-                texts = [
-                    self.interval(name, t.name, sweep.fill, measure).text(form, scale)
-                    for measure, form, scale in (
-                        ("relative_cosine", "+.3f", 1),
-                        ("d_cosine", "+.3f", 1),
-                        ("agreement", "+.1f", 100),
-                        ("accuracy", "+.1f", 100),
-                    )
-                ]
-                lines.append([name, t.name, sweep.fill, *texts])
-        headers = ["model", "transformation", "outside", "Δ invariance, cosine", "Δ d cos", "Δ same answer, points"]
-        table = tabulate(lines, [*headers, "Δ top-1, points"], tablefmt="github", disable_numparse=True)
-        n = len(self._first.images)
-        return (
-            f"Differences to {next(iter(self.reports))!r} on the same {n} images; 95 % paired intervals over images.\n\n"
-            f"{table}"
-        )
+    @cached_property
+    def _by_sweep(self) -> list[Row]:
+        """For every model but the first and every sweep, the interval of every measure."""
+        sweeps = [(s.transformation.name, s.fill) for s in self.reports[self.baseline].sweeps]
+        return [
+            {"model": name, "transformation": transformation, "fill": fill}
+            | {measure: self.interval(name, transformation, fill, measure) for measure in MEASURES}
+            for name in list(self.reports)[1:]
+            for transformation, fill in sweeps
+        ]
 
-    def plot(self, path: Any = None) -> Any:
-        """Differences with intervals, a row per transformation; written to ``path`` where given. Returns the figure."""
-        return plots.finish(plots.comparison(self), path)
+    def sections(self) -> list[Section]:
+        """A line per model and sweep."""
+        n = len(self.reports[self.baseline].images)
+        text = f"Differences to {self.baseline!r} on the same {n} images; 95 % paired intervals over images."
+        labels = {"model": "model", "transformation": "transformation", "outside": "fill"}
+        figures = {
+            "Δ invariance, cosine": ("relative_cosine", "+.3f", 1),
+            "Δ d, cosine": ("d_cosine", "+.3f", 1),
+            "Δ same answer, points": ("agreement", "+.1f", 100),
+            "Δ top-1, points": ("accuracy", "+.1f", 100),
+        }
+        return [Section("Before and after", text, self._by_sweep, labels, figures, draw=self.draw)]
+
+    def draw(self) -> Any:
+        """Differences with intervals, a row per transformation."""
+        return plots.comparison(self)
 
 
 def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
@@ -98,15 +98,19 @@ def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
     if len(reports) < 2:
         raise InstaAugError(f"reports: expected two or more, got {len(reports)}")
     (first_name, first), *others = reports.items()
+    pixels, swept = fingerprint(first.images.images, first.images.targets), _swept(first)
     for name, report in others:
-        if report.images.fingerprint() != first.images.fingerprint():
+        if fingerprint(report.images.images, report.images.targets) != pixels:
             raise InstaAugError(
                 f"reports: {name!r} was measured on other images than {first_name!r} ({len(report.images)} and "
                 f"{len(first.images)}); give both measure_invariance calls the same data, max_images and seed"
             )
-        swept = [[(s.transformation.name, s.fill, s.magnitudes) for s in r.sweeps] for r in (first, report)]
-        if swept[0] != swept[1]:
+        if _swept(report) != swept:
             raise InstaAugError(
                 f"reports: {name!r} has other transformations, magnitudes or fills than {first_name!r}; measure both alike"
             )
     return Comparison(dict(reports))
+
+
+def _swept(report: InvarianceReport) -> list[tuple]:
+    return [(sweep.transformation.name, sweep.fill, sweep.magnitudes) for sweep in report.sweeps]

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
 from torchvision.transforms import InterpolationMode, v2
 
 from ..utils.errors import InstaAugError
-from .stats import Interval, mean_interval, ratio_interval
-from .tables import Row, Table
+from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
+from .report import Report, Row, Section
 
 ARMS = ("none", "scale", "translation", "independent", "no_aspect", "full")
 
@@ -64,18 +63,17 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The box: ``top``, ``left``, ``height``, ``width`` in pixels, not always inside the image."""
-        drawn = super().make_params(flat_inputs)
+        box = super().make_params(flat_inputs)
         if self.arm in ("full", "no_aspect"):
-            return drawn
-        rows, columns = v2._utils.query_size(flat_inputs)
-        other = super().make_params(flat_inputs) if self.arm == "independent" else drawn
-        largest = min(rows, columns)
-        side = drawn["height"] if self.arm in ("scale", "independent") else largest
-        centred = ((rows - side) / 2, (columns - side) / 2)
-        at_other = tuple(
-            other[start] + (other[length] - side) / 2 for start, length in (("top", "height"), ("left", "width"))
-        )
-        top, left = centred if self.arm in ("none", "scale") else at_other
+            return box
+        placed = super().make_params(flat_inputs) if self.arm == "independent" else box
+        image = v2._utils.query_size(flat_inputs)
+        side = box["height"] if self.arm in ("scale", "independent") else min(image)
+        if self.arm in ("none", "scale"):
+            top, left = ((length - side) / 2 for length in image)
+        else:
+            top = placed["top"] + (placed["height"] - side) / 2
+            left = placed["left"] + (placed["width"] - side) / 2
         return {"top": math.floor(top + 0.5), "left": math.floor(left + 0.5), "height": side, "width": side}
 
     def extra_repr(self) -> str:
@@ -83,16 +81,19 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
 
 
 @dataclass(frozen=True)
-class CropStatistics(Table):
+class CropStatistics(Report):
     """What each arm does to images of one size, over many draws."""
 
     values: tuple[Row, ...]
 
-    def rows(self) -> list[Row]:
+    def records(self) -> list[Row]:
+        """A row per arm."""
         return [dict(row) for row in self.values]
 
-    def summary(self) -> str:
-        return tabulate(self.rows(), headers="keys", tablefmt="github", floatfmt=".3f")
+    def sections(self) -> list[Section]:
+        """A line per arm."""
+        figures = {key: (key, ".3f", 1) for key in self.values[0] if key != "arm"}
+        return [Section("Crop boxes", "", self.values, {"arm": "arm"}, figures)]
 
 
 def crop_statistics(
@@ -120,18 +121,19 @@ def crop_statistics(
             boxes = [part.make_params([like]) for _ in range(n)]
         top, left, h, w = (np.array([box[key] for box in boxes], float) for key in ("top", "left", "height", "width"))
         area, x, y = h * w / (height * width), (left + w / 2) / width - 0.5, (top + h / 2) / height - 0.5
-        inside_x = np.minimum(left + w, width) - np.maximum(left, 0)
-        inside_y = np.minimum(top + h, height) - np.maximum(top, 0)
-        rows.append(
-            {"arm": arm, "area": area.mean(), "area_std": area.std(), "log_aspect_std": np.log(w / h).std()}
-            | {"shift_x": x.std(), "shift_y": y.std(), "visible": (inside_x * inside_y / (h * w)).mean()}
-            | {"area_shift": _correlation(area, np.hypot(x, y))}
-        )
-    return CropStatistics(tuple({k: v if k == "arm" else float(v) for k, v in row.items()} for row in rows))
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    return 0.0 if np.ptp(first) == 0 or np.ptp(second) == 0 else float(np.corrcoef(first, second)[0, 1])
+        inside = np.minimum(left + w, width) - np.maximum(left, 0), np.minimum(top + h, height) - np.maximum(top, 0)
+        varies = np.ptp(area) > 0 and np.ptp(np.hypot(x, y)) > 0
+        statistics = {
+            "area": area.mean(),
+            "area_std": area.std(),
+            "log_aspect_std": np.log(w / h).std(),
+            "shift_x": x.std(),
+            "shift_y": y.std(),
+            "visible": (inside[0] * inside[1] / (h * w)).mean(),
+            "area_shift": np.corrcoef(area, np.hypot(x, y))[0, 1] if varies else 0.0,
+        }
+        rows.append({"arm": arm} | {name: float(value) for name, value in statistics.items()})
+    return CropStatistics(tuple(rows))
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,6 @@ def gain_recovered(none: Any, part: Any, full: Any, seed: int = 0) -> GainRecove
         )
     none, part, full = (values.mean(0) if values.ndim == 2 else values for values in arrays)
     gain, full_gain = mean_interval(part - none, seed), mean_interval(full - none, seed)
-    share = Interval(np.nan, np.nan, np.nan)
-    if full_gain.low > 0 or full_gain.high < 0:
-        share = ratio_interval(part - none, full - none, seed)
+    some_gain = full_gain.low > 0 or full_gain.high < 0
+    share = ratio_interval(part - none, full - none, seed) if some_gain else UNDEFINED
     return GainRecovered(share, gain, full_gain)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .distances import METRICS, distance, mean_to_others, relative
-from .probe import Probe, Step
+from .session import Session, Step
 from .transformations import Transformation
 
 DISTANCES = ("relative", "b", "d")
@@ -22,9 +22,9 @@ class Sweep:
 
     Attributes:
         transformation: what was swept.
-        fill: what lay outside; "" where nothing outside is seen.
+        fill: what lay outside; "" if nothing outside is seen.
         values: measure to ``(M, N)`` float32, M magnitudes, N images. ``agreement``, ``accuracy``: 0 or 1. Without
-            labels ``accuracy`` and ``p_true`` are NaN; where the model's outputs are no logits, they mean nothing.
+            labels ``accuracy`` and ``p_true`` are NaN; of outputs that are no logits they mean nothing.
     """
 
     transformation: Transformation
@@ -51,7 +51,7 @@ class Sweep:
         return np.delete(self.values[measure], self.identity, axis=0).mean(0)
 
 
-def measured(probe: Probe, step: Step) -> dict[str, np.ndarray]:
+def measure_step(session: Session, step: Step) -> dict[str, np.ndarray]:
     """Every measure of one step, ``(N,)`` each.
 
     With z = f(x), z_t = f(t(x)): d = dist(z, z_t); b, the mean distance from z to the transformed embeddings of other
@@ -59,36 +59,19 @@ def measured(probe: Probe, step: Step) -> dict[str, np.ndarray]:
     """
     values: dict[str, Tensor] = {}
     for metric in METRICS:
-        d = distance(probe.z, step.z, metric)
-        b = mean_to_others(probe.z, step.z, metric)
+        d = distance(session.z, step.z, metric)
+        b = mean_to_others(session.z, step.z, metric)
         values |= {f"relative_{metric}": relative(b, d), f"b_{metric}": b, f"d_{metric}": d}
-    answer = step.outputs.argmax(-1)
-    values["agreement"] = answer == probe.outputs.argmax(-1)
-    values |= truths(step.outputs, probe)
+    values["agreement"] = step.outputs.argmax(-1) == session.outputs.argmax(-1)
+    values |= against_labels(step.outputs, session)
     return {name: values[name].float().numpy() for name in MEASURES}
 
 
-def truths(outputs: Tensor, probe: Probe) -> dict[str, Tensor]:
-    """``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; NaN where there are no such labels."""
-    targets = probe.images.targets.cpu()
-    if not probe.images.labelled or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
+def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
+    """``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; NaN without labels for those outputs."""
+    targets = session.images.targets.cpu()
+    if not session.images.labelled or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
         unknown = torch.full((len(outputs),), torch.nan)
         return {"accuracy": unknown, "p_true": unknown}
     p = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]
     return {"accuracy": (outputs.argmax(-1) == targets).float(), "p_true": p}
-
-
-class SweepCollector:
-    """Makes sweeps of the steps of one pass, in the order of `Probe.steps`."""
-
-    def __init__(self, probe: Probe) -> None:
-        self.probe, self.sweeps = probe, []
-        self._rows: list[dict[str, np.ndarray]] = []
-
-    def take(self, step: Step) -> None:
-        """One magnitude."""
-        self._rows.append(measured(self.probe, step))
-        if len(self._rows) == len(step.transformation.magnitudes):
-            values = {name: np.stack([row[name] for row in self._rows]) for name in MEASURES}
-            self.sweeps.append(Sweep(step.transformation, step.fill, values))
-            self._rows = []
