@@ -35,7 +35,7 @@ def test_alignment_is_the_mean_cosine_of_all_pairs():
 
 
 def test_embeddings_that_all_move_the_same_way_are_aligned():
-    add = Transformation("add", (0.0, 0.1, 0.2), 0.0, "", "appearance", colour=lambda x, m: x + m)
+    add = Transformation("add", (0.0, 0.1, 0.2), 0.0, "", colour=lambda x, m: x + m)
     report = Probe(nn.Flatten(), DATA / 2, transformations=[add], progress=False).alignment()
     assert len(report.rows()) == 2
     for row in report.rows():

@@ -97,6 +97,15 @@ def test_figures_are_those_of_the_report(page):
     assert f"{survey.factors.specificity().statistic:.2f}" in text
 
 
+def test_the_page_and_the_summary_show_the_same(page):
+    survey, _, reader = page
+    shown = {text.strip() for text in reader.text}
+    for report in survey:
+        lines = [line for line in report.summary().splitlines() if line.startswith("|") and not line.startswith("|-")]
+        cells = {cell.strip() for line in lines for cell in line.strip("|").split("|")}
+        assert cells - {""} <= shown and len(cells) > 10
+
+
 def test_a_report_alone_and_without_labels(tmp_path):
     model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
     report = ia.measure_invariance(model, torch.rand(6, 3, 8, 8), transformations="hue", progress=False)

@@ -91,7 +91,7 @@ def test_any_field_of_a_family_is_a_transformation(family, field, value):
 def test_own_magnitudes_and_own_transformations():
     finer = STANDARD["rotate"].with_magnitudes([-2, 0, 2])
     assert finer.magnitudes == (-2.0, 0.0, 2.0)
-    gamma = Transformation("gamma", (1.0, 2.0), 1.0, "exponent", "appearance", colour=lambda x, m: x**m)
+    gamma = Transformation("gamma", (1.0, 2.0), 1.0, "exponent", colour=lambda x, m: x**m)
     assert [t.name for t in choose([gamma, "rotate"], 3)] == ["gamma", "rotate"]
 
 
@@ -103,8 +103,9 @@ def test_own_magnitudes_and_own_transformations():
         (lambda: choose(["rotat"], 3), "unknown 'rotat'; known are rotate"),
         (lambda: choose(["rotate", "rotate"], 3), "each once"),
         (lambda: choose(["hue"], 1), "'hue' is defined on"),
-        (lambda: choose([3], 1), "names or Transformation, got int"),
-        (lambda: Transformation("a", (0.0,), 0.0, "", "geometry", colour=abs), "'geometry' with matrix="),
+        (lambda: choose([3], 1), "unknown 3; known are rotate"),
+        (lambda: Transformation("a", (0.0,), 0.0, ""), "exactly one of matrix= and colour="),
+        (lambda: Transformation("a", (0.0,), 0.0, "", abs, colour=abs), "exactly one of matrix= and colour="),
     ],
 )
 def test_errors(make, message):

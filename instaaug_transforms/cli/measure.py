@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 from ..augment import LearnedAugment
-from ..measure import InvarianceReport, Probe, Report, compare, write_page
+from ..measure import InvarianceReport, Probe, compare, write_page
 from ..measure.warp import Fill
 from ..utils.files import replace_file, write_csv
+from ..utils.report import Report
 from .datasets import add_data_arguments, folder_of
 from .models import add_model_arguments, build_classifier
 

@@ -10,13 +10,11 @@ from .comparison import Comparison, compare
 from .crops import CropStatistics, GainRecovered, RandomResizedCropPart, crop_statistics, gain_recovered
 from .equivariance import EquivarianceReport
 from .factors import FactorReport, within_class_pairs
-from .images import MeasuredImages, prepare
-from .invariance import InvarianceReport
+from .images import prepare
+from .invariance import MEASURES, InvarianceReport, Sweep
 from .lie import GENERATORS, LieReport
 from .page import write_page
 from .probe import Probe, Survey, measure_invariance
-from .report import Report, Section
-from .sweep import MEASURES, Sweep
 from .transformations import STANDARD, Transformation
 from .warp import FILLS, warp
 
@@ -33,11 +31,8 @@ __all__ = [
     "InvarianceReport",
     "LearnedReport",
     "LieReport",
-    "MeasuredImages",
     "Probe",
     "RandomResizedCropPart",
-    "Report",
-    "Section",
     "Survey",
     "Sweep",
     "Transformation",

@@ -1,5 +1,6 @@
 """Learned against measured: does the learned range of each image end where the model's answer begins to change?"""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +13,14 @@ from ..augment import LearnedAugment
 from ..families import Family
 from ..families.crop import Crop
 from ..families.uniform import UniformFamily
-from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
+from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval, rank_correlation, spearman
 from . import plots
-from .report import Report, Row, Section
+from .invariance import against_labels
 from .session import Session
-from .sweep import against_labels
+from .transformations import alike
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,13 @@ class Ranges:
     """One field's ranges of every image.
 
     Attributes:
-        field: e.g. ``"angle"``.
-        identity: its value.
+        identity: the value that changes nothing.
         grid: ``(M,)`` values tried, ascending, from bound to bound.
         kept: ``(M, N)`` bool, whether the answer is that of the image as it is.
         measured: ``(N, 2)`` lo, hi of the interval around the identity over which it is kept.
         learned: ``(N, 2)`` lo, hi.
     """
 
-    field: str
     identity: float
     grid: Tensor
     kept: Tensor
@@ -45,18 +44,15 @@ class Ranges:
     def scores(self) -> dict[str, np.ndarray]:
         """``(N,)`` each: ``iou``, intersection over union; ``over_reach``, share of the learned range outside the
         measured one; ``coverage``, share of the measured range inside the learned one; widths of both."""
-        lo = torch.maximum(self.learned[:, 0], self.measured[:, 0])
-        hi = torch.minimum(self.learned[:, 1], self.measured[:, 1])
-        shared = (hi - lo).clamp(min=0)
-        learned, measured = (ends[:, 1] - ends[:, 0] for ends in (self.learned, self.measured))
-        scores = {
+        (lo, hi), (low, high) = self.learned.T.numpy(), self.measured.T.numpy()
+        shared, learned, measured = np.maximum(np.minimum(hi, high) - np.maximum(lo, low), 0), hi - lo, high - low
+        return {
             "iou": shared / (learned + measured - shared),
             "over_reach": 1 - shared / learned,
             "coverage": shared / measured,
             "learned_width": learned,
             "measured_width": measured,
         }
-        return {name: value.numpy() for name, value in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,7 @@ class LearnedReport(Report):
         ranges: by field of a uniform family.
         ranks: by family with a table of candidates, ``(N,)``: the rank correlation, over candidates, of learned
             probability with p(true class). Empty without labels.
-        ranks_shuffled: the same, each image's p(true class) with another image's probabilities: what a table that does
-            not look at the image gets.
+        ranks_shuffled: the same, with another image's probabilities: what a table that does not look at the image gets.
         n: images.
         seed: of intervals.
     """
@@ -78,6 +73,7 @@ class LearnedReport(Report):
     ranks_shuffled: dict[str, np.ndarray]
     n: int
     seed: int
+    picture = plots.learned_against_measured
 
     def records(self) -> list[Row]:
         """A row per field and figure, with its interval over images."""
@@ -97,16 +93,13 @@ class LearnedReport(Report):
         """A row per image and field: both ranges and their scores."""
         rows = []
         for field, ranges in self.ranges.items():
-            scores = ranges.scores()
+            columns = dict(zip(("measured_lo", "measured_hi"), ranges.measured.T, strict=True))
+            columns |= dict(zip(("learned_lo", "learned_hi"), ranges.learned.T, strict=True)) | ranges.scores()
             for i in range(self.n):
-                (low, high), (lo, hi) = ranges.measured[i].tolist(), ranges.learned[i].tolist()
-                row = {"image": i, "field": field, "measured_lo": low, "measured_hi": high}
-                row |= {"learned_lo": lo, "learned_hi": hi}
-                rows.append(row | {name: float(values[i]) for name, values in scores.items()})
+                rows.append({"image": i, "field": field} | {name: float(values[i]) for name, values in columns.items()})
         return rows
 
     def sections(self) -> list[Section]:
-        """A line per field and figure."""
         text = (
             f"n = {self.n} images; intervals over images. The measured range is the interval around the identity over which "
             "the model keeps its answer. Over-reach: share of the learned range outside it. Coverage: share of it inside the "
@@ -114,11 +107,7 @@ class LearnedReport(Report):
             "class); “shuffled” takes the probabilities of another image."
         )
         labels, figures = {"field": "field", "figure": "figure"}, {"mean [95 %]": ("mean", "+.3f", 1)}
-        return [Section("Learned against measured", text, self.records(), labels, figures, draw=self.draw)]
-
-    def draw(self) -> Any:
-        """Learned and measured ranges, image by image."""
-        return plots.learned_against_measured(self)
+        return [Section("Learned against measured", text, self.records(), labels, figures, self.picture)]
 
 
 def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> LearnedReport:
@@ -134,13 +123,16 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     ranges: dict[str, Ranges] = {}
     for family in uniform:
         for field in family.fields:
-            learned = [part[family.name].fields[field] for part in parts]
-            ends = torch.cat([torch.stack([interval.lo, interval.hi], 1) for interval in learned]).cpu()
-            ranges[field] = _ranges(session, family, field, learned[0].bounds, ends, steps, aug.fill)
+            intervals = [part[family.name].fields[field] for part in parts]
+            learned = torch.cat([torch.stack([interval.lo, interval.hi], 1) for interval in intervals]).cpu()
+            ranges[field] = _ranges(session, family, field, intervals[0].bounds, learned, steps, aug.fill)
     ranks, shuffled = {}, {}
     for family in tables if session.images.labelled else []:
         probs = torch.cat([part[family.name].anchors.probs for part in parts]).cpu().numpy()
-        p_true = _p_true(session, family, aug.fill)
+        table = {name: field.tolist() for name, field in family.anchor_params().items()}
+        candidates = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+        outputs = _outputs(session, family, candidates, aug.fill)
+        p_true = np.stack([against_labels(each, session)["p_true"].numpy() for each in outputs], 1)
         order = torch.randperm(len(probs), generator=torch.Generator().manual_seed(session.seed)).numpy()
         other = np.empty_like(order)
         other[order] = np.roll(order, 1)  # a random permutation that leaves no image with its own
@@ -148,47 +140,24 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     return LearnedReport(ranges, ranks, shuffled, len(session.images), session.seed)
 
 
-def _apply(images: Tensor, family: Family, fields: dict[str, float], fill: Any) -> Tensor:
-    """The family's own operation with the same parameters for every image."""
-    params = {name: torch.full((len(images),), value, device=images.device) for name, value in fields.items()}
-    return functional.apply(images, AugmentParams(**params), [family], None, fill)
-
-
 def _ranges(
-    session: Session,
-    family: UniformFamily,
-    field: str,
-    bounds: tuple[float, float],
-    learned: Tensor,
-    steps: int,
-    fill: Any,
+    session: Session, family: Family, field: str, bounds: tuple[float, float], learned: Tensor, steps: int, fill: Any
 ) -> Ranges:
     """One field swept alone; the family's other fields stay at the identity."""
-    rest = family.identity()
-    identity = rest[field]
+    identity = family.identity()[field]
     grid = torch.cat([torch.linspace(*bounds, steps), torch.tensor([identity])]).unique()
-    answers = session.outputs.argmax(-1)
-    kept = torch.ones(len(grid), len(answers), dtype=torch.bool)
-    with session.bar(f"measured {field}", len(grid) * len(answers)) as bar:
-        for m, value in enumerate(grid.tolist()):
-            if value != identity:
-                fields = {**rest, field: value}
-                kept[m] = session.run(lambda x, at=fields: _apply(x, family, at, fill))[1].argmax(-1) == answers
-            bar.update(len(answers))
-    measured = kept_interval(grid, kept, int((grid == identity).nonzero()))
-    return Ranges(field, identity, grid, kept, measured, learned)
+    outputs = _outputs(session, family, [{**family.identity(), field: value} for value in grid.tolist()], fill)
+    answer, at_identity = session.outputs.argmax(-1), grid == identity
+    kept = torch.stack([each.argmax(-1) == answer for each in outputs]) | at_identity[:, None]
+    return Ranges(identity, grid, kept, kept_interval(grid, kept, int(at_identity.nonzero())), learned)
 
 
-def _p_true(session: Session, family: Crop, fill: Any) -> np.ndarray:
-    """``(N, A)``: p(true class) of every image through every candidate."""
-    candidates, columns = family.anchor_params(), []
-    with session.bar(f"measured {family.name}", family.n_anchors * len(session.images)) as bar:
-        for a in range(family.n_anchors):
-            at = {name: field[a].item() for name, field in candidates.items()}
-            outputs = session.run(lambda x, at=at: _apply(x, family, at, fill))[1]
-            columns.append(against_labels(outputs, session)["p_true"].numpy())
+def _outputs(session: Session, family: Family, settings: list[dict[str, float]], fill: Any) -> Iterator[Tensor]:
+    """``(N, classes)`` for each of several parameters, the same for every image, by the family's own operation."""
+    with session.bar(f"measure {family.name}", len(settings) * len(session.images)) as bar:
+        for fields in settings:
+            yield session.run(lambda x, at=fields: functional.apply(x, alike(at, x), [family], None, fill))[1]
             bar.update(len(session.images))
-    return np.stack(columns, 1)
 
 
 def kept_interval(grid: Tensor, kept: Tensor, identity: int) -> Tensor:
@@ -196,8 +165,7 @@ def kept_interval(grid: Tensor, kept: Tensor, identity: int) -> Tensor:
 
     Args:
         grid: ``(M,)``, ascending.
-        kept: ``(M, N)`` bool, true at the identity.
-        identity: index of the identity.
+        kept: ``(M, N)`` bool, true at the index ``identity``.
 
     Returns:
         ``(N, 2)`` lo and hi: half-way to the first value lost, the grid's end if none is.

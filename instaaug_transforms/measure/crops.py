@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
-from .report import Report, Row, Section
 
 ARMS = ("none", "scale", "translation", "independent", "no_aspect", "full")
 
@@ -20,27 +20,18 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
     """A part of `torchvision.transforms.v2.RandomResizedCrop`, drawn from its own distribution of boxes.
 
     RandomResizedCrop draws an area, an aspect ratio, then a place that keeps the box inside: scale and translation
-    depend on each other. With m the largest centred square, the arms keep the *marginal* distribution of what they
-    keep, so they differ in nothing else (after Bouchacourt et al., NeurIPS 2021, who take it apart so):
-
-    =============== ====================================================================================
-    ``none``         the centred square m
-    ``scale``        the size of a drawn box, centred
-    ``translation``  m moved to the centre of a drawn box
-    ``independent``  the size of one drawn box at the centre of another: translation and scale independent
-    ``no_aspect``    RandomResizedCrop of ratio 1
-    ``full``         RandomResizedCrop as it is
-    =============== ====================================================================================
-
-    All but ``full`` are square. ``translation`` and ``independent`` may hang over the border; outside is 0, as
-    torchvision's crop pads. Takes what v2 transforms take.
+    depend on each other. The arms keep the *marginal* distribution of what they keep, so they differ in nothing else (after
+    Bouchacourt et al., NeurIPS 2021, who take it apart so). All but ``full`` are square; ``translation`` and
+    ``independent`` may hang over the border, and show 0 there, as torchvision's crop pads. Takes what v2 transforms take.
 
     Args:
         size: (height, width) or one side of the result.
-        arm: one of `ARMS`.
+        arm: ``"none"``, the largest centred square m; ``"scale"``, the size of a drawn box, centred; ``"translation"``, m
+            moved to the centre of a drawn box; ``"independent"``, the size of one drawn box at the centre of another;
+            ``"no_aspect"``, RandomResizedCrop of ratio 1; ``"full"``, RandomResizedCrop as it is.
         scale: range of areas, fractions of the image's.
         ratio: range of width over height of ``full``.
-        interpolation, antialias: as torchvision.
+        **resize: interpolation and antialias, as torchvision.
 
     Raises:
         InstaAugError: an unknown arm.
@@ -52,13 +43,11 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         arm: str = "full",
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
-        antialias: bool | None = True,
+        **resize: Any,
     ) -> None:
         if arm not in ARMS:
             raise InstaAugError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
-        ratio = tuple(ratio) if arm == "full" else (1.0, 1.0)
-        super().__init__(size, tuple(scale), ratio, interpolation, antialias)
+        super().__init__(size, tuple(scale), tuple(ratio) if arm == "full" else (1.0, 1.0), **resize)
         self.arm = arm
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -66,14 +55,11 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         box = super().make_params(flat_inputs)
         if self.arm in ("full", "no_aspect"):
             return box
-        placed = super().make_params(flat_inputs) if self.arm == "independent" else box
-        image = v2._utils.query_size(flat_inputs)
-        side = box["height"] if self.arm in ("scale", "independent") else min(image)
-        if self.arm in ("none", "scale"):
-            top, left = ((length - side) / 2 for length in image)
-        else:
-            top = placed["top"] + (placed["height"] - side) / 2
-            left = placed["left"] + (placed["width"] - side) / 2
+        image = dict(zip(("height", "width"), v2._utils.query_size(flat_inputs), strict=True)) | {"top": 0, "left": 0}
+        side = box["height"] if self.arm in ("scale", "independent") else min(image["height"], image["width"])
+        place = image if self.arm in ("none", "scale") else box  # its centre is the result's
+        place = super().make_params(flat_inputs) if self.arm == "independent" else place
+        top, left = place["top"] + (place["height"] - side) / 2, place["left"] + (place["width"] - side) / 2
         return {"top": math.floor(top + 0.5), "left": math.floor(left + 0.5), "height": side, "width": side}
 
     def extra_repr(self) -> str:
@@ -84,14 +70,12 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
 class CropStatistics(Report):
     """What each arm does to images of one size, over many draws."""
 
-    values: tuple[Row, ...]
+    values: list[Row]
 
     def records(self) -> list[Row]:
-        """A row per arm."""
-        return [dict(row) for row in self.values]
+        return self.values
 
     def sections(self) -> list[Section]:
-        """A line per arm."""
         figures = {key: (key, ".3f", 1) for key in self.values[0] if key != "arm"}
         return [Section("Crop boxes", "", self.values, {"arm": "arm"}, figures)]
 
@@ -108,7 +92,7 @@ def crop_statistics(
 
     Columns: ``area`` (fraction of the image), ``log_aspect`` (log of width over height), ``shift_x``, ``shift_y``
     (standard deviation of the box's centre, fractions of the image), ``visible`` (share of the box inside the image),
-    ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 where one is constant).
+    ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 if one is constant).
     The global random state comes back as it was.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -133,7 +117,7 @@ def crop_statistics(
             "area_shift": np.corrcoef(area, np.hypot(x, y))[0, 1] if varies else 0.0,
         }
         rows.append({"arm": arm} | {name: float(value) for name, value in statistics.items()})
-    return CropStatistics(tuple(rows))
+    return CropStatistics(rows)
 
 
 @dataclass(frozen=True)
@@ -141,8 +125,8 @@ class GainRecovered:
     """How much of the full augmentation's gain one part brings.
 
     Attributes:
-        share: (part − none) / (full − none), 1 is all of it. NaN, with its interval, where the full gain's own
-            interval holds 0: there is no gain to have a share of.
+        share: (part − none) / (full − none), 1 is all of it. NaN if the interval of the full gain holds 0: there is no
+            gain to have a share of.
         gain, full_gain: of the part and of the full augmentation, as differences of the mean.
     """
 

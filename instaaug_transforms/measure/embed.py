@@ -10,8 +10,7 @@ from ..utils.hooks import record
 from ..utils.modes import evaluating
 
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]
-PENULTIMATE = "penultimate"
-OUTPUT = "output"
+PENULTIMATE, OUTPUT = "penultimate", "output"
 
 
 def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embed, str]:
@@ -30,20 +29,19 @@ def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embe
     Raises:
         InstaAugError: an unknown layer, one that is not run, or one whose output is no tensor that leads with B.
     """
-    inputs, outputs, name = [], [], layer
+    inputs, outputs, name = [], [] if layer in (None, PENULTIMATE, OUTPUT) else [layer], layer
     if layer in (None, PENULTIMATE):
         head = _head(model, example)
         inputs, name = ([], OUTPUT) if head is None else ([head], f"input of {head or type(model).__name__}")
-    elif layer != OUTPUT:
-        outputs = [layer]
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
         with record(model, inputs=inputs, outputs=outputs) as seen:
             output = model(images)
-        values = [*seen.inputs.values(), *seen.outputs.values()] if inputs or outputs else [output]
-        z = values[0] if values else "nothing: it was not run"
+        if (inputs or outputs) and seen == ({}, {}):
+            raise InstaAugError(f"layer: {name} gives nothing: it was not run")
+        z = next(iter({**seen.inputs, **seen.outputs}.values()), output)
         if not isinstance(z, Tensor) or z.ndim < 2 or z.shape[0] != len(images):
-            got = tuple(z.shape) if isinstance(z, Tensor) else z if isinstance(z, str) else type(z).__name__
+            got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise InstaAugError(f"layer: {name} must give a tensor that leads with B = {len(images)}, got {got}")
         if not isinstance(output, Tensor):
             raise InstaAugError(f"model: expected outputs as one tensor, got {type(output).__name__}")
@@ -64,8 +62,3 @@ def _head(model: nn.Module, example: Tensor) -> str | None:
         if same and (out.data_ptr() == output.data_ptr() or torch.equal(out, output)):
             return name
     return None
-
-
-def flat(z: Tensor) -> Tensor:
-    """Embeddings of any shape to ``(B, D)``; positions stay apart."""
-    return z.flatten(1)

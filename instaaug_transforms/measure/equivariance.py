@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section
 from ..utils.stats import mean_interval
 from .distances import distance, mean_to_others, relative, unit
-from .embed import flat
-from .report import Report, Row, Section
 from .session import Session, Step
 from .transformations import Transformation
 from .warp import Fill, warp
@@ -24,7 +23,7 @@ class EquivarianceReport(Report):
     """Rows of one kind of equivariance.
 
     Attributes:
-        kind: ``"displacement alignment"`` or ``"feature-map equivariance"``, with its metric.
+        kind: what was measured, the heading of its section.
         layer: what was embedded.
         about: what the figures mean.
         values: a row per transformation, fill and magnitude.
@@ -33,11 +32,10 @@ class EquivarianceReport(Report):
     kind: str
     layer: str
     about: str
-    values: tuple[Row, ...]
+    values: list[Row]
 
     def records(self) -> list[Row]:
-        """A row per transformation, fill and magnitude."""
-        return [dict(row) for row in self.values]
+        return self.values
 
     def sections(self) -> list[Section]:
         """The mean over magnitudes, a line per transformation and fill."""
@@ -49,46 +47,42 @@ class EquivarianceReport(Report):
             {"transformation": name, "fill": fill} | {key: np.mean([row[key] for row in rows]) for key in keys}
             for (name, fill), rows in groups.items()
         ]
-        title, text = self.kind[0].upper() + self.kind[1:], f"Layer: {self.layer}. Means over magnitudes. {self.about}"
+        text = f"Layer: {self.layer}. Means over magnitudes. {self.about}"
         figures = {key: (key, ".3f" if key in ("b", "d") else "+.3f", 1) for key in keys}
-        return [Section(title, text, means, {"transformation": "transformation", "outside": "fill"}, figures)]
+        return [Section(self.kind, text, means, {"transformation": "transformation", "outside": "fill"}, figures)]
 
 
 class AlignmentCollector:
     """The alignment of displacements, from the steps of one pass.
 
-    Rows give, for every magnitude but the identity: ``alignment``, see `alignment`, with its interval over images;
-    ``shuffled``, the same with displacements to *another* image's transformed embedding, which any map that depends on
-    t at all can have; ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with
-    shuffled displacements likewise).
+    Rows give, for every magnitude but the identity: ``alignment``, with its interval over images; ``shuffled``, the same
+    with displacements to *another* image's transformed embedding, which any map that depends on t at all can have;
+    ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with shuffled displacements likewise).
     """
+
+    about = (
+        "Mean cosine between the displacements of different images: 1, all embeddings move the same way; 0, each its own. "
+        "Shuffled: displacements to another image's transformed embedding."
+    )
 
     def __init__(self, session: Session) -> None:
         self.session, self._rows = session, []
 
     def take(self, step: Step) -> None:
-        """One magnitude; nothing moves at the identity."""
-        if step.magnitude == step.transformation.identity:
+        if step.at_identity:  # nothing moves
             return
-        session = self.session
-        own = alignment(step.z - session.z)
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(session.seed))
-        z, transformed = session.z[order], step.z[order]
+        own, seed = alignment(step.z - self.session.z), self.session.seed
+        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+        z, transformed = self.session.z[order], step.z[order]
         shifts = range(1, min(DERANGEMENTS, len(own) - 1) + 1)
         # Cyclic shifts of a random order: permutations that leave no image in its place.
         shuffled = float(torch.stack([alignment(transformed.roll(k, 0) - z).mean() for k in shifts]).mean())
-        mean = mean_interval(own.numpy(), session.seed)
-        row = {"transformation": step.transformation.name, "fill": step.fill, "magnitude": step.magnitude}
-        row |= {"alignment": mean, "shuffled": shuffled, "above_shuffled": mean.estimate - shuffled}
-        self._rows.append(row)
+        mean = mean_interval(own.numpy(), seed)
+        figures = {"alignment": mean, "shuffled": shuffled, "above_shuffled": mean.estimate - shuffled}
+        self._rows.append(step.about | figures)
 
     def report(self) -> EquivarianceReport:
-        """Of all steps so far."""
-        about = (
-            "Mean cosine between the displacements of different images: 1, all embeddings move the same way; 0, each its "
-            "own. Shuffled: displacements to another image's transformed embedding."
-        )
-        return EquivarianceReport("displacement alignment", self.session.layer, about, tuple(self._rows))
+        return EquivarianceReport("Displacement alignment", self.session.layer, self.about, self._rows)
 
 
 def alignment(displacements: Tensor) -> Tensor:
@@ -114,23 +108,20 @@ def feature_maps(
     shape, rows = example.shape[1:], []
     maps, around = session.z.unflatten(1, shape), "wrap" if fill == "wrap" else 0.0
     for step in session.steps(transformations, [fill]):
-        if step.magnitude == step.transformation.identity:
-            continue
         matrix = step.transformation.matrix(step.magnitude, shape[2] / shape[1])
         inside = warp(torch.ones(1, 1, *shape[1:]), matrix, around) > 0.999
-        if not inside.any():
+        if step.at_identity or not inside.any():
             continue
-        moved, observed, still = (
-            flat(m * inside) for m in (warp(maps, matrix, around), step.z.unflatten(1, shape), maps)
-        )
+        layers = warp(maps, matrix, around), step.z.unflatten(1, shape), maps
+        moved, observed, still = ((layer * inside).flatten(1) for layer in layers)
         d, b = distance(observed, moved, metric), mean_to_others(observed, moved, metric)
-        mean = mean_interval(relative(b, d).numpy(), session.seed)
         unmoved = relative(mean_to_others(observed, still, metric), distance(observed, still, metric))
-        row = {"transformation": step.transformation.name, "fill": step.fill, "magnitude": step.magnitude}
-        row |= {"relative": mean, "b": float(b.mean()), "d": float(d.mean())}
-        rows.append(row | {"relative_unmoved": float(unmoved[unmoved.isfinite()].double().mean())})
+        figures = {"relative": mean_interval(relative(b, d).numpy(), session.seed)}
+        figures |= {"b": float(b.mean()), "d": float(d.mean())}
+        figures["relative_unmoved"] = float(unmoved[unmoved.isfinite()].double().mean())
+        rows.append(step.about | figures)
     about = (
         "Relative: (b − d)/b of F(t(x)) against t(F(x)); 1, the map moves as the image does. Relative unmoved: against F(x) "
         "left in its place."
     )
-    return EquivarianceReport(f"feature-map equivariance ({metric})", session.layer, about, tuple(rows))
+    return EquivarianceReport(f"Feature-map equivariance ({metric})", session.layer, about, rows)

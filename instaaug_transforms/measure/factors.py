@@ -2,23 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, Permutation, correlation_test, mean_interval, permutation_test
 from . import plots
-from .distances import check_metric, distance
+from .distances import distance
 from .images import MeasuredImages
 from .invariance import InvarianceReport
-from .report import Report, Row, Section
 from .session import Session, Step
 from .transformations import Transformation
 
 NONE = "none"
+UNTESTED = Permutation(np.nan, np.nan)
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class FactorReport(Report):
     magnitude: np.ndarray
     seed: int
     invariance: InvarianceReport | None = None
+    picture = plots.factors
 
     @property
     def names(self) -> list[str]:
-        """``(T,)``."""
         return [t.name for t in self.transformations]
 
     @property
@@ -106,22 +106,19 @@ class FactorReport(Report):
         and the p-value of its χ² when the pairs' factors are permuted among classes."""
         from scipy import stats
 
-        best, targets = self.best, self.targets
-        counts = np.zeros((targets.max() + 1, len(self.names) + 1), int)
-        np.add.at(counts, (targets, best), 1)
-        counts = counts[counts.sum(1) > 0][:, counts.sum(0) > 0]
+        counts = stats.contingency.crosstab(self.targets, self.best).count
         if min(counts.shape) < 2:
-            return Permutation(np.nan, np.nan)
+            return UNTESTED
         method = stats.PermutationMethod(n_resamples=resamples, batch=100, rng=np.random.default_rng(self.seed))
         p_value = stats.chi2_contingency(counts, correction=False, method=method).pvalue
         return Permutation(float(stats.contingency.association(counts, method="cramer")), float(p_value))
 
     def alignment(self, report: InvarianceReport, measure: str = "relative_cosine") -> Permutation:
         """Is the model more invariant to the stronger factors? Spearman's ρ, over transformations, of mean gain and
-        measured invariance, with a permutation test over transformations.
+        measured invariance under the first fill of each, with a permutation test over transformations.
 
         Args:
-            report: of the model, with the same transformations; the first fill of each is taken.
+            report: of the model, with the same transformations.
             measure: of the report.
         """
         invariance = [report.interval(report.sweep(name), measure).estimate for name in self.names]
@@ -142,7 +139,7 @@ class FactorReport(Report):
         invariance = _centred(np.stack([values[labels == c].mean(0) for c in classes]))
         scale = np.linalg.norm(gain) * np.linalg.norm(invariance)
         if not scale > 0:
-            return Permutation(np.nan, np.nan)
+            return UNTESTED
 
         def correlation(order: np.ndarray, axis: int = -1) -> np.ndarray:
             return (gain[order] * invariance).sum((-2, -1)) / scale
@@ -150,7 +147,6 @@ class FactorReport(Report):
         return permutation_test(np.arange(len(classes)), correlation, self.seed, resamples)
 
     def sections(self) -> list[Section]:
-        """The ranking over all classes, and what the tests say."""
         share, chance = self.appearance()
         text = (
             f"{len(self.before)} within-class pairs of {len(np.unique(self.targets))} classes. Which transformation of the "
@@ -159,17 +155,13 @@ class FactorReport(Report):
             f"tried. Do classes differ in their factors? Cramér's V {self.specificity().text()} (permutation test)."
         )
         if self.invariance is not None and len(self.names) > 2:
-            text += "\nOver transformations, gain against measured invariance: Spearman's ρ "
-            text += f"{self.alignment(self.invariance).text()}."
+            rho = self.alignment(self.invariance).text()
+            text += f"\nOver transformations, gain against measured invariance: Spearman's ρ {rho}."
             if len(np.unique(self.targets)) > 2:
                 text += f" Within classes: r {self.class_alignment(self.invariance).text()}."
         labels = {name: name for name in ("rank", "factor", "kind")}
         figures = {"best for % of pairs": ("share", ".1f", 100), "mean gain": ("gain", "+.3f", 1)}
-        return [Section("Factors of variation", text, self.ranking(), labels, figures, draw=self.draw)]
-
-    def draw(self) -> Any:
-        """Shares by factor, and by class."""
-        return plots.factors(self)
+        return [Section("Factors of variation", text, self.ranking(), labels, figures, self.picture)]
 
 
 def _centred(matrix: np.ndarray) -> np.ndarray:
@@ -180,9 +172,6 @@ def within_class_pairs(images: MeasuredImages, per_class: int | None = None, see
     """Random disjoint pairs of images with the same label, ``(P, 2)`` indices; at most ``per_class`` of each.
 
     Disjoint, so that pairs are independent and tests over them are valid.
-
-    Raises:
-        InstaAugError: images without labels, or no class with two images.
     """
     if not images.labelled:
         raise InstaAugError("data: factors of variation need labels; give (images, labels) or a Dataset of pairs")
@@ -194,9 +183,7 @@ def within_class_pairs(images: MeasuredImages, per_class: int | None = None, see
         n = len(members) // 2 if per_class is None else min(per_class, len(members) // 2)
         pairs.append(members[: 2 * n].reshape(n, 2))
     if not any(map(len, pairs)):
-        raise InstaAugError(
-            f"data: no class has two images among the {len(images)} given; give more, or more per class"
-        )
+        raise InstaAugError(f"data: no class has two images among the {len(images)} given; give more per class")
     return torch.cat(pairs)
 
 
@@ -204,29 +191,21 @@ class FactorCollector:
     """A `FactorReport` from the steps of one pass that are under one fill."""
 
     def __init__(
-        self,
-        session: Session,
-        transformations: Sequence[Transformation],
-        fill: str,
-        pairs_per_class: int | None,
-        metric: str,
+        self, session: Session, transformations: Sequence[Transformation], fill: str, per_class: int | None, metric: str
     ) -> None:
-        self.session, self.transformations = session, tuple(transformations)
-        self._fill, self._metric = fill, check_metric(metric)
-        self._pairs = within_class_pairs(session.images, pairs_per_class, session.seed)
+        self.session, self.transformations, self._fill, self._metric = session, tuple(transformations), fill, metric
+        self._pairs = within_class_pairs(session.images, per_class, session.seed)
         self._column = {t.name: k for k, t in enumerate(self.transformations)}
         self._after = torch.full((len(self._pairs), len(self._column)), torch.inf)
         self._magnitude = torch.full_like(self._after, torch.nan)
 
     def take(self, step: Step) -> None:
-        """One magnitude; the identity is what pairs start from."""
-        if step.magnitude != step.transformation.identity and step.fill in ("", self._fill):
+        if not step.at_identity and step.fill in ("", self._fill):
             k, d = self._column[step.transformation.name], self._distance(step.z)
             self._magnitude[:, k] = torch.where(d < self._after[:, k], step.magnitude, self._magnitude[:, k])
             self._after[:, k] = torch.minimum(d, self._after[:, k])
 
     def report(self) -> FactorReport:
-        """Of all steps so far."""
         arrays = (self._distance(self.session.z).numpy(), self._after.numpy(), self._magnitude.numpy())
         return FactorReport(self.transformations, self.session.images, self._pairs, *arrays, self.session.seed)
 

@@ -22,9 +22,9 @@ class MeasuredImages(LabelledImages):
 
     Attributes:
         labelled: whether ``targets`` mean anything.
-        classes: names of the labels, if the dataset has them.
+        classes: names of the labels, or None.
         index: ``(N,)``, place of each image in its dataset.
-        normalization: redone before the model.
+        normalization: redone before the model, or None.
     """
 
     labelled: bool
@@ -42,11 +42,10 @@ class MeasuredImages(LabelledImages):
 
     def at_most(self, n: int | None, seed: int) -> "MeasuredImages":
         """``n`` of them, drawn at random without replacement; all of them for None."""
-        chosen = _draw(len(self), n, seed)
-        if chosen is None:
+        index = _draw(len(self), n, seed)
+        if len(index) == len(self):
             return self
-        parts = {name: getattr(self, name)[chosen] for name in ("images", "targets", "index")}
-        return replace(self, **parts)
+        return replace(self, images=self.images[index], targets=self.targets[index], index=self.index[index])
 
 
 def prepare(
@@ -82,7 +81,7 @@ def prepare(
     if isinstance(data, Dataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         # Drawn before anything is read: a large dataset need not fit into memory.
         index = _draw(len(data), max_images, seed)
-        data = data if index is None else Subset(data, index.tolist())
+        data = Subset(data, index.tolist())
         data = data if normalization is None else _Denormalised(data, normalization)
     elif normalization is not None and not isinstance(data, LabelledImages):
         data = (_undo(data[0], normalization), data[1])
@@ -94,17 +93,14 @@ def prepare(
         )
     names = None if classes is None else tuple(str(name) for name in classes)
     index = torch.arange(len(loaded)) if index is None else index
-    return MeasuredImages(loaded.images, loaded.targets, labelled, names, index, normalization).at_most(
-        max_images, seed
-    )
+    images = MeasuredImages(loaded.images, loaded.targets, labelled, names, index, normalization)
+    return images.at_most(max_images, seed)
 
 
-def _draw(n: int, most: int | None, seed: int) -> Tensor | None:
-    """Ascending indices of ``most`` among ``n`` images; None if all of them are taken."""
+def _draw(n: int, most: int | None, seed: int) -> Tensor:
+    """Ascending indices of ``most`` among ``n`` images, or of all of them."""
     if most is not None and (not isinstance(most, int) or most < 2):
         raise InstaAugError(f"max_images: expected a whole number ≥ 2, or None for all, got {most!r}")
-    if most is None or most >= n:
-        return None
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 

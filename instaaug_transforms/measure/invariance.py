@@ -1,20 +1,64 @@
 """What a model is invariant to, how far, and for which images."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section, flatten
 from ..utils.stats import Interval, mean_interval
 from . import plots
-from .distances import METRICS
+from .distances import METRICS, distance, mean_to_others, relative
 from .images import MeasuredImages
-from .report import Report, Row, Section, flatten
 from .session import Session, Step
-from .sweep import MEASURES, Sweep, against_labels, measure_step
+from .transformations import Transformation
+
+DISTANCES = tuple(f"{kind}_{metric}" for metric in METRICS for kind in ("relative", "b", "d"))
+MEASURES = (*DISTANCES, "agreement", "accuracy", "p_true")
+"""``relative_cosine``, ``b_cosine``, ``d_cosine``, the same for ``l2``, ``agreement``, ``accuracy``, ``p_true``."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One transformation under one fill.
+
+    Attributes:
+        transformation: what was swept.
+        fill: what lay outside; "" if nothing outside is seen.
+        values: measure to ``(M, N)`` float32, M magnitudes, N images. ``agreement``, ``accuracy``: 0 or 1. Without
+            labels ``accuracy`` and ``p_true`` are NaN; of outputs that are no logits they mean nothing.
+    """
+
+    transformation: Transformation
+    fill: str
+    values: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """Transformation and fill, e.g. ``"rotate"`` or ``"rotate, reflection"``."""
+        return self.transformation.name + (f", {self.fill}" if self.fill not in ("", "black") else "")
+
+    @property
+    def about(self) -> Row:
+        return {"transformation": self.transformation.name, "kind": self.transformation.kind, "fill": self.fill}
+
+    @property
+    def magnitudes(self) -> tuple[float, ...]:
+        """``(M,)``."""
+        return self.transformation.magnitudes
+
+    @property
+    def identity(self) -> int:
+        """Row of the identity."""
+        return self.magnitudes.index(self.transformation.identity)
+
+    def per_image(self, measure: str) -> np.ndarray:
+        """``(N,)``: the mean over all magnitudes but the identity."""
+        return np.delete(self.values[measure], self.identity, axis=0).mean(0)
 
 
 @dataclass(frozen=True)
@@ -36,13 +80,10 @@ class InvarianceReport(Report):
     model: str
     accuracy: np.ndarray
     seed: int
+    picture = plots.invariance
 
     def sweep(self, transformation: str, fill: str | None = None) -> Sweep:
-        """The sweep of a transformation; of several fills, the first unless one is named.
-
-        Raises:
-            InstaAugError: there is none.
-        """
+        """The sweep of a transformation; of several fills, the first unless one is named."""
         for sweep in self.sweeps:
             if sweep.transformation.name == transformation and fill in (None, sweep.fill):
                 return sweep
@@ -52,7 +93,7 @@ class InvarianceReport(Report):
     def records(self) -> list[Row]:
         """A row per transformation, fill and magnitude: the mean over images of every measure."""
         return [
-            self._about(sweep)
+            sweep.about
             | {"magnitude": magnitude, "unit": sweep.transformation.unit, "n": len(self.images)}
             | {measure: float(sweep.values[measure][m].mean()) for measure in MEASURES}
             for sweep in self.sweeps
@@ -61,26 +102,24 @@ class InvarianceReport(Report):
 
     def per_class(self) -> list[Row]:
         """A row per transformation, fill and class: means over its images and all magnitudes but the identity."""
-        labels = self.images.targets.cpu().numpy()
-        members = {label: labels == label for label in np.unique(labels).tolist() if self.images.labelled}
-        return self._means(
-            ({"class": self.images.class_name(label), "n": int(which.sum())}, which) for label, which in members.items()
-        )
+        images, labels = self.images, self.images.targets.cpu().numpy()
+        members = [(label, labels == label) for label in np.unique(labels).tolist() if images.labelled]
+        return self._means([({"class": images.class_name(c), "n": int(which.sum())}, which) for c, which in members])
 
     def per_image(self) -> list[Row]:
         """A row per transformation, fill and image: means over all magnitudes but the identity."""
         images = self.images
         labels = [images.class_name(target) if images.labelled else "" for target in images.targets.tolist()]
         index = images.index.tolist()
-        return self._means(({"image": index[i], "class": label}, i) for i, label in enumerate(labels))
+        return self._means([({"image": index[i], "class": label}, i) for i, label in enumerate(labels)])
 
-    def _means(self, groups: Iterable[tuple[Row, Any]]) -> list[Row]:
-        """A row per sweep and group, which is what to call it and an index of its images."""
-        rows, groups = [], list(groups)
+    def _means(self, groups: list[tuple[Row, Any]]) -> list[Row]:
+        """A row per sweep and group: what to call the group, and an index of its images."""
+        rows = []
         for sweep in self.sweeps:
             values = {measure: sweep.per_image(measure) for measure in MEASURES}
             for about, which in groups:
-                rows.append(self._about(sweep) | about | {name: float(v[which].mean()) for name, v in values.items()})
+                rows.append(sweep.about | about | {name: float(v[which].mean()) for name, v in values.items()})
         return rows
 
     def interval(self, sweep: Sweep, measure: str) -> Interval:
@@ -98,7 +137,7 @@ class InvarianceReport(Report):
     def _by_sweep(self) -> list[Row]:
         """For every sweep, the interval of every measure."""
         return [
-            self._about(sweep)
+            sweep.about
             | {"range": f"{sweep.magnitudes[0]:g} … {sweep.magnitudes[-1]:g}"}
             | {measure: self.interval(sweep, measure) for measure in MEASURES}
             for sweep in self.sweeps
@@ -109,7 +148,6 @@ class InvarianceReport(Report):
         return [flatten(record) for record in self._by_sweep]
 
     def sections(self) -> list[Section]:
-        """Relative invariance and answers; raw distances; classes."""
         height, width = self.images.images.shape[-2:]
         known = "" if np.isnan(self.accuracy).all() else f", top-1 {100 * self.accuracy.mean():.1f} % untransformed"
         noise = f"two forwards of one image differ by up to {self.noise:.2g} (L2)" if self.noise else "deterministic"
@@ -135,40 +173,49 @@ class InvarianceReport(Report):
         curves = "Means over images, by magnitude. The grey upright line is the identity."
         means = "Means over images and all magnitudes but the identity."
         by_class = "Mean relative invariance (cosine); classes by their mean."
+        raw_distances, per_class = partial(plots.raw_distances, self), partial(plots.per_class, self)
         sections = [
-            Section("Invariance", text, self._by_sweep, labels, answers, self.draw, curves),
-            Section("Raw distances", raw_text, self._by_sweep, labels, raw, lambda: plots.raw_distances(self), means),
-            Section("Classes", draw=lambda: plots.per_class(self), caption=by_class),
+            Section("Invariance", text, self._by_sweep, labels, answers, self.picture, curves),
+            Section("Raw distances", raw_text, self._by_sweep, labels, raw, raw_distances, means),
+            Section("Classes", draw=per_class, caption=by_class),
         ]
         return sections if self.images.labelled else sections[:2]
 
-    def draw(self) -> Any:
-        """Curves over magnitude, a panel per transformation."""
-        return plots.invariance(self)
-
-    @staticmethod
-    def _about(sweep: Sweep) -> Row:
-        t = sweep.transformation
-        return {"transformation": t.name, "kind": t.kind, "fill": sweep.fill}
-
 
 class InvarianceCollector:
-    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`."""
+    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`.
+
+    With z = f(x), z_t = f(t(x)): d = dist(z, z_t); b, the mean distance from z to the transformed embeddings of other
+    images; relative invariance (b − d) / b (Bouchacourt et al., NeurIPS 2021), per image.
+    """
 
     def __init__(self, session: Session) -> None:
-        self.session, self._sweeps, self._measured = session, [], []
+        self.session, self._sweeps, self._steps = session, [], []
 
     def take(self, step: Step) -> None:
-        """One magnitude."""
-        self._measured.append(measure_step(self.session, step))
-        if len(self._measured) == len(step.transformation.magnitudes):
-            values = {name: np.stack([values[name] for values in self._measured]) for name in MEASURES}
-            self._sweeps.append(Sweep(step.transformation, step.fill, values))
-            self._measured = []
+        session, values = self.session, against_labels(step.outputs, self.session)
+        values["agreement"] = step.outputs.argmax(-1) == session.outputs.argmax(-1)
+        for metric in METRICS:
+            d, b = distance(session.z, step.z, metric), mean_to_others(session.z, step.z, metric)
+            values |= {f"relative_{metric}": relative(b, d), f"b_{metric}": b, f"d_{metric}": d}
+        self._steps.append({name: value.float().numpy() for name, value in values.items()})
+        if len(self._steps) == len(step.transformation.magnitudes):
+            joined = {name: np.stack([values[name] for values in self._steps]) for name in MEASURES}
+            self._sweeps.append(Sweep(step.transformation, step.fill, joined))
+            self._steps = []
 
     def report(self) -> InvarianceReport:
-        """The pass was taken to its end."""
         session = self.session
         name = type(getattr(session.model, "model", session.model)).__name__
         accuracy = against_labels(session.outputs, session)["accuracy"].numpy()
         return InvarianceReport(tuple(self._sweeps), session.images, session.layer, name, accuracy, session.seed)
+
+
+def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
+    """``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; NaN without labels for those outputs."""
+    targets = session.images.targets.cpu()
+    if not session.images.labelled or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
+        unknown = torch.full((len(outputs),), torch.nan)
+        return {"accuracy": unknown, "p_true": unknown}
+    p = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]
+    return {"accuracy": (outputs.argmax(-1) == targets).float(), "p_true": p}

@@ -12,9 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.v2 import functional as F
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval
-from .embed import flat
-from .report import Report, Row, Section
 from .session import Session
 from .warp import Fill, neighbours
 
@@ -30,13 +29,9 @@ GEOMETRY: dict[str, Velocity] = {
 }
 APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
     "brightness": lambda x: x,  # d/ds of (1 + s)·x
-    "contrast": lambda x: x - _grey(x).mean((-2, -1), keepdim=True),
+    "contrast": lambda x: x - (F.rgb_to_grayscale(x) if x.shape[1] == 3 else x).mean((1, 2, 3), keepdim=True),
 }
 GENERATORS = (*GEOMETRY, *APPEARANCE)
-
-
-def _grey(images: Tensor) -> Tensor:
-    return F.rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
 
 
 def tangent(images: Tensor, generator: str, fill: Fill = 0.0) -> Tensor:
@@ -48,8 +43,6 @@ def tangent(images: Tensor, generator: str, fill: Fill = 0.0) -> Tensor:
     """
     if generator in APPEARANCE:
         return APPEARANCE[generator](images)
-    if generator not in GEOMETRY:
-        raise InstaAugError(f"generators: unknown {generator!r}; known are {', '.join(GENERATORS)}")
     height, width = images.shape[-2:]
     wide = neighbours(images, fill)
     along_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
@@ -85,19 +78,13 @@ class LieReport(Report):
 
     def records(self) -> list[Row]:
         """A row per generator: ``lee`` with its interval, and ``relative`` = √(E‖L f‖² / E‖f‖²), free of f's scale."""
-        size = self.size.mean()
+        size = float(self.size.mean()) or math.nan
         return [
-            {
-                "generator": generator,
-                "lee": self.interval(generator),
-                "relative": math.sqrt(values.mean() / size) if size > 0 else math.nan,
-                "n": len(values),
-            }
-            for generator, values in self.values.items()
+            {"generator": name, "lee": self.interval(name), "relative": math.sqrt(v.mean() / size), "n": len(v)}
+            for name, v in self.values.items()
         ]
 
     def sections(self) -> list[Section]:
-        """A line per generator."""
         text = (
             f"How fast the embedding begins to move, {self.layer}, n = {len(self.size)} images: the local error of "
             f"{'equivariance' if self.equivariant else 'invariance'}, LEE = E ‖L f(x)‖² / D (Gruver et al. 2023), per radian, "
@@ -109,6 +96,9 @@ class LieReport(Report):
 
 def local_errors(session: Session, generators: Sequence[str], fill: Fill, equivariant: bool) -> LieReport:
     """The Lie derivative of the session's layer along each generator; see `Probe.lie`."""
+    for name in generators:
+        if name not in (allowed := GEOMETRY if equivariant else GENERATORS):
+            raise InstaAugError(f"generators: expected of {', '.join(allowed)}, got {name!r}")
     values: dict[str, list[Tensor]] = {name: [] for name in generators}
     sizes = []
     with session.bar("Lie derivative", len(session.images) * len(generators)) as bar:
@@ -117,25 +107,14 @@ def local_errors(session: Session, generators: Sequence[str], fill: Fill, equiva
                 value, moved = derivative(lambda batch: session.forward(batch)[0], x, tangent(x, name, fill))
                 if equivariant:
                     if value.ndim != 4:
-                        raise InstaAugError(
-                            f"layer: {session.layer} gives {tuple(value.shape)}; equivariant=True needs maps (B, C, h, w)"
-                        )
+                        got = f"{session.layer} gives {tuple(value.shape)}"
+                        raise InstaAugError(f"layer: {got}; equivariant=True needs maps (B, C, h, w)")
                     moved = moved - tangent(value, name, "wrap" if fill == "wrap" else "border")
-                values[name].append(flat(moved).square().mean(1).cpu())
+                values[name].append(moved.flatten(1).square().mean(1).cpu())
                 bar.update(len(x))
-            sizes.append(flat(value).square().mean(1).cpu())
+            sizes.append(value.flatten(1).square().mean(1).cpu())
     joined = {name: torch.cat(parts) for name, parts in values.items()}
     return LieReport(session.layer, equivariant, joined, torch.cat(sizes), session.seed)
-
-
-def check_generators(generators: str | Sequence[str], equivariant: bool) -> list[str]:
-    """Names of `GENERATORS`; of `GEOMETRY` if maps are to be moved back."""
-    generators = [generators] if isinstance(generators, str) else list(generators)
-    allowed = tuple(GEOMETRY) if equivariant else GENERATORS
-    for name in generators:
-        if name not in allowed:
-            raise InstaAugError(f"generators: expected of {', '.join(allowed)}, got {name!r}")
-    return generators
 
 
 def derivative(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:

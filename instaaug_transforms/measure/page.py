@@ -4,48 +4,16 @@ import base64
 import html
 import io
 import os
+from pathlib import Path
 from string import Template
 from typing import Any
 
 from ..utils.errors import InstaAugError
 from ..utils.files import replace_file
+from ..utils.report import Report, Section
 from .invariance import InvarianceReport
-from .report import Report, Section
 
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>$title</title>
-<style>
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1f1f1f; background: #fff;
-       max-width: 1120px; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
-h1 { font-size: 1.6rem; margin: 0 0 .25rem; line-height: 1.25; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .4rem; padding-top: .8rem; border-top: 1px solid #ddd; }
-p { margin: .4rem 0; max-width: 78ch; }
-nav a { margin-right: 1.1rem; color: #c8102e; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .84rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .22rem .7rem; text-align: left; white-space: nowrap; border-bottom: 1px solid #eee; }
-th { border-bottom: 1px solid #999; font-weight: 600; }
-td[style*="right"], th[style*="right"] { text-align: right; }
-tr:hover td { background: #f7f7f7; }
-figure { margin: 1rem 0; }
-img { max-width: 100%; height: auto; }
-figcaption { font-size: .84rem; color: #555; max-width: 90ch; }
-footer { margin-top: 3rem; font-size: .8rem; color: #777; }
-</style>
-</head>
-<body>
-<h1>$title</h1>
-<nav>$contents</nav>
-$sections
-<footer>Written by instaaug_transforms $version. Intervals are 95 % percentile bootstrap intervals over images.</footer>
-</body>
-</html>
-""")
+TEMPLATE = Path(__file__).with_name("page.html")
 
 
 def write_page(path: str | os.PathLike, report: InvarianceReport, *others: Report, title: str | None = None) -> None:
@@ -64,11 +32,9 @@ def write_page(path: str | os.PathLike, report: InvarianceReport, *others: Repor
 
     for other in others:
         if not isinstance(other, Report):
-            raise InstaAugError(
-                f"write_page: expected reports of instaaug_transforms.measure, got {type(other).__name__}"
-            )
+            raise InstaAugError(f"write_page: expected reports of `measure`, got {type(other).__name__}")
     sections = [section for each in (report, *others) for section in each.sections()]
-    page = PAGE.substitute(
+    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=html.escape(title or f"What {report.model} is invariant to"),
         contents=" ".join(f'<a href="#{_anchor(s)}">{html.escape(s.title)}</a>' for s in sections),
         sections="\n".join(_section(s) for s in sections),

@@ -3,7 +3,6 @@
 Reports draw themselves with these, so this module knows none of their classes: ``Any`` stands for the report named.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,17 +11,13 @@ from ..viz.style import ACCENT, FAINT, INK, STYLES, new_figure, tidy
 
 BLUE = "#2a6fb0"
 GREY = "#cccccc"
-COLUMNS = 5
 
 
-def _panels(n: int, width: float, height: float, columns: int = COLUMNS) -> tuple[Any, list[Any]]:
+def _panels(n: int, width: float, height: float, columns: int) -> tuple[Any, list[Any]]:
     rows = -(-n // columns)
     columns = -(-n // rows)  # rows of about the same length
     figure = new_figure(width * columns, height * rows + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[n:]:
-        axes.set_axis_off()
-    return figure, list(grid[:n])
+    return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(n)]
 
 
 def _label(axes: Any, x: str = "", title: str = "") -> None:
@@ -31,25 +26,22 @@ def _label(axes: Any, x: str = "", title: str = "") -> None:
     tidy(axes)
 
 
-def _legend_above(figure: Any, axes: Any, columns: int | None = None) -> None:
+def _legend_above(axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = columns or len(handles)
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
+    axes.figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
 
 
-def _heat_map(
-    axes: Any, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], label: str, **colours: Any
-) -> None:
+def _heat_map(axes: Any, values: np.ndarray, rows: list[str], columns: list[str], label: str, **colours: Any) -> None:
     image = axes.imshow(values, aspect="auto", interpolation="nearest", **colours)
     names = [name.replace("_", " ") for name in columns]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
     axes.set_yticks(range(len(rows)), rows, fontsize=6)
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label(label, fontsize=8)
+    bar.set_label(label.replace("_", " "), fontsize=8)
 
 
-def _line_per(axes: Any, names: Sequence[str]) -> np.ndarray:
+def _line_per(axes: Any, names: list[str]) -> np.ndarray:
     """Names down the left side; where their lines are."""
     y = np.arange(len(names), dtype=float)[::-1]
     axes.set_yticks(y, [name.replace("_", " ") for name in names], fontsize=8)
@@ -57,11 +49,10 @@ def _line_per(axes: Any, names: Sequence[str]) -> np.ndarray:
 
 
 def invariance(report: Any) -> Any:
-    """An `InvarianceReport`, a panel per transformation: relative invariance, same answer, accuracy over magnitude; a line
-    style per fill."""
+    """An `InvarianceReport`, a panel per transformation: curves over magnitude, a line style per fill."""
     names = list(dict.fromkeys(sweep.transformation.name for sweep in report.sweeps))
     fills = list(dict.fromkeys(sweep.fill for sweep in report.sweeps if sweep.fill))
-    figure, panels = _panels(len(names), 2.3, 1.9)
+    figure, panels = _panels(len(names), 2.3, 1.9, columns=5)
     lines = [("relative_cosine", "relative invariance (cosine)", ACCENT), ("agreement", "same answer", BLUE)]
     if not np.isnan(report.accuracy).all():
         lines.append(("accuracy", "top-1", FAINT))
@@ -84,7 +75,7 @@ def invariance(report: Any) -> Any:
         panels[0].plot([], [], color=colour, label=label)
     for k, fill in enumerate(fills if len(fills) > 1 else []):
         panels[0].plot([], [], STYLES[k % len(STYLES)], color=INK, label=f"outside: {fill}")
-    _legend_above(figure, panels[0])
+    _legend_above(panels[0])
     return figure
 
 
@@ -99,7 +90,7 @@ def raw_distances(report: Any) -> Any:
         axes.plot(b, y, "o", color=INK, markersize=5, label="b: other images, transformed")
         axes.set_xlim(0, None)
         _label(axes, f"{'cosine' if metric == 'cosine' else 'L2'} distance")
-    _legend_above(figure, axes)
+    _legend_above(axes)
     return figure
 
 
@@ -112,8 +103,7 @@ def per_class(report: Any, measure: str = "relative_cosine", most: int = 60) -> 
     order = np.argsort(-values.mean(1), kind="stable")
     figure = new_figure(0.42 * len(report.sweeps) + 3.2, 0.17 * len(labels) + 1.9)
     rows, columns = [report.images.class_name(int(labels[k])) for k in order], [s.name for s in report.sweeps]
-    label = measure.replace("_", " ")
-    _heat_map(figure.subplots(), values[order], rows, columns, label, cmap="RdYlBu", vmin=0, vmax=1)
+    _heat_map(figure.subplots(), values[order], rows, columns, measure, cmap="RdYlBu", vmin=0, vmax=1)
     return figure
 
 
@@ -145,20 +135,18 @@ def comparison(result: Any, measures: tuple[str, ...] = ("relative_cosine", "d_c
         axes.axvline(0, color=FAINT, linewidth=0.8)
         y = _line_per(axes, [sweep.name for sweep in sweeps])
         for k, name in enumerate(others):
-            means, low, high = zip(
-                *(result.interval(name, s.transformation.name, s.fill, measure) for s in sweeps), strict=True
-            )
+            intervals = [result.interval(name, s.transformation.name, s.fill, measure) for s in sweeps]
+            means, low, high = zip(*intervals, strict=True)
             place, colour = y + 0.18 * (k - (len(others) - 1) / 2), colours[k % len(colours)]
             axes.hlines(place, low, high, color=colour, linewidth=1.2)
             axes.plot(means, place, "o", color=colour, markersize=4, label=f"{name} − {result.baseline}")
         _label(axes, title=f"Δ {measure}")
-    _legend_above(figure, axes)
+    _legend_above(axes)
     return figure
 
 
 def learned_against_measured(report: Any, most: int = 120) -> Any:
-    """A `LearnedReport`, a panel per field, an image per column, sorted by measured width: measured range grey, learned
-    range red; a histogram per family with a table of candidates."""
+    """A `LearnedReport`, a panel per field: an image per column; a histogram per family with a table of candidates."""
     fields = list(report.ranges.items())
     figure, panels = _panels(len(fields) + len(report.ranks), 4.4, 2.3, columns=2)
     for axes, (field, ranges) in zip(panels, fields, strict=False):
@@ -178,5 +166,5 @@ def learned_against_measured(report: Any, most: int = 120) -> Any:
         axes.legend(fontsize=7, frameon=False)
         _label(axes, "rank correlation of learned probability with p(true)", family)
     if fields:
-        _legend_above(figure, panels[0])
+        _legend_above(panels[0])
     return figure

@@ -11,12 +11,11 @@ from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
 from .agreement import LearnedReport, learned_ranges
-from .distances import check_metric
 from .equivariance import AlignmentCollector, EquivarianceReport, feature_maps
 from .factors import FactorCollector, FactorReport
 from .images import NormalizationArgument, prepare
 from .invariance import InvarianceCollector, InvarianceReport
-from .lie import GENERATORS, LieReport, check_generators, local_errors
+from .lie import GENERATORS, LieReport, local_errors
 from .session import Session
 from .transformations import Transformation, choose
 from .warp import Fill, check_fills, fill_name
@@ -33,16 +32,15 @@ class Survey(NamedTuple):
 class Probe:
     """A model, the images it is measured on, and the transformations it is measured under.
 
-    Every method runs the model afresh, in eval mode and frozen; afterwards it is as it was before. (Bouchacourt, Ibrahim &
-    Morcos, *Grounding Inductive Biases in Natural Images*, NeurIPS 2021, measure invariance, factors and alignment.)
+    Every method runs the model afresh, in eval mode and frozen; afterwards it is as it was before.
 
     Args:
         model: images to outputs; [0, 1] images unless ``normalization`` is given.
         data: ``(images, labels)`` tensors, images alone, a Dataset or a DataLoader; see `prepare`.
         max_images: at most this many, drawn at random; all by default.
         transformations: names of `STANDARD` or `Transformation` objects; by default all that fit the images.
-        fills: what lies outside the image: a grey value, ``"mean"``, ``"border"``, ``"reflection"`` or ``"wrap"``.
-            `invariance` and `alignment` measure each, the others take the first.
+        fills: what lies outside the image: grey values, ``"mean"``, ``"border"``, ``"reflection"``, ``"wrap"``.
+            `invariance` and `alignment` measure each, `factors` and `equivariance` the first.
         layer: what is embedded: any name of ``model.named_modules()``; by default the penultimate layer.
         normalization: ``(mean, std)`` if data arrive normalised and the model wants them so.
         batch_size: images per forward.
@@ -52,15 +50,15 @@ class Probe:
 
     Attributes:
         images: what is measured on, a `MeasuredImages`; may be given to another probe as data.
-        transformations: ``Transformation`` objects.
+        transformations: `Transformation` objects.
 
     Raises:
-        InstaAugError: see `prepare`, `choose` and `check_fills`; or fewer than two images.
+        InstaAugError: see `prepare`, `choose` and `check_fills`; or fewer than two images. Methods: what they cannot
+            measure with this model, layer or data.
 
     Example:
         >>> probe = Probe(model, dataset, max_images=500)
-        >>> survey = probe.survey()
-        >>> print(survey.invariance.summary(), survey.factors.summary())
+        >>> print(probe.invariance().summary(), probe.lie().summary())
     """
 
     def __init__(
@@ -86,26 +84,22 @@ class Probe:
         self._settings = {"layer": layer, "batch_size": batch_size, "amp": amp, "seed": seed, "progress": progress}
 
     def invariance(self) -> InvarianceReport:
-        """How far every transformation moves embeddings and answers."""
+        """How far does every transformation move embeddings and answers?"""
         return self._one_pass(InvarianceCollector)[0]
 
     def alignment(self) -> EquivarianceReport:
-        """Do embeddings of different images move the same way? See `AlignmentCollector` for the rows."""
+        """Do embeddings of different images move the same way? `AlignmentCollector` explains the rows."""
         return self._one_pass(AlignmentCollector)[0]
 
     def factors(self, *, pairs_per_class: int | None = None, metric: str = "cosine") -> FactorReport:
-        """Which transformations do the images of a class differ by, as the model sees them?
+        """Which transformations do the images of a class differ by, as the model sees them? Needs labels.
 
-        For a pair (x, x') of one class, each t is scored by min over magnitudes of dist(f(t(x)), f(x')) (after
-        Bouchacourt et al., who characterise ImageNet by the transformations that bring pairs closest). A transformation
+        For a pair (x, x') of one class, each t is scored by min over magnitudes of dist(f(t(x)), f(x')). A transformation
         with more, or farther, magnitudes has more chances: compare like ranges.
 
         Args:
             pairs_per_class: at most this many disjoint pairs of each class; all by default.
             metric: ``"cosine"`` or ``"l2"``.
-
-        Raises:
-            InstaAugError: images without labels, or no class with two images.
         """
         return self._one_pass(self._factors(pairs_per_class, metric), n_fills=1)[0]
 
@@ -118,54 +112,45 @@ class Probe:
         return Survey(invariance, alignment, replace(factors[0], invariance=invariance) if factors else None)
 
     def equivariance(self, layer: str, *, metric: str = "l2") -> EquivarianceReport:
-        """Does a layer's map move as the image does? For the geometric t, F(t(x)) against t(F(x)).
+        """Does a layer's map move as the image does? F(t(x)) against t(F(x)), for the geometric transformations.
 
-        Compared where t(F(x)) shows the inside of the map alone (everywhere if the fill is ``"wrap"``); maps are continued
-        by 0 outside, or wrap with the image. Relative equivariance is (b − d)/b with d = dist(F(t x), t F(x)) and b the
-        mean distance from F(t x) to t F(x') of other images: 1 is equivariant. ``relative_unmoved`` leaves F(x) in its
-        place — what an invariant map would have — and tells equivariance from insensitivity. (After Lenc & Vedaldi,
-        *Understanding image representations by measuring their equivariance and equivalence*, CVPR 2015, with t itself
-        instead of a learned map.)
+        Maps are continued by 0 outside, or wrap if the fill does, and are compared where t(F(x)) shows the inside alone.
+        Relative equivariance is (b − d)/b with d = dist(F(t x), t F(x)) and b the mean distance from F(t x) to t F(x') of
+        other images: 1 is equivariant. ``relative_unmoved`` leaves F(x) in its place — what an invariant map would have —
+        and tells equivariance from insensitivity. (After Lenc & Vedaldi, *Understanding image representations by measuring
+        their equivariance and equivalence*, CVPR 2015, with t itself instead of a learned map.)
 
         Args:
             layer: a name of ``model.named_modules()`` whose output is ``(B, C, h, w)``.
             metric: ``"l2"`` or ``"cosine"``.
-
-        Raises:
-            InstaAugError: no geometric transformation, or a layer that gives no maps.
         """
-        geometric, check = [t for t in self.transformations if t.kind == "geometry"], check_metric(metric)
+        geometric = [t for t in self.transformations if t.kind == "geometry"]
         if not geometric:
             names = ", ".join(t.name for t in self.transformations)
             raise InstaAugError(f"transformations: feature maps need at least one geometric one, got {names}")
         with self._session(layer=layer) as session:
-            return feature_maps(session, geometric, self.fills[0], check)
+            return feature_maps(session, geometric, self.fills[0], metric)
 
     def lie(
         self, generators: str | Sequence[str] = GENERATORS, *, fill: Fill = "border", equivariant: bool = False
     ) -> LieReport:
-        """The local equivariance error (Gruver et al., *The Lie Derivative for Measuring Learned Equivariance*, ICLR 2023).
+        """How fast do embeddings begin to move? (Gruver et al., *The Lie Derivative for Measuring Learned Equivariance*, 2023)
 
         L_X f(x) = d/ds|₀ ρ₂(s)⁻¹ f(ρ₁(s) x), by one forward-mode pass, `torch.func.jvp`, per generator;
-        LEE(f) = E_x ‖L_X f(x)‖² / D. Local: it says how fast the answer begins to change, not how far. A pass needs about
-        twice the memory of a forward.
+        LEE(f) = E_x ‖L_X f(x)‖² / D. A pass takes about twice the memory of a forward.
 
         Args:
             generators: of `GENERATORS`; infinitesimal, so they have no magnitudes.
             fill: how images are continued by one pixel; ``"border"`` adds no edge of its own.
-            equivariant: move ``(B, C, h, w)`` maps back by the same generator (ρ₂ = ρ₁) before comparing; otherwise ρ₂ is
-                the identity and the error is that of invariance.
-
-        Raises:
-            InstaAugError: an unknown generator, or ``equivariant`` with a layer that gives no maps or a generator that
-                moves nothing.
+            equivariant: move ``(B, C, h, w)`` maps back by the same generator (ρ₂ = ρ₁), one that moves pixels, before
+                comparing; otherwise ρ₂ is the identity and the error is that of invariance.
         """
-        generators, fill = check_generators(generators, equivariant), check_fills(fill)[0]
+        names, fill = [generators] if isinstance(generators, str) else list(generators), check_fills(fill)[0]
         with self._session(amp=False) as session:
-            return local_errors(session, generators, fill, equivariant)
+            return local_errors(session, names, fill, equivariant)
 
     def learned(self, aug: LearnedAugment, *, steps: int = 41) -> LearnedReport:
-        """Compare what ``aug`` learned with what the model bears, image by image.
+        """Does what ``aug`` learned for an image agree with what the model bears?
 
         Every field of a uniform family (angle, hue, saturation, …) is swept alone over its bounds, by the family's own
         operation. The measured range is the interval around the identity over which argmax stays what it is untouched;
@@ -174,11 +159,8 @@ class Probe:
         p(true class); needs labels.
 
         Args:
-            aug: a fitted transform; it is given [0, 1] images.
+            aug: a fitted transform with such families; it is given [0, 1] images.
             steps: values per field, at least 3; the identity is tried besides.
-
-        Raises:
-            InstaAugError: a transform without such families, or fewer than 3 steps.
         """
         with self._session() as session:
             return learned_ranges(session, aug, steps)
@@ -205,16 +187,7 @@ class Probe:
 def measure_invariance(model: nn.Module, data: Any, max_images: int | None = None, **options: Any) -> InvarianceReport:
     """Measure what a model is invariant to: ``Probe(model, data, max_images, **options).invariance()``.
 
-    Args:
-        model: images to outputs.
-        data: ``(images, labels)`` tensors, images alone, a Dataset or a DataLoader.
-        max_images: at most this many, drawn at random; all by default.
-        **options: keyword arguments of `Probe`: transformations, fills, layer, normalization, batch_size, amp, seed,
-            progress.
-
     Example:
-        >>> report = measure_invariance(model, dataset, max_images=500)
-        >>> print(report.summary())
-        >>> report.plot("invariance.png")
+        >>> measure_invariance(model, dataset, max_images=500).plot("invariance.png")
     """
     return Probe(model, data, max_images, **options).invariance()

@@ -1,13 +1,14 @@
 """A frozen model on a fixed set of images: one place that runs forwards, for every measurement."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .embed import embedder, flat
+from .embed import embedder
 from .images import MeasuredImages
 from .transformations import Transformation
 from .warp import Fill, fill_name
@@ -22,68 +23,66 @@ class Step(NamedTuple):
     z: Tensor  # (N, D) embeddings
     outputs: Tensor  # (N, classes)
 
+    @property
+    def at_identity(self) -> bool:
+        return self.magnitude == self.transformation.identity
 
+    @property
+    def about(self) -> dict[str, str | float]:
+        return {"transformation": self.transformation.name, "fill": self.fill, "magnitude": self.magnitude}
+
+
+@dataclass
 class Session:
     """Embeddings and outputs of images, as they are and transformed, of a model that `Probe` keeps frozen meanwhile.
 
     Attributes:
-        model, images: what runs on what.
+        model, images, layer, batch_size, amp, seed, progress: as in `Probe`; ``layer`` becomes a name in words.
         device: of the model.
-        layer: what is embedded, in words.
-        seed: of everything random.
         z: ``(N, D)``; outputs: ``(N, classes)``, of the images as they are. On the CPU.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        images: MeasuredImages,
-        layer: str | None,
-        batch_size: int,
-        amp: bool,
-        seed: int,
-        progress: bool | None,
-    ) -> None:
-        first = next(model.parameters(), next(model.buffers(), None))
-        self.model, self.images, self.seed = model, images, seed
+    model: nn.Module
+    images: MeasuredImages
+    layer: str | None
+    batch_size: int
+    amp: bool
+    seed: int
+    progress: bool | None
+
+    def __post_init__(self) -> None:
+        first = next(self.model.parameters(), next(self.model.buffers(), None))
         self.device = torch.device("cpu") if first is None else first.device
-        self._batch_size, self._amp = batch_size, amp
-        self._quiet = None if progress is None else not progress
-        self._embed, self.layer = embedder(model, layer, images.to_model(images.batch(slice(0, 2), self.device)[0]))
+        example = self.images.to_model(self.images.batch(slice(0, 2), self.device)[0])
+        self._embed, self.layer = embedder(self.model, self.layer, example)
         self.z, self.outputs = self.run(lambda x: x)
 
     def batches(self) -> Iterator[Tensor]:
         """Float images in [0, 1], channels_last, as convolutions on a CPU want them."""
-        for start in range(0, len(self.images), self._batch_size):
-            x = self.images.batch(slice(start, start + self._batch_size), self.device)[0]
+        for start in range(0, len(self.images), self.batch_size):
+            x = self.images.batch(slice(start, start + self.batch_size), self.device)[0]
             yield x.contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Embedding, of its own shape, and outputs of one batch in [0, 1]."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._amp):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             return self._embed(self.images.to_model(images))
 
     @torch.inference_mode()
     def run(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """``(N, D)`` embeddings and ``(N, classes)`` outputs of every image after ``change``."""
-        parts = []
-        for x in self.batches():
-            z, outputs = self.forward(change(x))
-            parts.append((flat(z).cpu(), outputs.cpu()))
-        z, outputs = (torch.cat(part) for part in zip(*parts, strict=True))
-        return z, outputs
+        forwards = (self.forward(change(x)) for x in self.batches())
+        z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
+        return torch.cat(z), torch.cat(outputs)
 
     def bar(self, desc: str, total: int) -> tqdm:
         """A progress bar over ``total`` images."""
-        return tqdm(total=total, desc=desc, unit="image", unit_scale=True, disable=self._quiet)
+        disable = None if self.progress is None else not self.progress
+        return tqdm(total=total, desc=desc, unit="image", unit_scale=True, disable=disable)
 
     def steps(self, transformations: Sequence[Transformation], fills: Sequence[Fill]) -> Iterator[Step]:
-        """Every transformation under every fill (if it shows any) at every magnitude, in that order.
-
-        The images at the identity are the originals bit for bit, so all sweeps share one second forward of them, which
-        differs from the first by the model's own noise.
-        """
-        again = None
+        """Every transformation under every fill (if it shows any) at every magnitude, in that order."""
+        again = None  # all identities share one second forward, which differs from the first by the model's own noise
         sweeps = [(t, fill) for t in transformations for fill in (fills if t.uses_fill else fills[:1])]
         with self.bar("measure", len(self.images) * sum(len(t.magnitudes) for t, _ in sweeps)) as bar:
             for t, fill in sweeps:

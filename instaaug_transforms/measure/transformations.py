@@ -5,7 +5,7 @@ solarize and the rest are torchvision's.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +24,9 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from .warp import Fill, warp
 
+Matrix = Callable[[float, float], Tensor]
+Colour = Callable[[Tensor, float], Tensor]
+
 
 @dataclass(frozen=True)
 class Transformation:
@@ -34,9 +37,8 @@ class Transformation:
         magnitudes: what is tried, ascending or descending; holds ``identity`` exactly once.
         identity: the magnitude that changes nothing; `apply` returns the very images there.
         unit: of the magnitudes.
-        kind: ``"geometry"`` or ``"appearance"``.
-        matrix: (magnitude, width over height) to the out→in matrix ``(3, 3)`` in [−1, 1] coordinates; geometry alone.
-        colour: (images, magnitude) to images; appearance alone.
+        matrix: of a geometric one: (magnitude, width over height) to the out→in ``(3, 3)`` in [−1, 1] coordinates.
+        colour: of any other: (images, magnitude) to images.
         uses_fill: whether what lies outside the image is ever seen.
         channels: numbers of channels it is defined on, None for any.
     """
@@ -45,19 +47,14 @@ class Transformation:
     magnitudes: tuple[float, ...]
     identity: float
     unit: str
-    kind: str
-    matrix: Callable[[float, float], Tensor] | None = None
-    colour: Callable[[Tensor, float], Tensor] | None = None
+    matrix: Matrix | None = None
+    colour: Colour | None = None
     uses_fill: bool = False
     channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = {"geometry": self.matrix, "appearance": self.colour}
-        if given.get(self.kind) is None or sum(way is not None for way in given.values()) != 1:
-            raise InstaAugError(
-                f"transformation {self.name!r}: expected kind 'geometry' with matrix= or 'appearance' with colour=, got "
-                f"kind {self.kind!r}"
-            )
+        if (self.matrix is None) == (self.colour is None):
+            raise InstaAugError(f"transformation {self.name!r}: expected exactly one of matrix= and colour=")
         steps = np.diff(self.magnitudes)
         if list(self.magnitudes).count(self.identity) != 1 or not ((steps > 0).all() or (steps < 0).all()):
             raise InstaAugError(
@@ -65,38 +62,29 @@ class Transformation:
                 f"{self.identity:g} once, got {tuple(self.magnitudes)}"
             )
 
+    @property
+    def kind(self) -> str:
+        """``"geometry"`` or ``"appearance"``."""
+        return "appearance" if self.matrix is None else "geometry"
+
     @classmethod
     def of_family(
         cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
     ) -> "Transformation":
-        """One field of a family over its values; the other fields stay at the identity.
-
-        Args:
-            family: what acts.
-            field: one of its fields.
-            magnitudes: values of the field, its identity among them.
-            name: the field's name by default.
-            unit: of the magnitudes.
-        """
+        """One field of a family over its values, the identity among them; the other fields stay at the identity."""
         rest = family.identity()
-
-        def params(value: float, like: Tensor) -> AugmentParams:
-            fields = {**rest, field: value}
-            return AugmentParams(
-                **{k: torch.full((len(like),), float(v), device=like.device) for k, v in fields.items()}
-            )
 
         def matrix(value: float, aspect: float) -> Tensor:
             frame = torch.tensor([float(aspect)])
-            return family.matrix(params(value, frame), frame)[0]
+            return family.matrix(alike({**rest, field: value}, frame), frame)[0]
 
         def colour(images: Tensor, value: float) -> Tensor:
-            return functional.apply(images, params(value, images), [family])
+            return functional.apply(images, alike({**rest, field: value}, images), [family])
 
         about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
         if family.stage == "geometry":
-            return cls(*about, "geometry", matrix, uses_fill=not family.stays_inside, channels=family.channels)
-        return cls(*about, "appearance", colour=colour, channels=family.channels)
+            return cls(*about, matrix, uses_fill=not family.stays_inside, channels=family.channels)
+        return cls(*about, colour=colour, channels=family.channels)
 
     def apply(self, images: Tensor, magnitude: float, fill: Fill = 0.0) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] under one magnitude; the same object at the identity."""
@@ -111,27 +99,23 @@ class Transformation:
         return replace(self, magnitudes=tuple(float(m) for m in magnitudes))
 
 
+def alike(fields: Mapping[str, float], batch: Tensor) -> AugmentParams:
+    """The same parameters for every element of a batch."""
+    return AugmentParams(**{k: torch.full((len(batch),), v, device=batch.device) for k, v in fields.items()})
+
+
 def _grid(low: float, high: float, n: int = 11) -> tuple[float, ...]:
     return tuple(round(float(x), 10) for x in np.linspace(low, high, n))
 
 
 def _zoom(name: str, farthest: float) -> Transformation:
-    by_log2 = Transformation.of_family(Scale(), "log2_scale", (0,))
-    return replace(
-        by_log2,
-        name=name,
-        magnitudes=_grid(1, farthest),
-        identity=1.0,
-        unit="× size",
-        matrix=lambda factor, aspect: by_log2.matrix(math.log2(factor), aspect),
-        uses_fill=farthest < 1,
-    )
+    by_log2 = Transformation.of_family(Scale(), "log2_scale", (0,)).matrix
+    matrix, grid = lambda factor, aspect: by_log2(math.log2(factor), aspect), _grid(1, farthest)
+    return Transformation(name, grid, 1.0, "× size", matrix, uses_fill=farthest < 1)
 
 
-def _adjust(
-    name: str, farthest: float, colour: Callable[[Tensor, float], Tensor], unit: str = "factor"
-) -> Transformation:
-    return Transformation(name, _grid(1, farthest), 1.0, unit, "appearance", colour=colour)
+def _adjust(name: str, farthest: float, colour: Colour, unit: str = "factor") -> Transformation:
+    return Transformation(name, _grid(1, farthest), 1.0, unit, colour=colour)
 
 
 # The whole circle, finer where models begin to mind; −180° is +180°.
@@ -151,7 +135,7 @@ _ALL = (
     _adjust("brightness_down", 0.1, F.adjust_brightness),
     _adjust("contrast_up", 1.9, F.adjust_contrast),
     _adjust("contrast_down", 0.1, F.adjust_contrast),
-    Transformation("posterize", _BITS, 8.0, "bits", "appearance", colour=lambda x, m: F.posterize(x, int(m))),
+    Transformation("posterize", _BITS, 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
     _adjust("solarize", 0, F.solarize, "threshold"),
     _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
     _field(HSV(), "saturation", _grid(0, 2), unit="factor"),
@@ -161,28 +145,22 @@ STANDARD = {transformation.name: transformation for transformation in _ALL}
 
 
 def choose(wanted: Sequence[str | Transformation] | None, channels: int) -> list[Transformation]:
-    """Names and `Transformation` objects to objects; for None, every one of `STANDARD` that is defined on ``channels`` channels.
-
-    Raises:
-        InstaAugError: an unknown name, one given twice, none at all, or one that is not defined on such images.
-    """
+    """Names and `Transformation` objects to objects; None to all of `STANDARD` that are defined on ``channels`` channels."""
     if wanted is None:
         return [t for t in STANDARD.values() if t.channels is None or channels in t.channels]
-    if isinstance(wanted, (str, Transformation)):
-        wanted = [wanted]
     chosen = []
-    for item in wanted:
-        if isinstance(item, str) and item not in STANDARD:
-            raise InstaAugError(f"transformations: unknown {item!r}; known are {', '.join(STANDARD)}")
-        if not isinstance(item, (str, Transformation)):
-            raise InstaAugError(f"transformations: expected names or Transformation, got {type(item).__name__}")
-        chosen.append(STANDARD[item] if isinstance(item, str) else item)
-    names = [t.name for t in chosen]
-    if not names or len(set(names)) < len(names):
-        raise InstaAugError(f"transformations: expected at least one, each once, got {names}")
-    for t in chosen:
+    for item in [wanted] if isinstance(wanted, (str, Transformation)) else wanted:
+        t = item if isinstance(item, Transformation) else STANDARD.get(item)
+        if t is None:
+            raise InstaAugError(
+                f"transformations: unknown {item!r}; known are {', '.join(STANDARD)}, or Transformation(…)"
+            )
         if t.channels is not None and channels not in t.channels:
             raise InstaAugError(
                 f"transformations: {t.name!r} is defined on {t.channels} channels, the images have {channels}; leave it out"
             )
+        chosen.append(t)
+    names = [t.name for t in chosen]
+    if not names or len(set(names)) < len(names):
+        raise InstaAugError(f"transformations: expected at least one, each once, got {names}")
     return chosen

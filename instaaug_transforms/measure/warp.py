@@ -19,9 +19,6 @@ def check_fills(fills: Fill | Sequence[Fill]) -> list[Fill]:
 
     ``"mean"`` is each image's own mean colour; ``"border"`` and ``"reflection"`` are `grid_sample`'s (mirrored at the edge
     of the outermost pixel, as torchvision's ``"symmetric"``); ``"wrap"`` continues on the other side.
-
-    Raises:
-        InstaAugError: another value or name, none at all, or one given twice.
     """
     checked: list[Fill] = []
     for fill in [fills] if isinstance(fills, (str, float, int)) else fills:
@@ -53,7 +50,7 @@ def warp(images: Tensor, matrix: Tensor, fill: Fill = 0.0) -> Tensor:
     Returns:
         ``(B, C, H, W)``, of the memory format of ``images``.
     """
-    height, width = images.shape[-2:]
+    (height, width), (fill,) = images.shape[-2:], check_fills(fill)
     matrix = matrix.double().cpu()  # float64 keeps whole pixels whole
     source = _antialiased(images, matrix, fill)
     grid = F.affine_grid(matrix[None, :2], [1, 1, height, width], align_corners=False)

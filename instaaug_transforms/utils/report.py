@@ -1,18 +1,17 @@
-"""What every report of this folder can do: rows for a file, and sections that `summary` and the page render alike."""
+"""What every report can do: rows for a file, and sections that `summary` and an HTML page render alike."""
 
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from tabulate import tabulate
 
-from ..utils.errors import InstaAugError
-from ..utils.files import write_csv
-from ..utils.stats import Interval
-from ..viz import save
+from .errors import InstaAugError
+from .files import save_figure, write_csv
+from .stats import Interval
 
 Row = dict[str, Any]
 
@@ -25,9 +24,9 @@ class Section:
         title: its heading.
         text: plain text above the table; every line is a paragraph.
         records: what the table shows, a row each.
-        labels: the table's first columns, of words: heading to key.
-        figures: its other columns, numbers or `Interval`: heading to key, format and scale.
-        draw: makes the picture, a matplotlib figure; the page calls it, `markdown` does not.
+        labels: the table's first columns, words: heading to key.
+        figures: its other columns, numbers or `Interval`: heading to (key, format, scale).
+        draw: makes the picture, a matplotlib figure; for the page alone.
         caption: of the picture.
     """
 
@@ -40,10 +39,16 @@ class Section:
     caption: str = ""
 
     def table(self, tablefmt: str) -> str:
-        """The table in a format of `tabulate`, figures aligned to the right."""
+        """The table in a format of `tabulate`, figures aligned to the right; a dash for what is empty or NaN."""
+
+        def text(value: float | Interval, form: str, scale: float) -> str:
+            if isinstance(value, Interval):
+                return value.text(form, scale)
+            return "–" if np.isnan(value) else format(scale * value, form)
+
         cells = [
             {heading: str(row[key]) or "–" for heading, key in self.labels.items()}
-            | {heading: _number(row[key], form, scale) for heading, (key, form, scale) in self.figures.items()}
+            | {heading: text(row[key], form, scale) for heading, (key, form, scale) in self.figures.items()}
             for row in self.records
         ]
         align = ["left"] * len(self.labels) + ["right"] * len(self.figures)
@@ -56,6 +61,8 @@ class Section:
 
 class Report(ABC):
     """The outcome of one measurement."""
+
+    picture: ClassVar[Callable[..., Any] | None] = None  # a function of the report, which makes it a method
 
     @abstractmethod
     def records(self) -> list[Row]:
@@ -73,10 +80,6 @@ class Report(ABC):
         """The sections' text and tables as Markdown."""
         return "\n\n".join(section.markdown() for section in self.sections() if section.records)
 
-    def draw(self) -> Any:
-        """The picture of this report, a matplotlib figure."""
-        raise InstaAugError(f"plot: {type(self).__name__} has no picture; use summary() or rows()")
-
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Draw the report, and write the picture to ``path`` (.png, .svg, .pdf) if one is given.
 
@@ -86,9 +89,11 @@ class Report(ABC):
         Raises:
             InstaAugError: a kind of report that has no picture, or matplotlib is not installed.
         """
-        figure = self.draw()
+        if self.picture is None:
+            raise InstaAugError(f"plot: {type(self).__name__} has no picture; use summary() or rows()")
+        figure = self.picture()
         if path is not None:
-            save(figure, path)
+            save_figure(figure, path)
         return figure
 
     def to_csv(self, path: str | os.PathLike) -> None:
@@ -114,15 +119,9 @@ def flatten(record: Row) -> Row:
     """A record with every `Interval` in columns of its own, see `Report.rows`."""
     single, row = sum(isinstance(value, Interval) for value in record.values()) == 1, {}
     for key, value in record.items():
-        if isinstance(value, Interval):
-            low, high = ("low", "high") if single else (f"{key}_low", f"{key}_high")
-            row |= {key: value.estimate, low: value.low, high: value.high}
-        else:
-            row[key] = value
+        prefix = "" if single else f"{key}_"
+        interval = isinstance(value, Interval)
+        row |= (
+            {key: value.estimate, f"{prefix}low": value.low, f"{prefix}high": value.high} if interval else {key: value}
+        )
     return row
-
-
-def _number(value: float | Interval, form: str, scale: float) -> str:
-    if isinstance(value, Interval):
-        return value.text(form, scale)
-    return "–" if np.isnan(value) else format(scale * value, form)
