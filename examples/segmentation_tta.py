@@ -17,7 +17,7 @@ from tqdm import tqdm
 import instaaug_transforms as ia
 from instaaug_transforms import functional, viz
 from instaaug_transforms.families.rotate import Rotate
-from instaaug_transforms.tta.report import paired_interval
+from instaaug_transforms.tta import paired_interval
 from instaaug_transforms.utils.modes import frozen
 
 BACKGROUND, INK = 10, 0.35

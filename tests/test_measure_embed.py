@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure.embed import embedding
+from instaaug_transforms.measure.embed import embedder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -16,7 +16,8 @@ IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 )
 def test_penultimate_is_timms_own(name, kwargs):
     model = timm.create_model(name, num_classes=7, **kwargs).eval()
-    with torch.no_grad(), embedding(ia.timm.wrap(model, (0.0,) * 3, (1.0,) * 3), None, IMAGES) as (embed, layer):
+    embed, layer = embedder(ia.timm.wrap(model, (0.0,) * 3, (1.0,) * 3), None, IMAGES)
+    with torch.no_grad():
         z, outputs = embed(IMAGES)
         oracle = model.forward_head(model.forward_features(IMAGES), pre_logits=True)
     assert torch.allclose(z, oracle, atol=1e-6) and outputs.shape == (2, 7)
@@ -25,18 +26,17 @@ def test_penultimate_is_timms_own(name, kwargs):
 
 def test_any_layer_by_name_keeps_its_shape():
     model = timm.create_model("test_resnet", num_classes=7).eval()
-    with torch.no_grad(), embedding(model, "layer2", IMAGES) as (embed, layer):
-        z, _ = embed(IMAGES)
-    assert z.ndim == 4 and layer == "layer2"
-    with torch.no_grad(), embedding(model, "output", IMAGES) as (embed, layer):
-        z, outputs = embed(IMAGES)
+    embed, layer = embedder(model, "layer2", IMAGES)
+    assert embed(IMAGES)[0].ndim == 4 and layer == "layer2"
+    embed, layer = embedder(model, "output", IMAGES)
+    z, outputs = embed(IMAGES)
     assert torch.equal(z, outputs) and layer == "output"
 
 
 def test_a_model_without_linear_head_is_measured_at_its_output():
     model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with embedding(model, None, IMAGES) as (embed, layer):
-        z, outputs = embed(IMAGES)
+    embed, layer = embedder(model, None, IMAGES)
+    z, outputs = embed(IMAGES)
     assert layer == "output" and torch.equal(z, outputs)
 
 
@@ -50,21 +50,22 @@ def test_the_head_is_the_linear_layer_that_makes_the_output_not_the_last_in_the_
             return self.head(self.body(x.flatten(1)).relu())
 
     model = Odd()
-    with embedding(model, None, IMAGES) as (embed, layer):
-        z, _ = embed(IMAGES)
+    embed, layer = embedder(model, None, IMAGES)
+    z, _ = embed(IMAGES)
     assert layer == "input of head" and torch.equal(z, model.body(IMAGES.flatten(1)).relu())
 
 
 def test_hooks_go_even_after_an_error():
     model = timm.create_model("test_resnet", num_classes=7).eval()
-    with pytest.raises(RuntimeError, match="mine"), embedding(model, "layer2", IMAGES):
-        raise RuntimeError("mine")
+    embed, _ = embedder(model, "layer2", IMAGES)
+    with pytest.raises(RuntimeError, match="channels"):
+        embed(IMAGES[:, :1])
     assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [("layer9", "the model has no 'layer9'"), ("unused", "it was not run"), ("tuple", "got tuple")],
+    [("layer9", "the model has no submodule 'layer9'"), ("unused", "it was not run"), ("tuple", "got tuple")],
 )
 def test_errors(layer, message):
     class Pair(nn.Module):
@@ -79,5 +80,5 @@ def test_errors(layer, message):
         def forward(self, x):
             return self.tuple(x)[0].mean((2, 3))
 
-    with pytest.raises(ia.InstaAugError, match=message), embedding(Model(), layer, IMAGES):
-        pass
+    with pytest.raises(ia.InstaAugError, match=message):
+        embedder(Model(), layer, IMAGES)

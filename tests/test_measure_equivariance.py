@@ -5,13 +5,17 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import STANDARD, Transformation, displacement_alignment, feature_map_equivariance
+from instaaug_transforms.measure import STANDARD, Probe, Transformation
 from instaaug_transforms.measure.equivariance import alignment
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 DATA = torch.rand(30, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 SHIFTS = STANDARD["translate_x"].with_magnitudes([-0.5, -0.25, 0, 0.25, 0.5])
+
+
+def feature_maps(model, data, layer, metric="l2", **options):
+    return Probe(model, data, progress=False, **options).equivariance(layer, metric=metric)
 
 
 class Convolution(nn.Module):
@@ -31,8 +35,8 @@ def test_alignment_is_the_mean_cosine_of_all_pairs():
 
 
 def test_embeddings_that_all_move_the_same_way_are_aligned():
-    add = Transformation("add", (0.0, 0.1, 0.2), 0.0, "", "appearance", colour=lambda x, m: x + m)
-    report = displacement_alignment(nn.Flatten(), DATA / 2, transformations=[add], progress=False)
+    add = Transformation("add", (0.0, 0.1, 0.2), 0.0, "", colour=lambda x, m: x + m)
+    report = Probe(nn.Flatten(), DATA / 2, transformations=[add], progress=False).alignment()
     assert len(report.rows()) == 2
     for row in report.rows():
         assert row["alignment"] == pytest.approx(1, abs=1e-4) and row["low"] <= row["alignment"] <= row["high"]
@@ -48,22 +52,20 @@ def test_embeddings_that_move_anyhow_are_not_aligned():
         def forward(self, x):
             return (x.flatten(1) @ weight).sin()
 
-    report = displacement_alignment(Chaos(), DATA, transformations=["brightness_down"], progress=False)
+    report = Probe(Chaos(), DATA, transformations=["brightness_down"], progress=False).alignment()
     assert max(abs(row["above_shuffled"]) for row in report.rows()) < 0.05
 
 
 def test_a_circular_convolution_is_equivariant_to_circular_shifts():
-    report = feature_map_equivariance(
-        Convolution(), DATA, "conv", transformations=[SHIFTS], fill="wrap", progress=False
-    )
+    report = feature_maps(Convolution(), DATA, "conv", transformations=[SHIFTS], fills="wrap")
     for row in report.rows():
         assert row["relative"] >= 0.9999 and row["relative_unmoved"] < 0.5  # equivariant, not insensitive
 
 
 def test_where_the_border_comes_in_it_is_left_out():
     for fill in (0.0, "reflection"):
-        report = feature_map_equivariance(
-            nn.Sequential(nn.Identity(), nn.Flatten()), DATA, "0", transformations=[SHIFTS], fill=fill, progress=False
+        report = feature_maps(
+            nn.Sequential(nn.Identity(), nn.Flatten()), DATA, "0", transformations=[SHIFTS], fills=fill
         )
         assert min(row["relative"] for row in report.rows()) >= 0.9999
 
@@ -73,21 +75,21 @@ def test_a_convolution_with_one_direction_is_not_equivariant_to_rotation():
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([-1.0, 0, 1]).reshape(1, 1, 1, 3))
     quarter = STANDARD["rotate"].with_magnitudes([0, 90])
-    report = feature_map_equivariance(model, DATA[:, :1], "0", transformations=[quarter], progress=False)
+    report = feature_maps(model, DATA[:, :1], "0", transformations=[quarter])
     assert abs(report.rows()[0]["relative"]) < 0.2
     isotropic = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Flatten())
-    report = feature_map_equivariance(isotropic, DATA[:, :1], "0", transformations=[quarter], progress=False)
+    report = feature_maps(isotropic, DATA[:, :1], "0", transformations=[quarter])
     assert report.rows()[0]["relative"] > 0.999
 
 
 def test_summaries():
-    report = feature_map_equivariance(Convolution(), DATA, "conv", progress=False, metric="cosine")
+    report = feature_maps(Convolution(), DATA, "conv", metric="cosine")
     assert {row["transformation"] for row in report.rows()} == {n for n, t in STANDARD.items() if t.kind == "geometry"}
     assert "| rotate" in report.summary() and all(math.isfinite(row["relative"]) for row in report.rows())
 
 
 def test_errors():
-    with pytest.raises(ia.InstaAugError, match="'hue' moves no pixels"):
-        feature_map_equivariance(Convolution(), DATA, "conv", transformations=["hue"], progress=False)
+    with pytest.raises(ia.InstaAugError, match="at least one geometric one, got hue"):
+        feature_maps(Convolution(), DATA, "conv", transformations=["hue"])
     with pytest.raises(ia.InstaAugError, match=r"'head' gives \(1, 2\), maps"):
-        feature_map_equivariance(Convolution(), DATA, "head", progress=False)
+        feature_maps(Convolution(), DATA, "head")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import STANDARD, factors_of_variation, within_class_pairs
+from instaaug_transforms.measure import STANDARD, Probe, prepare, within_class_pairs
 from instaaug_transforms.measure.factors import NONE
-from instaaug_transforms.measure.images import prepare
+from instaaug_transforms.utils.stats import Interval
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +41,7 @@ def planted():
 
 @pytest.fixture(scope="module")
 def report(planted):
-    return factors_of_variation(Pixels(), planted, metric="l2", progress=False)
+    return Probe(Pixels(), planted, progress=False).factors(metric="l2")
 
 
 def test_the_planted_factor_ranks_first(report):
@@ -70,7 +72,7 @@ def test_specificity_keeps_its_level_where_classes_are_alike(report):
     p_values = []
     for seed in range(20):
         order = torch.randperm(len(report.pairs), generator=torch.Generator().manual_seed(seed))
-        shuffled = type(report)(**{**vars(report), "after": report.after[order], "before": report.before[order]})
+        shuffled = dataclasses.replace(report, after=report.after[order], before=report.before[order])
         p_values.append(shuffled.specificity(199).p_value)
     assert np.mean(np.array(p_values) < 0.1) <= 0.3 and np.median(p_values) > 0.2
 
@@ -113,7 +115,7 @@ def test_alignment_with_invariance(report, planted):
             return type("S", (), {"per_image": staticmethod(lambda _: np.array([by_class[c] for c in labels]))})
 
         def interval(self, sweep, measure):
-            return ia.measure.stats.Interval(float(sweep.per_image(measure).mean()), 0.0, 0.0)
+            return Interval(float(sweep.per_image(measure).mean()), 0.0, 0.0)
 
     assert report.alignment(Echo()).statistic == pytest.approx(1)
     assert report.alignment(Echo()).p_value < 0.001
@@ -131,8 +133,8 @@ def test_rows_summary_and_picture(report):
 
 def test_errors(planted, report):
     with pytest.raises(ia.InstaAugError, match="need labels"):
-        factors_of_variation(Pixels(), planted[0], progress=False)
+        Probe(Pixels(), planted[0], progress=False).factors()
     with pytest.raises(ia.InstaAugError, match="no class has two images"):
-        factors_of_variation(Pixels(), (planted[0][:3], torch.arange(3)), progress=False)
+        Probe(Pixels(), (planted[0][:3], torch.arange(3)), progress=False).factors()
     with pytest.raises(ia.InstaAugError, match="no pair of class 99"):
         report.ranking(99)

@@ -4,7 +4,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure.images import prepare
+from instaaug_transforms.measure import prepare
+from instaaug_transforms.utils.hashing import fingerprint
 
 
 class Pictures(Dataset):
@@ -54,10 +55,13 @@ def test_images_alone_and_what_was_prepared():
 
 
 def test_fingerprint_sees_pixels_labels_and_order():
+    def mark(*data):
+        images = prepare(data)
+        return fingerprint(images.images, images.targets)
+
     x, y = torch.rand(5, 3, 4, 4), torch.arange(5)
-    base = prepare((x, y)).fingerprint()
-    assert base == prepare((x.clone(), y.clone())).fingerprint()
-    assert len({base, prepare((x.flip(0), y)).fingerprint(), prepare((x, y.flip(0))).fingerprint()}) == 3
+    assert mark(x, y) == mark(x.clone(), y.clone())
+    assert len({mark(x, y), mark(x.flip(0), y), mark(x, y.flip(0))}) == 3
 
 
 @pytest.mark.parametrize(

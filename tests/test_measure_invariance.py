@@ -229,7 +229,7 @@ def test_a_planted_angle_limit_is_found_within_a_step():
         ({"transformations": []}, "at least one"),
         ({"fills": []}, "fills: expected at least one"),
         ({"fills": [2.0]}, "fill: expected a value"),
-        ({"layer": "nope"}, "the model has no 'nope'"),
+        ({"layer": "nope"}, "the model has no submodule 'nope'"),
     ],
 )
 def test_errors(data, change, message):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import lie_derivative
+from instaaug_transforms.measure import Probe
 from instaaug_transforms.measure.lie import GENERATORS, GEOMETRY, derivative, tangent
 from instaaug_transforms.measure.warp import warp
 
@@ -16,21 +16,26 @@ IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0), dt
 
 
 def moved(images, generator, s, fill):
-    """The finite transformation, by the resampling that sweeps use."""
-    matrices = {
-        "rotate": ([[math.cos(s), math.sin(s)], [-math.sin(s), math.cos(s)]], (0.0, 0.0)),
-        "translate_x": ([[1.0, 0.0], [0.0, 1.0]], (s, 0.0)),
-        "translate_y": ([[1.0, 0.0], [0.0, 1.0]], (0.0, s)),
-        "shear_x": ([[1.0, s], [0.0, 1.0]], (0.0, 0.0)),
-        "shear_y": ([[1.0, 0.0], [s, 1.0]], (0.0, 0.0)),
-        "zoom": ([[math.exp(s), 0.0], [0.0, math.exp(s)]], (0.0, 0.0)),
+    """The finite transformation, by the resampling that sweeps use: out→in matrices of a square image."""
+    cos, sin, size = math.cos(s), math.sin(s), math.exp(-s)
+    rows = {
+        "rotate": [[cos, -sin, 0], [sin, cos, 0]],
+        "translate_x": [[1, 0, -2 * s], [0, 1, 0]],
+        "translate_y": [[1, 0, 0], [0, 1, -2 * s]],
+        "shear_x": [[1, s, 0], [0, 1, 0]],
+        "shear_y": [[1, 0, 0], [s, 1, 0]],
+        "zoom": [[size, 0, 0], [0, size, 0]],
     }
     if generator == "brightness":
         return (1 + s) * images
     if generator == "contrast":
         grey = (images * torch.tensor([0.2989, 0.587, 0.114]).reshape(3, 1, 1)).sum(1, keepdim=True)
         return (1 + s) * images - s * grey.mean((-2, -1), keepdim=True)
-    return warp(images, *matrices[generator], fill=fill)
+    return warp(images, torch.tensor([*rows[generator], [0, 0, 1]], dtype=torch.float64), fill)
+
+
+def lie(model, data, generators=GENERATORS, layer=None, **arguments):
+    return Probe(model, data, layer=layer, progress=False).lie(generators, **arguments)
 
 
 class Smooth(nn.Module):
@@ -55,7 +60,7 @@ def test_forward_mode_is_the_central_difference(generator, fill):
 
 def test_the_report_is_that_derivative():
     model = Smooth()
-    report = lie_derivative(model, IMAGES.float(), generators=["rotate"], fill=0.0, layer="output", progress=False)
+    report = lie(model, IMAGES.float(), generators=["rotate"], fill=0.0, layer="output")
     direction = tangent(IMAGES.float(), "rotate")
     _, oracle = torch.autograd.functional.jvp(model, IMAGES.float(), direction)  # by two reverse passes
     assert torch.allclose(report.values["rotate"], oracle.square().mean(1), rtol=1e-4)
@@ -65,13 +70,13 @@ def test_the_report_is_that_derivative():
 
 
 def test_a_convolution_is_locally_equivariant_to_circular_shifts_but_not_invariant():
-    arguments = {"generators": ["translate_x", "translate_y"], "fill": "wrap", "layer": "conv", "progress": False}
+    arguments = {"generators": ["translate_x", "translate_y"], "fill": "wrap", "layer": "conv"}
     model = Smooth()  # the convolution alone is linear: the derivative commutes with it exactly
-    equivariance = lie_derivative(model, IMAGES.float(), equivariant=True, **arguments)
-    invariance = lie_derivative(model, IMAGES.float(), **arguments)
+    equivariance = lie(model, IMAGES.float(), equivariant=True, **arguments)
+    invariance = lie(model, IMAGES.float(), **arguments)
     for generator in ("translate_x", "translate_y"):
         assert equivariance.values[generator].max() < 1e-6 * invariance.values[generator].min()
-    pooled = lie_derivative(model, IMAGES.float(), generators=["translate_x"], fill="wrap", progress=False)
+    pooled = lie(model, IMAGES.float(), generators=["translate_x"], fill="wrap")
     assert pooled.rows()[0]["relative"] < 0.5
 
 
@@ -88,14 +93,14 @@ def test_units():
 
 def test_attention_has_a_forward_mode_derivative_too():
     model = timm.create_model("test_vit", num_classes=3, img_size=32, patch_size=8)
-    report = lie_derivative(model, torch.rand(3, 3, 32, 32), generators=list(GEOMETRY), progress=False)
+    report = lie(model, torch.rand(3, 3, 32, 32), generators=list(GEOMETRY))
     assert report.layer == "input of head" and all(row["lee"] > 0 for row in report.rows())
 
 
 def test_errors():
     with pytest.raises(ia.InstaAugError, match="got 'solarize'"):
-        lie_derivative(Smooth(), IMAGES.float(), generators="solarize")
+        lie(Smooth(), IMAGES.float(), generators="solarize")
     with pytest.raises(ia.InstaAugError, match="got 'brightness'"):
-        lie_derivative(Smooth(), IMAGES.float(), generators=["brightness"], equivariant=True)
+        lie(Smooth(), IMAGES.float(), generators=["brightness"], equivariant=True)
     with pytest.raises(ia.InstaAugError, match="equivariant=True needs maps"):
-        lie_derivative(Smooth(), IMAGES.float(), generators=["rotate"], equivariant=True, progress=False)
+        lie(Smooth(), IMAGES.float(), generators=["rotate"], equivariant=True)

@@ -8,14 +8,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import (
-    compare,
-    feature_map_equivariance,
-    learned_against_measured,
-    lie_derivative,
-    survey,
-    write_page,
-)
+from instaaug_transforms.measure import Probe, compare, write_page
 
 from .conftest import make_lively
 
@@ -52,22 +45,22 @@ def page(tmp_path_factory):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))
-    data, quiet = (torch.rand(16, 3, 16, 16), torch.arange(16) % 4), {"progress": False}
-    chosen = {"transformations": ["rotate", "hue", "posterize"], **quiet}
-    found = survey(model, data, **chosen)
+    data = torch.rand(16, 3, 16, 16), torch.arange(16) % 4
+    probe = Probe(model, data, transformations=["rotate", "hue", "posterize"], progress=False)
+    survey = probe.survey()
     others = [
-        found.factors,
-        found.alignment,
-        feature_map_equivariance(model, data, "0", transformations=["rotate"], **quiet),
-        lie_derivative(model, data, **quiet),
-        learned_against_measured(model, make_lively(["crop", "rotate"]), data, steps=5, **quiet),
-        compare({"before": found.invariance, "after": found.invariance}),
+        survey.factors,
+        survey.alignment,
+        probe.equivariance("0"),
+        probe.lie(),
+        probe.learned(make_lively(["crop", "rotate"]), steps=5),
+        compare({"before": survey.invariance, "after": survey.invariance}),
     ]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    write_page(path, found.invariance, *others, title="A <title> & more")
+    write_page(path, survey.invariance, *others, title="A <title> & more")
     reader = Reader()
     reader.feed(path.read_text(encoding="utf-8"))
-    return found, path.read_text(encoding="utf-8"), reader
+    return survey, path.read_text(encoding="utf-8"), reader
 
 
 def test_nothing_is_fetched(page):
@@ -96,12 +89,21 @@ def test_every_section_is_there_with_its_plot(page):
 
 
 def test_figures_are_those_of_the_report(page):
-    found, text, _ = page
-    row = found.invariance.summary_rows()[0]
+    survey, text, _ = page
+    row = survey.invariance.summary_rows()[0]
     assert (
         f"{row['relative_cosine']:+.2f} [{row['relative_cosine_low']:+.2f}, {row['relative_cosine_high']:+.2f}]" in text
     )
-    assert f"{found.factors.specificity().statistic:.2f}" in text
+    assert f"{survey.factors.specificity().statistic:.2f}" in text
+
+
+def test_the_page_and_the_summary_show_the_same(page):
+    survey, _, reader = page
+    shown = {text.strip() for text in reader.text}
+    for report in survey:
+        lines = [line for line in report.summary().splitlines() if line.startswith("|") and not line.startswith("|-")]
+        cells = {cell.strip() for line in lines for cell in line.strip("|").split("|")}
+        assert cells - {""} <= shown and len(cells) > 10
 
 
 def test_a_report_alone_and_without_labels(tmp_path):
@@ -110,12 +112,12 @@ def test_a_report_alone_and_without_labels(tmp_path):
     write_page(tmp_path / "p.html", report)
     text = (tmp_path / "p.html").read_text(encoding="utf-8")
     assert "What Sequential is invariant to" in text and "Classes" not in text and "nan" not in text
-    with pytest.raises(TypeError, match="no section for int"):
+    with pytest.raises(ia.InstaAugError, match="expected reports .*, got int"):
         write_page(tmp_path / "p.html", report, 3)
 
 
 def test_plots_go_to_files(page, tmp_path):
-    found = page[0]
-    found.invariance.plot(tmp_path / "a.png")
-    found.factors.plot(tmp_path / "b.svg")
+    survey = page[0]
+    survey.invariance.plot(tmp_path / "a.png")
+    survey.factors.plot(tmp_path / "b.svg")
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG" and b"<svg" in (tmp_path / "b.svg").read_bytes()

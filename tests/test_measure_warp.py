@@ -5,39 +5,42 @@ import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure.warp import FILLS, check_fill, check_fills, fill_name, neighbours, warp
+from instaaug_transforms.measure.warp import FILLS, check_fills, fill_name, neighbours, warp
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-EYE = [[1.0, 0.0], [0.0, 1.0]]
+
+def shift(right, down):
+    """The out→in matrix of a shift by fractions of width and height."""
+    return torch.tensor([[1.0, 0.0, -2 * right], [0.0, 1.0, -2 * down], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
 def test_wrap_is_roll_for_whole_pixels(size):
     images = torch.rand(3, 2, *size)
-    moved = warp(images, EYE, (3 / size[1], -2 / size[0]), "wrap")
+    moved = warp(images, shift(3 / size[1], -2 / size[0]), "wrap")
     assert torch.allclose(moved, images.roll((-2, 3), (2, 3)), atol=1e-4)
 
 
 @pytest.mark.parametrize(("fill", "mode"), [("border", "edge"), ("reflection", "symmetric")])
 def test_fills_continue_as_numpy_pads(fill, mode):
     images = torch.rand(2, 3, 10, 10)
-    moved = warp(images, EYE, (0.4, -0.3), fill)
+    moved = warp(images, shift(0.4, -0.3), fill)
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (10, 10), (10, 10)), mode)
     assert np.allclose(moved, padded[..., 13:23, 6:16], atol=1e-4)
 
 
 def test_constant_and_mean_fill():
     images = torch.rand(2, 3, 10, 10)
-    assert torch.allclose(warp(images, EYE, (0.5, 0.0), 0.25)[..., :5], torch.tensor(0.25), atol=1e-6)
+    assert torch.allclose(warp(images, shift(0.5, 0.0), 0.25)[..., :5], torch.tensor(0.25), atol=1e-6)
     level = images.mean((-2, -1), keepdim=True).expand(2, 3, 10, 5)
-    assert torch.allclose(warp(images, EYE, (0.5, 0.0), "mean")[..., :5], level, atol=1e-5)
+    assert torch.allclose(warp(images, shift(0.5, 0.0), "mean")[..., :5], level, atol=1e-5)
 
 
 def test_content_turns_as_torchvision_turns():
     images = F.interpolate(torch.rand(2, 3, 6, 6), size=(40, 40), mode="bicubic").clamp(0, 1)
     cos, sin = np.cos(np.radians(25)), np.sin(np.radians(25))
-    ours = warp(images, [[cos, sin], [-sin, cos]], (0, 0), 0.0)
+    ours = warp(images, torch.tensor([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]))
     oracle = TF.rotate(images, 25, interpolation=TF.InterpolationMode.BILINEAR)
     assert (ours - oracle)[..., 8:-8, 8:-8].abs().max() < 1e-4
 
@@ -45,7 +48,7 @@ def test_content_turns_as_torchvision_turns():
 def test_what_gets_smaller_is_antialiased():
     stripes = torch.zeros(1, 1, 32, 32)
     stripes[..., ::2] = 1.0  # the finest stripes turn grey, where plain sampling keeps some
-    small = warp(stripes, [[0.4, 0.0], [0.0, 0.4]], (0, 0), "border")
+    small = warp(stripes, torch.diag(torch.tensor([2.5, 2.5, 1.0])), "border")
     assert (small[..., 12:20, 12:20] - 0.5).abs().max() < 0.1
     grid = F.affine_grid(torch.eye(2, 3)[None] * 2.5, [1, 1, 32, 32], align_corners=False)
     plain = F.grid_sample(stripes, grid, align_corners=False)
@@ -54,7 +57,7 @@ def test_what_gets_smaller_is_antialiased():
 
 def test_memory_format_and_dtype_come_back():
     images = torch.rand(2, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
-    out = warp(images, EYE, (0.1, 0.0), "border")
+    out = warp(images, shift(0.1, 0.0), "border")
     assert out.is_contiguous(memory_format=torch.channels_last) and out.dtype == torch.float64
 
 
@@ -63,12 +66,12 @@ def test_neighbours_are_what_a_shift_shows(fill):
     images = torch.rand(2, 3, 8, 8)
     wide = neighbours(images, fill)
     assert torch.equal(wide[..., 1:-1, 1:-1], images)
-    assert torch.allclose(wide[..., 1:-1, :-2], warp(images, EYE, (1 / 8, 0.0), fill), atol=1e-4)
+    assert torch.allclose(wide[..., 1:-1, :-2], warp(images, shift(1 / 8, 0.0), fill), atol=1e-4)
 
 
 def test_names_and_errors():
-    assert [fill_name(check_fill(f)) for f in (0, 0.5, 0.2, "wrap")] == ["black", "grey", "grey 0.2", "wrap"]
+    assert [fill_name(f) for f in check_fills((0, 0.5, 0.2, "wrap"))] == ["black", "grey", "grey 0.2", "wrap"]
     with pytest.raises(ia.InstaAugError, match=r"fill: expected a value in \[0, 1\] or one of mean.*'zeros'"):
-        check_fill("zeros")
+        check_fills("zeros")
     with pytest.raises(ia.InstaAugError, match="each once"):
         check_fills([0.0, 0])

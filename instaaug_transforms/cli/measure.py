@@ -3,19 +3,12 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from ..augment import LearnedAugment
-from ..measure.agreement import learned_against_measured
-from ..measure.comparison import compare
-from ..measure.images import prepare
-from ..measure.invariance import InvarianceReport, measure_invariance
-from ..measure.lie import lie_derivative
-from ..measure.page import write_page
-from ..measure.survey import survey
-from ..measure.tables import write_csv
-from ..measure.warp import Fill, check_fill
-from ..utils.files import replace_file
+from ..measure import InvarianceReport, Probe, compare, write_page
+from ..measure.warp import Fill
+from ..utils.files import replace_file, write_csv
+from ..utils.report import Report
 from .datasets import add_data_arguments, folder_of
 from .models import add_model_arguments, build_classifier
 
@@ -45,39 +38,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Write ``report.html``, ``summary.json`` and a CSV per table."""
-    fills = [_fill(text) for text in arguments.fills]
     folder = folder_of(arguments, arguments.split)
-    model = build_classifier(arguments, len(folder.classes), untrained=True)
-    images = prepare(folder, arguments.max_images, seed=arguments.seed)
-    common = {
+    options = {
         "transformations": arguments.transformations,
+        "fills": [_fill(text) for text in arguments.fills],
         "layer": arguments.layer,
         "batch_size": arguments.batch_size,
         "amp": arguments.amp,
         "seed": arguments.seed,
     }
+    model = build_classifier(arguments, len(folder.classes), untrained=True)
+    probe = Probe(model, folder, arguments.max_images, **options)
+    others: list[Report] = []
     if arguments.only_invariance:
-        report, others = measure_invariance(model, images, fills=fills, **common), []
+        report = probe.invariance()
     else:
-        report, *found = survey(model, images, fills=fills, **common)
-        others = [other for other in found if other is not None]
-        few = prepare(images, 200, seed=arguments.seed)
-        others.append(lie_derivative(model, few, layer=arguments.layer, batch_size=32, seed=arguments.seed))
+        survey = probe.survey()
+        report, others = survey.invariance, [other for other in (survey.alignment, survey.factors) if other is not None]
+        others.append(Probe(model, probe.images, 200, **options | {"batch_size": 32}).lie())  # a few tell as much
     if arguments.against:
-        before = build_classifier(
-            argparse.Namespace(**{**vars(arguments), "checkpoint": arguments.against}), len(folder.classes)
-        )
-        others.append(compare({"before": measure_invariance(before, images, fills=fills, **common), "after": report}))
+        earlier = argparse.Namespace(**{**vars(arguments), "checkpoint": arguments.against})
+        before = Probe(build_classifier(earlier, len(folder.classes)), probe.images, **options)
+        others.append(compare({"before": before.invariance(), "after": report}))
     if arguments.weights:
-        aug = LearnedAugment.from_pretrained(arguments.weights)
-        speed = {"batch_size": arguments.batch_size, "amp": arguments.amp}
-        others.append(learned_against_measured(model, aug, images, seed=arguments.seed, **speed))
+        others.append(probe.learned(LearnedAugment.from_pretrained(arguments.weights)))
     write(arguments.out, report, others, title=f"What {arguments.model} is invariant to")
     print(report.summary())
     print(f"\n{arguments.out / 'report.html'}")
 
 
-def write(out: Path, report: InvarianceReport, others: list[Any], title: str) -> None:
+def write(out: Path, report: InvarianceReport, others: list[Report], title: str) -> None:
     """The page, the summary, and a CSV per table."""
     out.mkdir(parents=True, exist_ok=True)
     write_page(out / "report.html", report, *others, title=title)
@@ -92,8 +82,8 @@ def write(out: Path, report: InvarianceReport, others: list[Any], title: str) ->
 
 
 def _fill(text: str) -> Fill:
+    """A grey value, or the name of a fill."""
     try:
-        fill: Fill = float(text)
+        return float(text)
     except ValueError:
-        fill = text
-    return check_fill(fill)
+        return text

@@ -2,21 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 import numpy as np
-from tabulate import tabulate
 
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
+from ..utils.report import Report, Row, Section
+from ..utils.stats import Interval, mean_interval
 from . import plots
-from .invariance import InvarianceReport
-from .stats import Interval, mean_interval
-from .sweep import MEASURES
-from .tables import Row, Table
+from .invariance import MEASURES, InvarianceReport
 
 
 @dataclass(frozen=True)
-class Comparison(Table):
+class Comparison(Report):
     """Paired differences to the first of several reports.
 
     Attributes:
@@ -24,63 +23,52 @@ class Comparison(Table):
     """
 
     reports: Mapping[str, InvarianceReport]
+    picture = plots.comparison
+
+    @property
+    def baseline(self) -> str:
+        return next(iter(self.reports))
 
     def difference(self, name: str, transformation: str, fill: str, measure: str) -> np.ndarray:
         """``(N,)``: of each image, ``name`` − first, mean over all magnitudes but the identity."""
-        first = next(iter(self.reports.values()))
-        pair = [report.sweep(transformation, fill).per_image(measure) for report in (self.reports[name], first)]
+        pair = (self.reports[each].sweep(transformation, fill) for each in (name, self.baseline))
+        after, before = (sweep.per_image(measure) for sweep in pair)
         # Both NaN (no labels, or embeddings without a scale) stays NaN; equal arrays give exactly 0.
-        return np.where(pair[0] == pair[1], 0.0, pair[0] - pair[1])
+        return np.where(after == before, 0.0, after - before)
 
     def interval(self, name: str, transformation: str, fill: str, measure: str) -> Interval:
         """The mean of `difference` and its paired 95 % interval over images."""
         if measure not in MEASURES:
             raise InstaAugError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
-        return mean_interval(self.difference(name, transformation, fill, measure), self._first.seed)
+        return mean_interval(self.difference(name, transformation, fill, measure), self.reports[self.baseline].seed)
 
-    @property
-    def _first(self) -> InvarianceReport:
-        return next(iter(self.reports.values()))
+    @cached_property
+    def _by_sweep(self) -> list[Row]:
+        """For every model but the first and every sweep, the interval of every measure."""
+        return [
+            {"model": name, "against": self.baseline, "transformation": sweep.transformation.name, "fill": sweep.fill}
+            | {each: self.interval(name, sweep.transformation.name, sweep.fill, each) for each in MEASURES}
+            for name in list(self.reports)[1:]
+            for sweep in self.reports[self.baseline].sweeps
+        ]
 
-    def rows(self) -> list[Row]:
+    def records(self) -> list[Row]:
         """A row per model but the first, transformation, fill and measure."""
-        rows = []
-        for name in list(self.reports)[1:]:
-            for sweep in self._first.sweeps:
-                t = sweep.transformation
-                for measure in MEASURES:
-                    found = self.interval(name, t.name, sweep.fill, measure)
-                    row = {"model": name, "against": next(iter(self.reports)), "transformation": t.name}
-                    row |= {"fill": sweep.fill, "measure": measure, "difference": found.estimate}
-                    rows.append(row | {"low": found.low, "high": found.high})
-        return rows
+        keys = ("model", "against", "transformation", "fill")
+        pairs = [(sweep, measure) for sweep in self._by_sweep for measure in MEASURES]
+        return [{k: sweep[k] for k in keys} | {"measure": each, "difference": sweep[each]} for sweep, each in pairs]
 
-    def summary(self) -> str:
-        lines = []
-        for name in list(self.reports)[1:]:
-            for sweep in self._first.sweeps:
-                t = sweep.transformation
-                texts = [
-                    self.interval(name, t.name, sweep.fill, measure).text(form, scale)
-                    for measure, form, scale in (
-                        ("relative_cosine", "+.3f", 1),
-                        ("d_cosine", "+.3f", 1),
-                        ("agreement", "+.1f", 100),
-                        ("accuracy", "+.1f", 100),
-                    )
-                ]
-                lines.append([name, t.name, sweep.fill, *texts])
-        headers = ["model", "transformation", "outside", "Δ invariance, cosine", "Δ d cos", "Δ same answer, points"]
-        table = tabulate(lines, [*headers, "Δ top-1, points"], tablefmt="github", disable_numparse=True)
-        n = len(self._first.images)
-        return (
-            f"Differences to {next(iter(self.reports))!r} on the same {n} images; 95 % paired intervals over images.\n\n"
-            f"{table}"
-        )
-
-    def plot(self, path: Any = None) -> Any:
-        """Differences with intervals, a row per transformation; written to ``path`` where given. Returns the figure."""
-        return plots.finish(plots.comparison(self), path)
+    def sections(self) -> list[Section]:
+        n = len(self.reports[self.baseline].images)
+        text = f"Differences to {self.baseline!r} on the same {n} images; 95 % paired intervals over images."
+        labels = {"model": "model", "transformation": "transformation", "outside": "fill"}
+        figures = {
+            "Δ invariance, cosine": ("relative_cosine", "+.3f", 1),
+            "Δ d, cosine": ("d_cosine", "+.3f", 1),
+            "Δ same answer, points": ("agreement", "+.1f", 100),
+            "Δ top-1, points": ("accuracy", "+.1f", 100),
+        }
+        return [Section("Before and after", text, self._by_sweep, labels, figures, self.picture)]
 
 
 def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
@@ -98,13 +86,14 @@ def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
     if len(reports) < 2:
         raise InstaAugError(f"reports: expected two or more, got {len(reports)}")
     (first_name, first), *others = reports.items()
+    pixels = fingerprint(first.images.images, first.images.targets)
     for name, report in others:
-        if report.images.fingerprint() != first.images.fingerprint():
+        if fingerprint(report.images.images, report.images.targets) != pixels:
             raise InstaAugError(
                 f"reports: {name!r} was measured on other images than {first_name!r} ({len(report.images)} and "
-                f"{len(first.images)}); give both measure_invariance calls the same data, max_images and seed"
+                f"{len(first.images)}); give both probes the same data, max_images and seed"
             )
-        swept = [[(s.transformation.name, s.fill, s.magnitudes) for s in r.sweeps] for r in (first, report)]
+        swept = [[(s.transformation.name, s.fill, s.magnitudes) for s in each.sweeps] for each in (first, report)]
         if swept[0] != swept[1]:
             raise InstaAugError(
                 f"reports: {name!r} has other transformations, magnitudes or fills than {first_name!r}; measure both alike"

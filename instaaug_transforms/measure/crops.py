@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms import v2
 
 from ..utils.errors import InstaAugError
-from .stats import Interval, mean_interval, ratio_interval
-from .tables import Row, Table
+from ..utils.report import Report, Row, Section
+from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
 
 ARMS = ("none", "scale", "translation", "independent", "no_aspect", "full")
 
@@ -21,27 +20,18 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
     """A part of `torchvision.transforms.v2.RandomResizedCrop`, drawn from its own distribution of boxes.
 
     RandomResizedCrop draws an area, an aspect ratio, then a place that keeps the box inside: scale and translation
-    depend on each other. With m the largest centred square, the arms keep the *marginal* distribution of what they
-    keep, so they differ in nothing else (after Bouchacourt et al., NeurIPS 2021, who take it apart so):
-
-    =============== ====================================================================================
-    ``none``         the centred square m
-    ``scale``        the size of a drawn box, centred
-    ``translation``  m moved to the centre of a drawn box
-    ``independent``  the size of one drawn box at the centre of another: translation and scale independent
-    ``no_aspect``    RandomResizedCrop of ratio 1
-    ``full``         RandomResizedCrop as it is
-    =============== ====================================================================================
-
-    All but ``full`` are square. ``translation`` and ``independent`` may hang over the border; outside is 0, as
-    torchvision's crop pads. Takes what v2 transforms take.
+    depend on each other. The arms keep the *marginal* distribution of what they keep, so they differ in nothing else (after
+    Bouchacourt et al., NeurIPS 2021, who take it apart so). All but ``full`` are square; ``translation`` and
+    ``independent`` may hang over the border, and show 0 there, as torchvision's crop pads. Takes what v2 transforms take.
 
     Args:
         size: (height, width) or one side of the result.
-        arm: one of `ARMS`.
+        arm: ``"none"``, the largest centred square m; ``"scale"``, the size of a drawn box, centred; ``"translation"``, m
+            moved to the centre of a drawn box; ``"independent"``, the size of one drawn box at the centre of another;
+            ``"no_aspect"``, RandomResizedCrop of ratio 1; ``"full"``, RandomResizedCrop as it is.
         scale: range of areas, fractions of the image's.
         ratio: range of width over height of ``full``.
-        interpolation, antialias: as torchvision.
+        **resize: interpolation and antialias, as torchvision.
 
     Raises:
         InstaAugError: an unknown arm.
@@ -53,29 +43,23 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         arm: str = "full",
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
-        interpolation: InterpolationMode = InterpolationMode.BILINEAR,
-        antialias: bool | None = True,
+        **resize: Any,
     ) -> None:
         if arm not in ARMS:
             raise InstaAugError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
-        ratio = tuple(ratio) if arm == "full" else (1.0, 1.0)
-        super().__init__(size, tuple(scale), ratio, interpolation, antialias)
+        super().__init__(size, tuple(scale), tuple(ratio) if arm == "full" else (1.0, 1.0), **resize)
         self.arm = arm
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """The box: ``top``, ``left``, ``height``, ``width`` in pixels, not always inside the image."""
-        drawn = super().make_params(flat_inputs)
+        box = super().make_params(flat_inputs)
         if self.arm in ("full", "no_aspect"):
-            return drawn
-        rows, columns = v2._utils.query_size(flat_inputs)
-        other = super().make_params(flat_inputs) if self.arm == "independent" else drawn
-        largest = min(rows, columns)
-        side = drawn["height"] if self.arm in ("scale", "independent") else largest
-        centred = ((rows - side) / 2, (columns - side) / 2)
-        at_other = tuple(
-            other[start] + (other[length] - side) / 2 for start, length in (("top", "height"), ("left", "width"))
-        )
-        top, left = centred if self.arm in ("none", "scale") else at_other
+            return box
+        image = dict(zip(("height", "width"), v2._utils.query_size(flat_inputs), strict=True)) | {"top": 0, "left": 0}
+        side = box["height"] if self.arm in ("scale", "independent") else min(image["height"], image["width"])
+        place = image if self.arm in ("none", "scale") else box  # its centre is the result's
+        place = super().make_params(flat_inputs) if self.arm == "independent" else place
+        top, left = place["top"] + (place["height"] - side) / 2, place["left"] + (place["width"] - side) / 2
         return {"top": math.floor(top + 0.5), "left": math.floor(left + 0.5), "height": side, "width": side}
 
     def extra_repr(self) -> str:
@@ -83,16 +67,17 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
 
 
 @dataclass(frozen=True)
-class CropStatistics(Table):
+class CropStatistics(Report):
     """What each arm does to images of one size, over many draws."""
 
-    values: tuple[Row, ...]
+    values: list[Row]
 
-    def rows(self) -> list[Row]:
-        return [dict(row) for row in self.values]
+    def records(self) -> list[Row]:
+        return self.values
 
-    def summary(self) -> str:
-        return tabulate(self.rows(), headers="keys", tablefmt="github", floatfmt=".3f")
+    def sections(self) -> list[Section]:
+        figures = {key: (key, ".3f", 1) for key in self.values[0] if key != "arm"}
+        return [Section("Crop boxes", "", self.values, {"arm": "arm"}, figures)]
 
 
 def crop_statistics(
@@ -107,7 +92,7 @@ def crop_statistics(
 
     Columns: ``area`` (fraction of the image), ``log_aspect`` (log of width over height), ``shift_x``, ``shift_y``
     (standard deviation of the box's centre, fractions of the image), ``visible`` (share of the box inside the image),
-    ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 where one is constant).
+    ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 if one is constant).
     The global random state comes back as it was.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -120,18 +105,19 @@ def crop_statistics(
             boxes = [part.make_params([like]) for _ in range(n)]
         top, left, h, w = (np.array([box[key] for box in boxes], float) for key in ("top", "left", "height", "width"))
         area, x, y = h * w / (height * width), (left + w / 2) / width - 0.5, (top + h / 2) / height - 0.5
-        inside_x = np.minimum(left + w, width) - np.maximum(left, 0)
-        inside_y = np.minimum(top + h, height) - np.maximum(top, 0)
-        rows.append(
-            {"arm": arm, "area": area.mean(), "area_std": area.std(), "log_aspect_std": np.log(w / h).std()}
-            | {"shift_x": x.std(), "shift_y": y.std(), "visible": (inside_x * inside_y / (h * w)).mean()}
-            | {"area_shift": _correlation(area, np.hypot(x, y))}
-        )
-    return CropStatistics(tuple({k: v if k == "arm" else float(v) for k, v in row.items()} for row in rows))
-
-
-def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    return 0.0 if np.ptp(first) == 0 or np.ptp(second) == 0 else float(np.corrcoef(first, second)[0, 1])
+        inside = np.minimum(left + w, width) - np.maximum(left, 0), np.minimum(top + h, height) - np.maximum(top, 0)
+        varies = np.ptp(area) > 0 and np.ptp(np.hypot(x, y)) > 0
+        statistics = {
+            "area": area.mean(),
+            "area_std": area.std(),
+            "log_aspect_std": np.log(w / h).std(),
+            "shift_x": x.std(),
+            "shift_y": y.std(),
+            "visible": (inside[0] * inside[1] / (h * w)).mean(),
+            "area_shift": np.corrcoef(area, np.hypot(x, y))[0, 1] if varies else 0.0,
+        }
+        rows.append({"arm": arm} | {name: float(value) for name, value in statistics.items()})
+    return CropStatistics(rows)
 
 
 @dataclass(frozen=True)
@@ -139,8 +125,8 @@ class GainRecovered:
     """How much of the full augmentation's gain one part brings.
 
     Attributes:
-        share: (part − none) / (full − none), 1 is all of it. NaN, with its interval, where the full gain's own
-            interval holds 0: there is no gain to have a share of.
+        share: (part − none) / (full − none), 1 is all of it. NaN if the interval of the full gain holds 0: there is no
+            gain to have a share of.
         gain, full_gain: of the part and of the full augmentation, as differences of the mean.
     """
 
@@ -176,7 +162,6 @@ def gain_recovered(none: Any, part: Any, full: Any, seed: int = 0) -> GainRecove
         )
     none, part, full = (values.mean(0) if values.ndim == 2 else values for values in arrays)
     gain, full_gain = mean_interval(part - none, seed), mean_interval(full - none, seed)
-    share = Interval(np.nan, np.nan, np.nan)
-    if full_gain.low > 0 or full_gain.high < 0:
-        share = ratio_interval(part - none, full - none, seed)
+    some_gain = full_gain.low > 0 or full_gain.high < 0
+    share = ratio_interval(part - none, full - none, seed) if some_gain else UNDEFINED
     return GainRecovered(share, gain, full_gain)

@@ -2,120 +2,87 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section
+from ..utils.stats import mean_interval
 from .distances import distance, mean_to_others, relative, unit
-from .embed import flat
-from .images import NormalizationArgument, prepare
-from .probe import Probe, Step, probing
-from .stats import mean_interval
-from .tables import Row, Table
-from .transformations import Transformation, choose
-from .warp import Fill, check_fill, fill_name, warp
+from .session import Session, Step
+from .transformations import Transformation
+from .warp import Fill, warp
 
 DERANGEMENTS = 20
 
 
 @dataclass(frozen=True)
-class EquivarianceReport(Table):
+class EquivarianceReport(Report):
     """Rows of one kind of equivariance.
 
     Attributes:
-        kind: ``"alignment"`` or ``"feature map"``.
+        kind: what was measured, the heading of its section.
         layer: what was embedded.
+        about: what the figures mean.
         values: a row per transformation, fill and magnitude.
     """
 
     kind: str
     layer: str
-    values: tuple[Row, ...]
+    about: str
+    values: list[Row]
 
-    def rows(self) -> list[Row]:
-        return [dict(row) for row in self.values]
+    def records(self) -> list[Row]:
+        return self.values
 
-    def summary(self) -> str:
+    def sections(self) -> list[Section]:
         """The mean over magnitudes, a line per transformation and fill."""
-        keys = list(dict.fromkeys((row["transformation"], row["fill"]) for row in self.values))
-        numbers = [key for key, value in self.values[0].items() if isinstance(value, float) and key != "magnitude"]
-        lines = []
-        for key in keys:
-            of_key = [row for row in self.values if (row["transformation"], row["fill"]) == key]
-            lines.append([*key, *(f"{np.mean([row[number] for row in of_key]):+.3f}" for number in numbers)])
-        table = tabulate(lines, ["transformation", "outside", *numbers], tablefmt="github", disable_numparse=True)
-        return f"{self.kind} of {self.layer}; means over magnitudes.\n\n{table}"
-
-
-def displacement_alignment(
-    model: nn.Module,
-    data: Any,
-    max_images: int | None = None,
-    *,
-    transformations: Sequence[str | Transformation] | None = None,
-    fills: Sequence[Fill] = (0.0,),
-    layer: str | None = None,
-    normalization: NormalizationArgument = None,
-    batch_size: int = 256,
-    amp: bool = False,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> EquivarianceReport:
-    """Do embeddings of different images move the same way under t? Arguments as `measure_invariance`.
-
-    Rows give, for every magnitude but the identity: ``alignment``, see `alignment`, with its interval over images;
-    ``shuffled``, the same with displacements to *another* image's transformed embedding, which any map that depends on
-    t at all can have; ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with
-    shuffled displacements likewise).
-    """
-    images = prepare(data, max_images, normalization, seed, progress)
-    chosen = choose(transformations, images.images.shape[1])
-    with probing(model, images, layer, batch_size=batch_size, amp=amp, progress=progress) as probe:
-        collector = AlignmentCollector(probe, seed)
-        for step in probe.steps(chosen, fills):
-            collector.take(step)
-        return collector.report()
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows():
+            groups.setdefault((row["transformation"], row["fill"]), []).append(row)
+        keys = [key for key in self.values[0] if key not in ("transformation", "fill", "magnitude")]
+        means = [
+            {"transformation": name, "fill": fill} | {key: np.mean([row[key] for row in rows]) for key in keys}
+            for (name, fill), rows in groups.items()
+        ]
+        text = f"Layer: {self.layer}. Means over magnitudes. {self.about}"
+        figures = {key: (key, ".3f" if key in ("b", "d") else "+.3f", 1) for key in keys}
+        return [Section(self.kind, text, means, {"transformation": "transformation", "outside": "fill"}, figures)]
 
 
 class AlignmentCollector:
-    """Makes `displacement_alignment`'s report of the steps of one pass."""
+    """The alignment of displacements, from the steps of one pass.
 
-    def __init__(self, probe: Probe, seed: int) -> None:
-        self.probe, self.seed, self._rows = probe, seed, []
+    Rows give, for every magnitude but the identity: ``alignment``, with its interval over images; ``shuffled``, the same
+    with displacements to *another* image's transformed embedding, which any map that depends on t at all can have;
+    ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with shuffled displacements likewise).
+    """
+
+    about = (
+        "Mean cosine between the displacements of different images: 1, all embeddings move the same way; 0, each its own. "
+        "Shuffled: displacements to another image's transformed embedding."
+    )
+
+    def __init__(self, session: Session) -> None:
+        self.session, self._rows = session, []
 
     def take(self, step: Step) -> None:
-        """One magnitude; nothing moves at the identity."""
-        if step.magnitude != step.transformation.identity:
-            self._rows.append(alignment_row(self.probe, step, self.seed))
+        if step.at_identity:  # nothing moves
+            return
+        own, seed = alignment(step.z - self.session.z), self.session.seed
+        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+        z, transformed = self.session.z[order], step.z[order]
+        shifts = range(1, min(DERANGEMENTS, len(own) - 1) + 1)
+        # Cyclic shifts of a random order: permutations that leave no image in its place.
+        shuffled = float(torch.stack([alignment(transformed.roll(k, 0) - z).mean() for k in shifts]).mean())
+        mean = mean_interval(own.numpy(), seed)
+        figures = {"alignment": mean, "shuffled": shuffled, "above_shuffled": mean.estimate - shuffled}
+        self._rows.append(step.about | figures)
 
     def report(self) -> EquivarianceReport:
-        """What was taken."""
-        return EquivarianceReport("displacement alignment", self.probe.layer, tuple(self._rows))
-
-
-def alignment_row(probe: Probe, step: Step, seed: int) -> Row:
-    """One magnitude of `displacement_alignment`."""
-    own = alignment(step.z - probe.z)
-    order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
-    z, transformed = probe.z[order], step.z[order]
-    shifts = range(1, min(DERANGEMENTS, len(own) - 1) + 1)
-    # Cyclic shifts of a random order: permutations that leave no image in its place.
-    shuffled = torch.stack([alignment(transformed.roll(k, 0) - z).mean() for k in shifts]).mean()
-    found = mean_interval(own.numpy(), seed)
-    return {
-        "transformation": step.transformation.name,
-        "fill": step.fill,
-        "magnitude": step.magnitude,
-        "alignment": found.estimate,
-        "low": found.low,
-        "high": found.high,
-        "shuffled": float(shuffled),
-        "above_shuffled": found.estimate - float(shuffled),
-    }
+        return EquivarianceReport("Displacement alignment", self.session.layer, self.about, self._rows)
 
 
 def alignment(displacements: Tensor) -> Tensor:
@@ -128,81 +95,33 @@ def alignment(displacements: Tensor) -> Tensor:
     return ((v @ v.sum(0) - v.square().sum(-1)) / (len(v) - 1)).float()
 
 
-def feature_map_equivariance(
-    model: nn.Module,
-    data: Any,
-    layer: str,
-    max_images: int | None = None,
-    *,
-    transformations: Sequence[str | Transformation] | None = None,
-    fill: Fill = 0.0,
-    metric: str = "l2",
-    normalization: NormalizationArgument = None,
-    batch_size: int = 256,
-    amp: bool = False,
-    seed: int = 0,
-    progress: bool | None = None,
+def feature_maps(
+    session: Session, transformations: Sequence[Transformation], fill: Fill, metric: str
 ) -> EquivarianceReport:
-    """Does a layer's map move as the image does? For geometric t, F(t(x)) against t(F(x)).
-
-    Compared where t(F(x)) shows the inside of the map alone (everywhere for ``fill="wrap"``). Relative equivariance is
-    (b − d)/b with d = dist(F(t x), t F(x)) and b the mean distance from F(t x) to t F(x') of other images: 1 is
-    equivariant. ``relative_unmoved`` leaves F(x) where it is — what an invariant map would have — and tells
-    equivariance from insensitivity. (After Lenc & Vedaldi, *Understanding image representations by measuring their
-    equivariance and equivalence*, CVPR 2015, with t itself in place of a learned map.)
-
-    Args:
-        layer: a name of ``model.named_modules()`` whose output is ``(B, C, h, w)``.
-        transformations: geometric ones; all of them where None.
-        fill: one fill, for images; maps are continued by 0 outside, or wrap with the image.
-        metric: ``"l2"`` or ``"cosine"``.
-
-    Raises:
-        InstaAugError: a transformation that moves nothing, or a layer that gives no maps.
-    """
-    images = prepare(data, max_images, normalization, seed, progress)
-    chosen = choose(transformations, images.images.shape[1])
-    if transformations is None:
-        chosen = [t for t in chosen if t.kind == "geometry"]
-    for t in chosen:
-        if t.kind != "geometry":
-            raise InstaAugError(f"transformations: {t.name!r} moves no pixels; feature maps need geometric ones")
-    check_fill(fill)
-    around = "wrap" if fill == "wrap" else 0.0
-    rows: list[Row] = []
-    with probing(model, images, layer, batch_size=batch_size, amp=amp, progress=progress) as probe:
-        with torch.no_grad():
-            example, _ = probe.forward(next(iter(probe.batches()))[:1])
-        if example.ndim != 4:
-            raise InstaAugError(
-                f"layer: {layer!r} gives {tuple(example.shape)}, maps (B, C, h, w) are needed; name an earlier layer"
-            )
-        shape = example.shape[1:]
-        unmoved = probe.z
-        for step in probe.steps(chosen, [fill]):
-            t, maps = step.transformation, unmoved.unflatten(1, shape)
-            if step.magnitude == t.identity:
-                continue
-            moved = warp(maps, *t.matrix(step.magnitude), fill=around)
-            inside = warp(torch.ones(1, 1, *shape[1:]), *t.matrix(step.magnitude), fill=around) > 0.999
-            if not inside.any():
-                continue
-            target, found, still = (flat(m * inside) for m in (moved, step.z.unflatten(1, shape), maps))
-            row = {
-                "transformation": t.name,
-                "fill": fill_name(fill) if t.uses_fill else "",
-                "magnitude": step.magnitude,
-            }
-            rows.append(
-                row | _against(found, target, metric, "", seed) | _against(found, still, metric, "_unmoved", seed)
-            )
-    return EquivarianceReport(f"feature-map equivariance ({metric})", layer, tuple(rows))
-
-
-def _against(found: Tensor, target: Tensor, metric: str, suffix: str, seed: int) -> Row:
-    d, b = distance(found, target, metric), mean_to_others(found, target, metric)
-    share = mean_interval(relative(b, d).numpy(), seed)
-    row = {f"relative{suffix}": share.estimate}
-    if not suffix:
-        row |= {"low": share.low, "high": share.high, "b": float(b.mean()), "d": float(d.mean())}
-    return row
+    """F(t(x)) against t(F(x)) for the maps F of the session's layer; see `Probe.equivariance`."""
+    with torch.no_grad():
+        example, _ = session.forward(next(session.batches())[:1])
+    if example.ndim != 4:
+        raise InstaAugError(
+            f"layer: {session.layer!r} gives {tuple(example.shape)}, maps (B, C, h, w) are needed; name an earlier layer"
+        )
+    shape, rows = example.shape[1:], []
+    maps, around = session.z.unflatten(1, shape), "wrap" if fill == "wrap" else 0.0
+    for step in session.steps(transformations, [fill]):
+        matrix = step.transformation.matrix(step.magnitude, shape[2] / shape[1])
+        inside = warp(torch.ones(1, 1, *shape[1:]), matrix, around) > 0.999
+        if step.at_identity or not inside.any():
+            continue
+        layers = warp(maps, matrix, around), step.z.unflatten(1, shape), maps
+        moved, observed, still = ((layer * inside).flatten(1) for layer in layers)
+        d, b = distance(observed, moved, metric), mean_to_others(observed, moved, metric)
+        unmoved = relative(mean_to_others(observed, still, metric), distance(observed, still, metric))
+        figures = {"relative": mean_interval(relative(b, d).numpy(), session.seed)}
+        figures |= {"b": float(b.mean()), "d": float(d.mean())}
+        figures["relative_unmoved"] = float(unmoved[unmoved.isfinite()].double().mean())
+        rows.append(step.about | figures)
+    about = (
+        "Relative: (b − d)/b of F(t(x)) against t(F(x)); 1, the map moves as the image does. Relative unmoved: against F(x) "
+        "left in its place."
+    )
+    return EquivarianceReport(f"Feature-map equivariance ({metric})", session.layer, about, rows)

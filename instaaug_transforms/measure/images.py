@@ -1,13 +1,12 @@
-"""The images a model is measured on: any dataset, with or without labels, normalised or not."""
+"""The images a model is measured on: from any dataset, with or without labels, normalised or not."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision.transforms.v2 import functional as F
 
 from ..engine.data import LabelledImages, load
@@ -23,9 +22,9 @@ class MeasuredImages(LabelledImages):
 
     Attributes:
         labelled: whether ``targets`` mean anything.
-        classes: names of the labels, where the dataset has them.
-        index: ``(N,)``, place of each image in the dataset it came from.
-        normalization: redone before the model.
+        classes: names of the labels, or None.
+        index: ``(N,)``, place of each image in its dataset.
+        normalization: redone before the model, or None.
     """
 
     labelled: bool
@@ -37,16 +36,16 @@ class MeasuredImages(LabelledImages):
         """The name of a label, or its number."""
         return self.classes[target] if self.classes is not None and target < len(self.classes) else str(target)
 
-    def fingerprint(self) -> str:
-        """sha256 over shape, pixels and labels: two reports on the same images have the same."""
-        found = hashlib.sha256(repr((tuple(self.images.shape), str(self.images.dtype))).encode())
-        for part in (self.images, self.targets):
-            found.update(part.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
-
     def to_model(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the model wants them."""
         return images if self.normalization is None else self.normalization.redo(images)
+
+    def at_most(self, n: int | None, seed: int) -> "MeasuredImages":
+        """``n`` of them, drawn at random without replacement; all of them for None."""
+        index = _draw(len(self), n, seed)
+        if len(index) == len(self):
+            return self
+        return replace(self, images=self.images[index], targets=self.targets[index], index=self.index[index])
 
 
 def prepare(
@@ -56,37 +55,34 @@ def prepare(
     seed: int = 0,
     progress: bool | None = None,
 ) -> MeasuredImages:
-    """What the user gave to `MeasuredImages`; each later function takes either.
+    """Whatever the user has to `MeasuredImages`, which every measurement takes as data too.
 
     Args:
-        data: ``(images, labels)`` tensors, images ``(N, C, H, W)`` alone (nothing about classes is reported then), a
-            map-style Dataset of (image, label) pairs, or its DataLoader; uint8 or float in [0, 1].
-        max_images: measure on this many at most, drawn at random without replacement.
-        normalization: ``(mean, std)`` per channel where the images arrive normalised: undone here, so that
-            transformations act on [0, 1], and redone before the model.
+        data: ``(images, labels)`` tensors; images ``(N, C, H, W)`` alone, and nothing about classes is reported; a
+            map-style Dataset of (image, label) pairs, or its DataLoader. uint8 or float in [0, 1].
+        max_images: at most this many, drawn at random without replacement.
+        normalization: ``(mean, std)`` per channel, if the images arrive normalised: undone here, so that transformations
+            act on [0, 1], and redone before the model.
         seed: of the draw.
-        progress: show a bar; None where the output is a terminal.
+        progress: show a bar; by default if the output is a terminal.
 
     Raises:
         InstaAugError: as `learning.data.load`, or max_images below 2.
     """
     if isinstance(data, MeasuredImages):
-        return data if max_images is None else _at_most(data, max_images, seed)
+        return data.at_most(max_images, seed)
     if normalization is not None and not isinstance(normalization, Normalization):
         normalization = Normalization(*(tuple(part) for part in normalization))
     if isinstance(data, DataLoader):
         data = data.dataset
-    classes = getattr(data, "classes", None)
-    labelled = not isinstance(data, Tensor)
+    classes, labelled, index = getattr(data, "classes", None), not isinstance(data, Tensor), None
     if isinstance(data, Tensor):
         data = (data, torch.zeros(len(data), dtype=torch.long))
-    chosen = None
     if isinstance(data, Dataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        if max_images is not None and 2 <= max_images < len(data):
-            # Drawn before anything is read: a large dataset need not fit into memory.
-            chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:max_images]
-            chosen = chosen.sort().values
-        data = _Part(data, chosen, normalization)
+        # Drawn before anything is read: a large dataset need not fit into memory.
+        index = _draw(len(data), max_images, seed)
+        data = Subset(data, index.tolist())
+        data = data if normalization is None else _Denormalised(data, normalization)
     elif normalization is not None and not isinstance(data, LabelledImages):
         data = (_undo(data[0], normalization), data[1])
     loaded = load(data, "data", progress=progress)
@@ -96,25 +92,16 @@ def prepare(
             "the images alone to measure without labels"
         )
     names = None if classes is None else tuple(str(name) for name in classes)
-    index = torch.arange(len(loaded)) if chosen is None else chosen
-    made = MeasuredImages(loaded.images, loaded.targets, labelled, names, index, normalization)
-    return made if max_images is None else _at_most(made, max_images, seed)
+    index = torch.arange(len(loaded)) if index is None else index
+    images = MeasuredImages(loaded.images, loaded.targets, labelled, names, index, normalization)
+    return images.at_most(max_images, seed)
 
 
-def _at_most(images: MeasuredImages, n: int, seed: int) -> MeasuredImages:
-    if not isinstance(n, int) or n < 2:
-        raise InstaAugError(f"max_images: expected a whole number ≥ 2, or None for all, got {n!r}")
-    if n >= len(images):
-        return images
-    keep = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n].sort().values
-    return MeasuredImages(
-        images.images[keep],
-        images.targets[keep],
-        images.labelled,
-        images.classes,
-        images.index[keep],
-        images.normalization,
-    )
+def _draw(n: int, most: int | None, seed: int) -> Tensor:
+    """Ascending indices of ``most`` among ``n`` images, or of all of them."""
+    if most is not None and (not isinstance(most, int) or most < 2):
+        raise InstaAugError(f"max_images: expected a whole number ≥ 2, or None for all, got {most!r}")
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:
@@ -123,19 +110,16 @@ def _undo(images: Tensor, normalization: Normalization) -> Tensor:
     return torch.where((out - 0.5).abs() <= 0.501, out.clamp(0, 1), out)
 
 
-class _Part(Dataset):
-    """Some samples of a dataset, their normalisation undone."""
+class _Denormalised(Dataset):
+    """A dataset with its normalisation undone."""
 
-    def __init__(self, data: Dataset, index: Tensor | None, normalization: Normalization | None) -> None:
+    def __init__(self, data: Dataset, normalization: Normalization) -> None:
         self.data, self.normalization = data, normalization
-        self.index = range(len(data)) if index is None else index.tolist()
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.data)
 
     def __getitem__(self, i: int) -> tuple:
-        image, target, *_ = self.data[self.index[i]]
-        if self.normalization is not None:
-            image = F.to_image(image) if not isinstance(image, Tensor) else image
-            image = _undo(image.as_subclass(Tensor), self.normalization)
-        return image, target
+        image, target, *_ = self.data[i]
+        image = F.to_image(image) if not isinstance(image, Tensor) else image
+        return _undo(image.as_subclass(Tensor), self.normalization), target

@@ -1,29 +1,68 @@
-"""What a model is invariant to: the report and the function that makes it."""
+"""What a model is invariant to, how far, and for which images."""
 
-import os
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
-from torch import nn
+import torch
+from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.report import Report, Row, Section, flatten
+from ..utils.stats import Interval, mean_interval
 from . import plots
-from .images import MeasuredImages, NormalizationArgument, prepare
-from .probe import probing
-from .stats import Interval, mean_interval
-from .sweep import MEASURES, Sweep, SweepCollector, truths
-from .tables import Row, Table
-from .transformations import Transformation, choose
-from .warp import Fill, check_fills
+from .distances import METRICS, distance, mean_to_others, relative
+from .images import MeasuredImages
+from .session import Session, Step
+from .transformations import Transformation
 
-Chosen = Sequence[str | Transformation] | None
+DISTANCES = tuple(f"{kind}_{metric}" for metric in METRICS for kind in ("relative", "b", "d"))
+MEASURES = (*DISTANCES, "agreement", "accuracy", "p_true")
+"""``relative_cosine``, ``b_cosine``, ``d_cosine``, the same for ``l2``, ``agreement``, ``accuracy``, ``p_true``."""
 
 
 @dataclass(frozen=True)
-class InvarianceReport(Table):
+class Sweep:
+    """One transformation under one fill.
+
+    Attributes:
+        transformation: what was swept.
+        fill: what lay outside; "" if nothing outside is seen.
+        values: measure to ``(M, N)`` float32, M magnitudes, N images. ``agreement``, ``accuracy``: 0 or 1. Without
+            labels ``accuracy`` and ``p_true`` are NaN; of outputs that are no logits they mean nothing.
+    """
+
+    transformation: Transformation
+    fill: str
+    values: dict[str, np.ndarray]
+
+    @property
+    def name(self) -> str:
+        """Transformation and fill, e.g. ``"rotate"`` or ``"rotate, reflection"``."""
+        return self.transformation.name + (f", {self.fill}" if self.fill not in ("", "black") else "")
+
+    @property
+    def about(self) -> Row:
+        return {"transformation": self.transformation.name, "kind": self.transformation.kind, "fill": self.fill}
+
+    @property
+    def magnitudes(self) -> tuple[float, ...]:
+        """``(M,)``."""
+        return self.transformation.magnitudes
+
+    @property
+    def identity(self) -> int:
+        """Row of the identity."""
+        return self.magnitudes.index(self.transformation.identity)
+
+    def per_image(self, measure: str) -> np.ndarray:
+        """``(N,)``: the mean over all magnitudes but the identity."""
+        return np.delete(self.values[measure], self.identity, axis=0).mean(0)
+
+
+@dataclass(frozen=True)
+class InvarianceReport(Report):
     """How far transformations move a model's embeddings and answers, per image, class and magnitude.
 
     Attributes:
@@ -41,23 +80,20 @@ class InvarianceReport(Table):
     model: str
     accuracy: np.ndarray
     seed: int
+    picture = plots.invariance
 
     def sweep(self, transformation: str, fill: str | None = None) -> Sweep:
-        """The sweep of a transformation, under the first fill measured where None.
-
-        Raises:
-            InstaAugError: there is none.
-        """
+        """The sweep of a transformation; of several fills, the first unless one is named."""
         for sweep in self.sweeps:
             if sweep.transformation.name == transformation and fill in (None, sweep.fill):
                 return sweep
         known = ", ".join(f"{s.transformation.name!r} ({s.fill or 'no fill'})" for s in self.sweeps)
         raise InstaAugError(f"transformation: no sweep of {transformation!r} with fill {fill!r}; there are {known}")
 
-    def rows(self) -> list[Row]:
+    def records(self) -> list[Row]:
         """A row per transformation, fill and magnitude: the mean over images of every measure."""
         return [
-            self._about(sweep)
+            sweep.about
             | {"magnitude": magnitude, "unit": sweep.transformation.unit, "n": len(self.images)}
             | {measure: float(sweep.values[measure][m].mean()) for measure in MEASURES}
             for sweep in self.sweeps
@@ -66,27 +102,24 @@ class InvarianceReport(Table):
 
     def per_class(self) -> list[Row]:
         """A row per transformation, fill and class: means over its images and all magnitudes but the identity."""
-        targets = self.images.targets.cpu().numpy()
-        rows = []
-        for sweep in self.sweeps:
-            values = {measure: sweep.per_image(measure) for measure in MEASURES}
-            for label in np.unique(targets) if self.images.labelled else []:
-                of_class = targets == label
-                means = {measure: float(v[of_class].mean()) for measure, v in values.items()}
-                about = {"class": self.images.class_name(int(label)), "n": int(of_class.sum())}
-                rows.append(self._about(sweep) | about | means)
-        return rows
+        images, labels = self.images, self.images.targets.cpu().numpy()
+        members = [(label, labels == label) for label in np.unique(labels).tolist() if images.labelled]
+        return self._means([({"class": images.class_name(c), "n": int(which.sum())}, which) for c, which in members])
 
     def per_image(self) -> list[Row]:
         """A row per transformation, fill and image: means over all magnitudes but the identity."""
-        targets, index = self.images.targets.tolist(), self.images.index.tolist()
+        images = self.images
+        labels = [images.class_name(target) if images.labelled else "" for target in images.targets.tolist()]
+        index = images.index.tolist()
+        return self._means([({"image": index[i], "class": label}, i) for i, label in enumerate(labels)])
+
+    def _means(self, groups: list[tuple[Row, Any]]) -> list[Row]:
+        """A row per sweep and group: what to call the group, and an index of its images."""
         rows = []
         for sweep in self.sweeps:
             values = {measure: sweep.per_image(measure) for measure in MEASURES}
-            for i, target in enumerate(targets):
-                label = self.images.class_name(target) if self.images.labelled else ""
-                means = {measure: float(v[i]) for measure, v in values.items()}
-                rows.append(self._about(sweep) | {"image": index[i], "class": label} | means)
+            for about, which in groups:
+                rows.append(sweep.about | about | {name: float(v[which].mean()) for name, v in values.items()})
         return rows
 
     def interval(self, sweep: Sweep, measure: str) -> Interval:
@@ -100,111 +133,89 @@ class InvarianceReport(Table):
         """The largest L2 distance between two forwards of the same image: 0 for a deterministic model."""
         return max(float(sweep.values["d_l2"][sweep.identity].max()) for sweep in self.sweeps)
 
+    @cached_property
+    def _by_sweep(self) -> list[Row]:
+        """For every sweep, the interval of every measure."""
+        return [
+            sweep.about
+            | {"range": f"{sweep.magnitudes[0]:g} … {sweep.magnitudes[-1]:g}"}
+            | {measure: self.interval(sweep, measure) for measure in MEASURES}
+            for sweep in self.sweeps
+        ]
+
     def summary_rows(self) -> list[Row]:
         """A row per sweep: mean over images and magnitudes without the identity, and intervals over images."""
-        rows = []
-        for sweep in self.sweeps:
-            row = self._about(sweep) | {"range": f"{sweep.magnitudes[0]:g} … {sweep.magnitudes[-1]:g}"}
-            for measure in MEASURES:
-                found = self.interval(sweep, measure)
-                row |= {measure: found.estimate, f"{measure}_low": found.low, f"{measure}_high": found.high}
-            rows.append(row)
-        return rows
+        return [flatten(record) for record in self._by_sweep]
 
-    def summary(self) -> str:
-        """A Markdown table: relative invariance, raw distances, agreement and accuracy per transformation."""
-        lines = []
-        for sweep in self.sweeps:
-            cosine, l2, agree = (
-                self.interval(sweep, measure) for measure in ("relative_cosine", "relative_l2", "agreement")
-            )
-            b, d, accuracy = (sweep.per_image(measure).mean() for measure in ("b_cosine", "d_cosine", "accuracy"))
-            lines.append(
-                [
-                    sweep.transformation.name,
-                    sweep.fill,
-                    f"{sweep.magnitudes[0]:g} … {sweep.magnitudes[-1]:g}",
-                    cosine.text("+.2f"),
-                    l2.text("+.2f"),
-                    f"{b:.3f}",
-                    f"{d:.3f}",
-                    agree.text(".1f", 100),
-                    "" if np.isnan(accuracy) else f"{100 * accuracy:.1f}",
-                ]
-            )
-        headers = ["transformation", "outside", "range", "invariance, cosine", "invariance, L2", "b cos", "d cos"]
-        table = tabulate(lines, [*headers, "same answer %", "top-1 %"], tablefmt="github", disable_numparse=True)
+    def sections(self) -> list[Section]:
+        height, width = self.images.images.shape[-2:]
         known = "" if np.isnan(self.accuracy).all() else f", top-1 {100 * self.accuracy.mean():.1f} % untransformed"
-        return (
-            f"{self.model}, {self.layer}, n = {len(self.images)} images{known}. Relative invariance (b − d)/b: 1 is "
-            "invariant, 0 as far as another image.\nMeans over all magnitudes but the identity; 95 % intervals over "
-            f"images.\n\n{table}"
+        noise = f"two forwards of one image differ by up to {self.noise:.2g} (L2)" if self.noise else "deterministic"
+        text = (
+            f"{self.model}, {self.layer}, n = {len(self.images)} images of {height} × {width} pixels{known}; {noise}.\n"
+            "Relative invariance (b − d)/b compares d, how far a transformation moves an image's embedding, with b, how far "
+            "away the transformed embeddings of other images are: 1 is invariant, 0 is as far as another image. Means over "
+            f"all magnitudes but the identity; 95 % intervals over images, seed {self.seed}."
         )
+        raw_text = (
+            "A high relative invariance can come from a small d or from a large b. An untrained network can seem less "
+            "invariant than another merely because all of its embeddings lie close together."
+        )
+        labels = {"transformation": "transformation", "outside": "fill", "range": "range"}
+        answers = {
+            "invariance, cosine": ("relative_cosine", "+.2f", 1),
+            "invariance, L2": ("relative_l2", "+.2f", 1),
+            "same answer %": ("agreement", ".1f", 100),
+            "top-1 %": ("accuracy", ".1f", 100),
+            "p(true)": ("p_true", ".3f", 1),
+        }
+        raw = {f"{kind}, {metric}": (f"{kind}_{metric}", ".3f", 1) for metric in METRICS for kind in "bd"}
+        curves = "Means over images, by magnitude. The grey upright line is the identity."
+        means = "Means over images and all magnitudes but the identity."
+        by_class = "Mean relative invariance (cosine); classes by their mean."
+        raw_distances, per_class = partial(plots.raw_distances, self), partial(plots.per_class, self)
+        sections = [
+            Section("Invariance", text, self._by_sweep, labels, answers, self.picture, curves),
+            Section("Raw distances", raw_text, self._by_sweep, labels, raw, raw_distances, means),
+            Section("Classes", draw=per_class, caption=by_class),
+        ]
+        return sections if self.images.labelled else sections[:2]
 
-    def plot(self, path: str | os.PathLike | None = None) -> Any:
-        """Curves over magnitude, a panel per transformation; written to ``path`` (.png, .svg, .pdf) where given.
 
-        Returns:
-            The matplotlib figure.
-        """
-        return plots.finish(plots.invariance(self), path)
+class InvarianceCollector:
+    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`.
 
-    @staticmethod
-    def _about(sweep: Sweep) -> Row:
-        t = sweep.transformation
-        return {"transformation": t.name, "kind": t.kind, "fill": sweep.fill}
-
-
-def measure_invariance(
-    model: nn.Module,
-    data: Any,
-    max_images: int | None = None,
-    *,
-    transformations: Chosen = None,
-    fills: Sequence[Fill] = (0.0, "reflection"),
-    layer: str | None = None,
-    normalization: NormalizationArgument = None,
-    batch_size: int = 256,
-    amp: bool = False,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> InvarianceReport:
-    """Measure what a model is invariant to (Bouchacourt et al., *Grounding Inductive Biases in Natural Images*, 2021).
-
-    Args:
-        model: images to outputs; [0, 1] images unless ``normalization`` is given. Held frozen in eval mode.
-        data: see `prepare`.
-        max_images: at most this many, drawn at random.
-        transformations: names of `STANDARD` or `Transformation` objects; all that fit the images where None.
-        fills: what lies outside the image, each measured: a grey value, ``"mean"``, ``"border"``, ``"reflection"`` or
-            ``"wrap"``.
-        layer: what is embedded: None for the penultimate layer, or any name of ``model.named_modules()``.
-        normalization: ``(mean, std)`` where data arrive normalised, and the model wants them so.
-        batch_size: images per forward.
-        amp: bfloat16 autocast.
-        seed: of the draw of images and of every interval.
-        progress: show bars; None where the output is a terminal.
-
-    Raises:
-        InstaAugError: see `prepare`, `choose`, `check_fills`, `embedding`; or fewer than two images.
-
-    Example:
-        >>> report = measure_invariance(model, dataset, max_images=500)
-        >>> print(report.summary())
+    With z = f(x), z_t = f(t(x)): d = dist(z, z_t); b, the mean distance from z to the transformed embeddings of other
+    images; relative invariance (b − d) / b (Bouchacourt et al., NeurIPS 2021), per image.
     """
-    fills = check_fills(fills)
-    images = prepare(data, max_images, normalization, seed, progress)
-    chosen = choose(transformations, images.images.shape[1])
-    with probing(model, images, layer, batch_size=batch_size, amp=amp, progress=progress) as probe:
-        collector = SweepCollector(probe)
-        for step in probe.steps(chosen, fills):
-            collector.take(step)
-        return assemble(collector, model, seed)
+
+    def __init__(self, session: Session) -> None:
+        self.session, self._sweeps, self._steps = session, [], []
+
+    def take(self, step: Step) -> None:
+        session, values = self.session, against_labels(step.outputs, self.session)
+        values["agreement"] = step.outputs.argmax(-1) == session.outputs.argmax(-1)
+        for metric in METRICS:
+            d, b = distance(session.z, step.z, metric), mean_to_others(session.z, step.z, metric)
+            values |= {f"relative_{metric}": relative(b, d), f"b_{metric}": b, f"d_{metric}": d}
+        self._steps.append({name: value.float().numpy() for name, value in values.items()})
+        if len(self._steps) == len(step.transformation.magnitudes):
+            joined = {name: np.stack([values[name] for values in self._steps]) for name in MEASURES}
+            self._sweeps.append(Sweep(step.transformation, step.fill, joined))
+            self._steps = []
+
+    def report(self) -> InvarianceReport:
+        session = self.session
+        name = type(getattr(session.model, "model", session.model)).__name__
+        accuracy = against_labels(session.outputs, session)["accuracy"].numpy()
+        return InvarianceReport(tuple(self._sweeps), session.images, session.layer, name, accuracy, session.seed)
 
 
-def assemble(collector: SweepCollector, model: nn.Module, seed: int) -> InvarianceReport:
-    """The report of a pass that was taken to its end."""
-    probe = collector.probe
-    name = type(getattr(model, "model", model)).__name__
-    accuracy = truths(probe.outputs, probe)["accuracy"].numpy()
-    return InvarianceReport(tuple(collector.sweeps), probe.images, probe.layer, name, accuracy, seed)
+def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
+    """``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; NaN without labels for those outputs."""
+    targets = session.images.targets.cpu()
+    if not session.images.labelled or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
+        unknown = torch.full((len(outputs),), torch.nan)
+        return {"accuracy": unknown, "p_true": unknown}
+    p = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]
+    return {"accuracy": (outputs.argmax(-1) == targets).float(), "p_true": p}

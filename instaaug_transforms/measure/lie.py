@@ -4,23 +4,18 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from tabulate import tabulate
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
 from ..utils.errors import InstaAugError
-from .embed import flat
-from .images import NormalizationArgument, prepare
-from .probe import Probe, probing
-from .stats import Interval, mean_interval
-from .tables import Row, Table
-from .warp import Fill, check_fill, neighbours
+from ..utils.report import Report, Row, Section
+from ..utils.stats import Interval, mean_interval
+from .session import Session
+from .warp import Fill, neighbours
 
 # Velocity of a pixel at (x, y), in pixels from the centre (x right, y down), per unit of each generator.
 Velocity = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
@@ -28,19 +23,15 @@ GEOMETRY: dict[str, Velocity] = {
     "rotate": lambda x, y, h, w: (y, -x),  # radians, counter-clockwise
     "translate_x": lambda x, y, h, w: (torch.full_like(x, w), torch.zeros_like(x)),  # widths, right
     "translate_y": lambda x, y, h, w: (torch.zeros_like(x), torch.full_like(x, h)),  # heights, down
-    "shear_x": lambda x, y, h, w: (y, torch.zeros_like(x)),
-    "shear_y": lambda x, y, h, w: (torch.zeros_like(x), x),
+    "shear_x": lambda x, y, h, w: (-y, torch.zeros_like(x)),
+    "shear_y": lambda x, y, h, w: (torch.zeros_like(x), -x),
     "zoom": lambda x, y, h, w: (x, y),  # log of the size
 }
 APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
     "brightness": lambda x: x,  # d/ds of (1 + s)·x
-    "contrast": lambda x: x - _grey(x).mean((-2, -1), keepdim=True),
+    "contrast": lambda x: x - (F.rgb_to_grayscale(x) if x.shape[1] == 3 else x).mean((1, 2, 3), keepdim=True),
 }
 GENERATORS = (*GEOMETRY, *APPEARANCE)
-
-
-def _grey(images: Tensor) -> Tensor:
-    return F.rgb_to_grayscale(images) if images.shape[1] == 3 else images.mean(1, keepdim=True)
 
 
 def tangent(images: Tensor, generator: str, fill: Fill = 0.0) -> Tensor:
@@ -52,8 +43,6 @@ def tangent(images: Tensor, generator: str, fill: Fill = 0.0) -> Tensor:
     """
     if generator in APPEARANCE:
         return APPEARANCE[generator](images)
-    if generator not in GEOMETRY:
-        raise InstaAugError(f"generators: unknown {generator!r}; known are {', '.join(GENERATORS)}")
     height, width = images.shape[-2:]
     wide = neighbours(images, fill)
     along_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
@@ -66,12 +55,12 @@ def tangent(images: Tensor, generator: str, fill: Fill = 0.0) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LieReport(Table):
+class LieReport(Report):
     """Local errors per generator and image.
 
     Attributes:
         layer: what was differentiated.
-        equivariant: whether maps were moved back (`lie_derivative`).
+        equivariant: whether maps were moved back (`Probe.lie`).
         values: generator to ``(N,)``: ‖L f(x)‖² / D, D elements.
         size: ``(N,)``: ‖f(x)‖² / D.
         seed: of intervals.
@@ -87,83 +76,45 @@ class LieReport(Table):
         """The expected local error LEE = E_x ‖L f(x)‖² / D, with its interval over images."""
         return mean_interval(self.values[generator].numpy(), self.seed)
 
-    def rows(self) -> list[Row]:
-        """A row per generator: ``lee``, interval, and ``relative`` = √(E‖L f‖² / E‖f‖²), free of f's scale."""
-        rows = []
-        for generator, values in self.values.items():
-            found = self.interval(generator)
-            relative = math.sqrt(values.mean() / self.size.mean()) if self.size.mean() > 0 else math.nan
-            rows.append(
-                {"generator": generator, "lee": found.estimate, "low": found.low, "high": found.high}
-                | {"relative": relative, "n": len(values)}
-            )
-        return rows
-
-    def summary(self) -> str:
-        lines = [
-            [row["generator"], Interval(row["lee"], row["low"], row["high"]).text(".3g"), f"{row['relative']:.3g}"]
-            for row in self.rows()
+    def records(self) -> list[Row]:
+        """A row per generator: ``lee`` with its interval, and ``relative`` = √(E‖L f‖² / E‖f‖²), free of f's scale."""
+        size = float(self.size.mean()) or math.nan
+        return [
+            {"generator": name, "lee": self.interval(name), "relative": math.sqrt(v.mean() / size), "n": len(v)}
+            for name, v in self.values.items()
         ]
-        kind = "equivariance" if self.equivariant else "invariance"
-        table = tabulate(lines, ["generator", "LEE [95 %]", "relative"], tablefmt="github", disable_numparse=True)
-        return f"Local error of {kind}, {self.layer}, n = {len(self.size)} images.\n\n{table}"
+
+    def sections(self) -> list[Section]:
+        text = (
+            f"How fast the embedding begins to move, {self.layer}, n = {len(self.size)} images: the local error of "
+            f"{'equivariance' if self.equivariant else 'invariance'}, LEE = E ‖L f(x)‖² / D (Gruver et al. 2023), per radian, "
+            "image width, shear, log size or factor. Relative: √(E ‖L f‖² / E ‖f‖²)."
+        )
+        figures = {"LEE [95 %]": ("lee", ".3g", 1), "relative": ("relative", ".3g", 1)}
+        return [Section("Local error", text, self.records(), {"generator": "generator"}, figures)]
 
 
-def lie_derivative(
-    model: nn.Module,
-    data: Any,
-    max_images: int | None = None,
-    *,
-    generators: Sequence[str] = GENERATORS,
-    fill: Fill = "border",
-    layer: str | None = None,
-    equivariant: bool = False,
-    normalization: NormalizationArgument = None,
-    batch_size: int = 64,
-    seed: int = 0,
-    progress: bool | None = None,
-) -> LieReport:
-    """The local equivariance error (Gruver et al., *The Lie Derivative for Measuring Learned Equivariance*, ICLR 2023).
-
-    L_X f(x) = d/ds|₀ ρ₂(s)⁻¹ f(ρ₁(s) x), by one forward-mode pass, `torch.func.jvp`, per generator;
-    LEE(f) = E_x ‖L_X f(x)‖² / D. Local: it says how fast the answer begins to change, not how far.
-
-    Args:
-        model, data, max_images, normalization: as in `measure_invariance`.
-        generators: of `GENERATORS`.
-        fill: how images are continued by one pixel; ``"border"`` adds no edge of its own.
-        layer: what is differentiated, see `embedding`; the penultimate layer where None.
-        equivariant: move ``(B, C, h, w)`` maps back by the same generator (ρ₂ = ρ₁) before comparing; otherwise ρ₂ is
-            the identity and the error is that of invariance.
-        batch_size: images per forward.
-        seed: of the draw and of intervals.
-        progress: show a bar; None where the output is a terminal.
-
-    Raises:
-        InstaAugError: an unknown generator, or ``equivariant`` with a layer that gives no maps or a generator that
-            moves nothing.
-    """
-    check_fill(fill)
-    generators = [generators] if isinstance(generators, str) else list(generators)
+def local_errors(session: Session, generators: Sequence[str], fill: Fill, equivariant: bool) -> LieReport:
+    """The Lie derivative of the session's layer along each generator; see `Probe.lie`."""
     for name in generators:
-        if name not in GENERATORS or (equivariant and name not in GEOMETRY):
-            allowed = GEOMETRY if equivariant else GENERATORS
+        if name not in (allowed := GEOMETRY if equivariant else GENERATORS):
             raise InstaAugError(f"generators: expected of {', '.join(allowed)}, got {name!r}")
-    images = prepare(data, max_images, normalization, seed, progress)
     values: dict[str, list[Tensor]] = {name: [] for name in generators}
     sizes = []
-    disable = None if progress is None else not progress
-    with probing(model, images, layer, batch_size=batch_size, progress=progress) as probe:
-        bar = tqdm(total=len(images) * len(generators), desc="Lie derivative", unit="image", disable=disable)
-        with bar:
-            for x in probe.batches():
-                for name in generators:
-                    value, moved = _one(probe, x, name, fill, equivariant)
-                    values[name].append(flat(moved).square().mean(1).cpu())
-                    bar.update(len(x))
-                sizes.append(flat(value).square().mean(1).cpu())
-    found = {name: torch.cat(parts) for name, parts in values.items()}
-    return LieReport(probe.layer, equivariant, found, torch.cat(sizes), seed)
+    with session.bar("Lie derivative", len(session.images) * len(generators)) as bar:
+        for x in session.batches():
+            for name in generators:
+                value, moved = derivative(lambda batch: session.forward(batch)[0], x, tangent(x, name, fill))
+                if equivariant:
+                    if value.ndim != 4:
+                        got = f"{session.layer} gives {tuple(value.shape)}"
+                        raise InstaAugError(f"layer: {got}; equivariant=True needs maps (B, C, h, w)")
+                    moved = moved - tangent(value, name, "wrap" if fill == "wrap" else "border")
+                values[name].append(moved.flatten(1).square().mean(1).cpu())
+                bar.update(len(x))
+            sizes.append(value.flatten(1).square().mean(1).cpu())
+    joined = {name: torch.cat(parts) for name, parts in values.items()}
+    return LieReport(session.layer, equivariant, joined, torch.cat(sizes), session.seed)
 
 
 def derivative(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,14 +125,3 @@ def derivative(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tenso
         warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
         warnings.filterwarnings("ignore", "`torch.jit.script`", DeprecationWarning)
         return jvp(function, (x,), (direction,))
-
-
-def _one(probe: Probe, x: Tensor, generator: str, fill: Fill, equivariant: bool) -> tuple[Tensor, Tensor]:
-    value, moved = derivative(lambda batch: probe.forward(batch)[0], x, tangent(x, generator, fill))
-    if equivariant:
-        if value.ndim != 4:
-            raise InstaAugError(
-                f"layer: {probe.layer} gives {tuple(value.shape)}; equivariant=True needs maps (B, C, h, w)"
-            )
-        moved = moved - tangent(value, generator, "wrap" if fill == "wrap" else "border")
-    return value, moved

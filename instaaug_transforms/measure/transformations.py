@@ -1,7 +1,11 @@
-"""The transformations a model is measured under: named, with magnitudes, and an identity that is exact."""
+"""The transformations a model is measured under: named, with magnitudes, and an identity that is exact.
+
+What the package's families do already — rotate, translate, shear, scale, hue, saturation — is theirs here too; posterize,
+solarize and the rest are torchvision's.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,12 +14,18 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from .. import functional
+from ..families import Family
 from ..families.hsv import HSV
+from ..families.rotate import Rotate
+from ..families.scale import Scale
+from ..families.shear import Shear
+from ..families.translate import Translate
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from .warp import Fill, warp
 
-Matrix = list[list[float]]
+Matrix = Callable[[float, float], Tensor]
+Colour = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -27,9 +37,8 @@ class Transformation:
         magnitudes: what is tried, ascending or descending; holds ``identity`` exactly once.
         identity: the magnitude that changes nothing; `apply` returns the very images there.
         unit: of the magnitudes.
-        kind: ``"geometry"`` or ``"appearance"``.
-        matrix: magnitude to the in→out matrix ``(2, 2)`` and shift ``(2,)``, see `warp`; geometry alone.
-        colour: (images, magnitude) to images; appearance alone.
+        matrix: of a geometric one: (magnitude, width over height) to the out→in ``(3, 3)`` in [−1, 1] coordinates.
+        colour: of any other: (images, magnitude) to images.
         uses_fill: whether what lies outside the image is ever seen.
         channels: numbers of channels it is defined on, None for any.
     """
@@ -38,19 +47,14 @@ class Transformation:
     magnitudes: tuple[float, ...]
     identity: float
     unit: str
-    kind: str
-    matrix: Callable[[float], tuple[Matrix, tuple[float, float]]] | None = None
-    colour: Callable[[Tensor, float], Tensor] | None = None
+    matrix: Matrix | None = None
+    colour: Colour | None = None
     uses_fill: bool = False
     channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = {"geometry": self.matrix, "appearance": self.colour}
-        if given.get(self.kind) is None or sum(way is not None for way in given.values()) != 1:
-            raise InstaAugError(
-                f"transformation {self.name!r}: expected kind 'geometry' with matrix= or 'appearance' with colour=, got "
-                f"kind {self.kind!r}"
-            )
+        if (self.matrix is None) == (self.colour is None):
+            raise InstaAugError(f"transformation {self.name!r}: expected exactly one of matrix= and colour=")
         steps = np.diff(self.magnitudes)
         if list(self.magnitudes).count(self.identity) != 1 or not ((steps > 0).all() or (steps < 0).all()):
             raise InstaAugError(
@@ -58,106 +62,105 @@ class Transformation:
                 f"{self.identity:g} once, got {tuple(self.magnitudes)}"
             )
 
+    @property
+    def kind(self) -> str:
+        """``"geometry"`` or ``"appearance"``."""
+        return "appearance" if self.matrix is None else "geometry"
+
+    @classmethod
+    def of_family(
+        cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
+    ) -> "Transformation":
+        """One field of a family over its values, the identity among them; the other fields stay at the identity."""
+        rest = family.identity()
+
+        def matrix(value: float, aspect: float) -> Tensor:
+            frame = torch.tensor([float(aspect)])
+            return family.matrix(alike({**rest, field: value}, frame), frame)[0]
+
+        def colour(images: Tensor, value: float) -> Tensor:
+            return functional.apply(images, alike({**rest, field: value}, images), [family])
+
+        about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
+        if family.stage == "geometry":
+            return cls(*about, matrix, uses_fill=not family.stays_inside, channels=family.channels)
+        return cls(*about, colour=colour, channels=family.channels)
+
     def apply(self, images: Tensor, magnitude: float, fill: Fill = 0.0) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] under one magnitude; the same object at the identity."""
         if magnitude == self.identity:
             return images
         if self.colour is not None:
             return self.colour(images, magnitude)
-        return warp(images, *self.matrix(magnitude), fill=fill)
+        return warp(images, self.matrix(magnitude, images.shape[-1] / images.shape[-2]), fill)
 
     def with_magnitudes(self, magnitudes: Sequence[float]) -> "Transformation":
         """The same over other magnitudes, which must hold the identity."""
         return replace(self, magnitudes=tuple(float(m) for m in magnitudes))
 
 
+def alike(fields: Mapping[str, float], batch: Tensor) -> AugmentParams:
+    """The same parameters for every element of a batch."""
+    return AugmentParams(**{k: torch.full((len(batch),), v, device=batch.device) for k, v in fields.items()})
+
+
 def _grid(low: float, high: float, n: int = 11) -> tuple[float, ...]:
     return tuple(round(float(x), 10) for x in np.linspace(low, high, n))
 
 
-def _turn(degrees: float) -> tuple[Matrix, tuple[float, float]]:
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return [[cos, sin], [-sin, cos]], (0.0, 0.0)  # counter-clockwise where y points down
+def _zoom(name: str, farthest: float) -> Transformation:
+    by_log2 = Transformation.of_family(Scale(), "log2_scale", (0,)).matrix
+    matrix, grid = lambda factor, aspect: by_log2(math.log2(factor), aspect), _grid(1, farthest)
+    return Transformation(name, grid, 1.0, "× size", matrix, uses_fill=farthest < 1)
 
 
-def _scale(factor: float) -> tuple[Matrix, tuple[float, float]]:
-    return [[factor, 0.0], [0.0, factor]], (0.0, 0.0)
-
-
-def _shear_x(degrees: float) -> tuple[Matrix, tuple[float, float]]:
-    return [[1.0, math.tan(math.radians(degrees))], [0.0, 1.0]], (0.0, 0.0)
-
-
-def _shear_y(degrees: float) -> tuple[Matrix, tuple[float, float]]:
-    return [[1.0, 0.0], [math.tan(math.radians(degrees)), 1.0]], (0.0, 0.0)
-
-
-def _move_x(fraction: float) -> tuple[Matrix, tuple[float, float]]:
-    return [[1.0, 0.0], [0.0, 1.0]], (fraction, 0.0)
-
-
-def _move_y(fraction: float) -> tuple[Matrix, tuple[float, float]]:
-    return [[1.0, 0.0], [0.0, 1.0]], (0.0, fraction)
-
-
-def _hsv(images: Tensor, **fields: float) -> Tensor:
-    values = {"hue": 0.0, "saturation": 1.0, "value": 1.0} | fields
-    params = {name: torch.full((len(images),), value, device=images.device) for name, value in values.items()}
-    return functional.apply(images, AugmentParams(**params), [HSV()])
+def _adjust(name: str, farthest: float, colour: Colour, unit: str = "factor") -> Transformation:
+    return Transformation(name, _grid(1, farthest), 1.0, unit, colour=colour)
 
 
 # The whole circle, finer where models begin to mind; −180° is +180°.
 _ANGLES = (-135.0, -90.0, -45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
 _BITS = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
+_field = Transformation.of_family
 
 _ALL = (
-    Transformation("rotate", _ANGLES, 0.0, "degrees, counter-clockwise", "geometry", _turn, uses_fill=True),
-    Transformation("translate_x", _grid(-0.5, 0.5), 0.0, "of the width, right", "geometry", _move_x, uses_fill=True),
-    Transformation("translate_y", _grid(-0.5, 0.5), 0.0, "of the height, down", "geometry", _move_y, uses_fill=True),
-    Transformation("shear_x", _grid(-40, 40), 0.0, "degrees", "geometry", _shear_x, uses_fill=True),
-    Transformation("shear_y", _grid(-40, 40), 0.0, "degrees", "geometry", _shear_y, uses_fill=True),
-    Transformation("zoom_in", _grid(1, 2), 1.0, "× size", "geometry", _scale),
-    Transformation("zoom_out", _grid(1, 0.5), 1.0, "× size", "geometry", _scale, uses_fill=True),
-    Transformation("brightness_up", _grid(1, 1.9), 1.0, "factor", "appearance", colour=F.adjust_brightness),
-    Transformation("brightness_down", _grid(1, 0.1), 1.0, "factor", "appearance", colour=F.adjust_brightness),
-    Transformation("contrast_up", _grid(1, 1.9), 1.0, "factor", "appearance", colour=F.adjust_contrast),
-    Transformation("contrast_down", _grid(1, 0.1), 1.0, "factor", "appearance", colour=F.adjust_contrast),
-    Transformation("posterize", _BITS, 8.0, "bits", "appearance", colour=lambda x, m: F.posterize(x, int(m))),
-    Transformation("solarize", _grid(1, 0), 1.0, "threshold", "appearance", colour=F.solarize),
-    Transformation(
-        "hue", _grid(-0.5, 0.5), 0.0, "turns", "appearance", colour=lambda x, m: _hsv(x, hue=m), channels=(3,)
-    ),
-    Transformation(
-        "saturation", _grid(0, 2), 1.0, "factor", "appearance", colour=lambda x, m: _hsv(x, saturation=m), channels=(3,)
-    ),
+    _field(Rotate(), "angle", _ANGLES, name="rotate", unit="degrees, counter-clockwise"),
+    _field(Translate(), "shift_x", _grid(-0.5, 0.5), name="translate_x", unit="of the width, right"),
+    _field(Translate(), "shift_y", _grid(-0.5, 0.5), name="translate_y", unit="of the height, down"),
+    _field(Shear(), "shear_x", _grid(-40, 40), unit="degrees"),
+    _field(Shear(), "shear_y", _grid(-40, 40), unit="degrees"),
+    _zoom("zoom_in", 2),
+    _zoom("zoom_out", 0.5),
+    _adjust("brightness_up", 1.9, F.adjust_brightness),
+    _adjust("brightness_down", 0.1, F.adjust_brightness),
+    _adjust("contrast_up", 1.9, F.adjust_contrast),
+    _adjust("contrast_down", 0.1, F.adjust_contrast),
+    Transformation("posterize", _BITS, 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
+    _adjust("solarize", 0, F.solarize, "threshold"),
+    _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
+    _field(HSV(), "saturation", _grid(0, 2), unit="factor"),
 )
 STANDARD = {transformation.name: transformation for transformation in _ALL}
-"""The fifteen transformations by name: thirteen for any image, hue and saturation (this package's own) for RGB."""
+"""The fifteen transformations by name: thirteen for any image, hue and saturation for RGB."""
 
 
 def choose(wanted: Sequence[str | Transformation] | None, channels: int) -> list[Transformation]:
-    """Names or `Transformation` objects to objects; None for every one defined on ``channels`` channels.
-
-    Raises:
-        InstaAugError: an unknown name, one given twice, none at all, or one that is not defined on such images.
-    """
+    """Names and `Transformation` objects to objects; None to all of `STANDARD` that are defined on ``channels`` channels."""
     if wanted is None:
         return [t for t in STANDARD.values() if t.channels is None or channels in t.channels]
-    if isinstance(wanted, (str, Transformation)):
-        wanted = [wanted]
     chosen = []
-    for item in wanted:
-        if isinstance(item, str) and item not in STANDARD:
-            raise InstaAugError(f"transformations: unknown {item!r}; known are {', '.join(STANDARD)}")
-        if not isinstance(item, (str, Transformation)):
-            raise InstaAugError(f"transformations: expected names or Transformation, got {type(item).__name__}")
-        chosen.append(STANDARD[item] if isinstance(item, str) else item)
-    names = [t.name for t in chosen]
-    if not names or len(set(names)) < len(names):
-        raise InstaAugError(f"transformations: expected at least one, each once, got {names}")
-    for t in chosen:
+    for item in [wanted] if isinstance(wanted, (str, Transformation)) else wanted:
+        t = item if isinstance(item, Transformation) else STANDARD.get(item)
+        if t is None:
+            raise InstaAugError(
+                f"transformations: unknown {item!r}; known are {', '.join(STANDARD)}, or Transformation(…)"
+            )
         if t.channels is not None and channels not in t.channels:
             raise InstaAugError(
                 f"transformations: {t.name!r} is defined on {t.channels} channels, the images have {channels}; leave it out"
             )
+        chosen.append(t)
+    names = [t.name for t in chosen]
+    if not names or len(set(names)) < len(names):
+        raise InstaAugError(f"transformations: expected at least one, each once, got {names}")
     return chosen

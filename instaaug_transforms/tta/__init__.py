@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..utils.stats import mean_interval as paired_interval
 from .classification import TTAModel
 from .inverse import invert_maps, invert_points
 from .segmentation import SegmentationTTA
@@ -25,7 +26,6 @@ _LAZY = {  # they import SciPy
     "ArmResult": "report",
     "Evaluation": "report",
     "evaluate": "compare",
-    "paired_interval": "report",
     "tune": "compare",
     "views_nll": "compare",
 }

@@ -1,18 +1,16 @@
 """The outcome of a comparison: every arm at every number of views, on the same images."""
 
-import csv
-import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 from tabulate import tabulate
 
 from ..utils.errors import InstaAugError
-from ..utils.files import replace_file
+from ..utils.files import replace_file, write_csv
+from ..utils.stats import Interval, mean_interval
 
 OURS = "ours"
 SINGLE = "single view"
@@ -38,17 +36,6 @@ class ArmResult:
     cost: float = float("nan")
 
 
-def paired_interval(difference: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of paired differences ``(N,)`` and its 95 % percentile bootstrap interval over images."""
-    difference = np.asarray(difference, dtype=float)
-    if np.ptp(difference) == 0:  # the bootstrap of a constant is that constant
-        return float(difference[0]), float(difference[0]), float(difference[0])
-    rng = np.random.default_rng(seed)
-    drawn = bootstrap((difference,), np.mean, n_resamples=2000, method="percentile", batch=200, rng=rng)
-    low, high = drawn.confidence_interval
-    return float(difference.mean()), float(low), float(high)
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Every arm at every K on the same images.
@@ -63,9 +50,9 @@ class Evaluation:
     n: int
     seed: int
 
-    def interval(self, first: ArmResult, second: ArmResult, what: str = "correct") -> tuple[float, float, float]:
+    def interval(self, first: ArmResult, second: ArmResult, what: str = "correct") -> Interval:
         """Mean difference first − second and its 95 % paired bootstrap interval over images."""
-        return paired_interval(getattr(first, what).astype(float) - getattr(second, what).astype(float), self.seed)
+        return mean_interval(getattr(first, what).astype(float) - getattr(second, what).astype(float), self.seed)
 
     def best_input_free(self, n_views: int) -> ArmResult:
         """The strongest arm that does not look at the image, by accuracy here: the hardest one to compare with."""
@@ -137,11 +124,6 @@ class Evaluation:
             raise InstaAugError(f"results-file: folder {str(path.parent)!r} does not exist; create it first")
         rows = [{**row, "seed": self.seed, **notes} for row in self.rows()]
         if kind == "json":
-            text = json.dumps(rows, indent=1) + "\n"
+            replace_file(path, (json.dumps(rows, indent=1) + "\n").encode())
         else:
-            buffer = io.StringIO()
-            writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-            text = buffer.getvalue()
-        replace_file(path, text.encode())
+            write_csv(path, rows)

@@ -1,1 +1,1 @@
-"""What every room needs and none owns: errors, files, hashes, processes, modules held still."""
+"""What every room needs and none owns: errors, files, hashes, statistics, hooks, processes, modules held still."""

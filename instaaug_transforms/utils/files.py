@@ -40,3 +40,10 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> Non
     writer.writeheader()
     writer.writerows(rows)
     replace_file(path, text.getvalue().encode())
+
+
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
+    """Write a matplotlib figure in one step; the suffix says which format."""
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format=Path(path).suffix[1:])
+    replace_file(path, drawing.getvalue())

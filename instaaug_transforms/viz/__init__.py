@@ -4,12 +4,13 @@ One visual language: ink for what is, the accent for what was learned, redder an
 line styles and positions repeat what colours say.
 """
 
+from ..utils.files import save_figure as save
 from .colour import colour_ranges, draw_colour_bars, draw_hue_wheel
 from .crops import crop_centres, crop_sizes, draw_crops, likeliest_crops
 from .curves import accuracy_against_views, training_curves
 from .rotation import draw_rotation, rotation_arcs
 from .sheets import contact_sheet, learned_ranges
-from .style import ACCENT, FAINT, INK, new_figure, save
+from .style import ACCENT, FAINT, INK, new_figure
 
 __all__ = [
     "ACCENT",

@@ -1,7 +1,5 @@
 """What all pictures share: colours, the figure, an image in it, and the file."""
 
-import io
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +9,6 @@ from torchvision.transforms.v2.functional import to_dtype
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..utils.errors import InstaAugError
-from ..utils.files import replace_file
 
 INK = "#1f1f1f"
 ACCENT = "#c8102e"
@@ -71,10 +68,3 @@ def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str)
 def as_batch(images: Tensor) -> Tensor:
     """``(C, H, W)`` or ``(N, C, H, W)``, of any dtype, to the latter, float in [0, 1]."""
     return to_dtype(images[None] if images.ndim == 3 else images, torch.float32, scale=True)
-
-
-def save(figure: Any, path: Any) -> None:
-    """Write a figure to a file, all at once; the suffix says which kind."""
-    path, drawn = Path(path), io.BytesIO()
-    figure.savefig(drawn, format=path.suffix[1:])
-    replace_file(path, drawn.getvalue())

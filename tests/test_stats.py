@@ -3,7 +3,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure.stats import (
+from instaaug_transforms.utils.stats import (
     Interval,
     correlation_test,
     mean_interval,

@@ -1,0 +1,96 @@
+"""A frozen model on a fixed set of images: one place that runs forwards, for every measurement."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from .embed import embedder
+from .images import MeasuredImages
+from .transformations import Transformation
+from .warp import Fill, fill_name
+
+
+class Step(NamedTuple):
+    """All images under one transformation at one magnitude."""
+
+    transformation: Transformation
+    fill: str  # as `fill_name`; "" if the transformation shows nothing from outside
+    magnitude: float
+    z: Tensor  # (N, D) embeddings
+    outputs: Tensor  # (N, classes)
+
+    @property
+    def at_identity(self) -> bool:
+        return self.magnitude == self.transformation.identity
+
+    @property
+    def about(self) -> dict[str, str | float]:
+        return {"transformation": self.transformation.name, "fill": self.fill, "magnitude": self.magnitude}
+
+
+@dataclass
+class Session:
+    """Embeddings and outputs of images, as they are and transformed, of a model that `Probe` keeps frozen meanwhile.
+
+    Attributes:
+        model, images, layer, batch_size, amp, seed, progress: as in `Probe`; ``layer`` becomes a name in words.
+        device: of the model.
+        z: ``(N, D)``; outputs: ``(N, classes)``, of the images as they are. On the CPU.
+    """
+
+    model: nn.Module
+    images: MeasuredImages
+    layer: str | None
+    batch_size: int
+    amp: bool
+    seed: int
+    progress: bool | None
+
+    def __post_init__(self) -> None:
+        first = next(self.model.parameters(), next(self.model.buffers(), None))
+        self.device = torch.device("cpu") if first is None else first.device
+        example = self.images.to_model(self.images.batch(slice(0, 2), self.device)[0])
+        self._embed, self.layer = embedder(self.model, self.layer, example)
+        self.z, self.outputs = self.run(lambda x: x)
+
+    def batches(self) -> Iterator[Tensor]:
+        """Float images in [0, 1], channels_last, as convolutions on a CPU want them."""
+        for start in range(0, len(self.images), self.batch_size):
+            x = self.images.batch(slice(start, start + self.batch_size), self.device)[0]
+            yield x.contiguous(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding, of its own shape, and outputs of one batch in [0, 1]."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+            return self._embed(self.images.to_model(images))
+
+    @torch.inference_mode()
+    def run(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """``(N, D)`` embeddings and ``(N, classes)`` outputs of every image after ``change``."""
+        forwards = (self.forward(change(x)) for x in self.batches())
+        z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
+        return torch.cat(z), torch.cat(outputs)
+
+    def bar(self, desc: str, total: int) -> tqdm:
+        """A progress bar over ``total`` images."""
+        disable = None if self.progress is None else not self.progress
+        return tqdm(total=total, desc=desc, unit="image", unit_scale=True, disable=disable)
+
+    def steps(self, transformations: Sequence[Transformation], fills: Sequence[Fill]) -> Iterator[Step]:
+        """Every transformation under every fill (if it shows any) at every magnitude, in that order."""
+        again = None  # all identities share one second forward, which differs from the first by the model's own noise
+        sweeps = [(t, fill) for t in transformations for fill in (fills if t.uses_fill else fills[:1])]
+        with self.bar("measure", len(self.images) * sum(len(t.magnitudes) for t, _ in sweeps)) as bar:
+            for t, fill in sweeps:
+                bar.set_postfix_str(t.name, refresh=False)
+                for magnitude in t.magnitudes:
+                    if magnitude != t.identity:
+                        z, outputs = self.run(lambda x, t=t, m=magnitude, fill=fill: t.apply(x, m, fill))
+                    else:
+                        again = z, outputs = again or self.run(lambda x: x)
+                    yield Step(t, fill_name(fill) if t.uses_fill else "", magnitude, z, outputs)
+                    bar.update(len(self.images))

@@ -1,0 +1,33 @@
+import csv
+import os
+import stat
+
+import pytest
+
+from instaaug_transforms.utils.files import replace_file, write_csv
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.bin"
+    replace_file(path, b"old")
+    replace_file(str(path), b"new")
+    assert path.read_bytes() == b"new" and stat.S_IMODE(path.stat().st_mode) == 0o644
+
+    def fails(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fails)
+    with pytest.raises(OSError, match="disk full"):
+        replace_file(path, b"half")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_csv_reads_back(tmp_path):
+    rows = [{"name": "a, “b”", "value": 0.1 + 0.2, "n": 3}, {"name": 'c "d"\nnext', "value": -1e-9, "n": 4}]
+    write_csv(tmp_path / "x.csv", rows)
+    assert b"\r" not in (tmp_path / "x.csv").read_bytes()
+    with (tmp_path / "x.csv").open(encoding="utf-8", newline="") as file:
+        back = list(csv.DictReader(file))
+    assert [(row["name"], float(row["value"]), int(row["n"])) for row in back] == [tuple(row.values()) for row in rows]
+    write_csv(tmp_path / "none.csv", [])
+    assert (tmp_path / "none.csv").read_text() == "\n"

@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.measure import Probe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+ARGUMENTS = {"transformations": ["rotate", "hue", "zoom_in"], "progress": False, "seed": 5}
+
+
+class Counted(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.forwards = nn.Linear(3 * 12 * 12, 8), 0
+
+    def forward(self, x):
+        self.forwards += len(x)
+        return self.body(x.flatten(1))
+
+
+def test_one_pass_gives_what_three_give():
+    model, data = Counted(), (torch.rand(18, 3, 12, 12), torch.arange(18) % 3)
+    alone = ia.measure_invariance(model, data, **ARGUMENTS)
+    single, model.forwards = model.forwards, 0
+    probe = Probe(model, data, **ARGUMENTS)
+    survey = probe.survey()
+    assert model.forwards == single
+    for ours, theirs in zip(survey.invariance.sweeps, alone.sweeps, strict=True):
+        assert all(np.array_equal(ours.values[m], theirs.values[m], equal_nan=True) for m in ours.values)
+    assert survey.alignment.rows() == probe.alignment().rows()
+    assert {row["fill"] for row in survey.alignment.rows()} == {"black", "reflection", ""}
+    model.forwards = 0
+    factors = probe.factors()
+    assert model.forwards < single  # one fill
+    assert np.array_equal(survey.factors.after, factors.after) and survey.factors.rows() == factors.rows()
+    assert survey.factors.invariance is survey.invariance and factors.invariance is None
+
+
+def test_the_model_may_change_between_measurements_and_is_left_alone():
+    model, data = Counted().train(), torch.rand(6, 3, 12, 12)
+    probe = Probe(model, data, **ARGUMENTS)
+    before = probe.invariance().rows()
+    with torch.no_grad():
+        model.body.weight.mul_(2)
+    assert probe.invariance().rows() != before
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_probes_images_serve_another_probe():
+    model = Counted()
+    first = Probe(model, (torch.rand(20, 3, 12, 12), torch.arange(20) % 3), 8, **ARGUMENTS)
+    second = Probe(model, first.images, **ARGUMENTS)
+    assert second.images is first.images and second.invariance().rows() == first.invariance().rows()
+    assert len(Probe(model, first.images, 3, **ARGUMENTS).images) == 3
+
+
+def test_without_pairs_there_are_no_factors():
+    for data in (torch.rand(5, 3, 12, 12), (torch.rand(5, 3, 12, 12), torch.arange(5))):
+        assert Probe(Counted(), data, **ARGUMENTS).survey().factors is None

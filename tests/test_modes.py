@@ -1,0 +1,24 @@
+import pytest
+import torch
+from torch import nn
+
+from instaaug_transforms.utils.modes import evaluating
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_evaluating_gives_every_module_its_own_mode_back(fails):
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(nn.Dropout(), nn.Linear(3, 3))).train()
+    net[1][0].eval()
+    modes = [module.training for module in net.modules()]
+    try:
+        with evaluating(net) as inside:
+            assert inside is net and not any(module.training for module in net.modules())
+            net[1].train()
+            x = torch.rand(2, 3, requires_grad=True)
+            net(x).sum().backward()
+            if fails:
+                raise KeyError("inside")
+    except KeyError:
+        pass
+    assert modes == [module.training for module in net.modules()]
+    assert net[1][1].weight.grad is not None  # unlike `frozen`, it leaves the parameters alone
