@@ -59,6 +59,8 @@ def pictures(aug: LearnedAugment, image: Tensor, arguments: argparse.Namespace) 
         yield "rotation", viz.rotation_arcs(aug, image)
     if "hsv" in families:
         yield "colour", viz.colour_ranges(aug, image, seed=arguments.seed)
+    if any(family.name != "crop" for family in aug.anchor_families):
+        yield "candidates", viz.likeliest_candidates(aug, image, arguments.crops)
     yield "samples", viz.contact_sheet(aug, image, seed=arguments.seed)
 
 

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from .. import functional
 from ..augment import LearnedAugment
-from ..families import Family
-from ..families.crop import Crop
-from ..families.uniform import UniformFamily
+from ..families import Family, UniformFamily
 from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
 from ..utils.report import Report, Row, Section
@@ -115,9 +113,9 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     if not isinstance(steps, int) or steps < 3:
         raise InstaAugError(f"steps: expected a whole number ≥ 3, got {steps!r}")
     uniform = [family for family in aug.families if isinstance(family, UniformFamily)]
-    tables = [family for family in aug.families if isinstance(family, Crop)]
+    tables = aug.anchor_families
     if not uniform and not tables:
-        raise InstaAugError(f"aug: expected a uniform family or crop, got {[f.name for f in aug.families]}")
+        raise InstaAugError(f"aug: expected a range or a table of candidates, got {[f.name for f in aug.families]}")
     with torch.no_grad(), frozen(aug):
         parts = [aug.distribution(x).parts for x in session.batches()]
     ranges: dict[str, Ranges] = {}
@@ -128,8 +126,8 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
             ranges[field] = _ranges(session, family, field, intervals[0].bounds, learned, steps, aug.fill)
     ranks, shuffled = {}, {}
     for family in tables if session.images.labelled else []:
-        probs = torch.cat([part[family.name].anchors.probs for part in parts]).cpu().numpy()
-        table = {name: field.tolist() for name, field in family.anchor_params().items()}
+        probs = torch.cat([part[family.name].categorical.probs for part in parts]).cpu().numpy()
+        table = {name: field.tolist() for name, field in family.candidates().items()}
         candidates = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
         outputs = _outputs(session, family, candidates, aug.fill)
         p_true = np.stack([against_labels(each, session)["p_true"].numpy() for each in outputs], 1)

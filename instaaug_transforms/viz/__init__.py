@@ -5,6 +5,7 @@ line styles and positions repeat what colours say.
 """
 
 from ..utils.files import save_figure as save
+from .candidates import likeliest_candidates
 from .colour import colour_ranges, draw_colour_bars, draw_hue_wheel
 from .crops import crop_centres, crop_sizes, draw_crops, likeliest_crops
 from .curves import accuracy_against_views, training_curves
@@ -26,6 +27,7 @@ __all__ = [
     "draw_hue_wheel",
     "draw_rotation",
     "learned_ranges",
+    "likeliest_candidates",
     "likeliest_crops",
     "new_figure",
     "rotation_arcs",

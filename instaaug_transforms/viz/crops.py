@@ -26,7 +26,7 @@ def draw_crops(axes: Any, image: Tensor, distribution: AugmentDistribution, inde
     """
     from matplotlib.patches import Rectangle
 
-    part = distribution.parts["crop"]
+    part = next(part for part in distribution.parts.values() if "cx" in part.mode())
     probs = part.categorical.probs[index].detach().cpu()
     order = [int(a) for a in probs.argsort(descending=True)[:k] if probs[a] >= SMALLEST] or [int(probs.argmax())]
     colours = probability_colours()
