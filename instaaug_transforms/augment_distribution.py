@@ -11,6 +11,9 @@ from torch.distributions import Distribution
 
 from .families import Family, FamilyDistribution
 from .params import AugmentParams
+from .utils.errors import InstaAugError
+
+SELECTIONS = ("sample", "top", "stratified")
 
 
 class AugmentDistribution(Distribution):
@@ -85,8 +88,23 @@ class AugmentDistribution(Distribution):
         return self.from_uniform(((order + uniform) / n).clamp(max=math.nextafter(1.0, 0.0)))
 
     def top(self, k: int) -> AugmentParams:
-        """``k`` views per image without chance, fields ``(k, B)``: likeliest anchors, evenly spaced quantiles."""
-        return AugmentParams(**{name: field for part in self.parts.values() for name, field in part.top(k).items()})
+        """``k`` views per image without chance, fields ``(k, B)``: likeliest candidates, evenly spaced quantiles."""
+        fields: dict[str, Tensor] = {}
+        for part in self.parts.values():
+            fields |= part.top(k, len(fields))
+        return AugmentParams(**fields)
+
+    def select(self, n: int, how: str, generator: torch.Generator | None = None) -> AugmentParams:
+        """``(n, B)`` parameters by one of the ways of selecting views, `SELECTIONS`."""
+        if not isinstance(n, int) or n < 1:
+            raise InstaAugError(f"n: expected at least one view, got {n!r}")
+        if how == "sample":
+            return self.rsample((n,), generator)
+        if how == "stratified":
+            return self.stratified(n, generator)
+        if how == "top":
+            return self.top(n)
+        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {how!r}")
 
     def narrowed(self, fraction: float) -> "AugmentDistribution":
         """The same with only the middle ``fraction`` of every continuous range; which crops are likely stays."""

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms import augment
+from instaaug_transforms.augment import transform as augment
 
 from .conftest import make_lively
 

@@ -204,3 +204,10 @@ def test_bad_bounds():
         Crop(scales=(0.8, 1.0), grids=(2, 1))
     with pytest.raises(ia.InstaAugError, match="is taken by"):
         ia.register(type("Other", (Rotate,), {}))
+
+
+def test_top_pairs_no_two_fields_of_any_families():
+    aug = make_lively(["rotate", "hsv", "scale", "shear", "translate"])
+    params = aug.distribution(torch.rand(1, 3, 32, 32)).top(10)
+    orders = [tuple(field[:, 0].argsort().tolist()) for field in params.values()]
+    assert len(set(orders)) == len(orders) == 9

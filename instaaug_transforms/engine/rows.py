@@ -123,9 +123,12 @@ class Rows:
     def __len__(self) -> int:
         return self.n_rows
 
-    def __getitem__(self, index: Tensor | slice) -> Tensor:
-        """Rows by index, on the CPU."""
-        index = index.cpu().numpy() if isinstance(index, Tensor) else index
+    def __getitem__(self, index: Tensor | slice | tuple[Tensor, ...]) -> Tensor:
+        """Rows by index, on the CPU; of several indices the others go into a row."""
+        if isinstance(index, tuple):
+            index = tuple(one.cpu().numpy() for one in index)
+        elif isinstance(index, Tensor):
+            index = index.cpu().numpy()
         return torch.from_numpy(np.array(self._open("r")[index]))
 
     def tensor(self) -> Tensor:

@@ -171,7 +171,7 @@ class AnchorDistribution(FamilyDistribution):
     def mode(self) -> dict[str, Tensor]:
         return self.family.take(self.categorical.mode)
 
-    def top(self, k: int) -> dict[str, Tensor]:
+    def top(self, k: int, place: int = 0) -> dict[str, Tensor]:
         return self.family.take(self.categorical.top(k))
 
 

@@ -65,8 +65,13 @@ class FamilyDistribution(ABC):
         return self
 
     @abstractmethod
-    def top(self, k: int) -> dict[str, Tensor]:
-        """``k`` parameters chosen without chance, fields ``(k, B)``: the likeliest, or evenly spaced quantiles."""
+    def top(self, k: int, place: int = 0) -> dict[str, Tensor]:
+        """``k`` parameters chosen without chance, fields ``(k, B)``: the likeliest, or evenly spaced quantiles.
+
+        Args:
+            k: how many.
+            place: fields of the families before this one: no two fields take their quantiles in one order.
+        """
 
 
 class Family(ABC):

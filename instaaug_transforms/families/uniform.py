@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -121,27 +122,38 @@ class UniformFamilyDistribution(FamilyDistribution):
             for name, u in self.fields.items()
         }
 
-    def top(self, k: int) -> dict[str, Tensor]:
+    def top(self, k: int, place: int = 0) -> dict[str, Tensor]:
         """Quantiles (i + ½)/k, each field in another order so that fields are not paired up."""
-        fields = {}
-        for index, (name, u) in enumerate(self.fields.items()):
-            quantile = (_spread(k, index).to(u.lo) + 0.5) / k
+        fields, orders = {}, quantile_orders(k, place + len(self.fields))[place:]
+        for order, (name, u) in zip(orders, self.fields.items(), strict=True):
+            quantile = (torch.tensor(order).to(u.lo) + 0.5) / k
             fields[name] = u.icdf(quantile.unsqueeze(-1).expand(k, *u.batch_shape))
         return fields
 
 
-def _spread(k: int, index: int) -> Tensor:
-    """A fixed permutation of 0 … k−1: the van der Corput order in base 2, 3, 5 for the first fields."""
-    base = (2, 3, 5, 7, 11, 13)[index % 6]
+@lru_cache(maxsize=256)
+def quantile_orders(k: int, n: int) -> list[tuple[int, ...]]:
+    """``n`` fixed permutations of 0 … k−1, all different as long as there are so many.
 
-    def radical_inverse(i: int) -> float:
-        value, scale = 0.0, 1.0 / base
-        while i:
-            i, digit = divmod(i, base)
-            value, scale = value + digit * scale, scale / base
-        return value
+    The first goes by halves (van der Corput's sequence), so that a few views cover the range; the others are random.
+    """
+    halves = torch.tensor([_radical_inverse(i + 1) for i in range(k)]).argsort().argsort()
+    orders = [tuple(halves.tolist())]
+    generator = torch.Generator().manual_seed(k)
+    while len(orders) < n:
+        tries = (tuple(torch.randperm(k, generator=generator).tolist()) for _ in range(100))
+        orders.append(
+            next((order for order in tries if order not in orders), orders[len(orders) % math.factorial(min(k, 5))])
+        )
+    return orders[:n]
 
-    return torch.tensor([radical_inverse(i + 1) for i in range(k)]).argsort().argsort()
+
+def _radical_inverse(i: int) -> float:
+    value, scale = 0.0, 0.5
+    while i:
+        i, digit = divmod(i, 2)
+        value, scale = value + digit * scale, scale / 2
+    return value
 
 
 class UniformHead(nn.Module):

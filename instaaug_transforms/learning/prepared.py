@@ -54,8 +54,7 @@ class Prepared:
     def take(self, name: str, index: Tensor) -> Tensor:
         """Entries of one array for ``(B,)`` rows."""
         index = index.cpu()
-        values = self.rows[name][index // self.draws]
-        return values[torch.arange(len(index)), index % self.draws].to(self.device)
+        return self.rows[name][index // self.draws, index % self.draws].to(self.device)
 
     def seen(self, index: Tensor, mirrored: bool = False) -> tuple[Tensor, ...]:
         """What φ sees of ``(B,)`` rows."""

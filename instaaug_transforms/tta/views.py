@@ -106,7 +106,7 @@ def choose_views(
 
     For ``top`` they are nested: of n views, all but the first n − 1 others are those of n − 1 views.
     """
-    chosen = LearnedAugment.select_params(distribution, n, select, generator)
+    chosen = distribution.select(n, select, generator)
     if not include_identity or n == 1:
         return chosen
     plain = distribution.identity().map(lambda field: field[None])

@@ -1,28 +1,27 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from . import functional
-from .augment_distribution import AugmentDistribution, AugmentSample
-from .families import AnchorFamily, CandidateProduct, Family, create
-from .functional.compiled import CompiledColour
-from .functional.inputs import CONVERSIONS, Normalization, check_fill, is_image, plain, to_batch
-from .functional.targets import POINT_TYPES, owners, transform_mask, transform_points
-from .params import AugmentParams
-from .predictors import Predictor, create_predictor, load_predictor
-from .utils import distributed, weights
-from .utils.errors import InstaAugError
+from .. import functional
+from ..augment_distribution import AugmentDistribution, AugmentSample
+from ..families import AnchorFamily, CandidateProduct, Family, create
+from ..functional.compiled import CompiledColour
+from ..functional.inputs import Normalization, check_fill, is_image, plain, to_batch
+from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_points
+from ..params import AugmentParams
+from ..predictors import Predictor, create_predictor
+from ..utils import distributed
+from ..utils.errors import InstaAugError
+from .checkpoint import Checkpointed
 
-SELECTIONS = ("sample", "top", "stratified")
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
 
@@ -31,7 +30,7 @@ def _in_worker() -> bool:
     return not torch.compiler.is_compiling() and get_worker_info() is not None
 
 
-class LearnedAugment(v2.Transform):
+class LearnedAugment(Checkpointed, v2.Transform):
     """Predict for each image how far it may be transformed, sample from that range, apply it.
 
     InstaAug (Miao et al., *Learning Instance-Specific Augmentations by Capturing Local Invariances*, ICML 2023).
@@ -145,7 +144,7 @@ class LearnedAugment(v2.Transform):
             generator: source of the randomness; the global one where None.
         """
         batch, back = self.prepare(images[None] if images.ndim == 3 else images)
-        params = self.select_params(self.predict(batch), n, select, generator)
+        params = self.predict(batch).select(n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, len(batch))), params
 
@@ -194,24 +193,9 @@ class LearnedAugment(v2.Transform):
             column = torch.arange(table.n_candidates, device=batch.device)[:, None].expand(-1, len(batch))
             params = distribution.rsample((table.n_candidates,), generator).replace(**table.take(column))
         else:
-            params = self.select_params(distribution, n, select, generator)
+            params = distribution.select(n, select, generator)
         views = back(self.apply(batch.repeat(params.batch_shape[0], 1, 1, 1), params.flatten()))
         return views, AugmentSample(params, distribution, batch, enumerated=n == "all")
-
-    @staticmethod
-    def select_params(
-        distribution: AugmentDistribution, n: int, select: str, generator: torch.Generator | None = None
-    ) -> AugmentParams:
-        """``(n, B)`` parameters of a distribution by one of the three ways of selecting views."""
-        if n < 1:
-            raise InstaAugError(f"n: expected at least one view, got {n}")
-        if select == "sample":
-            return distribution.rsample((n,), generator)
-        if select == "stratified":
-            return distribution.stratified(n, generator)
-        if select == "top":
-            return distribution.top(n)
-        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
 
     def apply(self, batch: Tensor, params: AugmentParams, swap: bool = False) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters.
@@ -339,77 +323,6 @@ class LearnedAugment(v2.Transform):
                 f"{params if isinstance(params, AugmentParams) else type(params).__name__}"
             )
         return params.to(self.device)
-
-    # -- files -----------------------------------------------------------------------------------------------------------
-
-    def config(self) -> dict[str, Any]:
-        """What makes this transform again, as JSON values; weights apart."""
-        norm = self.normalization
-        return {
-            "families": [{"name": family.name, "config": family.config()} for family in self.families],
-            "in_channels": self.in_channels,
-            "predictor": self.predictor.config(),
-            "fill": self.fill,
-            "mask_fill": self.mask_fill,
-            "interpolation": self.interpolation,
-            "output_size": self.output_size,
-            "normalization": None if norm is None else [norm.mean, norm.std],
-            "p": self.p,
-            "same_on_batch": self.same_on_batch,
-        }
-
-    def save(self, path: str | os.PathLike, **notes: Any) -> None:
-        """Write configuration and weights to ``path`` (.safetensors), all at once; ``notes`` are kept beside them.
-
-        Raises:
-            InstaAugError: another suffix, or a folder that does not exist.
-        """
-        found = {} if self.recommended is None else {"recommended": self.recommended}
-        weights.write(path, {**self.config(), **found, "notes": notes}, self.predictor.state_dict())
-
-    @classmethod
-    def from_pretrained(
-        cls, name_or_path: str | os.PathLike, classifier: nn.Module | None = None, **overrides: Any
-    ) -> "LearnedAugment":
-        """A checkpoint that comes with the package (see `list_weights`), or a file that `save` wrote.
-
-        Args:
-            name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
-            classifier: the one they were fitted with, for weights with ``predictor="features"``.
-            **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
-                ``output_size``, ``fill``, ``interpolation``, ``compile``.
-
-        Returns:
-            An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
-
-        Raises:
-            InstaAugError: an unknown name, a file that is damaged, altered or of another kind, or a classifier that is
-                missing or another one.
-        """
-        config, tensors = weights.read(name_or_path)
-        try:
-            channels = config["in_channels"] if "in_channels" in config else config["predictor"]["in_channels"]
-        except (KeyError, TypeError) as error:
-            raise InstaAugError(f"weights: {name_or_path} does not describe a transform: no {error}") from error
-        if overrides.pop("in_channels", channels) != channels:
-            raise InstaAugError(
-                f"in_channels: the weights {str(name_or_path)!r} look at {channels} channel(s) and cannot change; convert "
-                f"the images with {CONVERSIONS.get(channels, 'a transform of yours')}, or fit a LearnedAugment of your own"
-            )
-        try:
-            arguments = {key: config[key] for key in ("output_size", "normalization", "p", "same_on_batch")}
-            # Files of 0.1 know neither masks' fill nor another interpolation.
-            arguments["fill"] = {"others": config["fill"], tv_tensors.Mask: config.get("mask_fill", 0)}
-            arguments["interpolation"] = config.get("interpolation", "bilinear")
-            configs = {entry["name"]: entry["config"] for entry in config["families"]}
-            configs.get("crop", {}).pop("prior_area", None)  # of 0.1: it changed how entropy was measured, not views
-            arguments |= {"in_channels": channels, "predictor": load_predictor(config["predictor"], classifier)}
-            aug = cls(create(list(configs), configs), **(arguments | overrides))
-            aug.predictor.load_state_dict(tensors)
-            aug.recommended = config.get("recommended")
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
-        return aug.eval().requires_grad_(False)
 
     def extra_repr(self) -> str:
         shown = [f"families={self.families}"]

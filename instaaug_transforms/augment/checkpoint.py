@@ -1,0 +1,86 @@
+"""A transform as a file: its configuration and φ's weights."""
+
+import os
+from typing import Any, Self
+
+from torch import nn
+from torchvision import tv_tensors
+
+from ..families import create
+from ..functional.inputs import CONVERSIONS
+from ..predictors import load_predictor
+from ..utils import weights
+from ..utils.errors import InstaAugError
+
+
+class Checkpointed:
+    """Mixin of `LearnedAugment`: what is written, and how it is made again."""
+
+    def config(self) -> dict[str, Any]:
+        """What makes this transform again, as JSON values; weights apart."""
+        norm = self.normalization
+        return {
+            "families": [{"name": family.name, "config": family.config()} for family in self.families],
+            "in_channels": self.in_channels,
+            "predictor": self.predictor.config(),
+            "fill": self.fill,
+            "mask_fill": self.mask_fill,
+            "interpolation": self.interpolation,
+            "output_size": self.output_size,
+            "normalization": None if norm is None else [norm.mean, norm.std],
+            "p": self.p,
+            "same_on_batch": self.same_on_batch,
+        }
+
+    def save(self, path: str | os.PathLike, **notes: Any) -> None:
+        """Write configuration and weights to ``path`` (.safetensors), all at once; ``notes`` are kept beside them.
+
+        Raises:
+            InstaAugError: another suffix, or a folder that does not exist.
+        """
+        found = {} if self.recommended is None else {"recommended": self.recommended}
+        weights.write(path, {**self.config(), **found, "notes": notes}, self.predictor.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, classifier: nn.Module | None = None, **overrides: Any
+    ) -> Self:
+        """A checkpoint that comes with the package (see `list_weights`), or a file that `save` wrote.
+
+        Args:
+            name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
+            classifier: the one they were fitted with, for weights with ``predictor="features"``.
+            **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
+                ``output_size``, ``fill``, ``interpolation``, ``compile``.
+
+        Returns:
+            An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
+
+        Raises:
+            InstaAugError: an unknown name, a file that is damaged, altered or of another kind, or a classifier that is
+                missing or another one.
+        """
+        config, tensors = weights.read(name_or_path)
+        try:
+            channels = config["in_channels"] if "in_channels" in config else config["predictor"]["in_channels"]
+        except (KeyError, TypeError) as error:
+            raise InstaAugError(f"weights: {name_or_path} does not describe a transform: no {error}") from error
+        if overrides.pop("in_channels", channels) != channels:
+            raise InstaAugError(
+                f"in_channels: the weights {str(name_or_path)!r} look at {channels} channel(s) and cannot change; convert "
+                f"the images with {CONVERSIONS.get(channels, 'a transform of yours')}, or fit a LearnedAugment of your own"
+            )
+        try:
+            arguments = {key: config[key] for key in ("output_size", "normalization", "p", "same_on_batch")}
+            # Files of 0.1 know neither masks' fill nor another interpolation.
+            arguments["fill"] = {"others": config["fill"], tv_tensors.Mask: config.get("mask_fill", 0)}
+            arguments["interpolation"] = config.get("interpolation", "bilinear")
+            configs = {entry["name"]: entry["config"] for entry in config["families"]}
+            configs.get("crop", {}).pop("prior_area", None)  # of 0.1: it changed how entropy was measured, not views
+            arguments |= {"in_channels": channels, "predictor": load_predictor(config["predictor"], classifier)}
+            aug = cls(create(list(configs), configs), **(arguments | overrides))
+            aug.predictor.load_state_dict(tensors)
+            aug.recommended = config.get("recommended")
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
+        return aug.eval().requires_grad_(False)
