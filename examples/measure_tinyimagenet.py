@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from _tinyimagenet import SIDE, correct, create, read, resized, train
+from instaaug_transforms.learning.data import LabelledImages, load
+from instaaug_transforms.weights import replace_file
 from safetensors.torch import save_model
 from scipy.stats import bootstrap
 from tabulate import tabulate
@@ -29,9 +31,7 @@ from torchvision.datasets import ImageFolder
 
 import instaaug_transforms as ia
 from instaaug_transforms import measure, viz
-from instaaug_transforms.learning.data import LabelledImages, load
-from instaaug_transforms.measure.stats import Interval, mean_interval
-from instaaug_transforms.weights import replace_file
+from instaaug_transforms.utils.stats import Interval, mean_interval
 
 ARMS = {"resnet18": ("none", "translation", "scale", "full"), "vit": ("none", "full")}
 CONDITIONS = {"untrained": None, "trained": "none", "augmented": "full"}

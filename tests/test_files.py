@@ -11,7 +11,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.bin"
     replace_file(path, b"old")
     replace_file(str(path), b"new")
-    assert path.read_bytes() == b"new" and stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert path.read_bytes() == b"new"
 
     def fails(*_):
         raise OSError("disk full")
@@ -20,6 +20,17 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         replace_file(path, b"half")
     assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_permissions_and_links_stay(tmp_path):
+    path, link = tmp_path / "x.bin", tmp_path / "link.bin"
+    (tmp_path / "ordinary").touch()
+    replace_file(path, b"1")
+    assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+    path.chmod(0o600)
+    link.symlink_to(path)
+    replace_file(link, b"2")
+    assert link.is_symlink() and path.read_bytes() == b"2" and stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_csv_reads_back(tmp_path):

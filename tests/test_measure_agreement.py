@@ -80,23 +80,25 @@ def test_kept_interval_stops_at_the_first_change():
     assert kept_interval(grid, kept, 3).tolist() == [[-1.5, 1.5], [-3.0, 3.0], [-0.5, 0.5]]
 
 
-def test_crop_correlation_is_scipys():
-    aug = make_lively(["crop"])
+@pytest.mark.parametrize("name", ["crop", "turn", "erase"])
+def test_correlation_over_candidates_is_scipys(name):
+    aug = make_lively([name])
     model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 4))
     data = (torch.rand(12, 3, 32, 32), torch.randint(4, (12,)))
     report = learned(model, aug, data, 3)
-    crop = aug.families[0]
+    (family,) = aug.families
     with torch.no_grad():
-        probs = aug.distribution(data[0]).parts["crop"].categorical.probs
+        probs = aug.distribution(data[0]).parts[name].categorical.probs
         views = [
-            aug.apply(data[0], crop.candidates().index(slice(a, a + 1)).map(lambda f: f.expand(12)))
-            for a in range(crop.n_candidates)
+            aug.apply(data[0], family.candidates().index(slice(a, a + 1)).map(lambda f: f.expand(12)))
+            for a in range(family.n_candidates)
         ]
         p = torch.stack([model(v).softmax(1)[torch.arange(12), data[1]] for v in views], 1)
     for i in range(12):
-        assert report.ranks["crop"][i] == pytest.approx(spearmanr(probs[i], p[i]).statistic, abs=0.02)
-    own, shuffled = report.ranks["crop"], report.ranks_shuffled["crop"]
+        assert report.ranks[name][i] == pytest.approx(spearmanr(probs[i], p[i]).statistic, abs=0.02)
+    own, shuffled = report.ranks[name], report.ranks_shuffled[name]
     assert len(shuffled) == 12 and not np.allclose(own, shuffled)
+    assert learned(model, aug, data[0], 3).ranks == {}  # labels are needed
 
 
 def test_colour_fields_are_swept_alone_by_the_familys_own_operation():

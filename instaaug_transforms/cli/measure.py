@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..augment import LearnedAugment
 from ..measure import InvarianceReport, Probe, compare, write_page
-from ..measure.warp import Fill
+from ..measure.warp import Outside
 from ..utils.files import replace_file, write_csv
 from ..utils.report import Report
 from .datasets import add_data_arguments, folder_of
@@ -81,7 +81,7 @@ def write(out: Path, report: InvarianceReport, others: list[Report], title: str)
     replace_file(out / "summary.json", json.dumps(summary, indent=1).encode())
 
 
-def _fill(text: str) -> Fill:
+def _fill(text: str) -> Outside:
     """A grey value, or the name of a fill."""
     try:
         return float(text)

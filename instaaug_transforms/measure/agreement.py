@@ -123,7 +123,7 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
         for field in family.fields:
             intervals = [part[family.name].fields[field] for part in parts]
             learned = torch.cat([torch.stack([interval.lo, interval.hi], 1) for interval in intervals]).cpu()
-            ranges[field] = _ranges(session, family, field, intervals[0].bounds, learned, steps, aug.fill)
+            ranges[field] = _ranges(session, family, field, learned, steps, aug.fill)
     ranks, shuffled = {}, {}
     for family in tables if session.images.labelled else []:
         probs = torch.cat([part[family.name].categorical.probs for part in parts]).cpu().numpy()
@@ -138,12 +138,10 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     return LearnedReport(ranges, ranks, shuffled, len(session.images), session.seed)
 
 
-def _ranges(
-    session: Session, family: Family, field: str, bounds: tuple[float, float], learned: Tensor, steps: int, fill: Any
-) -> Ranges:
+def _ranges(session: Session, family: UniformFamily, field: str, learned: Tensor, steps: int, fill: Any) -> Ranges:
     """One field swept alone; the family's other fields stay at the identity."""
     identity = family.identity()[field]
-    grid = torch.cat([torch.linspace(*bounds, steps), torch.tensor([identity])]).unique()
+    grid = torch.cat([torch.linspace(*family.bounds[field], steps), torch.tensor([identity])]).unique()
     outputs = _outputs(session, family, [{**family.identity(), field: value} for value in grid.tolist()], fill)
     answer, at_identity = session.outputs.argmax(-1), grid == identity
     kept = torch.stack([each.argmax(-1) == answer for each in outputs]) | at_identity[:, None]

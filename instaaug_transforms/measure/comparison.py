@@ -7,7 +7,6 @@ from functools import cached_property
 import numpy as np
 
 from ..utils.errors import InstaAugError
-from ..utils.hashing import fingerprint
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval
 from . import plots
@@ -86,9 +85,9 @@ def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
     if len(reports) < 2:
         raise InstaAugError(f"reports: expected two or more, got {len(reports)}")
     (first_name, first), *others = reports.items()
-    pixels = fingerprint(first.images.images, first.images.targets)
+    pixels = first.images.fingerprint()
     for name, report in others:
-        if fingerprint(report.images.images, report.images.targets) != pixels:
+        if report.images.fingerprint() != pixels:
             raise InstaAugError(
                 f"reports: {name!r} was measured on other images than {first_name!r} ({len(report.images)} and "
                 f"{len(first.images)}); give both probes the same data, max_images and seed"

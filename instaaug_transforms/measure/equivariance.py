@@ -13,7 +13,7 @@ from ..utils.stats import mean_interval
 from .distances import distance, mean_to_others, relative, unit
 from .session import Session, Step
 from .transformations import Transformation
-from .warp import Fill, warp
+from .warp import Outside, warp
 
 DERANGEMENTS = 20
 
@@ -96,7 +96,7 @@ def alignment(displacements: Tensor) -> Tensor:
 
 
 def feature_maps(
-    session: Session, transformations: Sequence[Transformation], fill: Fill, metric: str
+    session: Session, transformations: Sequence[Transformation], fill: Outside, metric: str
 ) -> EquivarianceReport:
     """F(t(x)) against t(F(x)) for the maps F of the session's layer; see `Probe.equivariance`."""
     with torch.no_grad():

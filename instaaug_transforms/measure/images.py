@@ -1,36 +1,50 @@
 """The images a model is measured on: from any dataset, with or without labels, normalised or not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
+from tqdm import tqdm
 
-from ..engine.data import LabelledImages, load
+from ..engine.data import Images, LabelledImages, load
 from ..functional.inputs import Normalization
 from ..utils.errors import InstaAugError
 
 NormalizationArgument = tuple[Sequence[float], Sequence[float]] | Normalization | None
 
 
-@dataclass(frozen=True)
 class MeasuredImages(LabelledImages):
-    """Images in [0, 1] or uint8, and how to name their labels.
+    """Images in memory, where they come from, and how to name their labels.
 
-    Attributes:
-        labelled: whether ``targets`` mean anything.
+    Args:
+        images: ``(N, C, H, W)``, uint8 or float in [0, 1].
+        targets: ``(N,)`` class indices, or None.
         classes: names of the labels, or None.
         index: ``(N,)``, place of each image in its dataset.
         normalization: redone before the model, or None.
     """
 
-    labelled: bool
-    classes: tuple[str, ...] | None
-    index: Tensor
-    normalization: Normalization | None
+    def __init__(
+        self,
+        images: Tensor,
+        targets: Tensor | None,
+        classes: tuple[str, ...] | None,
+        index: Tensor,
+        normalization: Normalization | None,
+    ) -> None:
+        super().__init__(images, targets)
+        self.classes, self.index, self.normalization = classes, index, normalization
+
+    @property
+    def labelled(self) -> bool:
+        return self.targets is not None
+
+    def labels(self) -> list[str]:
+        """``(N,)`` names of the labels, their numbers if they have no names, or ``""`` without labels."""
+        return [self.class_name(target) for target in self.targets.tolist()] if self.labelled else [""] * len(self)
 
     def class_name(self, target: int) -> str:
         """The name of a label, or its number."""
@@ -40,12 +54,10 @@ class MeasuredImages(LabelledImages):
         """Images in [0, 1] as the model wants them."""
         return images if self.normalization is None else self.normalization.redo(images)
 
-    def at_most(self, n: int | None, seed: int) -> "MeasuredImages":
-        """``n`` of them, drawn at random without replacement; all of them for None."""
-        index = _draw(len(self), n, seed)
-        if len(index) == len(self):
-            return self
-        return replace(self, images=self.images[index], targets=self.targets[index], index=self.index[index])
+    def subset(self, index: Tensor | slice) -> "MeasuredImages":
+        """The samples of the given indices."""
+        targets = None if self.targets is None else self.targets[index]
+        return MeasuredImages(self.images[index], targets, self.classes, self.index[index], self.normalization)
 
 
 def prepare(
@@ -59,7 +71,7 @@ def prepare(
 
     Args:
         data: ``(images, labels)`` tensors; images ``(N, C, H, W)`` alone, and nothing about classes is reported; a
-            map-style Dataset of (image, label) pairs, or its DataLoader. uint8 or float in [0, 1].
+            map-style Dataset of images or (image, label) pairs, or its DataLoader. uint8 or float in [0, 1].
         max_images: at most this many, drawn at random without replacement.
         normalization: ``(mean, std)`` per channel, if the images arrive normalised: undone here, so that transformations
             act on [0, 1], and redone before the model.
@@ -67,34 +79,33 @@ def prepare(
         progress: show a bar; by default if the output is a terminal.
 
     Raises:
-        InstaAugError: as `learning.data.load`, or max_images below 2.
+        InstaAugError: as `engine.data.load`; images of several sizes; labels that are no class indices; max_images below 2.
     """
     if isinstance(data, MeasuredImages):
-        return data.at_most(max_images, seed)
+        index = _draw(len(data), max_images, seed)
+        return data if len(index) == len(data) else data.subset(index)
     if normalization is not None and not isinstance(normalization, Normalization):
         normalization = Normalization(*(tuple(part) for part in normalization))
-    if isinstance(data, DataLoader):
-        data = data.dataset
-    classes, labelled, index = getattr(data, "classes", None), not isinstance(data, Tensor), None
-    if isinstance(data, Tensor):
-        data = (data, torch.zeros(len(data), dtype=torch.long))
-    if isinstance(data, Dataset) and hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        # Drawn before anything is read: a large dataset need not fit into memory.
-        index = _draw(len(data), max_images, seed)
-        data = Subset(data, index.tolist())
-        data = data if normalization is None else _Denormalised(data, normalization)
-    elif normalization is not None and not isinstance(data, LabelledImages):
-        data = (_undo(data[0], normalization), data[1])
-    loaded = load(data, "data", progress=progress)
-    if loaded.targets.ndim != 1 or loaded.targets.is_floating_point():
+    data = data.dataset if isinstance(data, DataLoader) else data
+    classes, index = getattr(data, "classes", None), None
+    if isinstance(data, Dataset) and hasattr(data, "__len__") and len(data):
+        index = _draw(len(data), max_images, seed)  # before anything is read: a large dataset need not fit into memory
+        data = _read(data, index, progress)
+    data = (data, None) if isinstance(data, Tensor) else data
+    if normalization is not None and not isinstance(data, Images):
+        data = _undo(data[0], normalization), data[1]
+    loaded = load(data, "data").in_memory(progress)
+    if index is None:
+        index = _draw(len(loaded), max_images, seed)
+        loaded = loaded if len(index) == len(loaded) else loaded.subset(index)
+    targets = None if loaded.targets is None else loaded.targets.cpu()
+    if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
         raise InstaAugError(
-            f"data: labels must be class indices (N,), got {tuple(loaded.targets.shape)} {loaded.targets.dtype}; give "
-            "the images alone to measure without labels"
+            f"data: labels must be class indices (N,), got {tuple(targets.shape)} {targets.dtype}; give the images alone to "
+            "measure without labels"
         )
     names = None if classes is None else tuple(str(name) for name in classes)
-    index = torch.arange(len(loaded)) if index is None else index
-    images = MeasuredImages(loaded.images, loaded.targets, labelled, names, index, normalization)
-    return images.at_most(max_images, seed)
+    return MeasuredImages(loaded.images, targets, names, index, normalization)
 
 
 def _draw(n: int, most: int | None, seed: int) -> Tensor:
@@ -104,22 +115,20 @@ def _draw(n: int, most: int | None, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
+def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tensor, Tensor | None]:
+    """Images and targets of the given samples, each read once."""
+    disable = None if progress is None else not progress
+    samples = [dataset[i] for i in tqdm(index.tolist(), "reading data", unit="image", disable=disable, leave=False)]
+    labelled = isinstance(samples[0], (tuple, list)) and len(samples[0]) > 1
+    images = [sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples]
+    images = [image if isinstance(image, Tensor) else F.to_image(image) for image in images]
+    if len({image.shape for image in images}) > 1:
+        raise InstaAugError("data: images differ in size; give the Dataset a transform that resizes them")
+    targets = default_collate([sample[1] for sample in samples]) if labelled else None
+    return torch.stack(images).as_subclass(Tensor), targets
+
+
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:
     # What was rounded below 0 or above 1 goes back; a wrong mean or std is far outside and `load` says so.
     out = normalization.undo(images)
     return torch.where((out - 0.5).abs() <= 0.501, out.clamp(0, 1), out)
-
-
-class _Denormalised(Dataset):
-    """A dataset with its normalisation undone."""
-
-    def __init__(self, data: Dataset, normalization: Normalization) -> None:
-        self.data, self.normalization = data, normalization
-
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, i: int) -> tuple:
-        image, target, *_ = self.data[i]
-        image = F.to_image(image) if not isinstance(image, Tensor) else image
-        return _undo(image.as_subclass(Tensor), self.normalization), target

@@ -102,16 +102,16 @@ class InvarianceReport(Report):
 
     def per_class(self) -> list[Row]:
         """A row per transformation, fill and class: means over its images and all magnitudes but the identity."""
-        images, labels = self.images, self.images.targets.cpu().numpy()
-        members = [(label, labels == label) for label in np.unique(labels).tolist() if images.labelled]
+        images = self.images
+        members = (
+            [(c, (images.targets == c).numpy()) for c in images.targets.unique().tolist()] if images.labelled else []
+        )
         return self._means([({"class": images.class_name(c), "n": int(which.sum())}, which) for c, which in members])
 
     def per_image(self) -> list[Row]:
         """A row per transformation, fill and image: means over all magnitudes but the identity."""
-        images = self.images
-        labels = [images.class_name(target) if images.labelled else "" for target in images.targets.tolist()]
-        index = images.index.tolist()
-        return self._means([({"image": index[i], "class": label}, i) for i, label in enumerate(labels)])
+        about = zip(self.images.index.tolist(), self.images.labels(), strict=True)
+        return self._means([({"image": index, "class": label}, i) for i, (index, label) in enumerate(about)])
 
     def _means(self, groups: list[tuple[Row, Any]]) -> list[Row]:
         """A row per sweep and group: what to call the group, and an index of its images."""
@@ -213,8 +213,8 @@ class InvarianceCollector:
 
 def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
     """``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; NaN without labels for those outputs."""
-    targets = session.images.targets.cpu()
-    if not session.images.labelled or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
+    targets = session.images.targets
+    if targets is None or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
         unknown = torch.full((len(outputs),), torch.nan)
         return {"accuracy": unknown, "p_true": unknown}
     p = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]

@@ -15,7 +15,7 @@ from ..utils.errors import InstaAugError
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval
 from .session import Session
-from .warp import Fill, neighbours
+from .warp import Outside, neighbours
 
 # Velocity of a pixel at (x, y), in pixels from the centre (x right, y down), per unit of each generator.
 Velocity = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
@@ -34,7 +34,7 @@ APPEARANCE: dict[str, Callable[[Tensor], Tensor]] = {
 GENERATORS = (*GEOMETRY, *APPEARANCE)
 
 
-def tangent(images: Tensor, generator: str, fill: Fill = 0.0) -> Tensor:
+def tangent(images: Tensor, generator: str, fill: Outside = 0.0) -> Tensor:
     """d/ds of t_s(x) at the identity, of the shape of ``images`` ``(B, C, H, W)``.
 
     For a motion with velocity v that is −v·∇x, ∇x by central differences: the symmetric derivative of bilinear
@@ -94,7 +94,7 @@ class LieReport(Report):
         return [Section("Local error", text, self.records(), {"generator": "generator"}, figures)]
 
 
-def local_errors(session: Session, generators: Sequence[str], fill: Fill, equivariant: bool) -> LieReport:
+def local_errors(session: Session, generators: Sequence[str], fill: Outside, equivariant: bool) -> LieReport:
     """The Lie derivative of the session's layer along each generator; see `Probe.lie`."""
     for name in generators:
         if name not in (allowed := GEOMETRY if equivariant else GENERATORS):

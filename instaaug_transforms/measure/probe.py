@@ -18,7 +18,7 @@ from .invariance import InvarianceCollector, InvarianceReport
 from .lie import GENERATORS, LieReport, local_errors
 from .session import Session
 from .transformations import Transformation, choose
-from .warp import Fill, check_fills, fill_name
+from .warp import Outside, check_fills, fill_name
 
 
 class Survey(NamedTuple):
@@ -68,7 +68,7 @@ class Probe:
         max_images: int | None = None,
         *,
         transformations: Sequence[str | Transformation] | None = None,
-        fills: Fill | Sequence[Fill] = (0.0, "reflection"),
+        fills: Outside | Sequence[Outside] = (0.0, "reflection"),
         layer: str | None = None,
         normalization: NormalizationArgument = None,
         batch_size: int = 256,
@@ -132,7 +132,7 @@ class Probe:
             return feature_maps(session, geometric, self.fills[0], metric)
 
     def lie(
-        self, generators: str | Sequence[str] = GENERATORS, *, fill: Fill = "border", equivariant: bool = False
+        self, generators: str | Sequence[str] = GENERATORS, *, fill: Outside = "border", equivariant: bool = False
     ) -> LieReport:
         """How fast do embeddings begin to move? (Gruver et al., *The Lie Derivative for Measuring Learned Equivariance*, 2023)
 

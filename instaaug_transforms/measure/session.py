@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .embed import embedder
 from .images import MeasuredImages
 from .transformations import Transformation
-from .warp import Fill, fill_name
+from .warp import Outside, fill_name
 
 
 class Step(NamedTuple):
@@ -80,7 +80,7 @@ class Session:
         disable = None if self.progress is None else not self.progress
         return tqdm(total=total, desc=desc, unit="image", unit_scale=True, disable=disable)
 
-    def steps(self, transformations: Sequence[Transformation], fills: Sequence[Fill]) -> Iterator[Step]:
+    def steps(self, transformations: Sequence[Transformation], fills: Sequence[Outside]) -> Iterator[Step]:
         """Every transformation under every fill (if it shows any) at every magnitude, in that order."""
         again = None  # all identities share one second forward, which differs from the first by the model's own noise
         sweeps = [(t, fill) for t in transformations for fill in (fills if t.uses_fill else fills[:1])]

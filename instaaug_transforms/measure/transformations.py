@@ -22,7 +22,7 @@ from ..families.shear import Shear
 from ..families.translate import Translate
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from .warp import Fill, warp
+from .warp import Outside, warp
 
 Matrix = Callable[[float, float], Tensor]
 Colour = Callable[[Tensor, float], Tensor]
@@ -83,10 +83,10 @@ class Transformation:
 
         about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
         if family.stage == "geometry":
-            return cls(*about, matrix, uses_fill=not family.stays_inside, channels=family.channels)
+            return cls(*about, matrix, uses_fill=not family.keeps_inside(1, 2), channels=family.channels)
         return cls(*about, colour=colour, channels=family.channels)
 
-    def apply(self, images: Tensor, magnitude: float, fill: Fill = 0.0) -> Tensor:
+    def apply(self, images: Tensor, magnitude: float, fill: Outside = 0.0) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] under one magnitude; the same object at the identity."""
         if magnitude == self.identity:
             return images

@@ -1,26 +1,26 @@
 """One affine warp for a whole batch, with a choice of what lies outside the image."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
+from ..functional.antialias import copy_size, shrunk
+from ..functional.warp import sampling_grid
 from ..utils.errors import InstaAugError
 
-Fill = float | str
+Outside = float | str  # what an image shows from outside itself
 FILLS = ("mean", "border", "reflection", "wrap")
 
 
-def check_fills(fills: Fill | Sequence[Fill]) -> list[Fill]:
+def check_fills(fills: Outside | Sequence[Outside]) -> list[Outside]:
     """One fill or several: grey values in [0, 1] and names of `FILLS`, each once.
 
     ``"mean"`` is each image's own mean colour; ``"border"`` and ``"reflection"`` are `grid_sample`'s (mirrored at the edge
     of the outermost pixel, as torchvision's ``"symmetric"``); ``"wrap"`` continues on the other side.
     """
-    checked: list[Fill] = []
+    checked: list[Outside] = []
     for fill in [fills] if isinstance(fills, (str, float, int)) else fills:
         grey = isinstance(fill, (int, float)) and not isinstance(fill, bool) and 0 <= fill <= 1
         if not grey and fill not in FILLS:
@@ -31,12 +31,12 @@ def check_fills(fills: Fill | Sequence[Fill]) -> list[Fill]:
     return checked
 
 
-def fill_name(fill: Fill) -> str:
+def fill_name(fill: Outside) -> str:
     """What reports call a fill."""
     return {0.0: "black", 0.5: "grey", 1.0: "white"}.get(fill, f"grey {fill:g}") if isinstance(fill, float) else fill
 
 
-def warp(images: Tensor, matrix: Tensor, fill: Fill = 0.0) -> Tensor:
+def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
     """Resample a batch by one affine map, bilinearly; antialiased if the map makes the content smaller.
 
     `functional.resample` does what a learned transform does to training images: one map per image, a constant outside.
@@ -52,11 +52,12 @@ def warp(images: Tensor, matrix: Tensor, fill: Fill = 0.0) -> Tensor:
     """
     (height, width), (fill,) = images.shape[-2:], check_fills(fill)
     matrix = matrix.double().cpu()  # float64 keeps whole pixels whole
-    source = _antialiased(images, matrix, fill)
-    grid = F.affine_grid(matrix[None, :2], [1, 1, height, width], align_corners=False)
+    size = torch.tensor([width, height])
+    copy = copy_size(matrix[None, :2, :2], size, size)[0].round().clamp(min=1).minimum(size).int()
+    source = images if torch.equal(copy, size.int()) else shrunk(images, (int(copy[1]), int(copy[0])), "bilinear")
+    grid = sampling_grid(matrix[None], (height, width))
     if fill == "wrap":
-        size = torch.tensor([width, height])
-        grid = (torch.remainder(grid + 1, 2) - 1) * size / (size + 2)
+        grid = (torch.remainder(grid + 1, 2) - 1) * copy / (copy + 2)
         source = F.pad(source, (1, 1, 1, 1), mode="circular")
     # Zeros outside, of images that are 0 where the fill is: the fill blends in at the border as torchvision's does.
     level = images.mean((-2, -1), keepdim=True) if fill == "mean" else fill if isinstance(fill, float) else 0.0
@@ -69,18 +70,7 @@ def warp(images: Tensor, matrix: Tensor, fill: Fill = 0.0) -> Tensor:
     return out.contiguous(memory_format=torch.channels_last) if last else out
 
 
-def _antialiased(images: Tensor, matrix: Tensor, fill: Fill) -> Tensor:
-    """Where an output pixel spans s > 1 of the input's, a Gaussian of σ = (s − 1)/2 first, as scikit-image rescales."""
-    # By area: a shear lengthens one axis without making anything smaller.
-    sigma = (math.sqrt(abs(torch.linalg.det(matrix[:2, :2]).item())) - 1) / 2
-    if sigma < 0.01:
-        return images
-    kernel = 2 * math.ceil(3 * sigma) + 1
-    kernel = min(kernel, 2 * (min(images.shape[-2:]) // 2) - 1)
-    return gaussian_blur2d(images, kernel, (sigma, sigma), "circular" if fill == "wrap" else "replicate")
-
-
-def neighbours(images: Tensor, fill: Fill) -> Tensor:
+def neighbours(images: Tensor, fill: Outside) -> Tensor:
     """Images with one more pixel on every side, as ``fill`` continues them: ``(B, C, H + 2, W + 2)``."""
     if fill == "mean":
         wide = images.mean((-2, -1), keepdim=True).repeat(1, 1, images.shape[-2] + 2, images.shape[-1] + 2)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from ..utils.errors import InstaAugError
 from ..utils.files import replace_file, write_csv
-from ..utils.stats import Interval, mean_interval
+from ..utils.report import Report, Row, Section
+from ..utils.stats import UNDEFINED, Interval, mean_interval
 
 OURS = "ours"
 SINGLE = "single view"
@@ -37,7 +37,7 @@ class ArmResult:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Report):
     """Every arm at every K on the same images.
 
     Attributes:
@@ -60,42 +60,33 @@ class Evaluation:
         arms = ((name, k, arm) for (name, k), arm in self.arms.items() if name not in looking)
         return max((arm for _, k, arm in arms if k <= n_views), key=lambda arm: (arm.correct.mean(), -arm.nll.mean()))
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One JSON-ready row per arm and K: accuracy and ECE in percent, differences in points, nll in nats."""
-        rows = []
-        for (name, k), arm in self.arms.items():
-            single = self.arms[SINGLE, 1]
-            gain, nll = [100 * x for x in self.interval(arm, single)], self.interval(arm, single, "nll")
-            row = {
-                "arm": name,
-                "K": k,
-                "cost": arm.cost,
-                "n": self.n,
-                "top1": 100 * arm.correct.mean(),
-                "nll": float(arm.nll.mean()),
-            }
-            row |= {"ece": 100 * arm.ece, "temperature": arm.temperature}
-            row |= dict(zip(("gain", "gain_low", "gain_high"), gain, strict=True))
-            row |= dict(zip(("nll_change", "nll_change_low", "nll_change_high"), nll, strict=True))
-            rows.append(row)
-        return rows
+    def records(self) -> list[Row]:
+        """A row per arm and K: accuracy and ECE in percent, gain over the single view in points, nll in nats."""
+        single = self.arms[SINGLE, 1]
+        return [
+            {"arm": name, "K": k, "cost": arm.cost, "n": self.n, "top1": 100 * arm.correct.mean()}
+            | {"nll": float(arm.nll.mean()), "ece": 100 * arm.ece, "temperature": arm.temperature}
+            | {"gain": Interval(*(100 * x for x in self.interval(arm, single)))}
+            | {"nll_change": self.interval(arm, single, "nll")}
+            for (name, k), arm in self.arms.items()
+        ]
+
+    def sections(self) -> list[Section]:
+        """Top-1, NLL and ECE per arm and K, gain over the single view with its interval."""
+        records = [row | {"gain": UNDEFINED} if row["arm"] == SINGLE else row for row in self.records()]
+        figures = {
+            "K": ("K", "d", 1),
+            "forwards": ("cost", "g", 1),
+            "top-1 %": ("top1", ".2f", 1),
+            "points over single view [95 %]": ("gain", "+.2f", 1),
+            "NLL": ("nll", ".3f", 1),
+            "ECE %": ("ece", ".1f", 1),
+        }
+        return [Section("Views compared", "\n".join(self.against_input_free()), records, {"views": "arm"}, figures)]
 
     def table(self) -> str:
-        """Markdown: top-1, NLL and ECE per arm and K, gain over the single view with its interval."""
-        lines = [
-            [
-                row["arm"],
-                row["K"],
-                f"{row['cost']:g}",
-                f"{row['top1']:.2f}",
-                "" if row["arm"] == SINGLE else f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]",
-                f"{row['nll']:.3f}",
-                f"{row['ece']:.1f}",
-            ]
-            for row in self.rows()
-        ]
-        headers = ["views", "K", "forwards", "top-1 %", "points over single view [95 %]", "NLL", "ECE %"]
-        return tabulate(lines, headers, tablefmt="github", disable_numparse=True)
+        """The table of `sections` as Markdown."""
+        return self.sections()[0].table("github")
 
     def against_input_free(self) -> list[str]:
         """A line per K: ours against the best arm that does not look at the image."""
