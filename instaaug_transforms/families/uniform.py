@@ -141,10 +141,8 @@ def quantile_orders(k: int, n: int) -> list[tuple[int, ...]]:
     orders = [tuple(halves.tolist())]
     generator = torch.Generator().manual_seed(k)
     while len(orders) < n:
-        tries = (tuple(torch.randperm(k, generator=generator).tolist()) for _ in range(100))
-        orders.append(
-            next((order for order in tries if order not in orders), orders[len(orders) % math.factorial(min(k, 5))])
-        )
+        tries = [tuple(torch.randperm(k, generator=generator).tolist()) for _ in range(100)]
+        orders.append(next((order for order in tries if order not in orders), tries[0]))
     return orders[:n]
 
 

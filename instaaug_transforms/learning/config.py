@@ -21,6 +21,7 @@ class FitConfig:
             a table says all there is to know: each of ``entropy_weights`` is tried and held-out images choose; ranges
             take their default bands.
         entropy_weights: the λ to try.
+        max_steps: of each such try; fewer epochs where images are many.
         entropy_mode: ``"dual"`` or ``"paper"``, see `EntropyController`.
         initial_weight: λ at the start.
         weight_rate: how fast log λ moves, per step. Where it moves faster than the ranges can follow, all of them run
@@ -45,7 +46,8 @@ class FitConfig:
     """
 
     entropy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    entropy_weights: tuple[float, ...] = (0.03, 0.1, 0.3)
+    entropy_weights: tuple[float, ...] = (0.1, 0.3)
+    max_steps: int = 1500
     entropy_mode: str = "dual"
     initial_weight: float = 0.1
     weight_rate: float = 0.004
@@ -82,6 +84,7 @@ class FitConfig:
             "nuisance_draws",
             "max_columns",
             "initial_weight",
+            "max_steps",
         ):
             if not getattr(self, name) > 0:
                 raise InstaAugError(f"{name}: expected a positive number, got {getattr(self, name)}")

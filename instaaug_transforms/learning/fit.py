@@ -119,10 +119,10 @@ def fit(
         held_views = candidates if alone else None
         held = prepare(val, val_table, "val_table", *shared, held_views, undo, own, folder, logits=report)
         table_seconds = time.perf_counter() - start
-        if own or report:
+        if report and not own:
             warn_about_data(prepared, held)
         result = _best_of(
-            _settings(config, alone), aug, classifier, prepared, held, loss, folder, resume, table_seconds
+            _settings(config, alone, len(prepared)), aug, classifier, prepared, held, loss, folder, resume, table_seconds
         )
         summary = do_no_harm(aug, held, candidates) if report else None
     return replace(result, report=summary, held_out=val.identities)
@@ -143,11 +143,14 @@ def _fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images, loss:
     return own
 
 
-def _settings(config: FitConfig, alone: bool) -> list[FitConfig]:
+def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
     """The fits to choose among: one for each λ to try, or the one that is asked for."""
     if config.entropy or not alone:
         return [config]
-    return [replace(config, initial_weight=weight, weight_rate=0.0) for weight in config.entropy_weights]
+    epochs = min(config.epochs, max(1, config.max_steps * config.batch_size // rows))
+    return [
+        replace(config, initial_weight=weight, weight_rate=0.0, epochs=epochs) for weight in config.entropy_weights
+    ]
 
 
 def _best_of(

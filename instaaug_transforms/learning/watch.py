@@ -99,7 +99,7 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
     Args:
         train, held: with tables; column 0 is the image itself.
     """
-    losses = [part.rows["losses"].tensor()[:, 0, 0] for part in (train, held)]
+    losses = [part.rows["losses"].tensor()[:, :, 0].mean(1) for part in (train, held)]
     classes = held.rows["plain"][slice(0, 1)].shape[-1] if "plain" in held.rows else 0
     if classes and held.images.targets is not None and losses[1].mean() > math.log(classes):
         logger.warning(
