@@ -11,6 +11,11 @@ import pytest
 import instaaug_transforms as ia
 from instaaug_transforms import families
 from instaaug_transforms.cli.__main__ import main
+from instaaug_transforms.predictors import base as predictors
+
+from .test_imports import ROOMS
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +41,7 @@ def test_the_first_command_is_the_quickstart():
 def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(families, "_REGISTRY", dict(families._REGISTRY))  # what a page registers stays on it
+    monkeypatch.setattr(predictors, "_REGISTRY", dict(predictors._REGISTRY))
     module = types.ModuleType(f"docs_{page.stem}")
     monkeypatch.setitem(sys.modules, module.__name__, module)  # where registries look for what a page defines
     for code in blocks("python", page.read_text("utf-8")):
@@ -85,3 +91,17 @@ def test_every_yes_of_the_feature_table_leads_to_a_test():
         else:
             file, test = linked.groups()
             assert f"\ndef {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), row
+
+
+def test_architecture_names_every_room_and_only_files_that_exist():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = page[page.index("## The rooms") : page.index("## The way of one image")]
+    assert re.findall(r"^\| `(\w+)` \|", rooms, re.M) == ROOMS
+    paths = re.findall(r"`([\w/]+(?:\.py|/))`", page)
+    assert len(paths) > 20
+    for path in paths:
+        assert (ROOT / path).exists() or (ROOT / "instaaug_transforms" / path).exists(), path
+
+
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 90
