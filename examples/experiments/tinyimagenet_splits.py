@@ -1,0 +1,20 @@
+"""Link the images of Tiny-ImageNet's train folder into ``fit/`` (for classifiers) and ``policy/`` (for augmentations).
+
+*policy* holds the images <wnid>_<k>.JPEG with k % 5 == 4 and k ≥ 254: 50 per class, which a classifier trained on *fit*
+has never seen. What is there already stays.
+"""
+
+import argparse
+from pathlib import Path
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--data", type=Path, required=True, help="the folder that holds train/")
+data = parser.parse_args().data
+for path in (data / "train").rglob("*.JPEG"):
+    k = int(path.stem.split("_")[-1])
+    link = data / ("policy" if k % 5 == 4 and k >= 254 else "fit") / path.parent.name / path.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if not link.exists():
+        link.symlink_to(path.resolve())
+policy, fit = (len(list((data / split).rglob("*.JPEG"))) for split in ("policy", "fit"))
+print(f"{data}: {policy} images in policy/, {fit} in fit/")
