@@ -29,6 +29,8 @@ parser.add_argument("--out", type=Path, default=Path("contrastive-out"), help="f
 parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")
 parser.add_argument("--smoke", action="store_true", help="two steps on random images, without --data")
 options = parser.parse_args()
+if not (options.data or options.smoke):
+    parser.error("--data: a folder of class folders (or --smoke)")
 options.out.mkdir(parents=True, exist_ok=True)
 if options.smoke:
     MODEL, EPOCHS, BATCH = "test_resnet", 1, 16

@@ -25,6 +25,8 @@ parser.add_argument("--out", type=Path, default=Path("measure-out"), help="folde
 parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")
 parser.add_argument("--smoke", action="store_true", help="one transformation of random images, without --data")
 options = parser.parse_args()
+if not (options.data or options.smoke):
+    parser.error("--data: a folder of class folders (or --smoke)")
 options.out.mkdir(parents=True, exist_ok=True)
 if options.smoke:
     data, classes, names = (torch.rand(8, 3, SIZE, SIZE), torch.arange(8) % 2), 2, ["rotate"]
@@ -36,12 +38,12 @@ aug = ia.LearnedAugment.from_pretrained(WEIGHTS)
 
 reports = []
 for seed in options.seeds:
-    report = ia.measure_invariance(model, data, 256, transformations=names, seed=seed)
+    probe = ia.measure.Probe(model, data, 256, transformations=names, seed=seed)
+    report, agreement = probe.invariance(), probe.learned(aug)
     print(report.summary())
     report.plot(options.out / f"invariance-{seed}.png")
     worst = sorted(report.per_class(), key=lambda row: row["relative_cosine"])[:5]
     print("least invariant:", *(f"class {row['class']} to {row['transformation']}" for row in worst), sep="\n- ")
-    agreement = ia.measure.learned_against_measured(model, aug, data, 256, seed=seed)
     print(f"\n{agreement.summary()}")
     agreement.plot(options.out / f"learned-against-measured-{seed}.png")
     reports.append({"seed": seed, "invariance": report.rows(), "agreement": agreement.rows()})

@@ -18,17 +18,18 @@ import instaaug_transforms as ia
 from instaaug_transforms.tta import paired_interval
 
 
-def learn(model: nn.Module, images: Tensor, labels: Tensor, predictor: str, seed: int, steps: int) -> ia.LearnedAugment:
+def learn(model: nn.Module, images: Tensor, labels: Tensor, looks: bool, seed: int, steps: int) -> ia.LearnedAugment:
     """Ranges of rotation and scale through the frozen network."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    aug = ia.LearnedAugment(["rotate", "scale"], in_channels=1, image_size=32, predictor=predictor)
+    predictor = ia.ConvPredictor(image_size=32) if looks else "global"
+    aug = ia.LearnedAugment(["rotate", "scale"], in_channels=1, predictor=predictor)
     # Half the turns and sizes that any range may have are too many for a digit: bands of 20° to 100°, of 1.2 to 2 times.
     objective = ia.InstaAugObjective(aug, entropy={"rotate": (-2.9, -1.3), "scale": (-2.0, -0.7)}, initial_weight=0.03)
     # A predictor that does not look is four numbers and no network: it takes larger steps.
-    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3 if predictor == "conv" else 2e-2)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3 if looks else 2e-2)
     model.eval().requires_grad_(False)
-    for _ in tqdm(range(steps), desc=f"learn the views ({predictor})", disable=None):
+    for _ in tqdm(range(steps), desc="learn the views", disable=None):
         index = torch.randint(len(images), (64,), generator=generator)
         views, sample = aug.sample(images[index], generator=generator)
         truth = soft_labels(labels[index], aug, sample.params.flatten())
@@ -48,8 +49,8 @@ for seed in options.seeds:
     model = train_segmenter(parts["classifier"], seed, options.segmenter_steps)
     policy, test = nuisance(parts["policy"], seed + 100), nuisance(parts["test"], seed + 200)
     learned = {
-        name: learn(model, policy.images, pixel_labels(policy), predictor, seed, options.steps)
-        for name, predictor in (("ours", "conv"), ("without input", "global"))
+        name: learn(model, policy.images, pixel_labels(policy), looks, seed, options.steps)
+        for name, looks in (("ours", True), ("without input", False))
     }
 
     def flipped(images: Tensor, model: nn.Module = model) -> Tensor:

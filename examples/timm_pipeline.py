@@ -16,7 +16,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import Mixup, create_dataset, create_loader
-from torchvision.transforms.v2 import functional as TF
+from torchvision.datasets import FakeData
 from tqdm import tqdm
 
 import instaaug_transforms as ia
@@ -31,20 +31,20 @@ parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(defaul
 parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
 parser.add_argument("--smoke", action="store_true", help="a few steps on random images, without --data")
 options = parser.parse_args()
+if not (options.data or options.smoke):
+    parser.error("--data: the folder that holds train/ (or --smoke)")
 options.out.mkdir(parents=True, exist_ok=True)
 if options.smoke:
-    MODEL, EPOCHS, BATCH, options.data = "test_resnet", 1, 8, options.out / "data"
-    for k in range(32):
-        folder = options.data / "train" / "ab"[k % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        TF.to_pil_image(torch.rand(3, 40, 40)).save(folder / f"{k}.png")
+    MODEL, EPOCHS, BATCH, dataset, classes = "test_resnet", 1, 8, FakeData(32, (3, 40, 40), 2), 2
+else:
+    dataset = create_dataset("", root=options.data, split="train", is_training=True)
+    classes = len(dataset.reader.class_to_idx)
 
-dataset = create_dataset("", root=options.data, split="train", is_training=True)
-classes, reports = len(dataset.reader.class_to_idx), []
 # Ours takes the place of random resized crop and colour jitter; nothing is normalised.
 how = {"is_training": True, "no_aug": True, "mean": (0, 0, 0), "std": (1, 1, 1), "device": device, "num_workers": 0}
 loader = create_loader(dataset, (3, SIZE, SIZE), BATCH, **how)
 mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)
+reports = []
 for seed in options.seeds:
     torch.manual_seed(seed)
     model = ia.timm.wrap(timm.create_model(MODEL, num_classes=classes)).to(device)

@@ -27,6 +27,8 @@ parser.add_argument("--out", type=Path, default=Path("train-out"), help="folder 
 parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")
 parser.add_argument("--smoke", action="store_true", help="two steps on random images, without --data")
 options = parser.parse_args()
+if not (options.data or options.smoke):
+    parser.error("--data: the folder that holds train/ and val/ (or --smoke)")
 options.out.mkdir(parents=True, exist_ok=True)
 if options.smoke:
     MODEL, EPOCHS, BATCH, classes = "test_resnet", 1, 16, 2

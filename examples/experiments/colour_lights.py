@@ -1,17 +1,15 @@
 """Colours under lights: train under one or a few of 23 simulated lights, test under all of them.
 
-Arms: none; HSV ranges from a grid, the same for all images; learned HSV ranges, without input and ours; ours, the local
-field. Each arm's strength — the grid's range, the entropy band — is the widest whose NLL on held-out train images, under
-the train lights, is within a standard error of the best (Hastie et al., Elements of Statistical Learning, 7.10). Lights are
-simulated in linear RGB. Reported over all lights, over the hard half (where the plain model is worst) and over gradients; a
-prediction is the mean probability over views of the arm's own augmentation.
+Each arm's strength — the grid's range, the entropy band — is the widest whose NLL on held-out train images, under the train
+lights, is within a standard error of the best (Hastie et al., Elements of Statistical Learning, 7.10). Lights are simulated in
+linear RGB. Reported over all lights, over the hard half (where the plain model is worst) and over gradients; a prediction is
+the mean probability over views of the arm's own augmentation.
 
     python examples/experiments/colour_lights.py --data DIR --classes-file classes.txt  # lines of wnid<TAB>names
 """
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import harness
 import numpy as np
@@ -26,8 +24,8 @@ import instaaug_transforms as ia
 from instaaug_transforms import viz
 
 WAVELENGTHS = (610e-9, 550e-9, 465e-9)  # metres: where an sRGB display's primaries peak, about
-NEUTRAL = 6500.0  # kelvin, the white of sRGB
-Gains = tuple[float, float, float]  # of red, green and blue
+Gains = tuple[float, float, float]  # of linear red, green and blue
+Light = tuple[str, Gains, Gains]  # name, gains at the left and at the right edge
 BATCH = 64
 HSV = ia.LearnedAugment(["hsv"])  # applies what is drawn here; nothing of it is learned
 # Dishes, fruit and vegetables among Tiny-ImageNet's classes, by their first name in classes.txt.
@@ -49,14 +47,6 @@ ARMS = {
 }
 
 
-class Light(NamedTuple):
-    """Gains in linear RGB at the left and the right edge."""
-
-    name: str
-    left: Gains
-    right: Gains
-
-
 def planckian(kelvin: float) -> Gains:
     """Gains of a black body by Planck's law at three wavelengths, relative to 6500 K, the green one 1."""
 
@@ -64,7 +54,7 @@ def planckian(kelvin: float) -> Gains:
         wavelength = torch.tensor(WAVELENGTHS, dtype=torch.float64)
         return 1 / (wavelength**5 * torch.expm1(1.438777e-2 / (wavelength * temperature)))
 
-    gain = radiance(kelvin) / radiance(NEUTRAL)
+    gain = radiance(kelvin) / radiance(6500.0)
     return tuple((gain / gain[1]).tolist())
 
 
@@ -79,21 +69,20 @@ def all_lights() -> list[Light]:
     uneven |= {"warm to cold": (warm, cold), "cold to warm": (cold, warm)}
     uneven |= {"dark to bright, warm": (0.2 * warm, 1.5 * warm), "bright to dark, cold": (1.5 * cold, 0.2 * cold)}
     uneven["red to neutral"] = (even["red"], white)
-    pairs = {name: (gains, gains) for name, gains in even.items()}
-    pairs |= {f"gradient {name}": edges for name, edges in uneven.items()}
-    return [Light(name, *(tuple(map(float, gains)) for gains in edges)) for name, edges in pairs.items()]
+    lights = [(name, tuple(gains), tuple(gains)) for name, gains in even.items()]
+    return lights + [(f"gradient {name}", tuple(left), tuple(right)) for name, (left, right) in uneven.items()]
 
 
 def shine(images: Tensor, light: Light) -> Tensor:
     """Images ``(B, 3, H, W)`` in [0, 1], sRGB, under a light; what is brighter than white is clipped, as a camera does."""
     along = (torch.arange(images.shape[-1], device=images.device) + 0.5) / images.shape[-1]
-    left, right = (torch.tensor(gains, device=images.device)[:, None] for gains in (light.left, light.right))
+    left, right = (torch.tensor(gains, device=images.device, dtype=torch.float32)[:, None] for gains in light[1:])
     gain = left + (right - left) * along  # (3, W)
     return linear_rgb_to_rgb((rgb_to_linear_rgb(images) * gain[None, :, None, :]).clamp(0, 1)).clamp(0, 1)
 
 
 def global_hsv(hue: float, factor: float) -> Rule:
-    """Hue within ±h turns, saturation and value within 1 ± f, the same for every image."""
+    """Hue within ±h turns, saturation and value within 1 ± f, for every image."""
 
     def rule(images: Tensor, generator: torch.Generator) -> Tensor:
         u = 2 * torch.rand(3, len(images), generator=generator) - 1
@@ -108,8 +97,7 @@ def under_lights(images: Tensor, chosen: list[Light], generator: torch.Generator
     which = torch.randint(len(chosen), (len(images),), generator=generator)
     out = images.clone()
     for k, light in enumerate(chosen):
-        if (which == k).any():
-            out[which == k] = shine(images[which == k], light)
+        out[which == k] = shine(images[which == k], light)
     return out
 
 
@@ -121,7 +109,8 @@ def train(candidate: tuple, data: LabelledImages, under: list[Light], seed: int,
     optimizer, objective = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05), None
     if len(candidate) == 4:
         family, predictor, weight, band = candidate
-        aug = ia.LearnedAugment([family], predictor=predictor, image_size=min(64, data.images.shape[-1]))
+        side = min(64, data.images.shape[-1])
+        aug = ia.LearnedAugment([family], predictor=ia.ConvPredictor(side) if predictor == "conv" else predictor)
         entropy = {family: tuple(len(aug.families[0].fields) * end for end in band)}
         # λ has few steps to settle in.
         objective = ia.InstaAugObjective(aug, entropy, initial_weight=weight, weight_rate=0.01)
@@ -173,21 +162,20 @@ def choose(candidates: list, data: LabelledImages, under: list[Light], seed: int
 def experiment(data: LabelledImages, test: LabelledImages, count: int, seed: int, options) -> dict:
     """All arms at one number of lights; draws what the local field learned."""
     every = all_lights()
-    # The neutral light first, then a random choice: which ones must not depend on the arms.
+    # The neutral light first, then a random choice that does not depend on the arms.
     chosen = torch.randperm(len(every) - 1, generator=torch.Generator().manual_seed(seed))[: count - 1] + 1
     under = [every[0], *(every[i] for i in chosen.tolist())]
     kept, rows, right = {}, {}, {}
     for name, candidates in ARMS.items():
-        few = candidates[: 1 if options.smoke else None]
-        kept[name], rows[name] = choose(few, data, under, seed, options)
+        candidates = candidates[: 1 if options.smoke else None]
+        kept[name], rows[name] = choose(candidates, data, under, seed, options)
         for views in (0, options.views):  # the image itself, and views of it
             right[name, views] = (predict(kept[name], test, every, views, seed).argmax(-1) == test.targets).numpy()
     hard = np.argsort(right["none", 0].mean(1))[: len(every) // 2]
     groups = {"all": list(range(len(every))), "hard": hard.tolist()}
-    groups["gradients"] = [i for i, light in enumerate(every) if light.left != light.right]
+    groups["gradients"] = [i for i, light in enumerate(every) if light[1] != light[2]]
     for name, row in rows.items():
-        # Per image, the share of lights under which it is right.
-        shares = {group: right[name, options.views][members].mean(0) for group, members in groups.items()}
+        shares = {group: right[name, options.views][members].mean(0) for group, members in groups.items()}  # per image
         shares["all, the image itself"] = right[name, 0].mean(0)
         row["top1"] = {group: 100 * float(share.mean()) for group, share in shares.items()}
         row["correct"] = {group: share.round(4).tolist() for group, share in shares.items()}
@@ -195,7 +183,7 @@ def experiment(data: LabelledImages, test: LabelledImages, count: int, seed: int
             row |= {"entropies": objective.entropies, "weights": objective.weights}
     picture = viz.learned_ranges(kept["ours, local field"].aug, test.batch(torch.arange(6))[0])
     viz.save(picture, options.out / f"learned-{count}-{seed}.png")
-    names = [light.name for light in under]
+    names = [light[0] for light in under]
     return {
         "lights": count,
         "train lights": names,
@@ -229,16 +217,9 @@ def food(options, split: str) -> LabelledImages:
 
 def main(arguments: list[str] | None = None) -> None:
     """Every number of train lights, every seed, every arm."""
-    own = {
-        "lights": [1, 2, 4, 8],
-        "views": 4,
-        "image_size": 64,
-        "epochs": 20,
-        "classes_file": Path,
-        "optional": "smoke",
-    }
+    own = {"lights": [1, 2, 4, 8], "views": 4, "image_size": 64, "epochs": 20, "classes_file": Path}
     few, folder = {"lights": [1, 2], "epochs": 2, "views": 2, "seeds": [0]}, "folder that holds train/ and val/"
-    options = harness.parse(arguments, __doc__, folder, smoke=few, **own)
+    options = harness.parse(arguments, __doc__, folder, smoke=few, optional="smoke", **own)
     splits = () if options.smoke else ("train", "val")
     data, test = [food(options, split) for split in splits] or harness.noise((96, 32), 32, 4)
     one = lambda count, seed: experiment(data, test, count, seed, options)  # noqa: E731

@@ -1,10 +1,9 @@
-"""scikit-learn's handwritten digits, and small models trained on them: the problem of the examples that need no data."""
+"""scikit-learn's digits, and small models trained on them: the problem of the examples that need no data."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.learning.data import LabelledImages
 
 BACKGROUND, INK = 10, 0.35
 
@@ -66,7 +65,7 @@ def train_classifier(data: LabelledImages, seed: int, epochs: int = 60) -> ia.ti
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = ia.timm.wrap(timm.create_model("test_resnet", num_classes=10, in_chans=1))
+        model = ia.timm.create_classifier("test_resnet", num_classes=10, in_chans=1)
     model.to(memory_format=torch.channels_last)
 
     def losses() -> Iterable[Tensor]:
@@ -110,12 +109,9 @@ def pixel_labels(data: LabelledImages) -> Tensor:
 
 
 def soft_labels(labels: Tensor, aug: ia.LearnedAugment, params: ia.AugmentParams) -> Tensor:
-    """Labels ``(B, H, W)`` moved as the images are, ``(B, 11, H, W)``; what comes into view is background.
-
-    Bilinear, so that the gradient of a parameter knows that image and labels move together.
-    """
-    ink = F.one_hot(labels, BACKGROUND + 1).movedim(-1, 1)[:, :BACKGROUND].float()
-    moved = aug.apply(ink, params)
+    """Labels ``(B, H, W)`` moved as the images are, ``(B, 11, H, W)``; what comes into view is background."""
+    # Bilinear, so that the gradient of a parameter knows that image and labels move together.
+    moved = aug.apply(F.one_hot(labels, BACKGROUND + 1).movedim(-1, 1)[:, :BACKGROUND].float(), params)
     return torch.cat([moved, 1 - moved.sum(1, keepdim=True)], 1)
 
 

@@ -4,27 +4,27 @@
     python examples/experiments/frozen_report.py --data DIR --checkpoint resnet18.safetensors --second convnext_atto \\
         --second-checkpoint atto/convnext_atto-0.safetensors --amp --out report
 
-val is reported with transforms fitted on *policy*, each half of *policy* with transforms fitted on the other half. Every choice and
-temperature is made on a tenth held out of the images fitted on: of --entropy (pairs of low and high, fractions of log A) the band
-whose four views have the lowest NLL. With --second the transforms are carried over to a second classifier, and fitted again for it.
+val is reported with transforms fitted on *policy*, each half of *policy* with transforms fitted on the other half. Every choice is made
+on a tenth held out of the images fitted on: of --entropy (pairs of low and high, fractions of log A) the band whose four views have
+the lowest NLL. With --second the transforms are carried over to a second classifier, and fitted again for it.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import harness
 import numpy as np
 import torch
 from harness import LabelledImages, paired_interval
-from scipy.stats import bootstrap
 from torch import Tensor, nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.tta import ArmResult, Evaluation, evaluate, views_nll
 from instaaug_transforms.tta.aggregation import AGGREGATIONS
+from instaaug_transforms.utils.stats import ratio_interval
 
-Arms = list[dict]  # the results of one evaluation, JSON-ready
+Arms = dict[str, dict]  # ``arm: K`` to its results, JSON-ready
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Source:
         """Crops, by the table."""
         options, (rest, held) = self.options, self.split(seed)
         torch.manual_seed(seed)
-        reads = {"classifier": self.classifier} if predictor == "features" else {}
-        aug = ia.LearnedAugment(["crop"], image_size=options.image_size, predictor=predictor, **reads)
+        kinds = {"conv": ia.ConvPredictor, "features": partial(ia.FeaturesPredictor, self.classifier)}
+        looks = kinds[predictor](image_size=options.image_size) if predictor in kinds else predictor
+        aug = ia.LearnedAugment(["crop"], predictor=looks)
         rate = options.lr * (30 if predictor == "global" else 1)  # free numbers move slower than a network's outputs
         how = {"objective": options.objective, "epochs": options.epochs, "patience": 5, "weight_decay": 0.05}
         config = ia.FitConfig(entropy={"crop": band}, lr=rate, amp=options.amp, seed=seed, **how)
@@ -77,37 +78,36 @@ class Source:
         """Every arm at every K on ``data``; in one order of the images, whatever the seed of the fit."""
         options, held = self.options, self.split(seed)[1].data
         how = {"how": options.aggregate, "amp": options.amp, "seed": options.seeds[0], "oracle": self.name == "policy"}
-        found = evaluate(self.classifier, aug, data, held, **how).arms.values()
-        return [vars(arm) | {"correct": arm.correct.tolist(), "nll": arm.nll.tolist()} for arm in found]
+        found = evaluate(self.classifier, aug, data, held, **how).arms
+        lists = {key: {"correct": arm.correct.tolist(), "nll": arm.nll.tolist()} for key, arm in found.items()}
+        return {f"{name}: {k}": vars(arm) | lists[name, k] for (name, k), arm in found.items()}
 
     def report(self, data: LabelledImages, seed: int) -> Arms:
         """`compare` with a transform fitted here; and one that is fitted without looking at the image."""
 
-        def make() -> dict:
+        def make() -> Arms:
             aug, blind = (self.fit(seed, self.best_band(), kind) for kind in (self.options.predictor, "global"))
             aug.save(self.options.out / f"augment-{self.name}-{seed}.safetensors", seed=seed)
-            without = [arm for arm in self.compare(blind, data, seed) if arm["name"] == "ours"]
-            renamed = [arm | {"name": "ours, without input"} for arm in without]
-            return {"arms": self.compare(aug, data, seed) + renamed}
+            arms = self.compare(aug, data, seed)
+            for arm in self.compare(blind, data, seed).values():
+                if arm["name"] == "ours":
+                    arms[f"ours, without input: {arm['n_views']}"] = arm | {"name": "ours, without input"}
+            return arms
 
-        return harness.stage(self.options, f"report-{self.name}-{seed}", make)["arms"]
-
-
-def named(arms: Arms) -> dict[tuple[str, int], dict]:
-    """Results by arm and K."""
-    return {(arm["name"], arm["n_views"]): arm for arm in arms}
+        return harness.stage(self.options, f"report-{self.name}-{seed}", make)
 
 
 def pooled(runs: list[list[Arms]]) -> Evaluation:
     """Runs (seeds × parts) to per-image means over the seeds, the parts joined."""
-    results, grid = {}, [[named(part) for part in parts] for parts in runs]
-    shared = [key for key in grid[0][0] if all(key in part for part in grid[0])]
-    for key in sorted(shared, key=lambda key: key[1]):
-        same = [[part[key] for part in parts] for parts in grid]
+    results, first = {}, runs[0][0]
+    shared = [key for key in first if key != "seconds" and all(key in part for part in runs[0])]
+    for key in sorted(shared, key=lambda key: first[key]["n_views"]):
+        same = [[part[key] for part in parts] for parts in runs]
         means = {what: np.mean([[arm[what] for arm in arms] for arms in same]) for what in ("temperature", "ece")}
         for what in ("correct", "nll"):
             means[what] = np.mean([np.concatenate([arm[what] for arm in arms]) for arms in same], 0)
-        results[key] = ArmResult(*key, **means)
+        name_and_k = first[key]["name"], first[key]["n_views"]
+        results[name_and_k] = ArmResult(*name_and_k, **means)
     return Evaluation(results, len(means["nll"]), 0)
 
 
@@ -117,13 +117,10 @@ def transfer(carried: list[Arms], refitted: list[Arms]) -> list[dict]:
     for k in (4, 10):
         gains = []
         for runs in (carried, refitted):
-            pairs = [(named(run)["ours", k]["correct"], named(run)["single view", 1]["correct"]) for run in runs]
-            gains.append(100 * np.mean([np.subtract(ours, single, dtype=float) for ours, single in pairs], 0))
-        ratio = lambda first, second: first.mean() / second.mean()  # noqa: E731
-        how = {"paired": True, "vectorized": False, "n_resamples": 2000, "method": "percentile"}
-        interval = bootstrap(gains, ratio, **how, rng=np.random.default_rng(0)).confidence_interval
+            right = [(arms[f"ours: {k}"]["correct"], arms["single view: 1"]["correct"]) for arms in runs]
+            gains.append(100 * np.mean([np.subtract(ours, single, dtype=float) for ours, single in right], 0))
         over = {"over single, carried": paired_interval(gains[0]), "over single, refitted": paired_interval(gains[1])}
-        rows.append({"K": k, **over, "share": [ratio(*gains), *interval]})
+        rows.append({"K": k, **over, "share": ratio_interval(*gains)})
     return rows
 
 
@@ -142,7 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
     def source(name: str, model: str, checkpoint: Path) -> Source:
         classifier = ia.timm.create_classifier(model, checkpoint, n_classes).eval()
         where = {"folder": options.out / "tables", "amp": options.amp, "desc": f"losses-{name}"}
-        return Source(name, classifier, policy, ia.build_loss_table(classifier, policy, Crop(), **where), options)
+        table = ia.build_loss_table(classifier, policy, ia.LearnedAugment(["crop"]), **where)
+        return Source(name, classifier, policy, table, options)
 
     first = source("policy", options.model, options.checkpoint)
     halves = torch.randperm(len(policy), generator=torch.Generator().manual_seed(0)).chunk(2)
@@ -159,8 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in options.seeds:
             reads = {"classifier": first.classifier} if options.predictor == "features" else {}
             aug = ia.LearnedAugment.from_pretrained(options.out / f"augment-policy-{seed}.safetensors", **reads)
-            make = lambda aug=aug, seed=seed: {"arms": second.compare(aug, val, seed)}  # noqa: E731
-            carried.append(harness.stage(options, f"carried-{seed}", make)["arms"])
+            make = lambda aug=aug, seed=seed: second.compare(aug, val, seed)  # noqa: E731
+            carried.append(harness.stage(options, f"carried-{seed}", make))
         results["transfer"] = transfer(carried, [second.report(val, seed) for seed in options.seeds])
         print(f"## transfer to {options.second} without refitting\n\n{harness.show(results['transfer'])}")
     harness.write(options, **results)

@@ -34,8 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.smoke and not torch.cuda.is_available():
         raise SystemExit("no GPU: the full run takes one; --smoke runs anywhere")
     options.amp, device = not options.smoke, "cpu" if options.smoke else "cuda"
-    if options.plain_epochs is None:
-        options.plain_epochs = options.epochs // 10
+    options.plain_epochs = options.epochs // 10 if options.plain_epochs is None else options.plain_epochs
     make, splits = partial(ia.timm.create_classifier, "test_resnet"), harness.noise((64, 32), 64, 5)
     if not options.smoke:
         make, splits = preact_resnet18, [harness.read(options.data / split, 64) for split in ("train", "val")]

@@ -19,8 +19,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from instaaug_transforms.engine.data import LabelledImages, load
 from instaaug_transforms.learning.checkpoint import load_state, save_state
-from instaaug_transforms.learning.data import LabelledImages, load
 from instaaug_transforms.tta import paired_interval
 
 
@@ -38,13 +38,11 @@ def parse(
     parser.add_argument("--resume", action="store_true", help="keep what an earlier run into --out has finished")
     parser.add_argument("--smoke", action="store_true", help="a few steps, to see that everything runs")
     for name, default in ({"seeds": [0, 1, 2]} | options).items():
-        flag, first = f"--{name.replace('_', '-')}", default[0] if isinstance(default, (list, tuple)) else default
-        if first is False:
-            parser.add_argument(flag, action="store_true")
-            continue
-        known = {} if isinstance(first, type) else {"default": default, "help": "(%(default)s)"}
-        kind, nargs = first if isinstance(first, type) else type(first), {list: "+", tuple: 2}.get(type(default))
-        parser.add_argument(flag, type=kind, nargs=nargs, choices=dict(choices).get(name), **known)
+        first = default[0] if isinstance(default, (list, tuple)) else default
+        kind, value = (first, None) if isinstance(first, type) else (type(first), default)
+        how = {"type": kind, "nargs": {list: "+", tuple: 2}.get(type(default)), "choices": dict(choices).get(name)}
+        how = {"action": "store_true"} if first is False else how | {"default": value, "help": "(%(default)s)"}
+        parser.add_argument(f"--{name.replace('_', '-')}", **how)
     parsed = parser.parse_args(arguments)
     if parsed.smoke:
         vars(parsed).update(smoke)
@@ -68,18 +66,15 @@ def read(
 ) -> LabelledImages:
     """The images of an ImageFolder, the middle of each, uint8 ``(N, 3, size, size)`` in memory.
 
-    Of the class folders ``classes``, all where empty: label k is the k-th of them. Of each class those ``per_class`` picks;
-    of these ``most`` at random, the same ones always.
+    Label k is the k-th of ``classes``, all where empty; ``most`` are drawn at random, the same ones always.
     """
-    if not folder.is_dir():
-        raise SystemExit(f"--data: {folder} does not exist; it must hold class folders")
     images = ImageFolder(str(folder), v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.ToImage()]))
     label = {images.class_to_idx.get(name): k for k, name in enumerate(classes or images.classes)}
     members = [np.flatnonzero(np.equal(images.targets, target))[per_class] for target in label]
     index = np.concatenate(members).astype(int)
     if most is not None:
         index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most].numpy()]
-    data = load(Subset(images, index.tolist()), str(folder), workers=2)
+    data = load(Subset(images, index.tolist()), str(folder), workers=2).in_memory()
     return LabelledImages(data.images, torch.tensor([label[int(target)] for target in data.targets]))
 
 
@@ -92,11 +87,8 @@ def noise(sizes: Sequence[int], pixels: int, classes: int) -> list[LabelledImage
 
 def warmup_cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int) -> LambdaLR:
     """A linear climb, then a cosine to zero."""
-
-    def factor(step: int) -> float:
-        return min(1.0, (step + 1) / max(warmup, 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-    return LambdaLR(optimizer, factor)
+    climb = lambda step: min(1.0, (step + 1) / max(warmup, 1))  # noqa: E731
+    return LambdaLR(optimizer, lambda step: climb(step) * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def train(
@@ -112,13 +104,9 @@ def train(
 ) -> list[dict]:
     """Train; a history entry per epoch: epoch, mean objective, seconds so far, and ``notes(epoch)``.
 
-    Args:
-        loss: ``(batch, epoch)`` to the scalar to differentiate.
-        order: an epoch to its batches, in whatever form ``loss`` takes them.
-        schedules: of the learning rates, one per optimiser, moved after every step.
-        folder: for a checkpoint after every epoch. Where there is one, training goes on from it, to the same weights.
-        generator: source of the run's randomness.
-        clip: largest norm of the gradient.
+    ``order(epoch)`` gives the batches in the form that ``loss(batch, epoch)`` takes; schedules, one per optimiser, move after
+    every step; ``clip`` is the largest norm of the gradient. With a ``folder`` there is a checkpoint after every epoch, from
+    which training goes on to the same weights: ``generator`` must be the only source of randomness besides ``order``.
     """
     optimizers = [schedule.optimizer for schedule in schedules]
     parts, history = [*modules, *optimizers, *schedules], []
@@ -167,13 +155,7 @@ def stage(options: argparse.Namespace, name: str, make: Callable[[], dict]) -> d
 
 
 def sweep(
-    options: argparse.Namespace,
-    arms: Collection[Any],
-    run: Callable[[Any, int], dict],
-    columns: Sequence[str],
-    against: str | None = None,
-    digits: int = 2,
-    table: Callable | None = None,
+    options, arms: Collection, run: Callable[..., dict], columns: Sequence[str], against=None, digits=2, table=None
 ) -> list[dict]:
     """``run(arm, seed)`` of every arm and seed, each a stage; results.json after each one, `seed_table` at the end."""
     runs, table = [], table or seed_table
@@ -217,8 +199,8 @@ def show(rows: list[dict], digits: int = 2) -> str:
             return f"{form} [{form}, {form}]".format(*value)
         return form.format(value) if isinstance(value, float) else value
 
-    lines = [{key: text(key, value) for key, value in row.items()} for row in rows]
-    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
+    cells = [{key: text(key, value) for key, value in row.items()} for row in rows]
+    return tabulate(cells, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 def scalars(values: dict) -> str:

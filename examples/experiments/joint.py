@@ -70,18 +70,13 @@ def random_crop(least: float, most: float) -> Rule:
 
 
 class Arm:
-    """A classifier and what augments its images: nothing, a rule, or a transform that is learned with it.
-
-    Where there are both, the transform serves in training and the rule at test time.
-    """
+    """A classifier and what augments its images: nothing, a rule, a transform learned with it; or that, and the rule in tests."""
 
     def __init__(self, model: nn.Module, generator: torch.Generator, rule: Rule | None = None, objective=None) -> None:
         self.model, self.generator, self.rule, self.objective = model, generator, rule, objective
         self.aug = None if objective is None else objective.aug
         self.modules = [model] if objective is None else [model, objective]
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
+        self.forward: Callable[[Tensor], Tensor] = model
 
     def loss(self, images: Tensor, targets: Tensor, plain: bool = False, **by_class: Tensor) -> Tensor:
         """What is differentiated; ``plain`` batches are not augmented."""
@@ -95,10 +90,8 @@ class Arm:
 
     def notes(self, epoch: int) -> dict[str, float]:
         """Recent entropy, nats, and λ of every family."""
-        entry = {}
-        for name, entropy in (self.objective.entropies if self.objective else {}).items():
-            entry |= {f"entropy_{name}": entropy, f"weight_{name}": self.objective.weights[name]}
-        return entry
+        both = {"entropy": self.objective.entropies, "weight": self.objective.weights} if self.objective else {}
+        return {f"{what}_{name}": value for what, values in both.items() for name, value in values.items()}
 
     @torch.no_grad()
     def predict(self, images: Tensor, views: int, generator: torch.Generator) -> Tensor:
@@ -119,13 +112,13 @@ def train(
     sgd = {"lr": options.lr, "momentum": 0.9, "weight_decay": options.weight_decay, "nesterov": True}
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(model.parameters(), **sgd)]
     if families := recipe.get("families"):
-        by_class = {"n_classes": int(data.targets.max()) + 1} if recipe["predictor"] == "class" else {}
+        by_class = ia.predictors.ClassPredictor(int(data.targets.max()) + 1) if name == "class-specific" else None
         crop = [Crop(options.table)] if families == "crop" else families
-        aug = ia.LearnedAugment(crop, predictor=recipe["predictor"], **by_class).to(device)
+        aug = ia.LearnedAugment(crop, predictor=by_class or recipe["predictor"]).to(device)
     rule, objective, entropy = random_crop(*options.area), None, {}
     if families:
         if options.band and families == "crop":
-            entropy["crop"] = tuple(nats / math.log(n_boxes(aug)) for nats in options.band)
+            entropy["crop"] = tuple(nats / aug.families[0].max_entropy() for nats in options.band)
         control = {key: getattr(options, key) for key in ("estimator", "initial_weight", "lookahead")}
         objective = ia.InstaAugObjective(aug, entropy, weight_rate=recipe["weight_rate"], **control)
         if recipe["weight_rate"] == 0.0:
@@ -152,17 +145,14 @@ def train(
         by_class = {"labels": labels} if name == "class-specific" else {}
         return arm.loss(images, labels, epoch < options.plain_epochs, **by_class)
 
-    def in_band() -> bool:
-        """Whether the running mean of every family's entropy lies in its band."""
+    def in_band() -> bool:  # whether the running mean of every family's entropy lies in its band
         means = objective.entropies if objective else {}
         return bool(means) and all(low <= means[k] <= high for k, (low, high) in objective.controller.bands.items())
 
     def notes(epoch: int) -> dict[str, float]:
-        share = sum(inside) / per_epoch
+        share, learned = {"steps_in_band": sum(inside) / per_epoch}, objective and epoch >= options.plain_epochs
         inside.clear()
-        if objective is None or epoch < options.plain_epochs:
-            return {}
-        return arm.notes(epoch) | {"steps_in_band": share, "in_band": in_band()}
+        return arm.notes(epoch) | share if learned else {}
 
     arm.forward = forward
     steps = options.epochs * per_epoch
@@ -174,25 +164,14 @@ def train(
 def test(arm: Arm, data: LabelledImages, views: int, seed: int) -> Tensor:
     """Which images are right, ``(N,)``: ``views`` of the arm's own augmentation averaged; 0 for the image itself."""
     arm.model.eval()
-    generator, right = torch.Generator(device=data.images.device).manual_seed(seed), []
-    for index in torch.arange(len(data), device=generator.device).split(256):
-        images, labels = data.batch(index, generator.device)
-        right.append(arm.predict(images, views, generator).argmax(-1) == labels)
-    return torch.cat(right).cpu()
-
-
-def n_boxes(aug: ia.LearnedAugment) -> int:
-    """A, the size of a crop's table."""
-    return sum(grid * grid for grid in aug.families[0].grids)
+    device = data.images.device
+    generator, parts = torch.Generator(device).manual_seed(seed), torch.arange(len(data), device=device).split(256)
+    answers = [arm.predict(data.batch(part, device)[0], views, generator).argmax(-1) for part in parts]
+    return (torch.cat(answers) == data.targets).cpu()
 
 
 def sweep(
-    options: Namespace,
-    make: Callable[..., nn.Module],
-    train_data: LabelledImages,
-    test_data: LabelledImages,
-    jobs: dict[str, tuple[str, dict]] | None = None,
-    more: Callable[[str, Arm], dict] = lambda name, arm: {},
+    options, make: Callable[..., nn.Module], data: LabelledImages, held: LabelledImages, jobs=None, more=None
 ) -> None:
     """Every job — a name, its arm and its own options — with every seed, reported against the random crop."""
     jobs = jobs or {name: (name, {}) for name in options.arms}
@@ -200,17 +179,15 @@ def sweep(
     def one(job: str, seed: int) -> dict:
         torch.manual_seed(seed)
         (name, own), file = jobs[job], harness.name_of(job, seed)
-        n_classes, settings = int(train_data.targets.max()) + 1, Namespace(**vars(options) | own)
-        model = make(num_classes=n_classes)
-        arm, history = train(name, model, train_data, settings, seed, options.out / "stages" / file)
-        right = {"single": test(arm, test_data, 0, seed), "top1": test(arm, test_data, options.views, seed)}
+        settings, model = Namespace(**vars(options) | own), make(num_classes=int(data.targets.max()) + 1)
+        arm, history = train(name, model, data, settings, seed, options.out / "stages" / file)
+        right = {"single": test(arm, held, 0, seed), "top1": test(arm, held, options.views, seed)}
         result = {key: 100 * value.double().mean().item() for key, value in right.items()}
         if arm.aug is not None:
-            eight = torch.arange(0, len(test_data), max(1, len(test_data) // 8))[:8]
-            images = test_data.batch(eight.to(test_data.images.device), arm.generator.device)[0]
-            viz.save(viz.learned_ranges(arm.aug.eval(), images), options.out / f"learned-{file}.png")
+            images = held.batch(slice(0, None, max(1, len(held) // 8)))[0][:8]
+            viz.save(viz.learned_ranges(arm.aug.cpu().eval(), images), options.out / f"learned-{file}.png")
             arm.aug.save(options.out / f"augment-{file}.safetensors", seed=seed)
-        result |= {"n": len(test_data), "seconds": history[-1]["seconds"], "history": history, **own}
-        return result | {"correct": right["top1"].int().tolist(), **more(name, arm)}
+        result |= {"n": len(held), "seconds": history[-1]["seconds"], "history": history, **own}
+        return result | {"correct": right["top1"].int().tolist()} | (more(name, arm) if more else {})
 
     harness.sweep(options, jobs, one, ("top1", "single"), "random crop")

@@ -11,7 +11,6 @@ from functools import partial
 
 import harness
 import joint
-import numpy as np
 import torch
 import torch.nn.functional as F
 from harness import LabelledImages, paired_interval
@@ -52,27 +51,20 @@ def planted(seed: int, smoke: bool = False) -> tuple[LabelledImages, LabelledIma
 
 @torch.no_grad()
 def object_kept(aug: ia.LearnedAugment, data: LabelledImages, boxes: torch.Tensor) -> dict[str, list[float]]:
-    """Expected share of the digit's box inside a learned crop, and by how much less with another image's crops.
-
-    Means with 95 % intervals over images, in percent.
-    """
-    device, n = next(aug.parameters()).device, joint.n_boxes(aug)
-    parts = []
+    """Expected share of the digit's box inside a learned crop, percent, and by how much less with another image's crops."""
+    crops, parts = aug.families[0].candidates(), []  # (A,)
     for part in torch.arange(len(data)).split(256):
-        distribution = aug.distribution(data.batch(part, device)[0])
-        crops = distribution.top(n)  # all of them, (A, B)
-        fields = (crops.cx, crops.cy, crops.w, crops.h, distribution.log_prob(crops).exp())
-        parts.append(torch.stack(fields).cpu())
-    learned = torch.cat(parts, -1)  # (5, A, N)
-
-    def kept(cx, cy, w, h, p) -> np.ndarray:
-        width = (torch.minimum(cx + w / 2, boxes[:, 2]) - torch.maximum(cx - w / 2, boxes[:, 0])).clamp(min=0)
-        height = (torch.minimum(cy + h / 2, boxes[:, 3]) - torch.maximum(cy - h / 2, boxes[:, 1])).clamp(min=0)
-        return (p * 100 * width * height / (OBJECT / CANVAS) ** 2).sum(0).numpy()
-
+        distribution = aug.distribution(data.batch(part, aug.device)[0])
+        every = crops.map(lambda field, n=len(part): field[:, None].expand(-1, n).to(aug.device))
+        parts.append(distribution.log_prob(every).exp().cpu())
+    p, (left, top, right, bottom) = torch.cat(parts, 1), boxes.T  # (A, N), (N,) each
+    cx, cy, w, h = (crops[name][:, None] for name in ("cx", "cy", "w", "h"))
+    width = (torch.minimum(cx + w / 2, right) - torch.maximum(cx - w / 2, left)).clamp(min=0)
+    height = (torch.minimum(cy + h / 2, bottom) - torch.maximum(cy - h / 2, top)).clamp(min=0)
+    share = 100 * width * height / (OBJECT / CANVAS) ** 2
     other = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
-    own, shuffled = kept(*learned), kept(*learned[..., other])
-    return {"object kept": list(paired_interval(own)), "more than shuffled": list(paired_interval(own - shuffled))}
+    own, shuffled = ((q * share).sum(0).numpy() for q in (p, p[:, other]))
+    return {"object kept": paired_interval(own), "more than shuffled": paired_interval(own - shuffled)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,16 +74,15 @@ def main(arguments: list[str] | None = None) -> None:
     few = {"epochs": 2, "batch_size": 32, "views": 2, "seeds": [0], "classes": 2, "per_class": 32}
     options = harness.parse(arguments, __doc__, "folder that holds train/ and val/", smoke=few, **own)
     options.batch_size = options.batch_size or (32 if options.planted else 100)
-    make, kept = partial(ia.timm.create_classifier, options.model), lambda name, arm: {}
+    make, kept = partial(ia.timm.create_classifier, options.model), None
     if options.planted:
         train, test, boxes = planted(options.seeds[0], options.smoke)
         kept = lambda name, arm: object_kept(arm.aug.eval(), test, boxes) if name in ("ours", "without input") else {}  # noqa: E731
     else:
         names = sorted(path.name for path in options.data.glob("train/*/"))[: options.classes]
-        train, test = (
-            harness.read(options.data / split, options.image_size, classes=names, per_class=slice(most))
-            for split, most in (("train", options.per_class), ("val", None))
-        )
+        common = {"size": options.image_size, "classes": names}
+        train = harness.read(options.data / "train", per_class=slice(options.per_class), **common)
+        test = harness.read(options.data / "val", **common)
     joint.sweep(options, make, train, test, more=kept)
 
 

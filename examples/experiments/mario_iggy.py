@@ -1,9 +1,8 @@
 """Learn how far each image of Mario or Iggy may be turned before up becomes down, together with the classifier.
 
-Redraws Figure 5 of the InstaAug paper from learned ranges and measures them: coverage, the share of what keeps the class
-that lies inside the learned range; spill, the share of the learned range that changes it. Augerino's one symmetric range
-for all images covers at most a half without spill. With three modes the two classes alternate every 60°, so that what
-keeps the class is three arcs and no single interval. --data: arrays mario and iggy, (1, 3, 32, 32) in [0, 1].
+Redraws Figure 5 of the InstaAug paper and measures it: coverage, the share of what keeps the class that lies inside the learned
+range; spill, the share of the learned range that changes it. With three modes the classes alternate every 60°. --data: arrays
+mario and iggy, (1, 3, 32, 32) in [0, 1].
 
     python examples/experiments/mario_iggy.py --data mario_iggy.npz
 """
@@ -50,10 +49,9 @@ def draw(sprites: Tensor, n: int, modes: int, generator: torch.Generator) -> tup
 
 
 def coverage_and_spill(lo: Tensor, hi: Tensor, tilt: Tensor, modes: int = 1) -> tuple[Tensor, Tensor]:
-    """Per image: share of the label-preserving set inside [lo, hi], and share of [lo, hi] outside that set.
+    """Per image: share of the label-preserving set inside [lo, hi], −180° ≤ lo < hi ≤ 180°, and share of [lo, hi] outside it.
 
-    All in degrees, −180 ≤ lo < hi ≤ 180. The set of an image tilted by α is [−h − α, h − α] and its repeats every 360°/modes,
-    with h = 90°/modes: 180° in all.
+    The set of an image tilted by α is [−h − α, h − α] and its repeats every 360°/modes, h = 90°/modes: 180° in all.
     """
     half, period = 90 / modes, 360 / modes
     inside = torch.zeros_like(lo)
@@ -78,7 +76,7 @@ def experiment(name: str, sprites: Tensor, seed: int, options) -> dict:
     (band, predictor, modes, rate), file = ARMS[name], harness.name_of(name, seed)
     torch.manual_seed(seed)
     generator, model = torch.Generator().manual_seed(seed), network()
-    aug = ia.LearnedAugment(["rotate"], image_size=32, predictor=predictor)
+    aug = ia.LearnedAugment(["rotate"], predictor=ia.ConvPredictor(32) if predictor == "conv" else predictor)
     arm = Arm(model, generator, objective=ia.InstaAugObjective(aug, entropy={"rotate": band}))
     groups = [{"params": model.parameters()}, {"params": arm.objective.parameters(), "lr": rate}]
     optimizer = torch.optim.AdamW(groups, lr=1e-3)

@@ -1,15 +1,15 @@
 """SimCLR with learned crops: two views per image, both directional losses credited to both crops.
 
-Arms: RandomResizedCrop, learned crops without input, ours. Colour jitter and flips are the same for all. Encoders are judged
-by a linear and by a k-NN probe; the probes' regularisation and k are chosen on held-out train images. Features are averages
-over ten crops of the arm's own kind. --band is the entropy of learned crops in fractions of log A, --area that of the random crop.
+Colour jitter and flips are the same for all arms. Encoders are judged by a linear and by a k-NN probe of features averaged over ten
+crops of the arm's own; what a probe needs to choose is chosen on held-out train images. --band: entropy of learned crops, of log A.
 
     python examples/experiments/simclr.py --data DIR --image-size 32 --images 10000 --epochs 20
 """
 
+from collections import OrderedDict
+
 import harness
 import numpy as np
-import timm
 import torch
 from harness import LabelledImages
 from joint import GLOBAL_RATE, Arm, random_crop
@@ -29,36 +29,32 @@ from instaaug_transforms.learning import contrastive_losses
 ARMS = {"random crop": None, "without input": "global", "ours": "conv"}  # predictors
 
 
-class Encoder(nn.Module):
+def encoder(name: str) -> nn.Sequential:
     """A timm backbone and SimCLR's two-layer projection."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.body = ia.timm.wrap(timm.create_model(name, num_classes=0))
-        width = self.body.model.num_features
-        self.head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
-
-    def forward(self, views: Tensor) -> Tensor:
-        return self.head(self.body(views))
+    body = ia.timm.create_classifier(name, num_classes=0)
+    width = body.model.num_features
+    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
+    return nn.Sequential(OrderedDict(body=body, head=head))
 
 
 def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, list[dict]]:
-    """One arm, whose classifier is an `Encoder`, and the history."""
+    """One arm, whose model is an `encoder`, and the history."""
     device = torch.device(options.device)
     torch.manual_seed(seed)
-    generator, encoder = torch.Generator(device).manual_seed(seed), Encoder(options.model).to(device)
+    generator, model = torch.Generator(device).manual_seed(seed), encoder(options.model).to(device)
     # The colours are the same for every arm; nothing of them is learned.
     crop, colour, objective = random_crop(*options.area), ia.LearnedAugment(["hsv"]), None
-    optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3, weight_decay=1e-6)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6)
     if (predictor := ARMS[name]) is not None:
         # Two views that chose the same anchor must not be the same crop.
-        aug = ia.LearnedAugment([Crop("paper_64px", jitter=True)], predictor=predictor, image_size=32).to(device)
+        looks = ia.ConvPredictor(32) if predictor == "conv" else predictor
+        aug = ia.LearnedAugment([Crop("paper_64px", jitter=True)], predictor=looks).to(device)
         # A leave-one-out baseline over the two views would be the very loss that they share. λ has few steps to settle in.
         control = {"entropy": {"crop": tuple(options.band)}, "weight_rate": options.weight_rate}
         objective = ia.InstaAugObjective(aug, estimator="reinforce", **control)
         rate = 1e-3 * (GLOBAL_RATE if predictor == "global" else 1.0)
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate})
-    arm = Arm(encoder, generator, crop, objective)
+    arm = Arm(model, generator, crop, objective)
 
     def order(epoch: int) -> tuple[Tensor, ...]:
         order = torch.randperm(len(data), generator=generator, device=device).cpu()
@@ -74,7 +70,7 @@ def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, 
         views = torch.where((u[3] < 0.5)[:, None, None, None], views.flip(-1), views)
         jitter = {"hue": 0.2 * (u[0] - 0.5), "saturation": 0.2 + 1.6 * u[1], "value": 0.4 + 1.2 * u[2]}
         with torch.autocast(device.type, torch.bfloat16, enabled=options.amp):
-            embedded = encoder(colour.apply(views, ia.AugmentParams(**jitter)))
+            embedded = model(colour.apply(views, ia.AugmentParams(**jitter)))
         per_view = contrastive_losses(*embedded.float().chunk(2), temperature=0.5)
         # A view has its part in its own direction and in its partner's.
         return per_view.mean() if objective is None else objective(per_view, sample, credit=2 * per_view)
@@ -100,18 +96,13 @@ def features(arm: Arm, data: LabelledImages, crops: int) -> np.ndarray:
 
 
 def probes(train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]) -> dict[str, tuple]:
-    """Per probe: share of a held-out tenth of the train features that it gets right, and which test images.
-
-    What a probe needs to choose, it chooses by the former.
-    """
+    """Per probe: share of a held-out tenth of the train features that it gets right, by which it chooses; which test images."""
     tenth = np.where(np.arange(len(train[0])) % 10 == 0, 0, -1)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     nearest = KNeighborsClassifier(metric="cosine", weights="distance")
     few = [k for k in (5, 20, 50) if k < 0.9 * len(tenth)]
-    choices = {
-        "linear": (linear, {"logisticregression__C": (0.01, 0.1, 1.0, 10.0, 100.0)}),
-        "knn": (nearest, {"n_neighbors": few}),
-    }
+    c = {"logisticregression__C": (0.01, 0.1, 1.0, 10.0, 100.0)}
+    choices = {"linear": (linear, c), "knn": (nearest, {"n_neighbors": few})}
     searches = {name: GridSearchCV(*choice, cv=PredefinedSplit(tenth)).fit(*train) for name, choice in choices.items()}
     return {name: (search.best_score_, search.predict(test[0]) == test[1]) for name, search in searches.items()}
 
@@ -123,9 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
     own |= {"device": "cuda" if torch.cuda.is_available() else "cpu", "optional": "smoke", "choices": {"arms": ARMS}}
     few, data = {"epochs": 1, "batch_size": 32, "seeds": [0]}, "folder that holds train/ and val/"
     options = harness.parse(arguments, __doc__, data, smoke=few, **own)
-    if options.smoke:
-        train, test = harness.noise((64, 32), 32, 4)
-    else:
+    train, test = harness.noise((64, 32), 32, 4)
+    if not options.smoke:
         train = harness.read(options.data / "train", options.image_size, most=options.images)
         test = harness.read(options.data / "val", options.image_size, most=10**9)
 

@@ -10,11 +10,12 @@ from pathlib import Path
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--data", type=Path, required=True, help="the folder that holds train/")
 data = parser.parse_args().data
+count = {"policy": 0, "fit": 0}
 for path in (data / "train").rglob("*.JPEG"):
     k = int(path.stem.split("_")[-1])
-    link = data / ("policy" if k % 5 == 4 and k >= 254 else "fit") / path.parent.name / path.name
+    split = "policy" if k % 5 == 4 and k >= 254 else "fit"
+    link, count[split] = data / split / path.parent.name / path.name, count[split] + 1
     link.parent.mkdir(parents=True, exist_ok=True)
     if not link.exists():
         link.symlink_to(path.resolve())
-policy, fit = (len(list((data / split).rglob("*.JPEG"))) for split in ("policy", "fit"))
-print(f"{data}: {policy} images in policy/, {fit} in fit/")
+print(f"{data}: {count['policy']} images in policy/, {count['fit']} in fit/")

@@ -18,14 +18,6 @@ import instaaug_transforms as ia
 CROP = ia.LearnedAugment(["crop"])  # applies the random crops; nothing of it is learned
 
 
-def random_crops(images: Tensor, least: float, generator: torch.Generator) -> Tensor:
-    """Square crops of area ``least`` … 1, half of them mirrored."""
-    side = (least + (1 - least) * torch.rand(len(images), generator=generator)).sqrt()
-    cx, cy = (side / 2 + (1 - side) * torch.rand(len(images), generator=generator) for _ in range(2))
-    flip = torch.randint(2, (len(images),), generator=generator).float()
-    return CROP.apply(images, ia.AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip))
-
-
 def train(data: harness.LabelledImages, seed: int, options) -> tuple[ia.timm.Classifier, list[dict]]:
     """The classifier and its history."""
     torch.manual_seed(seed)
@@ -44,9 +36,13 @@ def train(data: harness.LabelledImages, seed: int, options) -> tuple[ia.timm.Cla
 
     def loss(index: Tensor, epoch: int) -> Tensor:
         images, targets = data.batch(index)
-        images = random_crops(images, options.min_area, generator).contiguous(memory_format=torch.channels_last)
+        n, least = len(index), options.min_area
+        side = (least + (1 - least) * torch.rand(n, generator=generator)).sqrt()
+        cx, cy = (side / 2 + (1 - side) * torch.rand(n, generator=generator) for _ in range(2))
+        flip = torch.randint(2, (n,), generator=generator).float()
+        views = CROP.apply(images, ia.AugmentParams(cx=cx, cy=cy, w=side, h=side, flip=flip))
         with torch.autocast("cpu", torch.bfloat16, enabled=options.amp):
-            logits = model(images)
+            logits = model(views.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(logits.float(), targets, label_smoothing=options.smoothing)
 
     folder = options.out / "stages" / f"{options.model}-{seed}"
@@ -55,21 +51,12 @@ def train(data: harness.LabelledImages, seed: int, options) -> tuple[ia.timm.Cla
 
 def main(arguments: list[str] | None = None) -> None:
     """Train with every seed, write weights and figures."""
-    own = {
-        "split": "fit",
-        "test_split": "val",
-        "model": "convnext_atto",
-        "image_size": 64,
-        "epochs": 5,
-        "batch_size": 128,
-    }
-    own |= {"lr": 2e-3, "weight_decay": 0.05, "min_area": 0.35, "smoothing": 0.1, "amp": False, "seeds": [0]}
+    own = {"split": "fit", "test_split": "val", "model": "convnext_atto", "image_size": 64, "epochs": 5, "lr": 2e-3}
+    own |= {"batch_size": 128, "weight_decay": 0.05, "min_area": 0.35, "smoothing": 0.1, "amp": False, "seeds": [0]}
     options = harness.parse(arguments, __doc__, "folder that holds the splits", smoke={}, **own)
-    splits = {options.split: 256, options.test_split: 64}  # images with --smoke
-    data, test = (
-        harness.read(options.data / split, options.image_size, most=few if options.smoke else None)
-        for split, few in splits.items()
-    )
+    folders = (options.data / options.split, options.data / options.test_split)
+    most = (256, 64) if options.smoke else (None, None)
+    data, test = (harness.read(folder, options.image_size, most=n) for folder, n in zip(folders, most, strict=True))
 
     def one(name: str, seed: int) -> dict:
         model, history = train(data, seed, options)
