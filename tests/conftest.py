@@ -1,7 +1,12 @@
 """Every test runs on the CPU, offline, on two threads, with its own seed."""
 
+import runpy
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 
@@ -41,3 +46,34 @@ def make_lively(families, **kwargs) -> ia.LearnedAugment:
                 head.weight.normal_(0, 0.1)
                 head.bias.zero_()
     return aug
+
+
+@pytest.fixture
+def example(monkeypatch, capsys, one_thread):
+    """Runs a script of ``examples/`` in this process, as a user starts it, and gives back what it prints."""
+    folder = Path(__file__).parent.parent / "examples"
+    for path in (folder, folder / "experiments"):
+        monkeypatch.syspath_prepend(str(path))
+
+    def run(script: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(str(folder / script), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+    """Writes random images of one size, ``{split: numbers}`` of each class, as <split>/<class>/<class>_<number>.png."""
+
+    def write(splits: dict, classes: list[str], size: int = 64) -> Path:
+        for split, numbers in splits.items():
+            for label in classes:
+                (tmp_path / "data" / split / label).mkdir(parents=True)
+                for k in numbers:
+                    image = F.to_pil_image(torch.rand(3, size, size))
+                    image.save(tmp_path / "data" / split / label / f"{label}_{k}.png")
+        return tmp_path / "data"
+
+    return write

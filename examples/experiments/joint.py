@@ -1,0 +1,193 @@
+"""A classifier and its augmentation, trained together: what `joint_training.py` and `gpu_tinyimagenet.py` run."""
+
+import math
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import harness
+import torch
+import torch.nn.functional as F
+from harness import LabelledImages
+from torch import Tensor, nn
+
+import instaaug_transforms as ia
+from instaaug_transforms import viz
+from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.tta.aggregation import aggregate
+
+Rule = Callable[[Tensor, torch.Generator], Tensor]  # images to augmented images
+
+# What each arm is; "random crop" is not learned, "none" is nothing at all.
+ARMS = {
+    "none": {},
+    "random crop": {},
+    "without input": {"families": "crop", "predictor": "global"},
+    "ours": {"families": "crop"},
+    "mean-field": {"families": "mean_field_crop"},
+    "class-specific": {"families": "crop", "predictor": "class"},
+    "augerino": {"families": ("rotate", "translate", "scale", "shear"), "predictor": "symmetric"},
+    "fixed weight": {"families": "crop", "weight_rate": 0.0},
+}
+GLOBAL_RATE = 10.0  # free numbers move slower than a network's outputs at the same rate
+
+OPTIONS = {  # of the command line, the same for every arm
+    "arms": ["none", "random crop", "without input", "ours"],
+    "epochs": 10,
+    "plain_epochs": 1,  # without augmentation, at the beginning
+    "batch_size": 100,
+    "lr": 0.05,
+    "weight_decay": 1e-4,
+    "predictor_lr": 5e-4,  # a φ that outruns λ settles on one crop before entropy can stop it
+    "band": (float, float),  # of the crop's entropy, nats; 0.52 … 0.61 of log A where left out
+    "initial_weight": 0.1,
+    "weight_rate": 0.03,  # of log λ per step: short runs have few steps to find λ in
+    "lookahead": 50.0,  # steps; 0 where entropy is noisy and epochs are short
+    "estimator": "rloo",
+    "table": "paper_224px",  # of crops
+    "area": (0.1, 1.0),  # of the random crop
+    "views": 10,  # at test time
+    "amp": False,
+}
+CHOICES = {"arms": ARMS, "estimator": ("rloo", "reinforce", "critic"), "table": ("paper_64px", "paper_224px")}
+
+
+def random_crop(least: float, most: float) -> Rule:
+    """RandomResizedCrop of such areas, through this package's own resample: arms differ in the choice of boxes alone."""
+    aug = ia.LearnedAugment(["crop"])
+
+    def rule(images: Tensor, generator: torch.Generator) -> Tensor:
+        def uniform(low: float, high: float) -> Tensor:
+            drawn = torch.rand(len(images), generator=generator, device=generator.device)
+            return (low + (high - low) * drawn).to(images.device)
+
+        area, ratio = uniform(least, most), torch.exp(uniform(-math.log(4 / 3), math.log(4 / 3)))
+        w, h = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
+        params = {"cx": w / 2 + (1 - w) * uniform(0, 1), "cy": h / 2 + (1 - h) * uniform(0, 1), "w": w, "h": h}
+        return aug.apply(images, ia.AugmentParams(**params))
+
+    return rule
+
+
+class Arm:
+    """A classifier and what augments its images: nothing, a rule, a transform learned with it; or that, and the rule in tests."""
+
+    def __init__(self, model: nn.Module, generator: torch.Generator, rule: Rule | None = None, objective=None) -> None:
+        self.model, self.generator, self.rule, self.objective = model, generator, rule, objective
+        self.aug = None if objective is None else objective.aug
+        self.modules = [model] if objective is None else [model, objective]
+        self.forward: Callable[[Tensor], Tensor] = model
+
+    def loss(self, images: Tensor, targets: Tensor, plain: bool = False, **by_class: Tensor) -> Tensor:
+        """What is differentiated; ``plain`` batches are not augmented."""
+        sample = None
+        if self.aug is not None and not plain:
+            images, sample = self.aug.sample(images, generator=self.generator, **by_class)
+        elif self.rule is not None and not plain:
+            images = self.rule(images, self.generator)
+        per_view = F.cross_entropy(self.forward(images).float(), targets, reduction="none")
+        return per_view.mean() if sample is None else self.objective(per_view, sample)
+
+    def notes(self, epoch: int) -> dict[str, float]:
+        """Recent entropy, nats, and λ of every family."""
+        both = {"entropy": self.objective.entropies, "weight": self.objective.weights} if self.objective else {}
+        return {f"{what}_{name}": value for what, values in both.items() for name, value in values.items()}
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, views: int, generator: torch.Generator) -> Tensor:
+        """Log-probabilities ``(B, classes)``: the mean over views of the arm's own; the image itself for ``views=0``."""
+        rule = self.rule or (self.aug and (lambda images, generator: self.aug(images, generator=generator)))
+        augmented = [rule(images, generator) for _ in range(views)] if views and rule else [images]
+        return aggregate(torch.stack([self.forward(view).float() for view in augmented]), "mean_prob")
+
+
+def train(
+    name: str, model: nn.Module, data: LabelledImages, options: Namespace, seed: int, folder: Path | None = None
+) -> tuple[Arm, list[dict]]:
+    """One of `ARMS`, all epochs or those that a checkpoint in ``folder`` leaves; and the history."""
+    device, recipe = data.images.device, {"predictor": "conv", "weight_rate": options.weight_rate} | ARMS[name]
+    torch.manual_seed(seed)
+    model = model.to(device, memory_format=torch.channels_last)
+    # The paper's classifiers want SGD, φ wants Adam.
+    sgd = {"lr": options.lr, "momentum": 0.9, "weight_decay": options.weight_decay, "nesterov": True}
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(model.parameters(), **sgd)]
+    if families := recipe.get("families"):
+        by_class = ia.predictors.ClassPredictor(int(data.targets.max()) + 1) if name == "class-specific" else None
+        crop = [Crop(options.table)] if families == "crop" else families
+        aug = ia.LearnedAugment(crop, predictor=by_class or recipe["predictor"]).to(device)
+    rule, objective, entropy = random_crop(*options.area), None, {}
+    if families:
+        if options.band and families == "crop":
+            entropy["crop"] = tuple(nats / aug.families[0].max_entropy() for nats in options.band)
+        control = {key: getattr(options, key) for key in ("estimator", "initial_weight", "lookahead")}
+        objective = ia.InstaAugObjective(aug, entropy, weight_rate=recipe["weight_rate"], **control)
+        if recipe["weight_rate"] == 0.0:
+            objective.controller.boost = 0.0
+        rate = options.predictor_lr * (1.0 if recipe["predictor"] == "conv" else GLOBAL_RATE)
+        optimizers.append(torch.optim.AdamW(objective.parameters(), lr=rate))
+    generator = torch.Generator(device=device).manual_seed(seed)
+    # The class-specific arm is tested as the paper tests it.
+    arm = Arm(model, generator, rule if name in ("random crop", "class-specific") else None, objective)
+    per_epoch, inside = len(data) // options.batch_size, []
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.amp and model.training):
+            return model(images.contiguous(memory_format=torch.channels_last))
+
+    def order(epoch: int) -> tuple[Tensor, ...]:  # a function of seed and epoch
+        shuffle = torch.Generator().manual_seed(1000 * seed + epoch)
+        return torch.randperm(len(data), generator=shuffle).to(device).split(options.batch_size)[:per_epoch]
+
+    def loss(index: Tensor, epoch: int) -> Tensor:
+        images, labels = data.batch(index, device)
+        flip = torch.rand(len(images), generator=generator, device=device) < 0.5
+        images = torch.where(flip[:, None, None, None], images.flip(-1), images)  # every arm has it
+        by_class = {"labels": labels} if name == "class-specific" else {}
+        return arm.loss(images, labels, epoch < options.plain_epochs, **by_class)
+
+    def in_band() -> bool:  # whether the running mean of every family's entropy lies in its band
+        means = objective.entropies if objective else {}
+        return bool(means) and all(low <= means[k] <= high for k, (low, high) in objective.controller.bands.items())
+
+    def notes(epoch: int) -> dict[str, float]:
+        share, learned = {"steps_in_band": sum(inside) / per_epoch}, objective and epoch >= options.plain_epochs
+        inside.clear()
+        return arm.notes(epoch) | share if learned else {}
+
+    arm.forward = forward
+    steps = options.epochs * per_epoch
+    schedules = [harness.warmup_cosine(optimizer, steps, steps // 20) for optimizer in optimizers]
+    optimizers[-1].register_step_post_hook(lambda *_: inside.append(in_band()))
+    return arm, harness.train(loss, order, options.epochs, arm.modules, schedules, folder, generator, notes)
+
+
+def test(arm: Arm, data: LabelledImages, views: int, seed: int) -> Tensor:
+    """Which images are right, ``(N,)``: ``views`` of the arm's own augmentation averaged; 0 for the image itself."""
+    arm.model.eval()
+    device = data.images.device
+    generator, parts = torch.Generator(device).manual_seed(seed), torch.arange(len(data), device=device).split(256)
+    answers = [arm.predict(data.batch(part, device)[0], views, generator).argmax(-1) for part in parts]
+    return (torch.cat(answers) == data.targets).cpu()
+
+
+def sweep(
+    options, make: Callable[..., nn.Module], data: LabelledImages, held: LabelledImages, jobs=None, more=None
+) -> None:
+    """Every job — a name, its arm and its own options — with every seed, reported against the random crop."""
+    jobs = jobs or {name: (name, {}) for name in options.arms}
+
+    def one(job: str, seed: int) -> dict:
+        torch.manual_seed(seed)
+        (name, own), file = jobs[job], harness.name_of(job, seed)
+        settings, model = Namespace(**vars(options) | own), make(num_classes=int(data.targets.max()) + 1)
+        arm, history = train(name, model, data, settings, seed, options.out / "stages" / file)
+        right = {"single": test(arm, held, 0, seed), "top1": test(arm, held, options.views, seed)}
+        result = {key: 100 * value.double().mean().item() for key, value in right.items()}
+        if arm.aug is not None:
+            images = held.batch(slice(0, None, max(1, len(held) // 8)))[0][:8]
+            viz.save(viz.learned_ranges(arm.aug.cpu().eval(), images), options.out / f"learned-{file}.png")
+            arm.aug.save(options.out / f"augment-{file}.safetensors", seed=seed)
+        result |= {"n": len(held), "seconds": history[-1]["seconds"], "history": history, **own}
+        return result | {"correct": right["top1"].int().tolist()} | (more(name, arm) if more else {})
+
+    harness.sweep(options, jobs, one, ("top1", "single"), "random crop")
