@@ -13,10 +13,11 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms import families, weights
+from instaaug_transforms import families
 from instaaug_transforms.cli import arguments as types
 from instaaug_transforms.cli import image_files, outputs
 from instaaug_transforms.cli.__main__ import COMMANDS, main
+from instaaug_transforms.utils import weights
 
 from .conftest import make_lively
 
