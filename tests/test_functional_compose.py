@@ -169,7 +169,7 @@ class Tilt(Rotate):
 def test_a_perspective_is_refused(others):
     chain = families.create([*others, Tilt()])
     params = random_params(3).replace(tilt=torch.tensor([0.0, 0.2, 0.0]))
-    with pytest.raises(ia.InstaAugError, match=r"Tilt\(\): expected affine.*\(0, 0, 1\), got \(0.2\d*, 0.0, 1.0\)"):
+    with pytest.raises(ia.InstaAugError, match=r"Tilt\(\): expected affine.*\(0, 0, 1\).*, got \(0.2\d*, 0.0, 1.0\)"):
         functional.apply(torch.rand(3, 3, 8, 8), params, chain)
     points = tv_tensors.KeyPoints([[1.0, 2.0]], canvas_size=(8, 8))
     with pytest.raises(ia.InstaAugError, match="expected affine"):

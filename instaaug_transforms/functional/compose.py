@@ -16,6 +16,7 @@ from . import backends
 from .resample import resample
 from .warp import Fill
 
+AFFINE = torch.tensor([0.0, 0.0, 1.0])  # the last row of an affine map
 CHUNK = 2**17  # pixels of the result at a time on the CPU
 
 
@@ -73,16 +74,16 @@ def geometry_matrix(
 
 
 def _check_affine(matrix: Tensor, steps: list[tuple[Transformation, Tensor]]) -> None:
-    last = torch.tensor([0.0, 0.0, 1.0], device=matrix.device)
+    last = AFFINE.to(matrix)
     if torch.equal(matrix[:, 2], last.expand(len(matrix), 3)):
         return
     for family, step in steps:
-        row = step[:, 2].detach()
-        bad = ((row - last).abs() > 0).any(-1)  # not NaN, which comes from the parameters
+        rows = step[:, 2].detach()
+        bad = ((rows - last).abs() > 0).any(1)  # not NaN, which comes from the parameters
         if bad.any():
             raise InstaAugError(
-                f"matrix of {family!r}: expected affine maps, the last row (0, 0, 1), got {tuple(row[bad][0].tolist())}; "
-                "images are not resampled by a perspective"
+                f"matrix of {family!r}: expected affine maps, with (0, 0, 1) as the last row, got "
+                f"{tuple(rows[bad][0].tolist())}; images are not resampled by a perspective"
             )
 
 

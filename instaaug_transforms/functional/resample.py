@@ -1,6 +1,7 @@
 """One resample of a batch: what is only turned or mirrored is copied, what shrinks is antialiased first."""
 
 from collections import defaultdict
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -53,16 +54,26 @@ def resample(
     sampling = {"size": tuple(size), "fill": fill, "mode": mode, "inside": inside, "backend": backend}
     if torch.compiler.is_compiling() or matrix.device.type == "meta":
         return _without_reading(images, matrix, sampling)
-    groups = _groups(matrix, images.shape[-2:], tuple(size), mode)
-    if len(groups) == 1:
+    groups = _groups(matrix, tuple(images.shape[-2:]), tuple(size), mode)
+    special = [row for rows in groups.values() for row in rows]
+    if not special:
+        return warp(images, matrix, **sampling)
+    if len(groups) == 1 and len(special) == len(images):
         return _one_group(images, matrix, *next(iter(groups)), sampling)
-    parts = []
+    few = 2 * len(special) < len(images)  # then all are sampled, and these replaced
+    if not few and len(special) < len(images):
+        groups[None, None] = sorted(set(range(len(images))) - set(special))
+    out = warp(images, matrix, **sampling) if few else images.new_empty(*images.shape[:2], *size)
+    made: dict[int, Tensor] = {}
     for (copy, turn), rows in groups.items():
         index = torch.tensor(rows, device=images.device)
         part = images.index_select(0, index), matrix.index_select(0, index)
-        parts.append(_one_group(*part, copy, turn, sampling))
-    order = torch.tensor([row for rows in groups.values() for row in rows], device=images.device).argsort()
-    return torch.cat(parts).index_select(0, order)
+        made.update(zip(rows, _one_group(*part, copy, turn, sampling).split(1), strict=True))
+    if torch.is_grad_enabled() and (images.requires_grad or matrix.requires_grad):
+        return torch.cat([made.get(row, sampled) for row, sampled in enumerate(out.split(1))])
+    for row, piece in made.items():
+        out[row : row + 1].copy_(piece)
+    return out
 
 
 def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0, inside: bool = False) -> Tensor:
@@ -88,27 +99,38 @@ def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0,
 
 
 def _groups(matrix: Tensor, shape: Size, size: Size, mode: str) -> dict[tuple, list[int]]:
-    """Rows that are made alike, by the size of their antialiased copy and the linear part of their turn; None for neither."""
-    rows = matrix.detach()[:, :2].cpu().numpy()  # on an accelerator, the one wait for it
-    whole, result = np.array(shape[::-1]), np.array(size[::-1])
+    """Rows that are not sampled as they are, by the size of their antialiased copy (or None) and their turn (or None)."""
+    rows = matrix.detach().cpu().numpy()[:, :2]  # on an accelerator, the one wait for it
+    linear = rows[..., :2]
+    whole, result, scale = _constants(shape, size)
+    step = linear * scale  # of one pixel of the result, in pixels of the image
+    # Most batches need no more than two looks: nothing steps further than a pixel, nothing has just two entries of 1 or −1.
+    may_shrink = mode != "nearest" and (step * step).sum(-1).max(initial=0) > 1 + 0.5 / whole.max()
+    magnitude = np.abs(rows)
+    may_turn = not matrix.requires_grad and (magnitude.sum((1, 2)) == 2).any()
+    if not (may_shrink or may_turn):
+        return {}
     small = np.broadcast_to(whole, (len(rows), 2))
-    if mode != "nearest":
+    if may_shrink:
         with np.errstate(all="ignore"):  # boxes without extent
-            copy = copy_size(rows[..., :2], whole, result).round()
+            copy = copy_size(linear, whole, result).round()
         small = np.where(copy < whole, np.maximum(copy, 1), whole)
     smaller = (small != whole).any(1)
-    exact = np.zeros_like(smaller)
-    if not matrix.requires_grad:
-        magnitude = np.abs(rows)
-        exact |= (magnitude == STRAIGHT).all((1, 2)) & (small == result).all(1)
-        exact |= (magnitude == TURNED).all((1, 2)) & (small == result[::-1]).all(1)
-    if not (smaller | exact).any():
-        return {(None, None): list(range(len(rows)))}
+    straight, turned = ((magnitude == pattern).all((1, 2)) for pattern in (STRAIGHT, TURNED))
+    exact = straight & (small == result).all(1) | turned & (small == result[::-1]).all(1)
+    exact &= not matrix.requires_grad
     groups: dict[tuple, list[int]] = defaultdict(list)
-    for row in range(len(rows)):
+    for row in np.flatnonzero(smaller | exact).tolist():
         copy = (int(small[row, 1]), int(small[row, 0])) if smaller[row] else None
-        groups[copy, tuple(rows[row, :, :2].flat) if exact[row] else None].append(row)
+        groups[copy, tuple(linear[row].flat) if exact[row] else None].append(row)
     return groups
+
+
+@lru_cache
+def _constants(shape: Size, size: Size) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Width and height of the image and of the result; and of the one over the other, ``(2, 2)``."""
+    whole, result = np.array(shape[::-1]), np.array(size[::-1])
+    return whole, result, (whole[:, None] / result).astype(np.float32)
 
 
 def _one_group(images: Tensor, matrix: Tensor, copy: Size | None, turn: tuple | None, sampling: dict) -> Tensor:

@@ -39,4 +39,4 @@ def sampling_grid(matrix: Tensor, size: Size) -> Tensor:
 
 def _centres(n: int, like: Tensor) -> Tensor:
     """Centres of ``n`` pixels in [−1, 1]."""
-    return (2 * torch.arange(n, dtype=like.dtype, device=like.device) + 1) / n - 1
+    return torch.arange(1 - n, n, 2, dtype=like.dtype, device=like.device) / n

@@ -6,6 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+from instaaug_transforms import functional
 
 from . import rivals
 
@@ -102,5 +103,24 @@ def test_forward_and_backward_of_crop_rotate_and_colour(race, device, shape):
         return call
 
     work, against = f"forward + backward of crop + rotate + HSV, {batch}×3×{side}×{side}", "the same through kornia"
-    calls = {work: through(aug.apply), against: through(rivals.kornia_functions)}
-    race(calls, 20, [(work, work, against, 0.5)])
+    by_kornia = work + ', backend="kornia"'
+    calls = {
+        work: through(aug.apply),
+        by_kornia: through(lambda images, params: functional.apply(images, params, aug.families, backend="kornia")),
+        against: through(rivals.kornia_functions),
+    }
+    race(calls, 20, [(work, work, against, 0.5), (by_kornia, by_kornia, against, None)])
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (16, 224)])
+def test_backends(race, device, shape):
+    batch, side = shape
+    images = torch.rand(batch, 3, side, side, device=device)
+    aug = rivals.fitted(rivals.ALL, device)
+    params = aug.distribution(images).sample()
+    work, against = f"apply, crop + rotate + HSV, {batch}×3×{side}×{side}, backend=", "affine_grid + grid_sample"
+    calls = {
+        f'{work}"{name}"': lambda name=name: functional.apply(images, params, aug.families, backend=name)
+        for name in ("torch", "kornia")
+    }
+    race(calls | {against: rivals.grid_sample(images)}, 30, [(name, name, against, None) for name in calls])
