@@ -110,7 +110,8 @@ class KorniaAugment(GeometricAugmentationBase2D):
         if matrix is None:
             matrix = torch.eye(3, device=input.device).expand(len(input), 3, 3)
         size = self.aug.output_size or (height, width)
-        out = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
+        with _exact(input):
+            out = _to_pixels(*size, matrix) @ torch.linalg.inv(matrix) @ _to_pixels(height, width, matrix).inverse()
         return out.to(input)
 
     def apply_transform(
@@ -139,7 +140,8 @@ class KorniaAugment(GeometricAugmentationBase2D):
         """Back to where the pixels came from; what a crop cut off is 0."""
         mode = "nearest" if flags.get("resample") == Resample.NEAREST else "bilinear"
         size = size or tuple(input.shape[-2:])
-        out = warp_affine(input.float(), transform[:, :2].float(), size, mode=mode, align_corners=False)
+        with _exact(input):
+            out = warp_affine(input.float(), transform[:, :2].float(), size, mode=mode, align_corners=False)
         return out.to(input.dtype)
 
     def inverse_masks(self, input: Tensor, params: dict, flags: dict, transform: Tensor | None = None, **kwargs: Any):
@@ -154,6 +156,11 @@ class KorniaAugment(GeometricAugmentationBase2D):
 def wrap(aug: LearnedAugment, **kwargs: Any) -> KorniaAugment:
     """``aug`` for Kornia's containers; ``kwargs`` are those of `KorniaAugment`."""
     return KorniaAugment(aug, **kwargs)
+
+
+def _exact(like: Tensor) -> torch.autocast:
+    """Half-precision products of matrices move the corners of a photograph by pixels."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def _to_pixels(height: int, width: int, like: Tensor) -> Tensor:
