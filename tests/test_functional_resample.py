@@ -199,6 +199,21 @@ def test_turns_that_no_copy_can_do_are_sampled():
     assert torch.allclose(out, square.rot90(1, (-2, -1)), atol=1e-4) and learned.grad.abs().sum() > 0
 
 
+def test_a_turn_that_is_learned_is_sampled_beside_others_that_shrink():
+    images, matrix = torch.rand(2, 3, 16, 16), matrices([[[2, 0], [0, 2]], TURNS["quarter"][0]]).requires_grad_()
+    out = functional.resample(images, matrix, (16, 16))
+    (slope,) = torch.autograd.grad(out.square().sum(), matrix)
+    assert torch.allclose(out[1], images[1].rot90(1, (-2, -1)), atol=1e-4)
+    assert (slope[:, :2].abs().sum((1, 2)) > 0).all()
+
+
+def test_an_image_drawn_smaller_than_a_pixel_is_one_pixel():
+    image, tiny = torch.rand(1, 3, 20, 30), torch.diag(torch.tensor([1000.0, 1000.0, 1.0]))[None]
+    expected = torch.full((1, 3, 9, 9), 0.25)
+    expected[..., 4:5, 4:5] = F.resize(image, [1, 1], antialias=True)
+    assert torch.allclose(functional.resample(image, tiny, (9, 9), 0.25), expected, atol=1e-5)
+
+
 LARGE = [
     (torch.int32, [0, -1, 2**24 + 1, 2**31 - 1, -(2**31)]),
     (torch.int64, [0, -1, 2**24 + 1, 2**53 + 1, -(2**63)]),
