@@ -32,7 +32,9 @@ HELD = 500
 
 def read(folders: list[Path], side: int) -> Tensor:
     """Every image below folders of classes, as ``(N, 3, side, side)`` bytes."""
-    files = [file for folder in folders for file, _ in make_dataset(str(folder), find_classes(folder)[1], (".jpeg", ".jpg"))]
+    files = [
+        file for folder in folders for file, _ in make_dataset(str(folder), find_classes(folder)[1], (".jpeg", ".jpg"))
+    ]
     images = (decode_image(file, ImageReadMode.RGB) for file in tqdm(files, f"reading {folders[0]}"))
     return torch.stack([image if image.shape[1:] == (side, side) else _squared(image, side) for image in images])
 
@@ -66,7 +68,9 @@ def jittered(images: Tensor) -> Tensor:
     return images.clamp(0, 1)
 
 
-def disturbed(images: Tensor, families: list, generator: torch.Generator | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+def disturbed(
+    images: Tensor, families: list, generator: torch.Generator | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Every family's disturbance, and the candidate of each that undoes it."""
     targets = {}
     for family in families:
@@ -140,7 +144,10 @@ def main(arguments: list[str] | None = None) -> None:
         if step % 500 == 499 or step == steps - 1:
             found = accuracy(average, held)
             notes = {"images": (step + 1) * options.batch_size, "held_out_photographs": found, "seed": options.seed}
-            print(json.dumps({**notes, "loss": sum(losses).item(), "minutes": (time.perf_counter() - start) / 60}), flush=True)
+            print(
+                json.dumps({**notes, "loss": sum(losses).item(), "minutes": (time.perf_counter() - start) / 60}),
+                flush=True,
+            )
             average.save(options.out, **notes)
 
 

@@ -122,7 +122,15 @@ def fit(
         if report and not own:
             warn_about_data(prepared, held)
         result = _best_of(
-            _settings(config, alone, len(prepared)), aug, classifier, prepared, held, loss, folder, resume, table_seconds
+            _settings(config, alone, len(prepared)),
+            aug,
+            classifier,
+            prepared,
+            held,
+            loss,
+            folder,
+            resume,
+            table_seconds,
         )
         summary = do_no_harm(aug, held, candidates) if report else None
     return replace(result, report=summary, held_out=val.identities)
@@ -148,9 +156,7 @@ def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
     if config.entropy or not alone:
         return [config]
     epochs = min(config.epochs, max(1, config.max_steps * config.batch_size // rows))
-    return [
-        replace(config, initial_weight=weight, weight_rate=0.0, epochs=epochs) for weight in config.entropy_weights
-    ]
+    return [replace(config, initial_weight=weight, weight_rate=0.0, epochs=epochs) for weight in config.entropy_weights]
 
 
 def _best_of(
