@@ -47,9 +47,9 @@ for seed in options.seeds:
     policy, choice = random_split(images, [0.9, 0.1], torch.Generator().manual_seed(seed))
     torch.manual_seed(seed)
     aug, common = ia.LearnedAugment(options.transforms), {"amp": options.amp, "seed": seed}
-    bands = {"crop": (0.6, 0.7)} if "crop" in options.transforms else {}
-    how = {"epochs": 1 if options.smoke else 15, "lr": 1e-3, "weight_decay": 0.05, "patience": 5}
-    result = ia.fit(aug, classifier, policy, choice, ia.FitConfig(entropy=bands, **how, **common))
+    config = ia.FitConfig(epochs=1 if options.smoke else 30, **common)
+    result = ia.fit(aug, classifier, policy, choice, config)
+    print(result.report)  # on `choice`; ia.TTAModel.recommended(classifier, aug, result) is the model to use
 
     setting = tune(classifier, aug, choice, **common)
     found = evaluate(classifier, aug, test, choice, options.views, **setting, **common)

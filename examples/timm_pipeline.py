@@ -4,8 +4,6 @@ Three things change in timm's train loop: the loader normalises by mean 0 and st
 before `Mixup`, and the model carries its normalisation inside. Each view is credited with both mixtures it is part of.
 
     python examples/timm_pipeline.py --data DIR
-
-DIR holds `train/`, an ImageFolder. --resume goes on from the last epoch's checkpoint.
 """
 
 import argparse

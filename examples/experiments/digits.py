@@ -28,8 +28,7 @@ def digits(seed: int, path: Path | None = None) -> dict[str, LabelledImages]:
     """All digits, or those of an .npz, at 32 px, shuffled and split: classifier 700, policy 400, choice 100, test the rest."""
     raw = np.load(path) if path else load_digits()
     images = torch.tensor(raw["images"], dtype=torch.float32)[:, None] / 16  # (N, 1, 8, 8)
-    images = F.pad(images, (2, 2, 2, 2))  # room to turn
-    images = F.interpolate(images, size=(32, 32), mode="bicubic").clamp(0, 1)
+    images = F.interpolate(F.pad(images, (2, 2, 2, 2)), size=(32, 32), mode="bicubic").clamp(0, 1)  # room to turn
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     sizes = {"classifier": 700, "policy": 400, "choice": 100, "test": len(order) - 1200}
     parts = zip(sizes, order.split(list(sizes.values())), strict=True)

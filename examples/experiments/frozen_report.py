@@ -53,9 +53,9 @@ class Source:
         kinds = {"conv": ia.ConvPredictor, "features": partial(ia.FeaturesPredictor, self.classifier)}
         looks = kinds[predictor](image_size=options.image_size) if predictor in kinds else predictor
         aug = ia.LearnedAugment(["crop"], predictor=looks)
+        how = {"objective": options.objective, "epochs": options.epochs, "amp": options.amp, "seed": seed}
         rate = options.lr * (30 if predictor == "global" else 1)  # free numbers move slower than a network's outputs
-        how = {"objective": options.objective, "epochs": options.epochs, "patience": 5, "weight_decay": 0.05}
-        config = ia.FitConfig(entropy={"crop": band}, lr=rate, amp=options.amp, seed=seed, **how)
+        config = ia.FitConfig(entropy={"crop": band}, lr=rate, weight_decay=0.05, patience=5, **how)
         ia.fit(aug, self.classifier, rest.data, held.data, config, table=rest.table, val_table=held.table)
         return aug.eval()
 

@@ -2,8 +2,7 @@
 
     python examples/experiments/gpu_tinyimagenet.py --data DIR --arms none "random crop" "without input" ours
 
-DIR holds ``train/`` and ``val/``; nothing is chosen on the latter. --bands are those of Table E.1, low,high in nats, for a run of ours
-each. A checkpoint after every epoch. --smoke needs no data and no GPU.
+DIR holds ``train/`` and ``val/``; nothing is chosen on the latter. --bands: low,high in nats, as in Table E.1, a run of ours for each.
 """
 
 from functools import partial

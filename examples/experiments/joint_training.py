@@ -37,14 +37,12 @@ def planted(seed: int, smoke: bool = False) -> tuple[LabelledImages, LabelledIma
         y, x = torch.randint(CANVAS - 8, (2, n), generator=generator)
         for i in range(n):
             canvas[i, :, y[i] : y[i] + 8, x[i] : x[i] + 8] = piece[i] * 0.7
-    corner = torch.randint(4, (n,), generator=generator)
-    low, high = 2, CANVAS - OBJECT - 2
+    corner, low, high = torch.randint(4, (n,), generator=generator), 2, CANVAS - OBJECT - 2
     tops, lefts = torch.where(corner >= 2, high, low), torch.where(corner % 2 == 1, high, low)
     for i, (top, left) in enumerate(zip(tops, lefts, strict=True)):
         canvas[i, :, top : top + OBJECT, left : left + OBJECT] = digits[i]
     images = (canvas.expand(-1, 3, -1, -1) * 255).to(torch.uint8).contiguous()
-    labels = torch.tensor(raw.target)[order]
-    split = 64 if smoke else 1200
+    labels, split = torch.tensor(raw.target)[order], 64 if smoke else 1200
     boxes = torch.stack([lefts, tops, lefts + OBJECT, tops + OBJECT], 1)[1200:] / CANVAS
     return LabelledImages(images[:split], labels[:split]), LabelledImages(images[1200:], labels[1200:]), boxes
 

@@ -10,6 +10,7 @@ DIR holds train/ and val/. Tested on val/ and on --test-per-class further train 
 """
 
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 import harness
@@ -202,18 +203,17 @@ def main(arguments: list[str] | None = None) -> None:
     for arch, arms in ARMS.items():
         for arm in arms:
             scores[arch, arm] = np.array([trained(options, data, arch, arm, s)[1] for s in options.seeds], float)
-            row = {"model": arch, "arm": arm, "top1": paired_interval(100 * scores[arch, arm].mean(0))}
-            results["accuracy"].append(row)
+            top1 = paired_interval(100 * scores[arch, arm].mean(0))
+            results["accuracy"].append({"model": arch, "arm": arm, "top1": top1})
     print(f"\n{harness.show(results['accuracy'], 1)}\n")
     for part in ("translation", "scale"):
         found = measure.gain_recovered(*(scores["resnet18", arm] for arm in ("none", part, "full")))
         results["gain"].append({"part": part, **{key: list(value) for key, value in vars(found).items()}})
         print(f"resnet18, {part} only: {found.summary()}")
     results["crop_statistics"] = measure.crop_statistics(SIDE).rows()
-    for arch in ARMS:
-        for condition, arm in CONDITIONS.items():
-            model = trained(options, data, arch, arm, seed)[0] if arm else create(arch, options, seed)
-            tables[arch, condition] = measured(options, model, data[1], f"{arch}-{condition}-{seed}")
+    for arch, (condition, arm) in product(ARMS, CONDITIONS.items()):
+        model = trained(options, data, arch, arm, seed)[0] if arm else create(arch, options, seed)
+        tables[arch, condition] = measured(options, model, data[1], f"{arch}-{condition}-{seed}")
     results["invariance"] = invariance_rows(tables)
     results["gaps"] = [row for name in MEASURES for row in gaps(tables, name)]
     print(f"\n{harness.show([row for row in results['invariance'] if row['transformation'] == 'all'], 3)}\n")

@@ -6,8 +6,6 @@ crops of the arm's own; what a probe needs to choose is chosen on held-out train
     python examples/experiments/simclr.py --data DIR --image-size 32 --images 10000 --epochs 20
 """
 
-from collections import OrderedDict
-
 import harness
 import numpy as np
 import torch
@@ -33,8 +31,7 @@ def encoder(name: str) -> nn.Sequential:
     """A timm backbone and SimCLR's two-layer projection."""
     body = ia.timm.create_classifier(name, num_classes=0)
     width = body.model.num_features
-    head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
-    return nn.Sequential(OrderedDict(body=body, head=head))
+    return nn.Sequential(body, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128)))
 
 
 def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, list[dict]]:
@@ -90,7 +87,7 @@ def features(arm: Arm, data: LabelledImages, crops: int) -> np.ndarray:
             views = arm.rule(images, arm.generator)
             if arm.aug is not None:
                 views = arm.aug(images, generator=arm.generator)
-            total = total + arm.model.body(views)
+            total = total + arm.model[0](views)
         parts.append(total / crops)
     return torch.cat(parts).cpu().numpy()
 

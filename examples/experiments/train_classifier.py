@@ -5,13 +5,12 @@
 DIR holds --split, to train on, and --test-split. Random crops of area --min-area to 1, half of them mirrored.
 """
 
-import math
-
 import harness
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
 
 import instaaug_transforms as ia
 
@@ -25,9 +24,8 @@ def train(data: harness.LabelledImages, seed: int, options) -> tuple[ia.timm.Cla
     model = ia.timm.create_classifier(options.model, num_classes=int(data.targets.max()) + 1, **size)
     model = model.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), options.lr, weight_decay=options.weight_decay)
-    steps = max(11, options.epochs * math.ceil(len(data) / options.batch_size))
-    cycle = {"total_steps": steps, "pct_start": 0.15, "cycle_momentum": False}
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, options.lr, **cycle)
+    steps = max(11, options.epochs * -(-len(data) // options.batch_size))
+    schedule = OneCycleLR(optimizer, options.lr, total_steps=steps, pct_start=0.15, cycle_momentum=False)
 
     def order(epoch: int) -> tuple[Tensor, ...]:
         generator.manual_seed(seed * 1000 + epoch)
