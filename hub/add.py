@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from instaaug_transforms.utils import weights
+from instaaug_transforms.utils.files import replace_file
 
 HUB = Path(__file__).parent
 
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
     if parsed.name in known:
         (HUB / known[parsed.name]["file"]).unlink(missing_ok=True)
     file = HUB / f"{parsed.name}-{sha256[:8]}.safetensors"
-    weights.replace_file(file, data)
+    replace_file(file, data)
     families = [entry["name"] for entry in config["families"]]
     known[parsed.name] = {
         "file": file.name,
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
         "families": families,
         **config["notes"],
     }
-    weights.replace_file(listing, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
+    replace_file(listing, (json.dumps(known, indent=1, sort_keys=True) + "\n").encode())
     print(file)
 
 

@@ -140,7 +140,7 @@ def test_photographs_without_class_folders(tmp_path, how):
     assert labels(files) == {"a.jpg": -1, "b.png": -1, "c.JPEG": -1} and files.classes is None
     assert datasets.count_classes(files) is None and files[1][1] == -1
     read = datasets.read(options(tmp_path), files)
-    assert read.images.shape == (3, 3, 8, 8) and read.targets.tolist() == [-1] * 3
+    assert read.in_memory().images.shape == (3, 3, 8, 8) and read.targets is None
 
 
 def test_nested_photographs_without_labels(tmp_path):
@@ -210,7 +210,7 @@ def damaged(tmp_path):
 def test_an_unreadable_image_is_named(damaged, workers):
     arguments = options(damaged, "--workers", workers)
     with pytest.raises(InstaAugError, match=r"a.4\.png' cannot be read as an image"):
-        datasets.read(arguments, datasets.folder_of(arguments, None))
+        datasets.read(arguments, datasets.folder_of(arguments, None)).in_memory()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -221,7 +221,7 @@ def test_unreadable_images_are_skipped_and_counted(damaged, capsys, workers):
     assert labels(files) == {f"{'ab'[i % 2]}/{i}.png": i % 2 for i in range(10) if i not in (4, 7)}
     read = datasets.read(arguments, files)
     assert read.targets.tolist() == files.targets  # each label with its own image
-    assert read.images[:, 0, 0, 0].tolist() == [int(path[2:-4]) for path in files.paths]
+    assert read.in_memory().images[:, 0, 0, 0].tolist() == [int(path[2:-4]) for path in files.paths]
 
 
 def test_nothing_readable(tmp_path):
@@ -241,7 +241,7 @@ def test_max_images_are_drawn_by_the_seed_and_keep_their_labels(tmp_path):
         assert len(files) == 5 and files.targets == [int(path[0]) for path in files.paths]
         read = datasets.read(arguments, datasets.folder_of(arguments, None))
         assert read.targets.tolist() == files.targets
-        assert read.images[:, 0, 0, 0].tolist() == [int(path[2:-4]) for path in files.paths]
+        assert read.in_memory().images[:, 0, 0, 0].tolist() == [int(path[2:-4]) for path in files.paths]
         drawn.append(files.paths)
     assert drawn[0] == drawn[1] != drawn[2]
 

@@ -19,6 +19,7 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms.cli.__main__ import main
 from instaaug_transforms.cli.fit import parse_bands
+from instaaug_transforms.cli.held_out import unpack_names
 from instaaug_transforms.utils import weights
 
 CLASSES = ("blue", "red")
@@ -86,6 +87,8 @@ def test_fit_writes_weights_that_load(fitted):
     aug = ia.LearnedAugment.from_pretrained(fitted)
     assert [family.name for family in aug.families] == ["crop", "rotate"]
     notes = weights.read(fitted)[0]["notes"]
+    names = unpack_names(notes.pop("held_out"))  # by path, one in ten
+    assert len(names) == 4 and all((fitted.parent.parent / name).suffix == ".png" for name in names)
     assert notes == {
         "model": "tests.test_cli_fit:brightness",
         "split": "train",
@@ -219,7 +222,7 @@ def test_bands_are_parsed():
         (["--mean", "0", "0", "0"], "give both or neither"),
         (
             ["--resume", "--lr", "0.5", "--workdir", "{work}", "--entropy", "crop=0.1,0.4"],
-            "state of a fit with another",
+            "computed with another families",
         ),
     ],
 )

@@ -41,7 +41,7 @@ def aug(model):
 
 def test_what_is_tapped_is_what_the_layers_give(model):
     images = torch.rand(2, 3, 32, 32)
-    assert find_layer(model, images) == ("stem", 3, 8)
+    assert find_layer(model, images) == ("stem", 3)
     model.train()
     tapped = Taps(model, "stem", 3)(images)
     assert all(m.training for m in model.modules()) and not model._forward_hooks and not model.stem._forward_hooks
@@ -57,8 +57,8 @@ def test_what_is_tapped_is_what_the_layers_give(model):
     ("name", "layer", "channels"),
     [
         ("resnet18", "model.layer2", 128),
-        ("vit_tiny_patch16_224", "model.norm", 192),
-        ("convnext_atto", "model.stages.2.downsample.0", 80),
+        ("vit_tiny_patch16_224", "model.blocks", 192),
+        ("convnext_atto", "model.stages.1", 80),
         ("swin_s3_tiny_224", "model.layers.1", 192),
     ],
 )

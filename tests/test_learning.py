@@ -203,7 +203,7 @@ def test_both_crops_are_credited_with_both_directions():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (3, "expected .images, labels. tensors.*int"),
+        (3, "expected images, .images, labels. tensors.*int"),
         ((torch.rand(4, 3, 8, 8), torch.zeros(5)), "one target each"),
         ((torch.rand(4, 3, 8, 8) * 9, torch.zeros(4)), r"lie in \[0, 1\]"),
         ((torch.zeros(4, 3, 8, 8, dtype=torch.int64), torch.zeros(4)), "uint8 or float"),
@@ -226,8 +226,8 @@ def test_datasets_of_pil_images_and_of_mixed_sizes():
         def __getitem__(self, i):
             return PIL.Image.new("RGB", self.sizes[i], (255, 0, 0)), i
 
-    data = load(torch.utils.data.DataLoader(Mixed()))
+    data = load(torch.utils.data.DataLoader(Mixed())).in_memory()
     assert data.images.dtype == torch.uint8 and data.images.shape == (2, 3, 8, 8) and data.targets.tolist() == [0, 1]
     Mixed.sizes = [(8, 8), (9, 8)]
     with pytest.raises(ia.InstaAugError, match="resizes them"):
-        load(Mixed())
+        load(Mixed()).in_memory()

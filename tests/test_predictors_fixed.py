@@ -76,7 +76,7 @@ def test_making_one_leaves_the_random_state_alone():
 
 def test_errors(images):
     with pytest.raises(
-        ia.InstaAugError, match="predictor: unknown name 'magic'; known are class, conv, features, global"
+        ia.InstaAugError, match="predictor: unknown name 'magic'; known are class, conv, equivariant, features, global"
     ):
         ia.LearnedAugment(["rotate"], predictor="magic")
     with pytest.raises(ia.InstaAugError, match="'class' needs arguments"):

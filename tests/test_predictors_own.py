@@ -59,7 +59,7 @@ def test_an_unknown_kind_says_what_to_import(tmp_path):
 
 
 def test_errors():
-    with pytest.raises(ia.InstaAugError, match="unknown name 'best'; known are class, conv, features"):
+    with pytest.raises(ia.InstaAugError, match="unknown name 'best'; known are class, conv, equivariant, features"):
         ia.LearnedAugment(["crop"], predictor="best")
     with pytest.raises(
         ia.InstaAugError, match=r"'features' needs arguments; give an object, FeaturesPredictor\(classifier=…\)"

@@ -291,16 +291,19 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def _swaps(self, image: Any, params: AugmentParams) -> bool:
         """Whether this is a single image whose sides change places; those of a batch keep their canvas."""
-        single = not isinstance(image, Tensor) or image.ndim == 3
-        turning = any(type(family).swaps_sides is not Family.swaps_sides for family in self.families)
-        return single and turning and any(family.swaps_sides(params) for family in self.families)
+        if torch.compiler.is_compiling():  # no shape may depend on values
+            return False
+        turning = [family for family in self.families if type(family).swaps_sides is not Family.swaps_sides]
+        single = not isinstance(image, Tensor) or plain(image).ndim == 3
+        return single and any(family.swaps_sides(params) for family in turning)
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
     def prepare(self, images: Any, strict: bool = True):
         batch, back = to_batch(images, self.in_channels, self.normalization, strict)
-        device = self.device
-        if device.type == "cuda" and _in_worker():
+        weight = next(self.predictor.parameters())
+        device = weight.device
+        if weight.is_cuda and _in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
         if batch.device != device:
             raise InstaAugError(

@@ -47,7 +47,7 @@ class FitConfig:
 
     entropy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     entropy_weights: tuple[float, ...] = (0.1, 0.3)
-    max_steps: int = 1500
+    max_steps: int = 800
     entropy_mode: str = "dual"
     initial_weight: float = 0.1
     weight_rate: float = 0.004

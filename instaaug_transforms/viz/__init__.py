@@ -12,6 +12,7 @@ from .curves import accuracy_against_views, training_curves
 from .rotation import draw_rotation, rotation_arcs
 from .sheets import contact_sheet, learned_ranges
 from .style import ACCENT, FAINT, INK, new_figure
+from .undone import put_right
 
 __all__ = [
     "ACCENT",
@@ -30,6 +31,7 @@ __all__ = [
     "likeliest_candidates",
     "likeliest_crops",
     "new_figure",
+    "put_right",
     "rotation_arcs",
     "save",
     "training_curves",

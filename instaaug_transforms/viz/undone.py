@@ -1,0 +1,39 @@
+"""What a camera did wrong, what φ makes of it, and what a classifier says before and after."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..augment import LearnedAugment
+from .candidates import ranked_candidates
+from .style import ACCENT, INK, as_batch, new_figure, show_image
+
+
+@torch.no_grad()
+def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: Callable[[int], str] = str) -> Any:
+    """Two rows: images ``(N, C, H, W)`` as they come, and their likeliest view, each with the classifier's answer above.
+
+    Args:
+        aug: with a table of candidates.
+        classifier: images in [0, 1] to logits ``(B, classes)``, in eval mode.
+        images: N images.
+        name: of a class, by its index.
+    """
+    images = as_batch(images)
+    params, _ = ranked_candidates(aug, aug.distribution(images), 1)
+    batch, back = aug.prepare(images)
+    views = back(aug.apply(batch, params.index(0)))
+    height, width = images.shape[-2:]
+    figure = new_figure(1.5 * len(images), 2 * (1.5 * height / width + 0.3))
+    grid = figure.subplots(2, len(images), squeeze=False)
+    for row, (label, shown) in zip(grid, (("as taken", images), ("put right", views)), strict=True):
+        best = classifier(shown).softmax(-1).max(-1)
+        for axes, image, p, index in zip(row, shown, best.values.tolist(), best.indices.tolist(), strict=True):
+            show_image(axes, image)
+            answer = name(index).split(",")[0]
+            colour = ACCENT if shown is views else INK
+            axes.set_title(f"{answer[:22]} {100 * p:.0f} %", fontsize=7, color=colour, pad=3)
+        row[0].text(-0.06, 0.5, label, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+    return figure
