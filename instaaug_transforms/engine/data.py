@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms.v2 import functional as F
 from tqdm import tqdm
 
@@ -260,6 +260,9 @@ def _known_targets(dataset: Dataset) -> Any:
     if isinstance(dataset, Subset):
         known = _known_targets(dataset.dataset)
         return None if known is None else torch.as_tensor(known)[torch.as_tensor(dataset.indices)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [_known_targets(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else torch.cat([torch.as_tensor(part) for part in parts])
     if getattr(dataset, "target_transform", None) is not None:
         return None
     targets = getattr(dataset, "targets", None)
@@ -269,6 +272,9 @@ def _known_targets(dataset: Dataset) -> Any:
 def _known_identities(dataset: Dataset) -> list[str] | None:
     if isinstance(dataset, Subset):
         return _names(_known_identities(dataset.dataset), torch.as_tensor(dataset.indices))
+    if isinstance(dataset, ConcatDataset):
+        parts = [_known_identities(part) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else [name for part in parts for name in part]
     paths = getattr(dataset, "paths", None)
     if paths is None and isinstance(getattr(dataset, "samples", None), list):
         paths = [sample[0] for sample in dataset.samples]

