@@ -46,7 +46,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         p: probability with which an image is transformed at all.
         same_on_batch: one transformation for the whole batch, from the mean of φ's outputs over it.
         normalization: ``(mean, std)`` per channel, where images arrive normalised: undone before, redone after.
-        output_size: (height, width) or one side of the result; that of the input where None.
+        output_size: (height, width) or one side of the result; by default that of the input.
         fill: what a rotation shows from outside the image: a value in [0, 1] (of uint8 images too), one per channel, or
             by kind as in torchvision, ``{tv_tensors.Mask: 255, "others": 0.5}``. Masks get 0 where not named.
         interpolation: of images, ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` (through which ranges cannot be learned),
@@ -141,7 +141,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             n: number of views.
             select: ``"sample"``, ``"top"`` (likeliest crops, evenly spaced quantiles) or ``"stratified"`` (samples
                 spread over scales and ranges).
-            generator: source of the randomness; the global one where None.
+            generator: source of the randomness; by default the global one.
         """
         batch, back = self.prepare(images[None] if images.ndim == 3 else images)
         params = self.predict(batch).select(n, select, generator)
@@ -168,7 +168,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             labels: ``(B,)`` classes, for `ClassPredictor` alone.
             select: ``"sample"``, independent views; or ``"stratified"``, spread over the ranges, which is quieter but
                 makes the leave-one-out baseline of anchor families (``estimator="rloo"``) slightly biased.
-            generator: source of the randomness; the global one where None.
+            generator: source of the randomness; by default the global one.
 
         Raises:
             InstaAugError: ``n="all"`` without an anchor family, or with too many combinations; a transform with ``p`` < 1 or
@@ -215,7 +215,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         Args:
             *inputs: images and whatever goes with them.
             params: replay these ``(B,)`` parameters in place of sampling.
-            generator: source of the randomness; the global one where None.
+            generator: source of the randomness; by default the global one.
         """
         if params is None and generator is None:
             return super().forward(*inputs)

@@ -61,7 +61,7 @@ def add_reading_arguments(group: argparse._ArgumentGroup, batch_size: int, per: 
 
 
 def folder_of(arguments: argparse.Namespace, split: str | None, labels: str = "folders") -> ImageFiles:
-    """The images of a split (of ``--data`` itself where None), not read yet, resized and cut to a square as timm does.
+    """The images of a split (of ``--data`` itself if None), not read yet, resized and cut to a square as timm does.
 
     Args:
         arguments: of the command line.

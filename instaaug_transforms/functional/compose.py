@@ -110,7 +110,7 @@ def apply(
         images: the batch.
         params: one transformation per image; fields that are left out mean the identity.
         families: the families the parameters belong to, in the order of `families.create`.
-        output_size: (height, width) of the result; that of the input where None.
+        output_size: (height, width) of the result; by default that of the input.
         fill: value of what lies outside the image, one for all channels or one each.
         mode: ``"bilinear"`` or ``"bicubic"`` (antialiased where a view shrinks the image) or ``"nearest"``. See
             `resample.resample`, also for what differs while compiling.

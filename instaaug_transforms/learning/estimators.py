@@ -34,7 +34,7 @@ def leave_one_out(losses: Tensor, mean: Tensor | None = None, count: int | None 
 
     Args:
         losses: ``(n, B)``, detached; views drawn independently of each other.
-        mean, count: mean loss and number of images over all processes, for n = 1; those of ``losses`` where None.
+        mean, count: mean loss and number of images over all processes, for n = 1; by default those of ``losses``.
     """
     n, batch = losses.shape
     if n > 1:

@@ -28,7 +28,7 @@ class Taps:
         classifier: images in [0, 1] to logits ``(B, K)``. The penultimate features are what its last linear layer (or 1×1
             convolution) with K outputs takes; the mean of the map if it has none.
         layer: name of the submodule whose output is the map, ``(B, C, h, w)`` or tokens ``(B, N, C)``; found by
-            `find_layer` where None.
+            `find_layer` by default.
 
     Raises:
         InstaAugError: no submodule of that name.

@@ -64,7 +64,7 @@ def invert_points(
             torchvision's boxes); or `KeyPoints` of one image with ``(1,)`` params, whose canvas is the view's.
         params: ``(B,)`` or ``(n, B)``.
         size: (height, width) of the images.
-        view_size: of the views; that of ``KeyPoints``' canvas, else ``aug.output_size`` or ``size``, where None.
+        view_size: of the views; that of ``KeyPoints``' canvas, else ``aug.output_size`` or ``size`` by default.
 
     Returns:
         The points, of the kind and dtype that came.

@@ -31,7 +31,7 @@ def build_logit_table(
         classifier: images in [0, 1] to logits ``(B, K)``, held in eval mode.
         data: N images.
         views: ``(V,)`` crops and rotations, the same for all images.
-        folder: keep the table there, memory-mapped, and go on with what is there already; in memory where None.
+        folder: keep the table there, memory-mapped, and go on with what is there already; in memory if None.
         batch_size: images per chunk, and views per forward.
         amp: bfloat16 autocast.
         progress: show a bar; None where the output is a terminal.

@@ -19,7 +19,7 @@ def training_curves(
             nats) and ``weight`` (λ by family): `InstaAugObjective` has them as ``entropies`` and ``weights``. Held-out
             values, ``val_loss`` and ``val_entropy``, are dashed where there are any.
         bands: entropy bands in nats, shaded.
-        best: the epoch that was kept, marked; that of a `FitResult` where None.
+        best: the epoch that was kept, marked; by default that of a `FitResult`.
 
     Raises:
         InstaAugError: an empty history, or entries without these keys.
@@ -74,7 +74,7 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
     Args:
         evaluation: what `instaaug_transforms.tta.evaluate` returns. The shade is the 95 % paired bootstrap interval of
             the gain over a single view.
-        arms: names to draw; all where None.
+        arms: names to draw; by default all.
 
     Raises:
         InstaAugError: an arm that the evaluation does not have.
