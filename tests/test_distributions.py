@@ -10,7 +10,7 @@ P = torch.tensor([[0.5, 0.2, 0.2, 0.05, 0.05], [0.02, 0.08, 0.3, 0.3, 0.3]])
 
 
 def test_anchor_samples_follow_p():
-    """Defect 2 of the original: Gumbel noise of the wrong sign and one logarithm short samples from another law."""
+    """Gumbel noise of the wrong sign and one logarithm short samples from another law."""
     d = AnchorCategorical(P.log())
     draws = d.sample((20_000,), torch.Generator().manual_seed(3))
     for b in range(2):

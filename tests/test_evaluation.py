@@ -61,7 +61,7 @@ def test_nll_of_views_is_that_of_our_arm_with_its_own_temperature():
 
 
 def test_every_arm_is_aggregated_the_same_way(monkeypatch):
-    """Defect 10: the aggregation at test time differs from that of the baselines it is compared with."""
+    """Ours and the arms it is compared with."""
     seen = []
     real = runner.aggregate
     monkeypatch.setattr(
@@ -75,7 +75,7 @@ def test_every_arm_is_aggregated_the_same_way(monkeypatch):
 
 
 def test_nothing_reported_feeds_a_choice(report):
-    """Defect 4, at evaluation: other reported data change no choice and no temperature."""
+    """Other reported data change no choice and no temperature."""
     model, aug, (data, choice), result = report
     other = evaluate(model, aug, (data[0].flip(0), data[1]), choice, (1, 2, 4), batch_size=16, progress=False)
     for key, arm in result.arms.items():
@@ -132,3 +132,31 @@ def test_table_is_markdown(report):
     lines = result.table().splitlines()
     assert lines[0].startswith("| views") and len(lines) == 2 + len(result.arms)
     assert len(result.against_input_free()) == 3
+
+
+def test_shuffled_views_are_another_images_in_batches_of_one_too():
+    aug, images = make_lively(["rotate"]), torch.rand(4, 3, 32, 32)
+    arm, single = baselines.learned(aug, 3, shuffled=True), torch.Generator()
+    alone = torch.cat([arm(images[i : i + 1], single).angle for i in range(4)], 1)
+    ours = baselines.learned(aug, 3)(images, single).angle
+    assert torch.allclose(alone[:, 1:], ours[:, :-1], atol=1e-3) and not torch.allclose(
+        alone[:, 2], ours[:, 2], atol=1e-3
+    )
+
+
+def test_random_views_stay_inside_the_bounds():
+    aug = ia.LearnedAugment(["mean_field_crop"])
+    params = baselines.random_views(aug, 50)(torch.rand(8, 3, 16, 16), torch.Generator().manual_seed(0))
+    for name, (low, high) in aug.families[0].bounds.items():
+        assert low <= params[name].min() and params[name].max() <= high, name
+
+
+def test_classes_that_are_ruled_out_leave_finite_averages():
+    from instaaug_transforms.tta.aggregation import AGGREGATIONS, aggregate
+
+    logits = torch.randn(3, 5, 4)
+    logits[..., 2] = -torch.inf
+    for how in AGGREGATIONS:
+        weights = torch.zeros(3, 5) if how in ("weighted", "probability") else None
+        p = aggregate(logits, how, log_weights=weights).softmax(-1)
+        assert p.isfinite().all() and (p[:, 2] == 0).all(), how

@@ -13,7 +13,7 @@ from .conftest import make_lively
 
 
 def test_all_three_families_are_built_and_move_images(images):
-    """Defect 3: rotation and colour fail at construction, and hue and saturation ranges are 0."""
+    """None fails at construction, and hue and saturation have ranges."""
     for name in ("crop", "rotate", "hsv"):
         aug = make_lively([name])
         assert (aug(images) - images).abs().mean() > 0.01
@@ -22,7 +22,7 @@ def test_all_three_families_are_built_and_move_images(images):
 
 
 def test_anchors_lie_inside_the_image():
-    """Defect 6: crops that hang over the border are up to a third black."""
+    """Crops that hang over the border are up to a third black."""
     for crop in (Crop(), Crop(jitter=True), Crop(scales=(1.0, 0.375, 0.75), grids=(1, 16, 8))):
         noise = torch.rand(4000, 1, crop.distribution(torch.zeros(1, crop.n_candidates)).n_uniforms)
         fields = crop.distribution(torch.zeros(1, crop.n_candidates)).from_uniform(noise)

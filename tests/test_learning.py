@@ -167,7 +167,7 @@ def test_contrastive_losses_match_an_explicit_sum():
 
 
 def test_both_crops_are_credited_with_both_directions():
-    """Defect 8: credited with its own anchor's direction alone, the score-function gradient misses half of the loss.
+    """Credited with its own anchor's direction alone, the score-function gradient misses half of the loss.
 
     Two views per image, two anchors each; every combination is enumerated, so the expectation is exact.
     """

@@ -22,7 +22,7 @@ def test_size_and_start():
 @pytest.mark.parametrize("crop", [Crop(), Crop(scales=(1.0, 0.75, 0.375), grids=(1, 8, 16))])
 @pytest.mark.parametrize("size", [(64, 64), (96, 128)])
 def test_a_patch_at_an_anchor_changes_that_anchors_logit_most(crop, size):
-    """Defect 1: the original's crop map is anti-transposed, so that unit (i, j) crops at the wrong place.
+    """With an anti-transposed map unit (i, j) would crop at the wrong place.
 
     Through the whole network, at the finest scale, whose boxes overlap least; the other scales follow below.
     """
@@ -85,7 +85,7 @@ def test_pathwise_gradient_reaches_the_trunk(images):
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_output_does_not_depend_on_the_batch(images, mode):
-    """Defect 5: an invariance module with BatchNorm that never enters eval mode."""
+    """An invariance module with BatchNorm that never enters eval mode."""
     aug = getattr(make_lively(["crop", "rotate", "hsv"]), mode)()
     together = aug.predictor(images)
     for b in range(len(images)):

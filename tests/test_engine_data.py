@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler
+
+import instaaug_transforms as ia
+from instaaug_transforms.engine import hold_out, load
+
+
+class Numbered(Dataset):
+    """Image i is the number i; labels are known beforehand, and reads are counted."""
+
+    def __init__(self, n=10):
+        self.targets, self.reads = list(range(n)), 0
+        self.paths = [f"{i}.png" for i in range(n)]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        self.reads += 1
+        return torch.full((3, 4, 4), i, dtype=torch.uint8), i
+
+
+def test_a_sampler_says_which_images_there_are():
+    images = load(DataLoader(Numbered(), sampler=SubsetRandomSampler([7, 2, 5])))
+    assert images.targets.tolist() == [2, 5, 7] and images.identities == ["2.png", "5.png", "7.png"]
+    assert (images.in_memory().images[:, 0, 0, 0]).tolist() == [2, 5, 7]
+
+
+def test_images_are_read_when_they_are_asked_for():
+    dataset = Numbered(100)
+    images = load(dataset)
+    assert dataset.reads <= 2 and images.targets.tolist() == list(range(100))
+    batch, targets = images.batch(torch.tensor([9, 3]))
+    assert dataset.reads <= 4 and targets.tolist() == [9, 3]
+    assert torch.allclose(batch[:, 0, 0, 0] * 255, torch.tensor([9.0, 3.0]))
+
+
+def test_parts_and_sums_of_datasets_keep_their_labels_and_names():
+    images = load(ConcatDataset([Subset(Numbered(), [4, 1]), Numbered(3)]))
+    assert images.targets.tolist() == [4, 1, 0, 1, 2]
+    assert images.identities == ["4.png", "1.png", "0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_what_is_held_out_is_not_fitted_on(streamed):
+    data = Numbered(50) if streamed else (torch.zeros(50, 3, 4, 4), torch.arange(50))
+    fitted, held = (set(part.targets.tolist()) for part in hold_out(load(data), 3))
+    assert len(held) == 5 and not fitted & held and fitted | held == set(range(50))
+    assert set(hold_out(load(data), 3)[1].targets.tolist()) == held != set(hold_out(load(data), 4)[1].targets.tolist())
+
+
+def test_one_image_cannot_be_held_out():
+    with pytest.raises(ia.InstaAugError, match="at least two images, got 1"):
+        hold_out(load((torch.rand(1, 3, 4, 4), torch.zeros(1))), 0)
