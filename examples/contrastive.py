@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import instaaug_transforms as ia
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.learning import contrastive_losses
+from instaaug_transforms.learning import contrastive_credit, contrastive_losses
 
 MODEL, SIZE, EPOCHS, BATCH = "resnet18", 64, 100, 512  # a timm model; pixels
 device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,9 +54,10 @@ for seed in options.seeds:
         loader = DataLoader(data, BATCH, shuffle=True, drop_last=True)
         for images, _ in tqdm(loader, desc=f"epoch {epoch + 1}", disable=None):
             views, sample = aug.sample(images.to(device), n=2)  # (2·B, C, H, W), view-major
-            per_view = contrastive_losses(*network(views).chunk(2), temperature=0.5)
+            pair = network(views).chunk(2)
+            per_view = contrastive_losses(*pair, temperature=0.5)
             optimizer.zero_grad()
-            objective(per_view, sample, credit=2 * per_view).backward()
+            objective(per_view, sample, credit=contrastive_credit(*pair, temperature=0.5)).backward()
             optimizer.step()
         print(f"epoch {epoch + 1}: loss {per_view.mean():.3f}, entropy {objective.entropies}, λ {objective.weights}")
     reports.append({"seed": seed, "loss": per_view.mean().item(), "entropy": objective.entropies})

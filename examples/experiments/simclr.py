@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import instaaug_transforms as ia
 from instaaug_transforms import viz
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.learning import contrastive_losses
+from instaaug_transforms.learning import contrastive_credit, contrastive_losses
 
 ARMS = {"random crop": None, "without input": "global", "ours": "conv"}  # predictors
 
@@ -68,9 +68,9 @@ def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, 
         jitter = {"hue": 0.2 * (u[0] - 0.5), "saturation": 0.2 + 1.6 * u[1], "value": 0.4 + 1.2 * u[2]}
         with torch.autocast(device.type, torch.bfloat16, enabled=options.amp):
             embedded = model(colour.apply(views, ia.AugmentParams(**jitter)))
-        per_view = contrastive_losses(*embedded.float().chunk(2), temperature=0.5)
-        # A view has its part in its own direction and in its partner's.
-        return per_view.mean() if objective is None else objective(per_view, sample, credit=2 * per_view)
+        pair = embedded.float().chunk(2)
+        per_view = contrastive_losses(*pair, temperature=0.5)
+        return per_view.mean() if objective is None else objective(per_view, sample, credit=contrastive_credit(*pair))
 
     constant, folder = LambdaLR(optimizer, lambda step: 1.0), options.out / "stages" / harness.name_of(name, seed)
     return arm, harness.train(loss, order, options.epochs, arm.modules, [constant], folder, generator, arm.notes)

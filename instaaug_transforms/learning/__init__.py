@@ -1,7 +1,7 @@
 """How augmentations are learned: objectives, entropy control, the loss table and the fit to a frozen classifier."""
 
 from .config import FitConfig, FitResult
-from .contrastive import contrastive_losses
+from .contrastive import contrastive_credit, contrastive_losses
 from .entropy import EntropyController
 from .fit import fit
 from .loss_table import build_loss_table
@@ -13,6 +13,7 @@ __all__ = [
     "FitResult",
     "InstaAugObjective",
     "build_loss_table",
+    "contrastive_credit",
     "contrastive_losses",
     "fit",
 ]

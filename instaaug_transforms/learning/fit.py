@@ -2,8 +2,9 @@
 
 import copy
 import os
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..engine.data import Images, hold_out, load
+from ..engine.data import Images, StreamedImages, hold_out, load
 from ..engine.nuisance import Nuisance, Step
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
@@ -113,11 +114,12 @@ def fit(
     # What φ draws for its dropout comes from the global generator: seeded by every step, and put back.
     devices = [aug.device] if aug.device.type == "cuda" else []
     start = time.perf_counter()
-    with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices):
+    streamed = any(isinstance(part, StreamedImages) for part in (train, val))
+    with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), _rows_in(folder, streamed) as rows:
         shared = (aug, classifier, loss, config)
-        prepared = prepare(train, table, "table", *shared, views, undo, own, folder)
+        prepared = prepare(train, table, "table", *shared, views, undo, own, rows)
         held_views = candidates if alone else None
-        held = prepare(val, val_table, "val_table", *shared, held_views, undo, own, folder, logits=report)
+        held = prepare(val, val_table, "val_table", *shared, held_views, undo, own, rows, logits=report)
         table_seconds = time.perf_counter() - start
         if report and not own:
             warn_about_data(prepared, held)
@@ -182,6 +184,16 @@ def _best_of(
     _, state, result = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
     return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))
+
+
+@contextmanager
+def _rows_in(folder: Path | None, streamed: bool) -> Iterator[Path | None]:
+    """The workdir; without one, a temporary folder for images too many to keep in memory, else none."""
+    if folder is not None or not streamed:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="instaaug-") as scratch:
+        yield Path(scratch)
 
 
 @contextmanager
