@@ -21,10 +21,10 @@ def test_tinyimagenet_splits(example, tmp_path):
     folder.mkdir(parents=True)
     for k in (4, 253, 254, 255, 259):
         (folder / f"n01_{k}.JPEG").write_bytes(b"")
-    assert "2 images in policy/" in example("experiments/tinyimagenet_splits.py", "--data", tmp_path)
+    assert "2 images in policy/" in example("../hub/recipes/tinyimagenet_splits.py", "--data", tmp_path)
     assert sorted(p.name for p in (tmp_path / "policy" / "n01").iterdir()) == ["n01_254.JPEG", "n01_259.JPEG"]
     assert len(list((tmp_path / "fit" / "n01").iterdir())) == 3
-    example("experiments/tinyimagenet_splits.py", "--data", tmp_path)  # once more changes nothing
+    example("../hub/recipes/tinyimagenet_splits.py", "--data", tmp_path)  # once more changes nothing
 
 
 def test_train_classifier(tmp_path, class_folders):

@@ -1,6 +1,6 @@
 """Learned views of a frozen classifier against views chosen without looking, on val and cross-fitted *policy* pooled:
 
-    python examples/experiments/tinyimagenet_splits.py --data DIR
+    python hub/recipes/tinyimagenet_splits.py --data DIR
     python examples/experiments/frozen_report.py --data DIR --checkpoint resnet18.safetensors --second convnext_atto \\
         --second-checkpoint atto/convnext_atto-0.safetensors --amp --out report
 

@@ -143,7 +143,7 @@ def learned(options: Namespace) -> dict:
     resized = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.ToImage()])
     train, val = (ImageFolder(str(options.data / split), resized) for split in ("train", "val"))
     classifier = ia.timm.create_classifier(options.classifier_model, options.classifier, len(train.classes))
-    # Images that the classifier was not trained on: see tinyimagenet_splits.py.
+    # Images that the classifier was not trained on: see hub/recipes/tinyimagenet_splits.py.
     numbers = [int(Path(path).stem.split("_")[-1]) for path, _ in train.samples]
     unseen = torch.tensor([i for i, k in enumerate(numbers) if k % 5 == 4 and k >= 254])
     order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))[: options.fit_images]

@@ -3,7 +3,7 @@
 # train/<wnid>/ and val/<wnid>/, CHECKPOINT a timm resnet18 (200 classes, 64 px) trained on the *fit* images alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python examples/experiments/tinyimagenet_splits.py --data "$DATA"
+python hub/recipes/tinyimagenet_splits.py --data "$DATA"
 common=(--model resnet18 --checkpoint "$CHECKPOINT" --data "$DATA" --img-size 64 --amp --seed 0)
 instaaug fit "${common[@]}" --split policy --transforms crop,rotate,hsv --entropy crop=0.4,0.5 rotate=-3,-2 hsv=-5.5,-4 --epochs 6 \
     --lr 1e-3 --weight-decay 0.05 --patience 5 --out crop_rotate_hsv_tinyimagenet.safetensors "$@"

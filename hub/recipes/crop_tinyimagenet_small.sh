@@ -3,7 +3,7 @@
 # train/<wnid>/ and val/<wnid>/, CHECKPOINT a timm resnet18 (200 classes, 64 px) trained on the *fit* images alone.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-python examples/experiments/tinyimagenet_splits.py --data "$DATA"
+python hub/recipes/tinyimagenet_splits.py --data "$DATA"
 common=(--model resnet18 --checkpoint "$CHECKPOINT" --data "$DATA" --img-size 64 --amp --seed 0)
 instaaug fit "${common[@]}" --split policy --transforms crop --scales 1 0.7 --grids 1 2 --phi-size 32 --epochs 15 --entropy crop=0.45,0.55 crop=0.6,0.7 crop=0.75,0.85 \
     --lr 1e-3 --weight-decay 0.05 --patience 5 --out crop_tinyimagenet_small.safetensors "$@"
