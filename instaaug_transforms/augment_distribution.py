@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from .families import Family, FamilyDistribution
+from .distributions import AnchorCategorical
+from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution
 from .params import AugmentParams
 from .utils.errors import InstaAugError
 
@@ -87,15 +88,31 @@ class AugmentDistribution(Distribution):
         order = torch.rand(uniform.shape, generator=generator, device=device).to(self.device).argsort(0)
         return self.from_uniform(((order + uniform) / n).clamp(max=math.nextafter(1.0, 0.0)))
 
-    def top(self, k: int) -> AugmentParams:
-        """``k`` views per image without chance, fields ``(k, B)``: likeliest candidates, evenly spaced quantiles."""
+    def top(self, k: int, offsets: Tensor | None = None) -> AugmentParams:
+        """``k`` views per image without chance, fields ``(k, B)``: likeliest candidates, evenly spaced quantiles.
+
+        Candidates of several families are ranked by the probability of their combination; they repeat in order where
+        there are fewer than ``k``.
+
+        Args:
+            offsets: ``(A,)``, added to the log-probabilities of all A combinations before they are ranked.
+        """
+        anchors = {name: part for name, part in self.parts.items() if isinstance(part, AnchorDistribution)}
+        joint = len(anchors) > 1 or offsets is not None
         fields: dict[str, Tensor] = {}
-        for part in self.parts.values():
-            fields |= part.top(k, len(fields))
+        if joint:
+            product = CandidateProduct([part.family for part in anchors.values()], max_columns=10**9)
+            scores = product.log_p(anchors)
+            fields |= product.take(AnchorCategorical(scores if offsets is None else scores + offsets.to(scores)).top(k))
+        for name, part in self.parts.items():
+            if not (joint and name in anchors):
+                fields |= part.top(k, len(fields))
         return AugmentParams(**fields)
 
-    def select(self, n: int, how: str, generator: torch.Generator | None = None) -> AugmentParams:
-        """``(n, B)`` parameters by one of the ways of selecting views, `SELECTIONS`."""
+    def select(
+        self, n: int, how: str, generator: torch.Generator | None = None, offsets: Tensor | None = None
+    ) -> AugmentParams:
+        """``(n, B)`` parameters by one of the ways of selecting views, `SELECTIONS`; ``offsets`` are those of `top`."""
         if not isinstance(n, int) or n < 1:
             raise InstaAugError(f"n: expected at least one view, got {n!r}")
         if how == "sample":
@@ -103,7 +120,7 @@ class AugmentDistribution(Distribution):
         if how == "stratified":
             return self.stratified(n, generator)
         if how == "top":
-            return self.top(n)
+            return self.top(n, offsets)
         raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {how!r}")
 
     def narrowed(self, fraction: float) -> "AugmentDistribution":

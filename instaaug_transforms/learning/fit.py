@@ -22,7 +22,7 @@ from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
 from .config import FitConfig, FitResult
 from .fitting import Fitting
-from .harmless import average_loss, do_no_harm
+from .harmless import average_loss, do_no_harm, policy_order
 from .losses import PerViewLoss, cross_entropy
 from .prepared import Prepared, prepare
 from .watch import warn_about_data
@@ -123,18 +123,11 @@ def fit(
         table_seconds = time.perf_counter() - start
         if report and not own:
             warn_about_data(prepared, held)
-        result = _best_of(
-            _settings(config, alone, len(prepared)),
-            aug,
-            classifier,
-            prepared,
-            held,
-            loss,
-            folder,
-            resume,
-            table_seconds,
-        )
-        summary = do_no_harm(aug, held, candidates) if report else None
+        order = policy_order(prepared) if alone else []
+        settings = _settings(config, alone, len(prepared))
+        learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds)
+        result = _best_of(settings, order, *learning)
+        summary = do_no_harm(aug, held, candidates, order) if report else None
     return replace(result, report=summary, held_out=val.identities)
 
 
@@ -163,6 +156,7 @@ def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
 
 def _best_of(
     settings: list[FitConfig],
+    order: list[int],
     aug: LearnedAugment,
     classifier: nn.Module,
     train: Prepared,
@@ -180,7 +174,7 @@ def _best_of(
         result = Fitting(aug, classifier, train, val, config, loss, folder, table_seconds).run(resume)
         if len(settings) == 1:
             return result
-        kept.append((average_loss(aug, val), copy.deepcopy(aug.predictor.state_dict()), result))
+        kept.append((average_loss(aug, val, order), copy.deepcopy(aug.predictor.state_dict()), result))
     _, state, result = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
     return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))

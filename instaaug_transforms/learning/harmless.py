@@ -1,6 +1,8 @@
 """Do no harm: how far the image may move φ, and which views to average, by held-out images."""
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +19,9 @@ from .report import HeldOutArm, HeldOutReport
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 N_VIEWS = (1, 2, 4, 10)
+TILTS = (0.1, 0.5, 2.0)  # nats a place in the best input-free order counts
+LEAST = 20.0  # nats below which a log-probability counts no further in a mean
+MOST_ROWS = 20_000  # that a search for input-free views reads
 CHUNK = 256
 
 
@@ -47,6 +52,7 @@ class HeldOut:
         chosen = logits.gather(1, views[:, :, None].expand(-1, -1, self.classes))
         return chosen.float().log_softmax(-1)
 
+    @cached_property
     def losses(self) -> Tensor:
         """``(R, V)``: −log of the probability of the target, soft targets by cross-entropy."""
         parts = []
@@ -72,9 +78,12 @@ class HeldOut:
             parts.append(torch.logsumexp(log_p + log_w.log_softmax(1)[..., None], 1))
         return torch.cat(parts)
 
-    def nll(self, averaged: Tensor) -> float:
-        """Mean cross-entropy of the targets, nats."""
-        return -(averaged * self.target).sum(-1).mean().item()
+    def average_nll(self, views: Tensor, weights: Tensor | None = None) -> float:
+        """Mean cross-entropy, nats, of the target and what `average` gives."""
+        if not self.labelled:
+            return -(self.average(views, weights) * self.target).sum(-1).mean().item()
+        log_w = torch.zeros(views.shape) if weights is None else weights
+        return -torch.logsumexp(log_w.log_softmax(1) - self.losses.gather(1, views), 1).mean().item()
 
     def arm(
         self, name: str, k: int, cost: float, averaged: Tensor, setting: dict[str, Any] | None = None
@@ -89,33 +98,53 @@ class HeldOut:
 
 
 @torch.no_grad()
-def average_loss(aug: LearnedAugment, held: Prepared) -> float:
-    """NLL of averages of the likeliest views on held-out images, a mean over K: what fits are chosen by."""
+def average_loss(aug: LearnedAugment, held: Prepared, order: list[int]) -> float:
+    """NLL of averages of learned views on held-out images, a mean over K: what fits are chosen by.
+
+    Args:
+        aug: the fitted transform.
+        held: held-out copies.
+        order: what `policy_order` gave.
+    """
     log_p = joint(aug, held)
     if "logits" not in held.rows:
-        rows = torch.cat([held.losses(part).cpu() for part in torch.arange(len(held)).split(CHUNK)])
-        return -torch.logsumexp(log_p - rows[:, : log_p.shape[1]], 1).mean().item()
-    scores = HeldOut(held)
-    ks = _ks(log_p.shape[1])
-    return sum(min(scores.nll(scores.average(*views)) for views in _choices(log_p, k)) for k in ks) / len(ks)
+        return -torch.logsumexp(log_p - table_of(held)[:, : log_p.shape[1]], 1).mean().item()
+    return _mean_nll(HeldOut(held), log_p, order)
 
 
-def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams) -> HeldOutReport:
+def policy_order(train: Prepared) -> list[int]:
+    """The views that are best for all images alike, each the one that adds most to the average of those before it."""
+    rows = torch.arange(len(train))[:: max(1, len(train) // MOST_ROWS)]
+    if train.weights is not None:  # copies that are likelier count more
+        chances = train.weights.repeat(len(train.images))
+        rows = chances.multinomial(len(rows), replacement=True, generator=torch.Generator().manual_seed(0))
+    losses = table_of(train, rows)
+    return greedy(losses, min(max(N_VIEWS), losses.shape[1]), again=False)
+
+
+def table_of(data: Prepared, rows: Tensor | None = None) -> Tensor:
+    """The loss table ``(R, A)``, or some of its rows."""
+    rows = torch.arange(len(data)) if rows is None else rows
+    return torch.cat([data.losses(part).cpu() for part in rows.split(CHUNK)])
+
+
+def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams, order: list[int]) -> HeldOutReport:
     """Shrink φ as far as held-out images ask for, and compare; ``aug`` is changed in place.
 
     Args:
         aug: the fitted transform.
         held: with the logits of every candidate.
         candidates: ``(V,)`` parameters, the transform's own first.
+        order: what `policy_order` gave.
     """
     with torch.no_grad():
         scores = HeldOut(held)
-        _shrink(aug, held, scores)
+        _shrink(aug, held, scores, order)
         log_p = joint(aug, held)
         arms, ours, notes = _arms(aug, scores, log_p, candidates), [], []
         look = isinstance(aug.predictor, FeaturesPredictor)
         for k in _ks(log_p.shape[1]):
-            ours.append(_ours(scores, log_p, k, look))
+            ours.append(_ours(scores, log_p, k, look, order))
         arms = sorted([*arms, *ours], key=lambda arm: (arm.n_views, arm.cost, arm.name))
         single = next(arm for arm in arms if arm.name == "one view")
         arms = [single, *[arm for arm in arms if arm is not single]]
@@ -181,28 +210,56 @@ def _ks(columns: int) -> list[int]:
     return [k for k in N_VIEWS if k <= columns] or [1]
 
 
-def _choices(log_p: Tensor, k: int) -> list[tuple[Tensor, Tensor | None]]:
-    """Ways of choosing k views: the likeliest, or the image itself and the likeliest others; equal weights, or φ's own."""
-    top = log_p.topk(k, 1)
-    others = log_p.clone()
-    others[:, 0] = -math.inf
-    rest = others.topk(max(k - 1, 1), 1)
-    identity = torch.zeros(len(log_p), 1, dtype=torch.long)
-    with_identity = torch.cat([identity, rest.indices], 1)[:, :k]
-    ways: list[tuple[Tensor, Tensor | None]] = [(top.indices, None), (top.indices, top.values)]
+@dataclass(frozen=True)
+class _Way:
+    """One way of choosing and weighting views: ``(R, K)`` columns, log-weights, and the arguments of `TTAModel`."""
+
+    views: Tensor
+    weights: Tensor | None
+    setting: dict[str, Any]
+
+
+def _choices(log_p: Tensor, k: int, order: list[int]) -> list[_Way]:
+    """Ways of choosing k views, with equal weights or φ's own.
+
+    The likeliest; the image itself and the likeliest others; or, so that the set is chosen for what its average does, the
+    likeliest after log-probabilities, relative to their mean over images, have been moved by ``−tilt · place`` in the best
+    input-free ``order``: a φ that says the same of every image then gives exactly that policy.
+    """
+    sets: list[tuple[Tensor, dict[str, Any]]] = [(log_p.topk(k, 1).indices, {"include_identity": False})]
     if k > 1:
-        ways += [(with_identity, None), (with_identity, log_p.gather(1, with_identity))]
-    return ways if k > 1 else ways[:1]
+        others = log_p.index_fill(1, torch.zeros(1, dtype=torch.long), -math.inf).topk(k - 1, 1).indices
+        with_identity = torch.cat([torch.zeros(len(log_p), 1, dtype=torch.long), others], 1)
+        sets.append((with_identity, {"include_identity": True}))
+    place = torch.full(log_p.shape[1:], float(len(order)))
+    place[order] = torch.arange(len(order), dtype=torch.float32)
+    for tilt in TILTS:
+        offsets = -log_p.clamp(min=-LEAST).mean(0) - tilt * place
+        setting = {"include_identity": False, "view_offsets": [round(o, 4) for o in offsets.tolist()]}
+        sets.append(((log_p + offsets).topk(k, 1).indices, setting))
+    ways = [_Way(views, None, {"n_views": k, "aggregate": "mean_prob", **setting}) for views, setting in sets]
+    if k > 1:
+        ways += [
+            _Way(views, log_p.gather(1, views), {"n_views": k, "aggregate": "probability", **setting})
+            for views, setting in sets
+        ]
+    return ways
 
 
-def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool) -> HeldOutArm:
+def _mean_nll(scores: HeldOut, log_p: Tensor, order: list[int]) -> float:
+    """NLL of the best way at each K, a mean over K."""
+    ks = _ks(log_p.shape[1])
+    return sum(min(scores.average_nll(way.views, way.weights) for way in _choices(log_p, k, order)) for k in ks) / len(
+        ks
+    )
+
+
+def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
     """Our best way of choosing and weighting k views."""
-    averages = [scores.average(*way) for way in _choices(log_p, k)]
-    best = min(range(len(averages)), key=lambda way: scores.nll(averages[way]))
-    include, weighted = best >= 2, best % 2 == 1
-    setting = {"n_views": k, "include_identity": include, "aggregate": "probability" if weighted else "mean_prob"}
+    best = min(_choices(log_p, k, order), key=lambda way: scores.average_nll(way.views, way.weights))
     # φ's look at the classifier's features is a forward of its own, unless it is that of the image itself.
-    return scores.arm("ours", k, k + (look and not include), averages[best], setting)
+    cost = k + (look and not best.setting["include_identity"])
+    return scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting)
 
 
 def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: AugmentParams) -> list[HeldOutArm]:
@@ -210,7 +267,7 @@ def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: Augme
     n, columns = scores.n, log_p.shape[1]
     zero = torch.zeros(n, 1, dtype=torch.long)
     arms = [scores.arm("one view", 1, 1, scores.average(zero), {"n_views": 1, "policy": _policy(candidates, [0])})]
-    losses = scores.losses()
+    losses = scores.losses
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     halves = order[: n // 2], order[n // 2 :]
     most = max(_ks(columns))
@@ -247,7 +304,7 @@ def _policy(candidates: AugmentParams, columns: list[int]) -> dict[str, list[flo
     return {name: field[columns].tolist() for name, field in candidates.items()}
 
 
-def _shrink(aug: LearnedAugment, held: Prepared, scores: HeldOut) -> float:
+def _shrink(aug: LearnedAugment, held: Prepared, scores: HeldOut, order: list[int]) -> float:
     """Move φ's logits towards their mean over images as far as held-out averages gain by it."""
     heads = getattr(aug.predictor, "heads", None)
     if heads is None or not all(hasattr(head, "shrink_") for head in heads.values()):
@@ -263,9 +320,7 @@ def _shrink(aug: LearnedAugment, held: Prepared, scores: HeldOut) -> float:
 
     def score(strength: float) -> float:
         moved = {name: mean[name] + strength * (value - mean[name]) for name, value in every.items()}
-        log_p = product.log_p(AugmentDistribution(aug.families, moved).parts).cpu()
-        ks = _ks(log_p.shape[1])
-        return sum(min(scores.nll(scores.average(*way)) for way in _choices(log_p, k)) for k in ks) / len(ks)
+        return _mean_nll(scores, product.log_p(AugmentDistribution(aug.families, moved).parts).cpu(), order)
 
     strength = min(STRENGTHS, key=score)
     if strength != 1:

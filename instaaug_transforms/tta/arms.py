@@ -3,6 +3,7 @@
 An arm gives the views of a batch, best first, so that its first K views are what it would choose for K.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -83,12 +84,13 @@ def with_extras(aug: LearnedAugment, views: AugmentParams) -> AugmentParams:
     return union(families_for(aug), [views, zoom_candidates().index(slice(1, None))])
 
 
-def greedy(losses: Tensor, k: int) -> list[int]:
+def greedy(losses: Tensor, k: int, again: bool = True) -> list[int]:
     """Greedy policy search (Molchanov et al., UAI 2020) for mean-probability averaging.
 
     Args:
         losses: ``(N, V)`` −log p(true class) of every candidate view.
-        k: views to choose; a view may be chosen again.
+        k: views to choose.
+        again: whether a view may be chosen more than once.
 
     Returns:
         ``k`` columns, each the one that lowers the loss of the average most, given those before it.
@@ -98,6 +100,8 @@ def greedy(losses: Tensor, k: int) -> list[int]:
     total = torch.zeros(len(likelihood), 1, dtype=torch.float64)
     for _ in range(k):
         score = (total + likelihood).clamp_min(1e-12).log().mean(0)
+        if not again:
+            score[chosen] = -math.inf
         chosen.append(int(score.argmax()))
         total = total + likelihood[:, chosen[-1] : chosen[-1] + 1]
     return chosen

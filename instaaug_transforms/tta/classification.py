@@ -35,6 +35,8 @@ class TTAModel(ViewModel):
             are where the classifier is least sure; `instaaug_transforms.tta.tune` finds what helps on held-out data.
         chunk_size: views per forward at most (at least the views of one image).
         policy: fields to ``n_views`` numbers, ``{"turn_angle": [0, 180]}``: the same views for every image, φ not asked.
+        view_offsets: one number per candidate, added to φ's log-probabilities before the ``top`` ones are taken; `fit`
+            finds what makes the best sets.
 
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
 
@@ -56,8 +58,10 @@ class TTAModel(ViewModel):
         range_fraction: float = 1.0,
         chunk_size: int = 256,
         policy: Mapping[str, Sequence[float]] | None = None,
+        view_offsets: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(classifier, aug, n_views, select, include_identity, range_fraction, chunk_size, policy)
+        choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets)
+        super().__init__(classifier, aug, *choice)
         if aggregate not in AGGREGATIONS:
             raise InstaAugError(f"aggregate: expected one of {', '.join(AGGREGATIONS)}, got {aggregate!r}")
         if (aggregate == "weighted") != (scale_weights is not None):

@@ -1,5 +1,6 @@
 """What models that average views have in common: their checks, their chunks, and how views are chosen."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,8 @@ class ViewModel(nn.Module):
         range_fraction: use only the middle part of every continuous range, in (0, 1].
         chunk_size: views per forward at most (at least the views of one image).
         policy: fields to ``n_views`` numbers: the same views for every image; φ is not asked.
+        view_offsets: one number per candidate (per combination of several families' candidates), added to φ's
+            log-probabilities before the ``top`` ones are taken: candidates of which averages make much come first.
     """
 
     def __init__(
@@ -38,6 +41,7 @@ class ViewModel(nn.Module):
         range_fraction: float,
         chunk_size: int,
         policy: Mapping[str, Sequence[float]] | None = None,
+        view_offsets: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if select not in SELECTIONS:
@@ -49,7 +53,15 @@ class ViewModel(nn.Module):
             raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
         self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
-        self.policy, self.families = None, aug.families
+        self.policy, self.families, self.view_offsets = None, aug.families, None
+        if view_offsets is not None:
+            columns = math.prod(family.n_candidates for family in aug.anchor_families)
+            if select != "top" or len(view_offsets) != columns or not aug.anchor_families:
+                raise InstaAugError(
+                    f"view_offsets: expected {columns} numbers, one per candidate, with select='top'; got "
+                    f"{len(view_offsets)} with {select!r}"
+                )
+            self.view_offsets = torch.as_tensor(view_offsets, dtype=torch.float32)
         if policy is not None:
             own = {family.name: family for family in aug.families}
             every = create([own.get(name, name) for name in dict.fromkeys(["crop", *own])])
@@ -72,7 +84,7 @@ class ViewModel(nn.Module):
     def choose(self, distribution: AugmentDistribution, generator: torch.Generator | None) -> AugmentParams:
         """``(n, B)`` views of a batch."""
         narrowed = distribution.narrowed(self.range_fraction)
-        return choose_views(narrowed, self.n_views, self.select, self.include_identity, generator)
+        return choose_views(narrowed, self.n_views, self.select, self.include_identity, generator, self.view_offsets)
 
     def policy_views(self, batch: Tensor) -> AugmentParams:
         """The fixed views, ``(n, B)``."""
@@ -101,12 +113,13 @@ def choose_views(
     select: str = "top",
     include_identity: bool = True,
     generator: torch.Generator | None = None,
+    offsets: Tensor | None = None,
 ) -> AugmentParams:
     """``(n, B)`` views; with ``include_identity`` and n ≥ 2 the image itself comes first, and only once.
 
     For ``top`` they are nested: of n views, all but the first n − 1 others are those of n − 1 views.
     """
-    chosen = distribution.select(n, select, generator)
+    chosen = distribution.select(n, select, generator, offsets)
     if not include_identity or n == 1:
         return chosen
     plain = distribution.identity().map(lambda field: field[None])
@@ -127,5 +140,5 @@ def choose_views(
 
 def load_setting(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `TTAModel` from a recommended setting, as weights files keep it."""
-    known = ("n_views", "include_identity", "aggregate", "policy", "select", "range_fraction")
+    known = ("n_views", "include_identity", "aggregate", "policy", "select", "range_fraction", "view_offsets")
     return {name: setting[name] for name in known if name in setting}

@@ -1,0 +1,139 @@
+"""What a fit reports and recommends: what the deployed model does, and never what chance alone made look better."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.augment_distribution import AugmentDistribution
+from instaaug_transforms.families import CandidateProduct
+from instaaug_transforms.learning.harmless import _choices, policy_order, recommend
+from instaaug_transforms.learning.report import HeldOutArm
+
+
+class Reader(nn.Module):
+    """Three classes by the brightness of left, top and blue: turns and lights change its answer."""
+
+    def forward(self, x):
+        return 6 * torch.stack([x[:, :, :, :8].mean((1, 2, 3)), x[:, :, :8].mean((1, 2, 3)), x[:, 2].mean((1, 2))], 1)
+
+
+def pictures(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(n, 3, 16, 16, generator=generator) * torch.rand(n, 3, 1, 1, generator=generator)
+    turned = torch.stack([image.rot90(int(k), (-2, -1)) for image, k in zip(images, torch.arange(n) % 4, strict=True)])
+    return turned, Reader()(images).argmax(1)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    aug = ia.LearnedAugment(["turn", "light"])
+    config = ia.FitConfig(max_steps=20, batch_size=32, lr=1e-2, progress=False)
+    held = pictures(60, 1)
+    return aug, ia.fit(aug, Reader(), pictures(128, 0), held, config=config, workdir=None), held
+
+
+def test_a_deployed_model_answers_as_the_report_says(fitted):
+    aug, result, (images, labels) = fitted
+    arms = [arm for arm in result.report.arms if arm.setting is not None]
+    assert {arm.name for arm in arms} >= {"one view", "best input-free", "ours"}
+    for arm in arms:
+        if arm.name == "best input-free":  # scored by halves, each with what the other half chose
+            continue
+        model = ia.TTAModel(Reader(), aug, **arm.setting)
+        correct = (model(images).argmax(1) == labels).numpy()
+        assert (correct == arm.correct).mean() > 0.98, (arm.name, arm.n_views)  # ties may fall either way
+
+
+def test_view_offsets_are_kept_with_the_weights(fitted, tmp_path):
+    aug, result, (images, _) = fitted
+    tilted = ia.TTAModel(Reader(), aug, 3, include_identity=False, view_offsets=[100.0 * a for a in range(60)])
+    # Offsets this large leave φ no say: the last three of all combinations.
+    every = CandidateProduct(aug.anchor_families).candidates()
+    views = [aug.apply(images, every.index(torch.full((len(images),), a))) for a in (59, 58, 57)]
+    expected = torch.stack([Reader()(view).softmax(-1) for view in views]).mean(0)
+    torch.testing.assert_close(tilted(images).softmax(-1), expected)
+    arm = next(arm for arm in result.report.arms if arm.name == "ours" and arm.n_views == 4)
+    aug.recommended = {"recommended": {"arm": "ours", **arm.setting}}
+    aug.save(tmp_path / "w.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "w.safetensors")
+    model = ia.TTAModel(Reader(), aug, **arm.setting)
+    assert torch.equal(ia.TTAModel.recommended(Reader(), again)(images), model(images))
+
+
+def test_view_offsets_of_another_length_are_refused(fitted):
+    with pytest.raises(ia.InstaAugError, match="view_offsets: expected 60 numbers"):
+        ia.TTAModel(Reader(), fitted[0], 3, view_offsets=[0.0, 1.0])
+
+
+def test_top_of_two_families_is_the_top_of_their_combinations():
+    aug = ia.LearnedAugment(["turn", "light"])
+    raw = {"turn": torch.randn(5, 4), "light": torch.randn(5, 15)}
+    top = AugmentDistribution(aug.families, raw).top(7)
+    log_p = {name: value.log_softmax(1) for name, value in raw.items()}
+    for image in range(5):
+        pairs = itertools.product(range(4), range(15))
+        ranked = sorted(pairs, key=lambda pair: -(log_p["turn"][image, pair[0]] + log_p["light"][image, pair[1]]))
+        taken = list(zip(top["turn"][:, image].tolist(), top["light"][:, image].tolist(), strict=True))
+        assert taken == ranked[:7]
+
+
+def test_without_looking_sets_are_the_best_policys():
+    """φ that says the same of every image chooses, among other ways, the pair that enumeration finds."""
+    likelihood = torch.rand(200, 6)
+    likelihood[:100, 2], likelihood[100:, 2], likelihood[:100, 4], likelihood[100:, 4] = 0.99, 0.7, 0.01, 0.99
+    first = likelihood.log().mean(0).argmax().item()
+    pairs = [(first, a) for a in range(6) if a != first]
+    best = max(pairs, key=lambda pair: likelihood[:, pair].mean(1).log().mean())
+
+    class Table:
+        weights, rows = None, {"losses": None}
+
+        def __len__(self):
+            return 200
+
+        def losses(self, rows):
+            return -likelihood[rows].log()
+
+    order = policy_order(Table())
+    constant = torch.randn(6).log_softmax(0).expand(200, -1)
+    chosen = {tuple(way.views[0].tolist()) for way in _choices(constant, 2, order)}
+    assert best in chosen and tuple(order[:2]) == best
+
+
+def arm(name, k, correct, nll, cost=None, setting=True):
+    correct = np.array(correct, dtype=bool)
+    return HeldOutArm(name, k, cost or k, correct, np.broadcast_to(nll, correct.shape), {} if setting else None)
+
+
+def test_one_view_is_recommended_unless_another_is_better_than_chance():
+    n = 400
+    plain = arm("one view", 1, np.arange(n) < 200, 1.0)
+    same = arm("ours", 1, np.arange(n) % 400 < 201, 1.0)  # one image more of four hundred, one standard error
+    assert recommend([plain, same]) in (plain, same)
+    luck = np.arange(n) < 200
+    luck[[199, 200, 201]] = [False, True, True]  # two gained and one lost
+    assert recommend([plain, arm("ours", 2, luck, 1.0)]) is plain
+    better = arm("ours", 2, np.arange(n) < 240, 0.8)
+    assert recommend([plain, better]) is better
+    cheaper = arm("best input-free", 1, np.arange(n) < 240, 0.8)
+    assert recommend([plain, better, cheaper]) is cheaper
+    shown = arm("most confident candidate", 1, np.arange(n) < 300, 0.5, setting=False)
+    assert recommend([plain, better, shown]) is better
+
+
+def test_a_classifier_that_needs_no_help_is_left_alone():
+    """Images of one brightness: every view gives the same answer, and the report says so."""
+    torch.set_num_threads(1)
+    images = torch.rand(80, 3, 1, 1).expand(-1, -1, 16, 16).contiguous()
+    labels = Reader()(images).argmax(1)
+    aug = ia.LearnedAugment(["turn"])
+    result = ia.fit(aug, Reader(), (images, labels), config=ia.FitConfig(max_steps=5, progress=False))
+    assert result.report.recommended.name == "one view" and "looking does not pay" in str(result.report)
+    assert math.isclose(result.report.recommended.cost, 1)
