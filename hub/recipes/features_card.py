@@ -16,9 +16,14 @@ from torch.utils.data import ConcatDataset
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
-from instaaug_transforms.engine import Nuisance, load
+from instaaug_transforms import functional
+from instaaug_transforms.augment_distribution import AugmentDistribution
+from instaaug_transforms.engine import Images, Nuisance, load
+from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.tta.arms import MostConfident
+from instaaug_transforms.tta import choose_views
+from instaaug_transforms.tta.aggregation import aggregate
+from instaaug_transforms.tta.arms import families_for, with_extras
 from instaaug_transforms.utils.stats import mean_interval
 
 N_VIEWS = (1, 2, 4)
@@ -65,36 +70,32 @@ def main() -> None:
     val = load(split_of(options, "val"), "val")
     # Named arms of every seed: whether each photograph of val is right.
     right: dict[str, list[Tensor]] = {}
+    seen: dict[str, Answers] = {}
     for seed in options.seeds:
         torch.manual_seed(seed)
         predictor = ia.FeaturesPredictor(classifier, side)
         aug = ia.LearnedAugment([family], predictor=predictor, output_size=side if options.undo == "framing" else None)
         config = ia.FitConfig(nuisance_probability=options.probability, amp=True, table_batch_size=64, progress=False)
         result = ia.fit(aug, classifier, data, nuisance=nuisance, labels=False, config=config, workdir=options.workdir)
-        print(
-            f"\nseed {seed}: table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s\n\n{result.report}\n",
-            flush=True,
-        )
-        models = {
-            f"recommended ({result.report.recommended.name})": ia.TTAModel.recommended(classifier, aug.eval(), result)
-        }
-        for arm in result.report.arms:
-            if arm.setting is not None and arm.n_views in N_VIEWS and (seed == options.seeds[0] or arm.name == "ours"):
-                models[f"{arm.name}, K = {arm.n_views}"] = ia.TTAModel(classifier, aug, **arm.setting)
-        if seed == options.seeds[0]:
-            models["most confident candidate"] = MostConfident(classifier, aug, aug.anchor_families[0].candidates())
-        for name, model in models.items():
-            for condition, disturb in (("disturbed", Nuisance(nuisance, 1.0, 100)), ("as they are", None)):
-                right.setdefault(f"{condition}: {name}", []).append(correct(model, val, disturb))
+        times = f"table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s"
+        print(f"\nseed {seed}: {times}\n\n{result.report}\n", flush=True)
+        named = {f"{arm.name}, K = {arm.n_views}": arm for arm in result.report.arms if arm.n_views in N_VIEWS}
+        named[f"recommended: {result.report.recommended.name}"] = result.report.recommended
+        for condition, disturb in (("disturbed", Nuisance(nuisance, 1.0, 100)), ("as they are", None)):
+            if condition not in seen:
+                seen[condition] = Answers(classifier, aug, val, disturb)
+            looked = seen[condition].look(aug.eval())
+            for name, arm in named.items():
+                if arm.setting is not None and (
+                    seed == options.seeds[0] or not name.startswith(("one", "best", "mean"))
+                ):
+                    right.setdefault(f"{condition}: {name}", []).append(seen[condition].right(looked, arm.setting))
     lines = []
     for name, runs in right.items():
         mean, condition = torch.stack(runs).mean(0), name.split(":")[0]
         line = [name, f"{100 * mean.mean():.2f}"]
-        for rival in (
-            f"{condition}: one view, K = 1",
-            f"{condition}: {strongest(right, condition)}",
-            "as they are: one view, K = 1",
-        ):
+        rivals = (f"{condition}: one view, K = 1", strongest(right, condition), "as they are: one view, K = 1")
+        for rival in rivals:
             gain = [100 * value for value in mean_interval((mean - torch.stack(right[rival]).mean(0)).numpy())]
             line.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*gain))
         lines.append(line)
@@ -103,23 +104,80 @@ def main() -> None:
     print(tabulate(sorted(lines, key=lambda line: line[0].split(":")[0] != "disturbed"), headers, "github"))
 
 
+class Answers:
+    """A classifier's logits of candidate views of ``val``, each view looked at once, when an arm first asks for it."""
+
+    def __init__(
+        self, classifier: torch.nn.Module, aug: ia.LearnedAugment, val: Images, disturb: Nuisance | None
+    ) -> None:
+        self.classifier, self.val, self.disturb = classifier, val, disturb
+        self.views = with_extras(aug, CandidateProduct(aug.anchor_families).candidates())
+        self.families = families_for(aug)
+        self.aug, self.known = aug, torch.zeros(len(val), self.views.batch_shape[0], dtype=torch.bool)
+        self.logits: Tensor | None = None
+
+    def batches(self):
+        """Row numbers and disturbed images."""
+        rows = torch.arange(len(self.val)).split(50)
+        for index, (images, _) in zip(rows, self.val.batches(rows, torch.device("cpu")), strict=True):
+            yield index, images if self.disturb is None else self.disturb(images, index)
+
+    @torch.no_grad()
+    def look(self, aug: ia.LearnedAugment) -> AugmentDistribution:
+        """What φ says of every image."""
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = [aug.predictor(images) for _, images in self.batches()]
+        return AugmentDistribution(aug.families, {name: torch.cat([r[name].float() for r in raw]) for name in raw[0]})
+
+    @torch.no_grad()
+    def right(self, looked: AugmentDistribution, setting: dict) -> Tensor:
+        """Whether an arm classifies each image rightly, ``(N,)``."""
+        if "policy" in setting:
+            wanted = ia.AugmentParams(**{name: torch.tensor(column) for name, column in setting["policy"].items()})
+            same = [(self.views[name][:, None] - wanted[name]).abs() < 1e-6 for name in wanted]
+            columns = torch.stack(same).all(0).float().argmax(0)[:, None].expand(-1, len(self.val))
+            log_weights = None
+        else:
+            offsets = setting.get("view_offsets")
+            offsets = None if offsets is None else torch.tensor(offsets)
+            params = choose_views(
+                looked, setting["n_views"], "top", setting.get("include_identity", True), None, offsets
+            )
+            columns = CandidateProduct(self.aug.anchor_families).column(params)  # (n, N)
+            log_weights = looked.log_prob(params)
+        self._answer(columns)
+        logits = self.logits[torch.arange(len(self.val)), columns].float()
+        how = setting.get("aggregate", "mean_prob")
+        return (
+            aggregate(logits, how, log_weights=log_weights if how == "probability" else None).argmax(-1)
+            == self.val.targets
+        ).double()
+
+    def _answer(self, columns: Tensor) -> None:
+        needed = torch.zeros_like(self.known)
+        needed[torch.arange(len(self.val)), columns] = True
+        needed &= ~self.known
+        for index, images in self.batches():
+            row, column = needed[index].nonzero(as_tuple=True)
+            if not len(row):
+                continue
+            params = self.views.map(lambda field, c=column: field[c])
+            views = functional.apply(
+                images[row], params, self.families, self.aug.output_size, self.aug.fill, self.aug.interpolation
+            )
+            with torch.autocast("cpu", torch.bfloat16):
+                parts = views.contiguous(memory_format=torch.channels_last).split(64)
+                logits = torch.cat([self.classifier(part).float() for part in parts]).half()
+            if self.logits is None:
+                self.logits = logits.new_zeros(*self.known.shape, logits.shape[1])
+            self.logits[index[row], column] = logits
+        self.known |= needed
+
+
 def strongest(right: dict[str, list[Tensor]], condition: str) -> str:
     """The input-free arm, of any K, that is right most often on what is reported: the hardest rival."""
-    names = [name.split(": ", 1)[1] for name in right if name.startswith(f"{condition}: best input-free")]
-    return max(names, key=lambda name: torch.stack(right[f"{condition}: {name}"]).mean().item())
-
-
-@torch.no_grad()
-def correct(model: torch.nn.Module, val, disturb: Nuisance | None) -> Tensor:
-    """Whether each image of ``val`` is classified rightly, ``(N,)``."""
-    parts = []
-    rows = torch.arange(len(val)).split(50)
-    for index, (images, labels) in zip(rows, val.batches(rows, torch.device("cpu")), strict=True):
-        images = images if disturb is None else disturb(images, index)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(images.contiguous(memory_format=torch.channels_last))
-        parts.append((logits.float().argmax(-1) == labels).double())
-    return torch.cat(parts)
+    names = [name for name in right if name.startswith(f"{condition}: best input-free")]
+    return max(names, key=lambda name: torch.stack(right[name]).mean().item())
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
     Decided by NLL, which tells arms apart with a tenth of the images that accuracy needs. An arm comes into question if its
     NLL is lower than that of one plain view by two standard errors of their paired difference, and its accuracy not lower by
     one. Of those, the cheapest is taken whose NLL is within two standard errors of the lowest, and at equal cost what does not
-    look at the image. ``examples/experiments/recommendation.py`` compares this rule with others.
+    look at the image. ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     single, able = arms[0], []
     for arm in arms[1:]:
