@@ -36,9 +36,34 @@ def learned_augment(weights: str = "crop_tinyimagenet", **overrides: Any) -> Any
     return _package().LearnedAugment.from_pretrained(weights, **overrides)
 
 
+def turn_photos(**overrides: Any) -> Any:
+    """Quarter turns of photographs undone, for any classifier."""
+    return learned_augment("turn_photos", **overrides)
+
+
+def light_photos(**overrides: Any) -> Any:
+    """Exposure and white balance of photographs undone, for any classifier."""
+    return learned_augment("light_photos", **overrides)
+
+
+def turn_light_photos(**overrides: Any) -> Any:
+    """Quarter turns and light of photographs undone, for any classifier."""
+    return learned_augment("turn_light_photos", **overrides)
+
+
 def crop_tinyimagenet(**overrides: Any) -> Any:
     """Crops, fitted to a frozen ResNet-18 on Tiny-ImageNet."""
     return learned_augment("crop_tinyimagenet", **overrides)
+
+
+def crop_tinyimagenet_small(**overrides: Any) -> Any:
+    """Few crops of a small copy, fitted to a frozen ResNet-18 on Tiny-ImageNet."""
+    return learned_augment("crop_tinyimagenet_small", **overrides)
+
+
+def crop_rotate_hsv_tinyimagenet(**overrides: Any) -> Any:
+    """Crops, rotations and colours, fitted to a frozen ResNet-18 on Tiny-ImageNet."""
+    return learned_augment("crop_rotate_hsv_tinyimagenet", **overrides)
 
 
 def list_weights() -> list[str]:

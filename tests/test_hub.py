@@ -30,8 +30,10 @@ def test_local(offline):
     assert aug(torch.rand(2, 3, 64, 64)).shape == (2, 3, 64, 64) and not aug.training
     named = torch.hub.load(str(ROOT), "learned_augment", "crop_tinyimagenet", source="local", p=0.5)
     assert named.p == 0.5
-    alias = torch.hub.load(str(ROOT), "crop_tinyimagenet", source="local")
-    assert all(torch.equal(a, b) for a, b in zip(alias.state_dict().values(), aug.state_dict().values(), strict=True))
+    for name in ia.list_weights():  # every checkpoint has an entry point of its own
+        alias, aug = torch.hub.load(str(ROOT), name, source="local"), ia.LearnedAugment.from_pretrained(name)
+        pairs = zip(alias.state_dict().values(), aug.state_dict().values(), strict=True)
+        assert repr(alias) == repr(aug) and all(torch.equal(a, b) for a, b in pairs)
     assert torch.hub.load(str(ROOT), "list_weights", source="local") == ia.list_weights()
 
 

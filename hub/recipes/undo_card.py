@@ -11,7 +11,10 @@ from torch import Tensor
 import instaaug_transforms as ia
 from instaaug_transforms.engine import Nuisance
 from instaaug_transforms.families import CandidateProduct
+from instaaug_transforms.tta.arms import greedy
 from instaaug_transforms.utils.stats import mean_interval
+
+INPUT_FREE = (1, 2, 4)
 
 
 def main() -> None:
@@ -19,6 +22,9 @@ def main() -> None:
     parser.add_argument("--weights", default="turn_light_photos")
     parser.add_argument("--families", nargs="+", help="of those, the ones that disturb and undo (all)")
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument(
+        "--searched-on", type=int, default=300, help="photographs of many/ for the input-free search (%(default)s)"
+    )
     options = parser.parse_args()
     classifier, (images, labels) = classifier_of(options), read_split(options, "val")
     images = images.float() / 255
@@ -33,9 +39,17 @@ def main() -> None:
         with torch.autocast("cpu", torch.bfloat16):
             return torch.cat([classifier(part).float() for part in x.split(50)]).softmax(-1)
 
-    lines = []
+    others, truth = read_split(options, "many")
+    some = torch.randperm(len(others), generator=torch.Generator().manual_seed(options.seed))[: options.searched_on]
+    others, truth = others[some].float() / 255, truth[some]
+    every, lines = product.candidates(), []
     for name in ("disturbed", "as they are"):
         nuisance = Nuisance(acting, 1.0, options.seed)
+        known = nuisance(others, torch.arange(len(others))) if name == "disturbed" else others
+        candidates = [every.index(torch.full((len(known),), a)) for a in range(product.n_candidates)]
+        views = (ia.functional.apply(known, params, acting) for params in candidates)
+        losses = torch.stack([-probabilities(view).log()[torch.arange(len(known)), truth] for view in views], 1)
+        policy = greedy(losses, max(INPUT_FREE))
         seen = nuisance(images, torch.arange(len(images))) if name == "disturbed" else images
         with torch.no_grad():
             log_p = torch.cat([product.log_p(aug.distribution(part).parts) for part in seen.split(100)])
@@ -45,6 +59,9 @@ def main() -> None:
         weights, one = top.values.softmax(1), probabilities(seen)
         arms = {"one view": one, "ours, K = 1": first, "ours, K = 2": first + second}
         arms["ours, K = 2, weighted"] = weights[:, :1] * first + weights[:, 1:] * second
+        fixed = {a: every.index(torch.full((len(seen),), a)) for a in set(policy)}
+        fixed = {a: probabilities(ia.functional.apply(seen, params, acting)) for a, params in fixed.items()}
+        arms |= {f"best input-free, K = {k}": sum(fixed[a] for a in policy[:k]) for k in INPUT_FREE}
         for arm, p in arms.items():
             correct, plain = ((q.argmax(-1) == labels).double().numpy() for q in (p, one))
             gain = [100 * value for value in mean_interval(correct - plain)]
