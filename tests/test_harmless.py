@@ -140,3 +140,11 @@ def test_a_classifier_that_needs_no_help_is_left_alone():
     result = ia.fit(aug, Reader(), (images, labels), config=ia.FitConfig(max_steps=5, progress=False))
     assert result.report.recommended.name == "one view" and "looking does not pay" in str(result.report)
     assert math.isclose(result.report.recommended.cost, 1)
+
+
+def test_without_labels_and_nuisance_there_is_nothing_to_gain():
+    torch.set_num_threads(1)
+    images, _ = pictures(40, 0)
+    aug = ia.LearnedAugment(["turn"])
+    report = ia.fit(aug, Reader(), images, config=ia.FitConfig(max_steps=5, progress=False)).report
+    assert report.recommended.name == "one view" and "give labels, or nuisance=" in str(report)

@@ -128,6 +128,10 @@ def fit(
         learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds)
         result = _best_of(settings, order, *learning)
         summary = do_no_harm(aug, held, candidates, order) if report else None
+        if summary and own and undo is None:
+            summary.notes.append(
+                "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
+            )
     return replace(result, report=summary, held_out=val.identities)
 
 
