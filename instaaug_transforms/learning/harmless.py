@@ -20,6 +20,7 @@ from .report import HeldOutArm, HeldOutReport
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 N_VIEWS = (1, 2, 4, 10)
 TILTS = (0.1, 0.5, 2.0)  # nats a place in the best input-free order counts
+MATERIAL = 1e-3  # nats; less is rounding
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 MOST_ROWS = 20_000  # that a search for input-free views reads
 CHUNK = 256
@@ -186,7 +187,7 @@ def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
     for arm in arms[1:]:
         saving, spread = _paired(single.nll, arm.nll)
         gain, error = _paired(arm.correct, single.correct)
-        if arm.setting is not None and saving > 2 * spread and gain >= -error:
+        if arm.setting is not None and saving > max(2 * spread, MATERIAL) and gain >= -error:
             able.append(arm)
     if not able:
         return single
