@@ -56,7 +56,7 @@ for seed in options.seeds:
     # No crop cuts a digit in half: its strokes fill the middle two thirds of the image.
     aug = ia.LearnedAugment([Crop(scales=(1.0, 0.85, 0.7), grids=(1, 3, 3)), "rotate"], in_channels=1)
     how = {"epochs": options.epochs, "batch_size": 32, "views": 2, "patience": 100, "seed": seed}
-    how |= {"entropy": {"crop": (0.3, 0.5), "rotate": (-0.55, -0.35)}, "initial_weight": 0.4, "weight_rate": 0.001}
+    how["entropy"] = ia.EntropyConfig({"crop": (0.3, 0.5), "rotate": (-0.55, -0.35)}, initial_weight=0.4, rate=0.001)
     result = ia.fit(aug, classifier, policy, choice, ia.FitConfig(**how))
     print(f"fitted in {result.fit_seconds:.0f} s; mean entropy (nats): {result.best['entropy']}")
 

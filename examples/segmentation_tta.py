@@ -25,7 +25,8 @@ def learn(model: nn.Module, images: Tensor, labels: Tensor, looks: bool, seed: i
     predictor = ia.ConvPredictor(image_size=32) if looks else "global"
     aug = ia.LearnedAugment(["rotate", "scale"], in_channels=1, predictor=predictor)
     # Half the turns and sizes that any range may have are too many for a digit: bands of 20° to 100°, of 1.2 to 2 times.
-    objective = ia.InstaAugObjective(aug, entropy={"rotate": (-2.9, -1.3), "scale": (-2.0, -0.7)}, initial_weight=0.03)
+    entropy = ia.EntropyConfig({"rotate": (-2.9, -1.3), "scale": (-2.0, -0.7)}, initial_weight=0.03)
+    objective = ia.InstaAugObjective(aug, entropy)
     # A predictor that does not look is four numbers and no network: it takes larger steps.
     optimizer = torch.optim.AdamW(objective.parameters(), lr=2e-3 if looks else 2e-2)
     model.eval().requires_grad_(False)

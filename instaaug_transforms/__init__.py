@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from .families import AnchorFamily, Family, UniformFamily, register
     from .integrations import kornia as kornia
     from .integrations import timm as timm
-    from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
+    from .learning import (
+        EntropyConfig,
+        EntropyController,
+        FitConfig,
+        FitResult,
+        InstaAugObjective,
+        build_loss_table,
+        fit,
+    )
     from .measure import measure_invariance
     from .params import AugmentParams
     from .predictors import (
@@ -36,6 +44,7 @@ __all__ = [
     "AugmentParams",
     "AugmentSample",
     "ConvPredictor",
+    "EntropyConfig",
     "EntropyController",
     "EquivariantPredictor",
     "Family",
@@ -64,7 +73,15 @@ _NAMES = {
     "augment": ["LearnedAugment"],
     "augment_distribution": ["AugmentDistribution", "AugmentSample"],
     "families": ["AnchorFamily", "Family", "UniformFamily", "register"],
-    "learning": ["EntropyController", "FitConfig", "FitResult", "InstaAugObjective", "build_loss_table", "fit"],
+    "learning": [
+        "EntropyConfig",
+        "EntropyController",
+        "FitConfig",
+        "FitResult",
+        "InstaAugObjective",
+        "build_loss_table",
+        "fit",
+    ],
     "measure": ["measure_invariance"],
     "params": ["AugmentParams"],
     "predictors": [

@@ -26,7 +26,7 @@ def train(rows: slice, seed: int, estimator: str, wrap=lambda model: model) -> d
     aug = ia.LearnedAugment(["crop", "rotate"], predictor=ia.ConvPredictor(image_size=16))
     with torch.no_grad():
         aug.predictor.heads["crop"].bias.zero_()
-    objective = ia.InstaAugObjective(aug, estimator=estimator, weight_rate=0.1)
+    objective = ia.InstaAugObjective(aug, ia.EntropyConfig(rate=0.1), estimator=estimator)
     torch.manual_seed(0)
     model = wrap(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)))
     optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.1)

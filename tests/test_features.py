@@ -141,7 +141,7 @@ def test_it_learns_what_the_classifier_knows():
     torch.manual_seed(0)
     aug = ia.LearnedAugment(["crop"], predictor=ia.FeaturesPredictor(Bright(), image_size=32))
     config = ia.FitConfig(
-        entropy={"crop": (0.1, 0.3)}, epochs=25, batch_size=32, weight_rate=0.02, lr=5e-3, progress=False
+        entropy=ia.EntropyConfig({"crop": (0.1, 0.3)}, rate=0.02), epochs=25, batch_size=32, lr=5e-3, progress=False
     )
     ia.fit(aug, aug.predictor.classifier, (images, labels), config=config)
     test_images, _, corner = corner_images(100, seed=1)

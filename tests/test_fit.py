@@ -45,7 +45,7 @@ def corner_images(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, to
 def test_crops_find_the_object():
     images, labels, _ = corner_images(256)
     aug = ia.LearnedAugment(["crop"])
-    config = ia.FitConfig(entropy={"crop": (0.1, 0.3)}, epochs=25, batch_size=32, weight_rate=0.02, **QUIET)
+    config = ia.FitConfig(entropy=ia.EntropyConfig({"crop": (0.1, 0.3)}, rate=0.02), epochs=25, batch_size=32, **QUIET)
     result = ia.fit(aug, Planted(), (images, labels), config=config)
     test_images, _, test_corner = corner_images(100, seed=1)
     anchor = aug.distribution(test_images).mode

@@ -16,7 +16,7 @@ CROP_ROTATE = families.create(["crop", "rotate"])
 
 
 def test_dual_control_raises_and_lowers_the_weight():
-    control = ia.EntropyController(CROP_ROTATE, {"crop": (0.4, 0.5), "rotate": (-1.0, -0.5)}, initial=0.1)
+    control = ia.EntropyController(CROP_ROTATE, {"crop": (0.4, 0.5), "rotate": (-1.0, -0.5)})
     low, high = control.bands["crop"]
     assert (low, high) == pytest.approx((0.4 * math.log(30), 0.5 * math.log(30)))
     for _ in range(50):
@@ -34,7 +34,7 @@ def test_dual_control_raises_and_lowers_the_weight():
 def test_control_finds_the_weight_that_meets_the_band():
     """A planted problem with a known answer: mean loss 2·σ, entropy log σ; at weight λ the optimum is σ = λ/2."""
     rotate = families.create(["rotate"])
-    control = ia.EntropyController(rotate, {"rotate": (-1.1, -0.9)}, initial=0.01, rate=0.02)
+    control = ia.EntropyController(rotate, ia.EntropyConfig({"rotate": (-1.1, -0.9)}, initial_weight=0.01, rate=0.02))
     raw = torch.tensor([-4.0], requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=0.05)
     for _ in range(1500):
@@ -51,7 +51,7 @@ def test_control_finds_the_weight_that_meets_the_band():
 
 def share_of_updates_in_band(**control: float) -> float:
     """Where φ is trained by Adam, entropy climbs or falls at one speed on either side of the λ that holds it still."""
-    control = ia.EntropyController(CROP_ROTATE[:1], {"crop": (0.5, 0.6)}, rate=0.03, **control)
+    control = ia.EntropyController(CROP_ROTATE[:1], ia.EntropyConfig({"crop": (0.5, 0.6)}, rate=0.03, **control))
     (low, high), entropy, inside = control.bands["crop"], 0.6, 0
     for update in range(2000):
         still = 0.1 * 2 ** (-update / 500)  # a model that learns forgives more and more
@@ -68,7 +68,8 @@ def test_lookahead_and_margin_hold_entropy_in_its_band():
 
 
 def test_paper_control_moves_by_a_fifth_once_an_epoch():
-    control = ia.EntropyController(CROP_ROTATE, {"crop": (0.4, 0.5)}, initial=0.2, mode="paper")
+    entropy = ia.EntropyConfig({"crop": (0.4, 0.5)}, initial_weight=0.2, mode="paper")
+    control = ia.EntropyController(CROP_ROTATE, entropy)
     for _ in range(10):
         control.step({"crop": torch.zeros(4)})
     assert control.weight("crop") == pytest.approx(0.2)
@@ -77,11 +78,13 @@ def test_paper_control_moves_by_a_fifth_once_an_epoch():
 
 
 def test_weights_stay_in_their_limits_and_state_goes_on():
-    control = ia.EntropyController(CROP_ROTATE, limits=(0.05, 0.2), rate=1.0, boost=0.0)
+    control = ia.EntropyController(CROP_ROTATE, ia.EntropyConfig(rate=1.0))
     for _ in range(100):
         control.step({"crop": torch.zeros(4), "rotate": torch.full((4,), -0.001)})
-    assert control.weight("crop") == pytest.approx(0.2) and control.weight("rotate") == pytest.approx(0.05)
-    again = ia.EntropyController(CROP_ROTATE, limits=(0.05, 0.2), rate=1.0, boost=0.0)
+    assert control.settled_weight("crop") == pytest.approx(30) and control.settled_weight("rotate") == pytest.approx(
+        1e-3
+    )
+    again = ia.EntropyController(CROP_ROTATE, ia.EntropyConfig(rate=1.0))
     again.load_state_dict(control.state_dict())
     assert control.trend["crop"] == 0.0  # the entropy never changed
     assert again.state_dict() == control.state_dict() and again.weight("crop") == control.weight("crop")
@@ -116,9 +119,11 @@ class Linear(nn.Module):
 
 def test_bad_lookahead_and_margin():
     with pytest.raises(ia.InstaAugError, match="lookahead: expected a number of updates ≥ 0, got -1"):
-        ia.EntropyController(CROP_ROTATE, lookahead=-1)
+        ia.EntropyConfig(lookahead=-1)
     with pytest.raises(ia.InstaAugError, match=r"margin: expected a part of the band in \[0, 0.5\), got 0.5"):
-        ia.EntropyController(CROP_ROTATE, margin=0.5)
+        ia.EntropyConfig(margin=0.5)
+    with pytest.raises(ia.InstaAugError, match="entropy: expected bands"):
+        ia.FitConfig(entropy=(0.3, 0.5))
 
 
 def test_loss_table_is_the_loss_of_every_crop():

@@ -70,7 +70,7 @@ def test_the_model_learns_as_from_a_plain_mean_and_the_value_is_loss_minus_entro
 
 def test_uniform_ranges_learn_pathwise(batch):
     """With λ at nothing, φ's gradient is that of the mean loss through the views."""
-    aug, objective, model = make(["rotate", "hsv"], initial_weight=1e-12)
+    aug, objective, model = make(["rotate", "hsv"], entropy=ia.EntropyConfig(initial_weight=1e-12))
     views, sample = aug.sample(batch[0], 2)
     per_view = F.cross_entropy(model(views), batch[1].repeat(2), reduction="none")
     parameters = list(aug.predictor.parameters())
@@ -81,7 +81,7 @@ def test_uniform_ranges_learn_pathwise(batch):
 
 def test_credit_is_what_anchors_learn_from_and_the_model_does_not(batch):
     """Each view answers for its pair's losses: the score function's closed form, and the model's gradient as before."""
-    aug, objective, model = make(["crop"], initial_weight=1e-12, estimator="reinforce")
+    aug, objective, model = make(["crop"], entropy=ia.EntropyConfig(initial_weight=1e-12), estimator="reinforce")
     views, sample = aug.sample(batch[0], 2)
     per_view = F.cross_entropy(model(views), batch[1].repeat(2), reduction="none")
     pair = per_view + per_view.roll(4)  # the image's other view
@@ -113,11 +113,9 @@ def test_regression_and_any_other_per_view_loss(batch):
 
 def test_gradient_accumulation_adds_up(batch):
     """Two half batches are one batch, where the estimator looks at one image at a time."""
-    whole, halves = make(), make()
+    whole, halves = (make(entropy=ia.EntropyConfig(rate=0.0)) for _ in range(2))
     noise = torch.rand(2, 4, 2)
     for (aug, objective, model), parts in ((whole, [slice(0, 4)]), (halves, [slice(0, 2), slice(2, 4)])):
-        objective.controller.rate = 0.0
-        objective.controller.boost = 0.0
         for part in parts:
             images, y = batch[0][part], batch[1][part]
             _, sample = fixed_sample(aug, images, noise[:, part])
@@ -181,7 +179,8 @@ def test_checkpointed_model_gives_the_same_gradients(batch, reentrant):
 
 def test_entropy_goes_into_its_band():
     """Losses that grow with the width: the range must stop widening inside the band, λ must have moved for it."""
-    aug, objective, _ = make(["rotate"], entropy={"rotate": (-1.6, -1.2)}, initial_weight=0.02, weight_rate=0.02)
+    entropy = ia.EntropyConfig({"rotate": (-1.6, -1.2)}, initial_weight=0.02, rate=0.02)
+    aug, objective, _ = make(["rotate"], entropy=entropy)
     optimizer = torch.optim.AdamW(objective.parameters(), lr=5e-3, weight_decay=0)
     images = torch.rand(8, 3, 16, 16)
     for _ in range(300):
@@ -225,7 +224,7 @@ def test_an_overflow_does_not_stay_in_the_baseline(batch):
 
 
 def test_paper_mode_moves_once_an_epoch(batch):
-    aug, objective, model = make(entropy_mode="paper", initial_weight=0.2)
+    aug, objective, model = make(entropy=ia.EntropyConfig(mode="paper", initial_weight=0.2))
     step(aug, objective, model, batch)
     assert objective.weights["rotate"] == pytest.approx(0.2)
     objective.epoch_end()
@@ -254,7 +253,7 @@ def test_critic_learns_the_losses_of_the_anchors():
     [(-4.0, 1.0, "(almost) nothing is augmented"), (-0.001, 1.0, "widest range"), (-1.2, 30.0, "λ is at its limit")],
 )
 def test_trouble_is_said_once(entropy, weight, said, caplog):
-    aug, objective, _ = make(["rotate"], initial_weight=weight)
+    aug, objective, _ = make(["rotate"], entropy=ia.EntropyConfig(initial_weight=weight))
     watch = Watch(aug.families, patience=5)
     with caplog.at_level(logging.WARNING):
         for _ in range(4):
@@ -271,12 +270,12 @@ def test_trouble_is_said_once(entropy, weight, said, caplog):
 @pytest.mark.parametrize(
     ("entropy", "said"),
     [
-        (-3.9, r"below its band.*epochs, initial_weight=0.2 or a higher lr"),
+        (-3.9, r"below its band.*epochs, EntropyConfig\(initial_weight=0.2\) or a higher lr"),
         (0.0, r"above its band.*initial_weight=0.05"),
     ],
 )
 def test_a_fit_that_ends_outside_its_band_says_what_to_change(entropy, said, caplog):
-    _, objective, _ = make(["rotate"], initial_weight=0.1)
+    _, objective, _ = make(["rotate"])
     with caplog.at_level(logging.WARNING):
         warn_outside_band({"rotate": -0.6}, objective.controller)
         assert not caplog.records

@@ -113,7 +113,7 @@ def train(candidate: tuple, data: LabelledImages, under: list[Light], seed: int,
         aug = ia.LearnedAugment([family], predictor=ia.ConvPredictor(side) if predictor == "conv" else predictor)
         entropy = {family: tuple(len(aug.families[0].fields) * end for end in band)}
         # λ has few steps to settle in.
-        objective = ia.InstaAugObjective(aug, entropy, initial_weight=weight, weight_rate=0.01)
+        objective = ia.InstaAugObjective(aug, ia.EntropyConfig(entropy, initial_weight=weight, rate=0.01))
         rate = 3e-2 if predictor == "global" else 1e-3  # free numbers move slower than a network's outputs
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate, "weight_decay": 0.0})
     arm = Arm(model, generator, global_hsv(*candidate) if len(candidate) == 2 else None, objective)

@@ -119,10 +119,8 @@ def train(
     if families:
         if options.band and families == "crop":
             entropy["crop"] = tuple(nats / aug.families[0].max_entropy() for nats in options.band)
-        control = {key: getattr(options, key) for key in ("estimator", "initial_weight", "lookahead")}
-        objective = ia.InstaAugObjective(aug, entropy, weight_rate=recipe["weight_rate"], **control)
-        if recipe["weight_rate"] == 0.0:
-            objective.controller.boost = 0.0
+        how = {"initial_weight": options.initial_weight, "lookahead": options.lookahead, "rate": recipe["weight_rate"]}
+        objective = ia.InstaAugObjective(aug, ia.EntropyConfig(entropy, **how), estimator=options.estimator)
         rate = options.predictor_lr * (1.0 if recipe["predictor"] == "conv" else GLOBAL_RATE)
         optimizers.append(torch.optim.AdamW(objective.parameters(), lr=rate))
     generator = torch.Generator(device=device).manual_seed(seed)

@@ -47,8 +47,8 @@ def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, 
         looks = ia.ConvPredictor(32) if predictor == "conv" else predictor
         aug = ia.LearnedAugment([Crop("paper_64px", jitter=True)], predictor=looks).to(device)
         # A leave-one-out baseline over the two views would be the very loss that they share. λ has few steps to settle in.
-        control = {"entropy": {"crop": tuple(options.band)}, "weight_rate": options.weight_rate}
-        objective = ia.InstaAugObjective(aug, estimator="reinforce", **control)
+        entropy = ia.EntropyConfig({"crop": tuple(options.band)}, rate=options.weight_rate)
+        objective = ia.InstaAugObjective(aug, entropy, estimator="reinforce")
         rate = 1e-3 * (GLOBAL_RATE if predictor == "global" else 1.0)
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate})
     arm = Arm(model, generator, crop, objective)

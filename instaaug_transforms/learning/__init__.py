@@ -2,12 +2,13 @@
 
 from .config import FitConfig, FitResult
 from .contrastive import contrastive_credit, contrastive_losses
-from .entropy import EntropyController
+from .entropy import EntropyConfig, EntropyController
 from .fit import fit
 from .loss_table import build_loss_table
 from .objective import InstaAugObjective
 
 __all__ = [
+    "EntropyConfig",
     "EntropyController",
     "FitConfig",
     "FitResult",

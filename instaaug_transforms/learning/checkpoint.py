@@ -26,8 +26,8 @@ def save_state(folder: Path, about: dict[str, Any], values: dict[str, Any], tens
 
 def state_file(folder: Path, about: dict[str, Any]) -> Path:
     """Where the state lies: fits with other entropy bands or another λ share a folder, and its tables, but not a state."""
-    bands = json.dumps([about.get(name) for name in ("entropy", "initial_weight", "weight_rate")], sort_keys=True)
-    return folder / f"fit-state-{hashlib.sha256(bands.encode()).hexdigest()[:8]}.safetensors"
+    entropy = json.dumps(about.get("entropy"), sort_keys=True)
+    return folder / f"fit-state-{hashlib.sha256(entropy.encode()).hexdigest()[:8]}.safetensors"
 
 
 def load_state(folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]] | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..families.product import MAX_COLUMNS
 from ..utils.errors import InstaAugError
+from .entropy import EntropyConfig
 from .report import HeldOutReport
 
 OBJECTIVES = ("paper", "sampled", "aggregation")
@@ -19,13 +20,9 @@ class FitConfig:
         entropy: band per family, ``{"crop": (0.52, 0.61), "rotate": (-1.0, -0.3)}``: tables of candidates in fractions of
             log A, ranges in nats. Families that are left out take their default. Without any, λ stays what it is where
             a table says all there is to know: each of ``entropy_weights`` is tried and held-out images choose; ranges
-            take their default bands.
+            take their default bands. An `EntropyConfig` also says how λ moves.
         entropy_weights: the λ to try.
         max_steps: of each such try; fewer epochs where images are many.
-        entropy_mode: ``"dual"`` or ``"paper"``, see `EntropyController`.
-        initial_weight: λ at the start.
-        weight_rate: how fast log λ moves, per step. Where it moves faster than the ranges can follow, all of them run
-            from narrow to full and back together; slow, each image's range stops where its own loss begins.
         objective: ``"paper"``, mean loss − λ·entropy, its crops exact by the loss table; ``"sampled"``, the same without a
             table, for anchors too many to enumerate, by the score function of ``views`` samples; or ``"aggregation"``
             (crop alone), −log Σ_a p_a·exp(−L_a) − λ·entropy, the loss of the averaged views.
@@ -45,12 +42,9 @@ class FitConfig:
         progress: show bars; None where the output is a terminal.
     """
 
-    entropy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    entropy: EntropyConfig | Mapping[str, tuple[float, float]] = field(default_factory=EntropyConfig)
     entropy_weights: tuple[float, ...] = (0.1, 0.3)
     max_steps: int = 800
-    entropy_mode: str = "dual"
-    initial_weight: float = 0.1
-    weight_rate: float = 0.004
     objective: str = "paper"
     epochs: int = 30
     batch_size: int = 128
@@ -70,6 +64,7 @@ class FitConfig:
     progress: bool | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "entropy", EntropyConfig.of(self.entropy))
         if self.objective not in OBJECTIVES:
             raise InstaAugError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
         for name in (
@@ -83,7 +78,6 @@ class FitConfig:
             "checkpoint_seconds",
             "nuisance_draws",
             "max_columns",
-            "initial_weight",
             "max_steps",
         ):
             if not getattr(self, name) > 0:

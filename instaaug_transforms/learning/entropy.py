@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,61 @@ from ..families import Family
 from ..utils.errors import InstaAugError
 
 MODES = ("dual", "paper")
+# Tried on planted problems (tests/test_learning.py); nobody has needed others.
+BOOST = 0.3  # gain of the proportional part
+DECAY = 0.9  # of the averages of entropies and of their change per update
+LIMITS = (1e-3, 30.0)  # smallest and largest λ
+
+
+@dataclass(frozen=True)
+class EntropyConfig:
+    """Which entropies are wanted, and how λ moves to get them.
+
+    Args:
+        bands: per family name ``(low, high)``: fractions of log A for tables of candidates, nats for ranges. Families that
+            are left out take their default.
+        initial_weight: λ at the start, > 0.
+        mode: ``"dual"``, moved after every update, or ``"paper"``, once an epoch; see `EntropyController`.
+        rate: step of log λ per update and width of violation (dual), ≥ 0; 0 leaves λ as it is. Where it moves faster than
+            the ranges can follow, all of them run from narrow to full and back together; slow, each image's range stops
+            where its own loss begins.
+        lookahead: updates ≥ 0 (dual). A model that is trained along needs it: what an augmentation costs changes all the
+            time. By default 50 in `InstaAugObjective` and 0 in `fit`.
+        margin: part of the band's width, on either side of it, that counts as outside already (dual), in [0, 0.5). Where
+            the loss drifts, λ trails behind and entropy rests a little beyond the edge it is held at. By default 0.2 in
+            `InstaAugObjective` and 0 in `fit`.
+
+    Raises:
+        InstaAugError: a value out of range.
+    """
+
+    bands: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    initial_weight: float = 0.1
+    mode: str = "dual"
+    rate: float = 0.004
+    lookahead: float | None = None
+    margin: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.bands, Mapping):
+            raise InstaAugError(
+                f"entropy: expected bands, {{'crop': (0.5, 0.6)}}, or an EntropyConfig, got {self.bands!r}"
+            )
+        if self.mode not in MODES:
+            raise InstaAugError(f"entropy mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
+        if not self.initial_weight > 0:
+            raise InstaAugError(f"initial_weight: expected a positive number, got {self.initial_weight}")
+        if not self.rate >= 0:
+            raise InstaAugError(f"entropy rate: expected a number ≥ 0, got {self.rate}")
+        if self.lookahead is not None and not self.lookahead >= 0:
+            raise InstaAugError(f"entropy lookahead: expected a number of updates ≥ 0, got {self.lookahead}")
+        if self.margin is not None and not 0 <= self.margin < 0.5:
+            raise InstaAugError(f"entropy margin: expected a part of the band in [0, 0.5), got {self.margin}")
+
+    @classmethod
+    def of(cls, entropy: "EntropyConfig | Mapping[str, tuple[float, float]] | None") -> "EntropyConfig":
+        """Bands alone, or nothing, as a configuration."""
+        return entropy if isinstance(entropy, cls) else cls({} if entropy is None else entropy)
 
 
 class EntropyController:
@@ -18,7 +74,7 @@ class EntropyController:
 
     ``dual``: log λ climbs by ``rate`` times how far an average of recent batch entropies lies below the band, in widths
     of the band, and falls where it lies above: gradient ascent on the multiplier of the constraint H_min ≤ H ≤ H_max.
-    While the average is outside, λ is also ``exp(boost · violation)`` times as large, and with ``lookahead`` both act on
+    While the average is outside, λ is also ``exp(0.3 · violation)`` times as large, and with ``lookahead`` both act on
     where the average will be so many updates later if it goes on as it does. Both damp the oscillation of pure
     integration (the P and D of a PID controller of a multiplier: Stooke et al. 2020, arXiv 2007.03964, section 5).
     Violations count up to one width.
@@ -28,49 +84,25 @@ class EntropyController:
 
     Args:
         families: those of the transform.
-        bands: per family name ``(low, high)``: fractions of log A for tables of candidates, nats for ranges. Families that
-            are left out take their default.
-        initial: λ at the start.
-        mode: ``"dual"`` or ``"paper"``.
-        rate: step of log λ per update and width of violation (dual).
-        boost: gain of the proportional part (dual).
-        lookahead: updates (dual). A model that is trained along needs it: what an augmentation costs changes all the time.
-        margin: part of the band's width, on either side of it, that counts as outside already (dual). Where the loss drifts,
-            λ trails behind and entropy rests a little beyond the edge it is held at.
-        decay: of the averages of entropies and of their change per update (dual).
-        limits: smallest and largest λ.
+        entropy: bands per family name, or an `EntropyConfig`.
+
+    Attributes:
+        bands: ``(low, high)`` in nats per family name.
 
     Raises:
-        InstaAugError: a band of an unknown family, or one that is empty or out of reach; a negative lookahead; a margin outside [0, 0.5).
+        InstaAugError: a band of an unknown family, or one that is empty or out of reach.
     """
 
     def __init__(
         self,
         families: Sequence[Family],
-        bands: Mapping[str, tuple[float, float]] | None = None,
-        *,
-        initial: float = 0.1,
-        mode: str = "dual",
-        rate: float = 0.004,
-        boost: float = 0.3,
-        lookahead: float = 0.0,
-        margin: float = 0.0,
-        decay: float = 0.9,
-        limits: tuple[float, float] = (1e-3, 30.0),
+        entropy: EntropyConfig | Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        bands = dict(bands or {})
-        names = [family.name for family in families]
+        self.config = EntropyConfig.of(entropy)
+        bands, names = self.config.bands, [family.name for family in families]
         unknown = sorted(set(bands) - set(names))
         if unknown:
             raise InstaAugError(f"entropy: bands for {', '.join(unknown)}, but the families are {', '.join(names)}")
-        if mode not in MODES:
-            raise InstaAugError(f"entropy mode: expected one of {', '.join(MODES)}, got {mode!r}")
-        if not initial > 0:
-            raise InstaAugError(f"entropy initial weight: expected a number above 0, got {initial}")
-        if not lookahead >= 0:
-            raise InstaAugError(f"entropy lookahead: expected a number of updates ≥ 0, got {lookahead}")
-        if not 0 <= margin < 0.5:
-            raise InstaAugError(f"entropy margin: expected a part of the band in [0, 0.5), got {margin}")
         self.bands: dict[str, tuple[float, float]] = {}
         for family in families:
             low, high = bands.get(family.name, family.entropy_band())
@@ -81,16 +113,14 @@ class EntropyController:
                     f"entropy[{family.name!r}]: expected low < high ≤ {largest:g} ({unit}), got ({low}, {high})"
                 )
             self.bands[family.name] = (low * scale, high * scale)
-        self.mode, self.rate, self.boost, self.lookahead = mode, rate, boost, lookahead
-        self.margin, self.decay, self.limits = margin, decay, limits
-        self.log_weight = dict.fromkeys(names, math.log(initial))
+        self.log_weight = dict.fromkeys(names, math.log(self.config.initial_weight))
         self.average: dict[str, float] = {}
         self.trend: dict[str, float] = {}  # nats per update
 
     def weight(self, name: str) -> float:
         """λ of a family."""
-        boost = self.boost * self._clamped(name) if self.mode == "dual" else 0.0
-        return math.exp(self.log_weight[name] + boost)
+        moves = self.config.mode == "dual" and self.config.rate > 0
+        return math.exp(self.log_weight[name] + (BOOST * self._clamped(name) if moves else 0.0))
 
     def settled_weight(self, name: str) -> float:
         """λ of a family without the momentary boost."""
@@ -100,7 +130,8 @@ class EntropyController:
         if name not in self.average:
             return 0.0
         low, high = self.bands[name]
-        ahead, inner = self.average[name] + self.lookahead * self.trend[name], self.margin * (high - low)
+        ahead = self.average[name] + (self.config.lookahead or 0.0) * self.trend[name]
+        inner = (self.config.margin or 0.0) * (high - low)
         outside = max(low + inner - ahead, 0.0) - max(ahead - high + inner, 0.0)
         return max(-1.0, min(1.0, outside / (high - low)))
 
@@ -118,21 +149,21 @@ class EntropyController:
         for name, entropy in entropies.items():
             mean = entropy.detach().mean().item()
             before = self.average.get(name, mean)
-            self.average[name] = self.decay * before + (1 - self.decay) * mean
+            self.average[name] = DECAY * before + (1 - DECAY) * mean
             change = self.average[name] - before
-            self.trend[name] = self.decay * self.trend.get(name, 0.0) + (1 - self.decay) * change
-            if self.mode == "dual":
-                self._move(name, self.rate * self._clamped(name))
+            self.trend[name] = DECAY * self.trend.get(name, 0.0) + (1 - DECAY) * change
+            if self.config.mode == "dual":
+                self._move(name, self.config.rate * self._clamped(name))
 
     def epoch_end(self) -> None:
         """After an epoch: update λ in ``paper`` mode."""
-        if self.mode == "paper":
+        if self.config.mode == "paper":
             for name, entropy in self.average.items():
                 violation = self.violation(name, entropy)
                 self._move(name, math.copysign(math.log(1.2), violation) if violation else 0.0)
 
     def _move(self, name: str, by: float) -> None:
-        low, high = map(math.log, self.limits)
+        low, high = map(math.log, LIMITS)
         self.log_weight[name] = min(max(self.log_weight[name] + by, low), high)
 
     def state_dict(self) -> dict[str, Any]:

@@ -152,10 +152,11 @@ def _fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images, loss:
 
 def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
     """The fits to choose among: one for each λ to try, or the one that is asked for."""
-    if config.entropy or not alone:
+    if config.entropy.bands or not alone:
         return [config]
     epochs = min(config.epochs, max(1, config.max_steps * config.batch_size // rows))
-    return [replace(config, initial_weight=weight, weight_rate=0.0, epochs=epochs) for weight in config.entropy_weights]
+    still = (replace(config.entropy, initial_weight=weight, rate=0.0) for weight in config.entropy_weights)
+    return [replace(config, entropy=entropy, epochs=epochs) for entropy in still]
 
 
 def _best_of(

@@ -60,15 +60,8 @@ class Fitting:
         self.product = CandidateProduct(aug.anchor_families, config.max_columns) if "losses" in train else None
         self.alone = self.product is not None and len(aug.families) == len(aug.anchor_families)
         self.mirror_index = self.product.mirror_index() if "mirrored" in train else None
-        self.fixed_weight = not config.weight_rate
-        self.controller = EntropyController(
-            aug.families,
-            config.entropy,
-            initial=config.initial_weight,
-            mode=config.entropy_mode,
-            rate=config.weight_rate,
-            boost=0.0 if self.fixed_weight else 0.3,
-        )
+        self.fixed_weight = not config.entropy.rate
+        self.controller = EntropyController(aug.families, config.entropy)
         self.steps = math.ceil(len(train) / config.batch_size)
         self.generator = torch.Generator(device=self.device).manual_seed(config.seed)
         self.optimizer = torch.optim.AdamW(self.predictor.parameters(), lr=config.lr, weight_decay=config.weight_decay)

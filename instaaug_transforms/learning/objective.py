@@ -1,6 +1,7 @@
 """`InstaAugObjective`: what turns any training loop into one that learns its augmentation."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,13 @@ from ..families import CandidateProduct
 from ..predictors import ConvPredictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from .entropy import EntropyController
+from .entropy import EntropyConfig, EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
 from .watch import Watch
 
-MARGIN = 0.2  # of an entropy band, at either edge: a model that learns makes λ trail behind
+# A model that learns keeps changing what an augmentation costs, and λ trails behind.
+LOOKAHEAD = 50.0  # updates
+MARGIN = 0.2  # of an entropy band, at either edge
 
 
 class InstaAugObjective(nn.Module):
@@ -40,12 +43,10 @@ class InstaAugObjective(nn.Module):
 
     Args:
         aug: the transform that `sample` is called on.
-        entropy: band per family, as `EntropyController` takes them; defaults for those left out.
+        entropy: band per family, defaults for those left out; or an `EntropyConfig`, which also says how λ moves.
         estimator: for anchor families. ``"rloo"``, other views of the same image as the baseline (with n = 1: other
             images); ``"reinforce"``, a running mean of the loss; ``"critic"``, a second small network that predicts
             every anchor's loss; ``"exact"``, all anchors enumerated: ``aug.sample(images, n="all")``.
-        entropy_mode, initial_weight, weight_rate, lookahead: ``mode``, ``initial``, ``rate`` and ``lookahead`` of
-            `EntropyController`.
         baseline_decay: of the running mean, in [0, 1).
 
     Raises:
@@ -56,13 +57,9 @@ class InstaAugObjective(nn.Module):
     def __init__(
         self,
         aug: LearnedAugment,
-        entropy: Mapping[str, tuple[float, float]] | None = None,
+        entropy: EntropyConfig | Mapping[str, tuple[float, float]] | None = None,
         *,
         estimator: str = "rloo",
-        entropy_mode: str = "dual",
-        initial_weight: float = 0.1,
-        weight_rate: float = 0.004,
-        lookahead: float = 50.0,
         baseline_decay: float = 0.9,
     ) -> None:
         super().__init__()
@@ -73,8 +70,10 @@ class InstaAugObjective(nn.Module):
         if not 0 <= baseline_decay < 1:
             raise InstaAugError(f"baseline_decay: expected a number in [0, 1), got {baseline_decay}")
         self.aug, self.estimator, self.baseline_decay = aug, estimator, baseline_decay
-        control = {"initial": initial_weight, "mode": entropy_mode, "rate": weight_rate, "lookahead": lookahead}
-        self.controller = EntropyController(aug.families, entropy, **control, margin=MARGIN)
+        config = EntropyConfig.of(entropy)
+        lookahead = LOOKAHEAD if config.lookahead is None else config.lookahead
+        margin = MARGIN if config.margin is None else config.margin
+        self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch = Watch(aug.families)
         self.register_buffer("baseline", torch.tensor(float("nan")))
         anchored = aug.anchor_families

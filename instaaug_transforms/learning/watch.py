@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ..families import Family
-from .entropy import EntropyController
+from .entropy import LIMITS, EntropyController
 from .prepared import Prepared
 
 logger = logging.getLogger(__name__)
@@ -37,27 +37,27 @@ class Watch:
         for name, entropy in entropies.items():
             below = controller.violation(name, entropy)
             low, high = controller.bands[name]
-            at_limit = controller.settled_weight(name) >= controller.limits[1] * (1 - 1e-6)
+            at_limit = controller.settled_weight(name) >= LIMITS[1] * (1 - 1e-6)
             self._note(
                 name,
                 "collapse",
                 below > COLLAPSED,
                 f"{name}: entropy {entropy:.2f} nats has stayed more than {COLLAPSED:g} below its band "
                 f"[{low:.2f}, {high:.2f}]: (almost) nothing is augmented. Raise λ, e.g. "
-                f"initial_weight={2 * controller.settled_weight(name):.2g}, or weight_rate, or φ's learning rate",
+                f"EntropyConfig(initial_weight={2 * controller.settled_weight(name):.2g}), or its rate, or φ's learning rate",
             )
             self._note(
                 name,
                 "saturation",
                 entropy > self.largest[name] - SATURATED and high < self.largest[name],
                 f"{name}: entropy {entropy:.2f} nats is at its largest, {self.largest[name]:.2f}: every image gets the "
-                "widest range. Lower the band or initial_weight, or check that the loss depends on the augmented image",
+                "widest range. Lower the band or EntropyConfig.initial_weight, or check that the loss depends on the augmented image",
             )
             self._note(
                 name,
                 "limit",
                 at_limit and below > 0,
-                f"{name}: λ is at its limit {controller.limits[1]:g} and entropy {entropy:.2f} nats is still below the "
+                f"{name}: λ is at its limit {LIMITS[1]:g} and entropy {entropy:.2f} nats is still below the "
                 f"band [{low:.2f}, {high:.2f}]: the loss forbids this band; choose a lower one",
             )
 
@@ -82,14 +82,14 @@ def warn_outside_band(entropies: Mapping[str, float], controller: EntropyControl
         if entropy < low - TOLERANCE:
             logger.warning(
                 f"{name}: the epoch that was kept has entropy {entropy:.2f} nats, below its band [{low:.2f}, {high:.2f}]: "
-                f"too little is augmented. Give FitConfig more epochs, initial_weight={2 * weight:.2g} or a higher lr; or, "
+                f"too little is augmented. Give FitConfig more epochs, EntropyConfig(initial_weight={2 * weight:.2g}) or a higher lr; or, "
                 "where the loss forbids the band, a lower one"
             )
         elif entropy > high + TOLERANCE:
             logger.warning(
                 f"{name}: the epoch that was kept has entropy {entropy:.2f} nats, above its band [{low:.2f}, {high:.2f}]: "
-                f"too much is augmented. Give FitConfig more epochs, initial_weight={weight / 2:.2g} or a smaller "
-                "weight_rate; or a higher band"
+                f"too much is augmented. Give FitConfig more epochs, EntropyConfig(initial_weight={weight / 2:.2g}) or a "
+                "smaller rate; or a higher band"
             )
 
 
