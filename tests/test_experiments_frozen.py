@@ -68,7 +68,7 @@ def test_frozen_report(tmp_path, class_folders, capsys):
     assert [row["K"] for row in made["transfer"]] == [4, 10] and len(made["transfer"][0]["share"]) == 3
     report(tmp_path / "out", *second, "--resume")  # nothing is left to fit
     assert str(results(tmp_path / "out")) == str(made)  # the oracle has no calibration error: NaN
-    features = report(tmp_path / "features", "--predictor", "features", "--entropy", 0.4, 0.6, "--aggregate", "min")
+    features = report(tmp_path / "features", "--predictor", "features", "--entropy", 0.4, 0.6, "--aggregate", "power")
     assert "transfer" not in features and "entropy bands" not in features
 
 

@@ -25,15 +25,15 @@ class Tiny(nn.Module):
 
 
 @pytest.mark.parametrize("families", [["crop"], ["rotate"], ["crop", "rotate", "hsv"]])
-@pytest.mark.parametrize("how", ["mean_prob", "mean_logit", "geometric_mean", "power", "max", "min"])
+@pytest.mark.parametrize("how", ["mean_prob", "mean_logit", "geometric_mean", "power"])
 def test_it_is_the_average_over_the_views(families, how, images):
     aug, model = make_lively(families), Tiny()
     out = ia.TTAModel(model, aug, 5, aggregate=how)(images)
     params = choose_views(aug.distribution(images), 5)
     logits = torch.stack([model(aug(images, params=params.index(k))) for k in range(5)])
     probs = logits.softmax(-1)
-    by_hand = {"mean_prob": probs.mean(0), "max": probs.amax(0), "min": probs.amin(0)}
-    by_hand |= {"geometric_mean": probs.prod(0) ** (1 / 5), "power": probs.sqrt().mean(0) ** 2}
+    by_hand = {"mean_prob": probs.mean(0), "geometric_mean": probs.prod(0) ** (1 / 5)}
+    by_hand["power"] = probs.sqrt().mean(0) ** 2
     expected = logits.mean(0) if how == "mean_logit" else by_hand[how].log()
     assert torch.allclose(out, expected, atol=1e-5) and not out.requires_grad
 

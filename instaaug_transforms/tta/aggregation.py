@@ -6,17 +6,7 @@ from torch import Tensor
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 
-AGGREGATIONS = (
-    "mean_prob",
-    "mean_logit",
-    "geometric_mean",
-    "power",
-    "confident",
-    "weighted",
-    "probability",
-    "max",
-    "min",
-)
+AGGREGATIONS = ("mean_prob", "mean_logit", "geometric_mean", "power", "confident", "weighted", "probability")
 # Between the sides of a crop table's scales; the last bin is the whole image.
 SCALE_EDGES = (0.3, 0.5, 0.7, 0.85, 0.98)
 
@@ -38,7 +28,7 @@ def aggregate(
             probabilities, which after softmax is the same prediction as the mean logit; ``"power"``, the mean of p^γ
             (γ = ``power``: between the arithmetic mean at 1 and the geometric one as it goes to 0), taken to the power
             1/γ; ``"confident"``, probabilities weighted by exp(−entropy) of each view; ``"weighted"``, probabilities
-            weighted by ``log_weights``; ``"probability"``, the same, the weights being φ's; ``"max"`` and ``"min"`` of each class's probability.
+            weighted by ``log_weights``; ``"probability"``, the same, the weights being φ's.
         power: γ > 0 of ``"power"``.
         log_weights: ``(n, B)`` or ``(n, 1)`` logarithms of weights, of any sum, for ``"weighted"``.
 
@@ -52,8 +42,6 @@ def aggregate(
     log_p = torch.log_softmax(logits, -1)
     if how == "geometric_mean":
         return log_p.mean(0)
-    if how in ("max", "min"):
-        return log_p.amax(0) if how == "max" else log_p.amin(0)
     if how == "power":
         if not power > 0:
             raise InstaAugError(f"power: expected a number above 0, got {power}")
