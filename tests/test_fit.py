@@ -244,16 +244,6 @@ def test_mirrored_training_of_flip_anchors():
     assert (probs - mirrored).abs().sum(1).mean() < 0.6
 
 
-def test_aggregation_objective_runs_on_the_same_table():
-    images, labels, _ = corner_images(64)
-    config = ia.FitConfig(objective="aggregation", entropy={"crop": (0.1, 0.5)}, epochs=10, batch_size=16, **QUIET)
-    aug = ia.LearnedAugment(["crop"])
-    result = ia.fit(aug, Planted(), (images, labels), config=config)
-    assert result.history[-1]["val_loss"] < result.history[0]["val_loss"]
-    with pytest.raises(ia.InstaAugError, match="'aggregation' needs a table for every family"):
-        ia.fit(ia.LearnedAugment(["crop", "rotate"]), Planted(), (images, labels), config=config)
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [({"objective": "best"}, "objective"), ({"epochs": 0}, "epochs: expected a positive"), ({"lr": -1.0}, "lr")],

@@ -53,7 +53,7 @@ class Source:
         kinds = {"conv": ia.ConvPredictor, "features": partial(ia.FeaturesPredictor, self.classifier)}
         looks = kinds[predictor](image_size=options.image_size) if predictor in kinds else predictor
         aug = ia.LearnedAugment(["crop"], predictor=looks)
-        how = {"objective": options.objective, "epochs": options.epochs, "amp": options.amp, "seed": seed}
+        how = {"epochs": options.epochs, "amp": options.amp, "seed": seed}
         rate = options.lr * (30 if predictor == "global" else 1)  # free numbers move slower than a network's outputs
         config = ia.FitConfig(entropy={"crop": band}, lr=rate, weight_decay=0.05, patience=5, **how)
         ia.fit(aug, self.classifier, rest.data, held.data, config, table=rest.table, val_table=held.table)
@@ -127,9 +127,9 @@ def transfer(carried: list[Arms], refitted: list[Arms]) -> list[dict]:
 def main(arguments: list[str] | None = None) -> None:
     """Build the tables, fit, report."""
     own = {"model": "resnet18", "checkpoint": Path, "second": str, "second_checkpoint": Path, "image_size": 64}
-    own |= {"predictor": "conv", "objective": "paper", "aggregate": "mean_prob", "epochs": 15, "lr": 1e-3, "amp": False}
+    own |= {"predictor": "conv", "aggregate": "mean_prob", "epochs": 15, "lr": 1e-3, "amp": False}
     own |= {"entropy": [0.45, 0.55, 0.6, 0.7, 0.75, 0.85], "policy_split": "policy"}
-    choices = {"predictor": ("conv", "features"), "objective": ("paper", "aggregation"), "aggregate": AGGREGATIONS}
+    choices = {"predictor": ("conv", "features"), "aggregate": AGGREGATIONS}
     data = "folder that holds the splits"
     options = harness.parse(arguments, __doc__, data, smoke={"epochs": 1}, choices=choices, **own)
     few = {"size": options.image_size, "most": 60 if options.smoke else None}

@@ -23,11 +23,12 @@ CHUNK = 2**17  # pixels of the result at a time on the CPU
 class Transformation(Protocol):
     """What acting on pixels needs of a family; `instaaug_transforms.families.Family` documents it.
 
-    A colour family with the class attribute ``uses_backend = True`` has ``colour(images, params, backend)``.
+    A colour family with ``uses_backend`` has ``colour(images, params, backend)``.
     """
 
     fields: tuple[str, ...]
     stage: str
+    uses_backend: bool
 
     def keeps_inside(self, height: int, width: int) -> bool: ...
 
@@ -173,6 +174,5 @@ def colours(images: Tensor, families: Sequence[Transformation], params: AugmentP
     """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
     for family in families:
         if family.stage == "colour" and family.fields[0] in params:
-            chosen = (backend,) if getattr(family, "uses_backend", False) else ()
-            images = family.colour(images, params, *chosen)
+            images = family.colour(images, params, *([backend] if family.uses_backend else []))
     return images

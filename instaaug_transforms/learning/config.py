@@ -9,7 +9,7 @@ from ..utils.errors import InstaAugError
 from .entropy import EntropyConfig
 from .report import HeldOutReport
 
-OBJECTIVES = ("paper", "sampled", "aggregation")
+OBJECTIVES = ("paper", "sampled")
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,8 @@ class FitConfig:
             take their default bands. An `EntropyConfig` also says how λ moves.
         entropy_weights: the λ to try.
         max_steps: of each such try; fewer epochs where images are many.
-        objective: ``"paper"``, mean loss − λ·entropy, its crops exact by the loss table; ``"sampled"``, the same without a
-            table, for anchors too many to enumerate, by the score function of ``views`` samples; or ``"aggregation"``
-            (crop alone), −log Σ_a p_a·exp(−L_a) − λ·entropy, the loss of the averaged views.
+        objective: of mean loss − λ·entropy: ``"paper"``, candidates exact by the loss table; ``"sampled"``, without a
+            table, for candidates too many to enumerate, by the score function of ``views`` samples.
         epochs, batch_size, lr, weight_decay: of AdamW; the rate climbs for a tenth of the steps, then follows a cosine to zero.
         views: sampled views per image and step, where a family besides crop is learned; two or more are each other's
             baseline in ``"sampled"``.

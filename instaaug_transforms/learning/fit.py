@@ -91,14 +91,11 @@ def fit(
     own = _fits_to_own_answers(labels, nuisance, train, loss)
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
-    if config.objective == "aggregation" and (not anchors or ranges):
-        names = ", ".join(family.name for family in aug.families)
-        raise InstaAugError(f"objective: 'aggregation' needs a table for every family, got families {names}")
     if ranges or config.objective == "sampled":  # images are looked at again in every step
         if undo is not None or own:
             raise InstaAugError(
                 "nuisance: a fit to disturbed images, or without labels, is made from a table; use families of candidates "
-                "(crop, turn, light, …) and objective='paper' or 'aggregation'"
+                "(crop, turn, light, …) and objective='paper'"
             )
         train, val = train.in_memory(config.progress), val.in_memory(config.progress)
     folder = None if workdir is None else Path(workdir)

@@ -228,17 +228,11 @@ class Fitting:
     def _distribution(self, seen: tuple[Tensor, ...]) -> AugmentDistribution:
         return AugmentDistribution(self.aug.families, self.predictor.decode(*seen))
 
-    def _tabled(self, log_p: Tensor, rows: Tensor) -> Tensor:
-        """The objective's loss term per image, ``(B,)``, read off the table."""
-        if self.config.objective == "aggregation":
-            return -torch.logsumexp(log_p - rows, dim=-1)
-        return exact(rows.T, log_p)
-
     def _objective(self, distribution: AugmentDistribution, index: Tensor, rows: Tensor | None) -> Tensor:
         """The loss term per image, ``(B,)``: its gradient is that of the expected loss."""
         log_p = None if self.product is None else self.product.log_p(distribution.parts)
         if self.alone:
-            return self._tabled(log_p, rows)
+            return exact(rows.T, log_p)
         n = self.config.views
         sampled = [part for part in distribution.parts.values() if not part.has_rsample]
         # Stratified views are distributed as samples are, one by one, and their mean is quieter. But a view's baseline
@@ -273,7 +267,7 @@ class Fitting:
             distribution = self._distribution(self.val.seen(index))
             rows = self.val.losses(index)
             if rows is not None:
-                losses = self._tabled(self.product.log_p(distribution.parts), rows[:, : self.product.n_candidates])
+                losses = exact(rows[:, : self.product.n_candidates].T, self.product.log_p(distribution.parts))
             else:
                 params = distribution.stratified(self.config.val_views, generator)
                 losses = self._losses(params, self.val, index).mean(0)

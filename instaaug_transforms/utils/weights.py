@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .errors import InstaAugError
 from .files import replace_file
+from .hashing import fingerprint
 
 FORMAT = 1
 DIGEST = "tensors_sha256"
@@ -55,16 +56,6 @@ def resolve(name_or_path: str | os.PathLike) -> tuple[Path, str | None]:
     )
 
 
-def digest(config: dict[str, Any], tensors: dict[str, Tensor]) -> str:
-    """sha256 over the configuration (its digest entry left out) and every tensor's name, dtype, shape and bytes."""
-    state = hashlib.sha256(json.dumps({k: v for k, v in config.items() if k != DIGEST}, sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        state.update(tensor.numpy().tobytes())
-    return state.hexdigest()
-
-
 def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
     """Write a weights file: aside first, then renamed, so that no reader ever sees half a file.
 
@@ -76,11 +67,11 @@ def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Te
         raise InstaAugError(f"path: weights are saved as .safetensors, got {path.name!r}")
     if not path.parent.is_dir():
         raise InstaAugError(f"path: folder {str(path.parent)!r} does not exist; create it first")
-    config = {**config, "format": FORMAT}
+    config = {**{key: value for key, value in config.items() if key != DIGEST}, "format": FORMAT}
     # Through JSON once, so that what is hashed is what will be read.
     config = json.loads(json.dumps(config, sort_keys=True))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    config[DIGEST] = digest(config, tensors)
+    config[DIGEST] = fingerprint(tensors, config=config)
     replace_file(path, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
     return path
 
@@ -114,7 +105,7 @@ def read(name_or_path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Ten
         ) from error
     if version != FORMAT:
         raise InstaAugError(f"weights: {path} has format {version}, this version reads {FORMAT}; upgrade the package")
-    if digest(config, tensors) != stored:
+    if fingerprint(tensors, config={key: value for key, value in config.items() if key != DIGEST}) != stored:
         raise InstaAugError(
             f"weights: the contents of {path} do not match their checksum: it was altered; save it again"
         )
