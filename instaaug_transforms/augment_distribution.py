@@ -125,9 +125,9 @@ class AugmentDistribution(Distribution):
 
     def narrowed(self, fraction: float) -> "AugmentDistribution":
         """The same with only the middle ``fraction`` of every continuous range; which crops are likely stays."""
-        made = copy.copy(self)
-        made.parts = {name: part.narrowed(fraction) for name, part in self.parts.items()}
-        return made
+        narrow = copy.copy(self)
+        narrow.parts = {name: part.narrowed(fraction) for name, part in self.parts.items()}
+        return narrow
 
     @property
     def mode(self) -> AugmentParams:

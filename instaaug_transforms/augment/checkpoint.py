@@ -38,8 +38,8 @@ class Checkpointed:
         Raises:
             InstaAugError: another suffix, or a folder that does not exist.
         """
-        found = {} if self.recommended is None else {"recommended": self.recommended}
-        weights.write(path, {**self.config(), **found, "notes": notes}, self.predictor.state_dict())
+        setting = {} if self.recommended is None else {"recommended": self.recommended}
+        weights.write(path, {**self.config(), **setting, "notes": notes}, self.predictor.state_dict())
 
     @classmethod
     def from_pretrained(

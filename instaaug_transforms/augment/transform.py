@@ -328,15 +328,15 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return params.to(self.device)
 
     def extra_repr(self) -> str:
-        shown = [f"families={self.families}"]
+        parts = [f"families={self.families}"]
         defaults = {"p": 1.0, "same_on_batch": False, "output_size": None, "fill": 0.0, "mask_fill": 0}
         defaults["interpolation"] = "bilinear"
-        shown += [f"{key}={getattr(self, key)}" for key, default in defaults.items() if getattr(self, key) != default]
+        parts += [f"{key}={getattr(self, key)}" for key, default in defaults.items() if getattr(self, key) != default]
         if self.normalization is not None:
-            shown.append(f"normalization=({self.normalization.mean}, {self.normalization.std})")
+            parts.append(f"normalization=({self.normalization.mean}, {self.normalization.std})")
         if self._colour is not True:
-            shown.append("compile=True")
-        return ", ".join(shown)
+            parts.append("compile=True")
+        return ", ".join(parts)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.extra_repr()})"

@@ -98,17 +98,17 @@ def names_of(files: list[Path]) -> list[str]:
 
 def find_images(paths: list[Path]) -> list[Path]:
     """The files themselves, and the images of every folder, sorted."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if is_image(file))
+            files += sorted(file for file in path.rglob("*") if is_image(file))
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise InstaAugError(f"images: {str(path)!r} does not exist")
-    if not found:
+    if not files:
         raise InstaAugError(f"images: no image in {', '.join(map(str, paths))}; known suffixes: {', '.join(SUFFIXES)}")
-    return found
+    return files
 
 
 def read_pixels(path: Path, channels: int) -> Tensor:

@@ -64,7 +64,7 @@ class Nuisance:
             rows: ``(n,)``, which images of the data set they are.
             draw: number of the copy.
         """
-        chosen = self.chosen(rows, draw).to(images.device)
+        disturbed = self.chosen(rows, draw).to(images.device)
         out = images
         for place, step in enumerate(self.steps):
             if isinstance(step, Family):
@@ -72,14 +72,14 @@ class Nuisance:
                 out = functional.apply(out, AugmentParams(**step.disturb(uniform)), [step])
             else:
                 out = torch.stack([self._one(step, *pair, draw) for pair in zip(out, rows.tolist(), strict=True)])
-        if bool(chosen.all()):
+        if bool(disturbed.all()):
             return out
         if out.shape != images.shape:
             raise InstaAugError(
                 f"nuisance: it changes the size of images from {tuple(images.shape[1:])} to {tuple(out.shape[1:])}, so that "
                 "some cannot stay as they are; give nuisance_probability=1, or a transform that keeps the size"
             )
-        return torch.where(chosen[:, None, None, None], out, images)
+        return torch.where(disturbed[:, None, None, None], out, images)
 
     def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, row: int, draw: int) -> Tensor:
         with torch.random.fork_rng([]):  # torchvision draws from the global generator

@@ -89,8 +89,8 @@ class _InPieces(torch.autograd.Function):
         sums = [torch.zeros_like(amount) for amount in amounts]
         for some, part in _pieces(pixels):
             target = None if by_pixel is None else by_pixel[some, ..., part]
-            found = _slopes(pixels[some, ..., part], grads[some, ..., part], *(a[some] for a in amounts), target)
-            for total, slope in zip(sums, found, strict=True):
+            by_amount = _slopes(pixels[some, ..., part], grads[some, ..., part], *(a[some] for a in amounts), target)
+            for total, slope in zip(sums, by_amount, strict=True):
                 total[some] += slope.sum((1, 2), keepdim=True)
         return None if by_pixel is None else by_pixel.view(images.shape), *sums
 

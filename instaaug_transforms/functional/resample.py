@@ -64,14 +64,14 @@ def resample(
     if not few and len(special) < len(images):
         groups[None, None] = sorted(set(range(len(images))) - set(special))
     out = warp(images, matrix, **sampling) if few else images.new_empty(*images.shape[:2], *size)
-    made: dict[int, Tensor] = {}
+    pieces: dict[int, Tensor] = {}
     for (copy, turn), rows in groups.items():
         index = torch.tensor(rows, device=images.device)
         part = images.index_select(0, index), matrix.index_select(0, index)
-        made.update(zip(rows, _one_group(*part, copy, turn, sampling).split(1), strict=True))
+        pieces.update(zip(rows, _one_group(*part, copy, turn, sampling).split(1), strict=True))
     if torch.is_grad_enabled() and (images.requires_grad or matrix.requires_grad):
-        return torch.cat([made.get(row, sampled) for row, sampled in enumerate(out.split(1))])
-    for row, piece in made.items():
+        return torch.cat([pieces.get(row, sampled) for row, sampled in enumerate(out.split(1))])
+    for row, piece in pieces.items():
         out[row : row + 1].copy_(piece)
     return out
 

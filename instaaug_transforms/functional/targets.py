@@ -24,13 +24,13 @@ def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
     ``{"image": (B, C, H, W), "target": [{"boxes": …}, …]}`` has B boxes, in the order of the images. The same object may
     stand for several images: its list is used up from the front.
     """
-    found: dict[int, list[int]] = defaultdict(list)
+    by_leaf: dict[int, list[int]] = defaultdict(list)
     for kind in (tv_tensors.Mask, *POINT_TYPES):
         of_kind = [leaf for leaf in leaves if isinstance(leaf, kind)]
         if n > 1 and len(of_kind) == n and not (kind is tv_tensors.Mask and of_kind[0].ndim > 3):
             for index, leaf in enumerate(of_kind):
-                found[id(leaf)].append(index)
-    return found
+                by_leaf[id(leaf)].append(index)
+    return by_leaf
 
 
 def transform_mask(
@@ -163,7 +163,7 @@ def _visible(corners: Tensor, enclosing: Tensor, size: tuple[int, int]) -> Tenso
     valid = inside & torch.cat([torch.ones_like(covered), covered, between.flatten(1)], 1)
     low = torch.where(valid[..., None], places, torch.inf).amin(1)
     high = torch.where(valid[..., None], places, -torch.inf).amax(1)
-    found = valid.any(1, keepdim=True)
+    visible = valid.any(1, keepdim=True)
     tight = torch.cat([low, high], 1)
     clamped = torch.minimum(enclosing.clamp(min=0), limit.repeat(2))
-    return torch.where(found, torch.minimum(tight.clamp(min=0), limit.repeat(2)), clamped)
+    return torch.where(visible, torch.minimum(tight.clamp(min=0), limit.repeat(2)), clamped)

@@ -149,8 +149,8 @@ class KorniaAugment(GeometricAugmentationBase2D):
         return super().inverse_masks(input, params, {"resample": Resample.NEAREST, **flags}, transform, **kwargs)
 
     def __repr__(self) -> str:
-        shown = f"p={self.p}, p_batch={self.p_batch}, same_on_batch={self.same_on_batch}"
-        return f"{type(self).__name__}({self.aug!r}, {shown})"
+        options = f"p={self.p}, p_batch={self.p_batch}, same_on_batch={self.same_on_batch}"
+        return f"{type(self).__name__}({self.aug!r}, {options})"
 
 
 def wrap(aug: LearnedAugment, **kwargs: Any) -> KorniaAugment:

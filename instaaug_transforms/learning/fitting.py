@@ -179,8 +179,8 @@ class Fitting:
                 self._save()
         self.controller.epoch_end()
         sums, self.order = self.sums, None
-        held = self._validate()
-        for name, value in (("train_data", sums["loss"]), ("val_data", held["val_loss"])):
+        validation = self._validate()
+        for name, value in (("train_data", sums["loss"]), ("val_data", validation["val_loss"])):
             if not math.isfinite(value):
                 raise InstaAugError(
                     f"loss: not finite on {name}; look at the classifier's outputs, or lower FitConfig.lr"
@@ -190,7 +190,7 @@ class Fitting:
         outside = 0.0 if self.fixed_weight else sum(violations)
         return {
             "loss": sums["loss"] / sums["seen"],
-            **held,
+            **validation,
             "entropy": entropies,
             "weight": {name: self.controller.weight(name) for name in entropies},
             "outside": outside,
@@ -217,13 +217,13 @@ class Fitting:
 
     def _mirror_half(self, index: Tensor, seen: tuple[Tensor, ...], rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Half of the images mirrored: with mirrored candidates their losses are in the table already, exactly."""
-        chosen = torch.rand(len(index), generator=self.generator, device=self.device) < 0.5
+        flipped = torch.rand(len(index), generator=self.generator, device=self.device) < 0.5
         mirrored = self.train.seen(index, mirrored=True)
         mixed = tuple(
-            torch.where(chosen.reshape(-1, *[1] * (one.ndim - 1)), other, one)
+            torch.where(flipped.reshape(-1, *[1] * (one.ndim - 1)), other, one)
             for one, other in zip(seen, mirrored, strict=True)
         )
-        return mixed, torch.where(chosen[:, None], rows[:, self.mirror_index.to(rows.device)], rows)
+        return mixed, torch.where(flipped[:, None], rows[:, self.mirror_index.to(rows.device)], rows)
 
     def _distribution(self, seen: tuple[Tensor, ...]) -> AugmentDistribution:
         return AugmentDistribution(self.aug.families, self.predictor.decode(*seen))

@@ -40,17 +40,17 @@ def view_losses(
         if c % distributed.world_size() != distributed.rank():
             continue
         images, targets = data.batch(many[part], device)
-        here = flat.map(lambda field, part=part: field[part])
-        leaves = {name: here[name].clone().requires_grad_() for name in wanted}
+        some = flat.map(lambda field, part=part: field[part])
+        leaves = {name: some[name].clone().requires_grad_() for name in wanted}
         with torch.set_grad_enabled(bool(wanted)):
-            views = aug.apply(images, here.replace(**leaves))
+            views = aug.apply(images, some.replace(**leaves))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 outputs = classifier(views)
             value = loss(outputs, targets)
         losses[part] = value.detach().to(losses)
         if wanted:
-            found = torch.autograd.grad(value.sum(), list(leaves.values()))
-            for name, slope in zip(leaves, found, strict=True):
+            gradients = torch.autograd.grad(value.sum(), list(leaves.values()))
+            for name, slope in zip(leaves, gradients, strict=True):
                 slopes[name][part] = slope
     distributed.all_reduce_sum(losses)
     out: Any = losses.unflatten(0, params.batch_shape)

@@ -14,10 +14,10 @@ BINS = 15
 
 def best_temperature(logits: Tensor, targets: Tensor) -> float:
     """The temperature in [e⁻², e²] by which ``(N, K)`` logits are divided for the lowest NLL (Guo et al. 2017)."""
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda log_t: F.cross_entropy(logits / math.exp(log_t), targets).item(), bounds=(-2, 2), method="bounded"
     )
-    return math.exp(found.x)
+    return math.exp(minimum.x)
 
 
 def calibration_error(logits: Tensor, targets: Tensor) -> float:

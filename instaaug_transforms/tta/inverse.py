@@ -43,10 +43,10 @@ def invert_maps(
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
         back = torch.linalg.inv(matrix.to(flat.device))
-        found = functional.resample(flat.float(), back, size, mode=mode)
+        restored = functional.resample(flat.float(), back, size, mode=mode)
         seen = functional.resample(torch.ones_like(flat[:, :1], dtype=torch.float32), back, size, mode=mode).clamp(0, 1)
-    found = found.to(flat.dtype).unflatten(0, lead)
-    return found, seen.unflatten(0, lead)
+    restored = restored.to(flat.dtype).unflatten(0, lead)
+    return restored, seen.unflatten(0, lead)
 
 
 def invert_points(

@@ -119,11 +119,11 @@ def choose_views(
 
     For ``top`` they are nested: of n views, all but the first n − 1 others are those of n − 1 views.
     """
-    chosen = distribution.select(n, select, generator, offsets)
+    selected = distribution.select(n, select, generator, offsets)
     if not include_identity or n == 1:
-        return chosen
+        return selected
     plain = distribution.identity().map(lambda field: field[None])
-    both = AugmentParams(**{name: torch.cat([plain[name], chosen[name]]) for name in chosen})
+    both = AugmentParams(**{name: torch.cat([plain[name], selected[name]]) for name in selected})
     indices = {family.index_field for family in distribution.families if isinstance(family, AnchorFamily)}
     acting = [name for name in both if name not in indices] or list(both)
     repeated = torch.stack([both[name] == plain[name] for name in acting]).all(0)
