@@ -1,6 +1,7 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError
+from ..utils.modes import is_trainable
 from .checkpoint import Checkpointed
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -217,6 +219,11 @@ class LearnedAugment(Checkpointed, v2.Transform):
             params: replay these ``(B,)`` parameters in place of sampling.
             generator: source of the randomness; by default the global one.
         """
+        if len(inputs) == 1 and is_image(inputs[0]):  # no tree to walk
+            self.check_inputs([inputs[0]])
+            sampled = params is None and generator is None
+            made = self.make_params([inputs[0]]) if sampled else self._make([inputs[0]], params, generator)
+            return self.transform(inputs[0], made)
         if params is None and generator is None:
             return super().forward(*inputs)
         flat, spec = tree_flatten(inputs if len(inputs) > 1 else inputs[0])
@@ -244,6 +251,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             return {"params": params, "owners": owned, "swap": self._swaps(image, params)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
             batch, back = self.prepare(image)
+        with self._for_sampling(batch):
             frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
             clip = frames.shape[-4] if frames.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
@@ -257,6 +265,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 params = params.where(chosen, distribution.identity())
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
+        params = params.map(lambda field: field.clone() if field.is_inference() else field)  # autograd may save them
         # The image that was looked at is converted and checked already.
         return {
             "params": params,
@@ -298,6 +307,13 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return single and any(family.swaps_sides(params) for family in turning)
 
     # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _for_sampling(self, batch: Tensor) -> AbstractContextManager:
+        """Inference mode where nobody can want a gradient of what is sampled: it records least."""
+        if torch.compiler.is_compiling():
+            return nullcontext()
+        wanted = torch.is_grad_enabled() and not _in_worker() and (batch.requires_grad or is_trainable(self.predictor))
+        return nullcontext() if wanted else torch.inference_mode()
 
     def prepare(self, images: Any, strict: bool = True):
         batch, back = to_batch(images, self.in_channels, self.normalization, strict)

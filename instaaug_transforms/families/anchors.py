@@ -50,6 +50,7 @@ class AnchorFamily(Family):
             )
         self.initial_identity = float(initial_identity)
         self._columns = {name: column.float() for name, column in candidates.items()}
+        self._table = torch.stack([*self._columns.values()], 1) if self._columns else torch.empty(size, 0)
         (self._size,) = sizes
 
     @property
@@ -67,8 +68,8 @@ class AnchorFamily(Family):
 
     def take(self, index: Tensor) -> dict[str, Tensor]:
         """Fields of the candidates ``index``, of its shape."""
-        columns = {name: column.to(index.device)[index] for name, column in self._columns.items()}
-        return {**columns, self.index_field: index}
+        rows = self._table.to(index.device)[index]
+        return {**dict(zip(self._columns, rows.unbind(-1), strict=True)), self.index_field: index}
 
     def nearest(self, params: AugmentParams) -> Tensor:
         """Index of the candidate nearest to parameters that were made by hand, of their shape."""

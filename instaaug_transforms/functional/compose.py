@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
+from ..utils.modes import without_autocast
 from . import backends
 from .resample import resample
 from .warp import Fill
@@ -132,7 +133,7 @@ def apply(
     size = tuple(output_size) if output_size is not None else (width, height) if swap else (height, width)
     inside = stay_inside(families, params, *((1, 1) if swap else (height, width)))
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
-    with torch.autocast(images.device.type, enabled=False):
+    with without_autocast(images.device):
         matrix = geometry_matrix(families, params, height, width, swap)
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)

@@ -1,5 +1,6 @@
 """One resample of a batch: what is only turned or mirrored is copied, what shrinks is antialiased first."""
 
+import math
 from collections import defaultdict
 from functools import lru_cache
 
@@ -54,6 +55,8 @@ def resample(
     sampling = {"size": tuple(size), "fill": fill, "mode": mode, "inside": inside, "backend": backend}
     if torch.compiler.is_compiling() or matrix.device.type == "meta":
         return _without_reading(images, matrix, sampling)
+    if len(images) == 1 and (out := _single(images, matrix, sampling)) is not None:
+        return out
     groups = _groups(matrix, tuple(images.shape[-2:]), tuple(size), mode)
     special = [row for rows in groups.values() for row in rows]
     if not special:
@@ -96,6 +99,17 @@ def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0,
     index = ((row - 1) * width + column - 1).clamp(min=0).flatten(1).unsqueeze(1)  # (B, 1, h·w)
     out = labels.flatten(2).gather(2, index.expand(-1, labels.shape[1], -1)).unflatten(2, tuple(size))
     return torch.where((row > 0).unsqueeze(1), out, torch.tensor(round(fill) if integer else fill).to(out))
+
+
+def _single(images: Tensor, matrix: Tensor, sampling: dict) -> Tensor | None:
+    """One image that is sampled, or stays, as it is: a first look like that of `_groups`, without arrays. None for all others."""
+    (xx, xy, x), (yx, yy, y), _ = matrix[0].tolist()
+    (height, width), (rows, columns) = images.shape[-2:], sampling["size"]
+    if xx == yy == 1 and xy == yx == x == y == 0 and images.shape[-2:] == sampling["size"] and not matrix.requires_grad:
+        return images.clone()
+    across, down = math.hypot(xx / columns, xy / rows) * width, math.hypot(yx / columns, yy / rows) * height
+    shrinks = sampling["mode"] != "nearest" and not max(across, down) <= 1
+    return None if shrinks or sum(map(abs, (xx, xy, x, yx, yy, y))) == 2 else warp(images, matrix, **sampling)
 
 
 def _groups(matrix: Tensor, shape: Size, size: Size, mode: str) -> dict[tuple, list[int]]:

@@ -9,11 +9,11 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
 from ..utils.errors import InstaAugError
+from ..utils.modes import without_autocast
 
 _REGISTRY: dict[str, type["Predictor"]] = {}
 
@@ -83,7 +83,7 @@ class Predictor(nn.Module):
 
     def decode(self, *encoded: Tensor) -> dict[str, Tensor]:
         """What `encode` gave to raw outputs ``(B, R)`` per family, fp32."""
-        with torch.autocast(encoded[0].device.type, enabled=False):
+        with without_autocast(encoded[0].device):
             features = self.features(*encoded)
             return {name: head(features).float() for name, head in self.heads.items()}
 

@@ -1,7 +1,7 @@
-"""Eval mode and frozen parameters for a while."""
+"""Modes for a while: eval, frozen parameters, full precision."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -40,3 +40,15 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
                 for buffer, before in buffers.items():
                     if not torch.equal(buffer, before):
                         buffer.copy_(before)
+
+
+def is_trainable(module: nn.Module) -> bool:
+    """Whether any weight takes a gradient. `parameters()` spells out every name, which takes three times as long."""
+    own = any(weight is not None and weight.requires_grad for weight in module._parameters.values())
+    return own or any(child is not None and is_trainable(child) for child in module._modules.values())
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """fp32 inside; nothing to enter where autocast is off."""
+    on = torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()

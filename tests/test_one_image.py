@@ -1,0 +1,90 @@
+"""One image at a time, the way of a DataLoader: the same as in a batch, and as torchvision's own resize and crop."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms.functional.warp import warp
+
+from .conftest import make_lively
+
+
+def picture(height: int, width: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def box(cx: float, cy: float, w: float, h: float, n: int = 1) -> ia.AugmentParams:
+    return ia.AugmentParams(
+        **{k: torch.full((n,), v) for k, v in zip(("cx", "cy", "w", "h"), (cx, cy, w, h), strict=True)}
+    )
+
+
+@pytest.mark.parametrize("size", [None, (24, 40), (90, 130)])
+@pytest.mark.parametrize("where", [(0.5, 0.5, 1.0, 1.0), (0.4, 0.6, 0.8, 0.8), (0.3, 0.55, 0.4, 0.3)])
+def test_a_crop_alone_is_what_it_is_in_a_batch(size, where):
+    aug = make_lively(["crop"], output_size=size).requires_grad_(False)
+    image = F.to_dtype(F.pil_to_tensor(picture(60, 84)), torch.float32, scale=True)
+    alone = aug(image, params=box(*where))
+    together = aug(torch.stack([image, image.flip(-1), image]), params=box(*where, n=3))
+    assert torch.allclose(alone, together[0], atol=1e-5) and torch.allclose(alone, together[2], atol=1e-5)
+
+
+def test_the_whole_image_is_torchvisions_resize_and_a_crop_is_its_resized_crop_inside():
+    image = torch.rand(3, 60, 84)
+    aug = make_lively(["crop"], output_size=(30, 40)).requires_grad_(False)
+    whole = aug(image, params=box(0.5, 0.5, 1.0, 1.0))
+    assert torch.allclose(whole, F.resize(image, [30, 40], antialias=True), atol=1e-5)
+    aug = make_lively(["crop"], output_size=(90, 120)).requires_grad_(False)
+    view = aug(image, params=box(0.5, 0.5, 0.5, 0.5))  # rows 15 … 45, columns 21 … 63
+    expected = F.resized_crop(image, 15, 21, 30, 42, [90, 120], antialias=True)
+    # torchvision repeats the crop's own border; we look half a pixel beyond it.
+    assert torch.allclose(view[:, 3:-3, 3:-3], expected[:, 3:-3, 3:-3], atol=1e-5)
+
+
+def test_what_is_only_sampled_or_stays_takes_no_other_way(monkeypatch):
+    aug = make_lively(["crop"]).requires_grad_(False)
+    image = torch.rand(3, 20, 30)
+    view = aug(image, params=box(0.4, 0.6, 0.7, 0.7))
+    matrix = torch.tensor([[[0.7, 0, -0.2], [0, 0.7, 0.2], [0, 0, 1]]])
+    assert torch.allclose(view[None], warp(image[None], matrix, (20, 30), 0.0, "bilinear", True, "torch"), atol=1e-6)
+    same = aug(image, params=box(0.5, 0.5, 1.0, 1.0))
+    assert torch.equal(same, image) and same.data_ptr() != image.data_ptr()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_pil_images_come_back_in_kind_with_the_pixels_of_tensors(mode):
+    image, channels = picture(37, 53, mode), {"L": 1, "RGB": 3, "RGBA": 4}[mode]
+    aug = make_lively(["crop", "rotate"], in_channels=channels).requires_grad_(False)
+    params = aug.distribution(F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)).sample()
+    out = aug(image, params=params)
+    assert out.mode == mode and out.size == image.size
+    assert torch.equal(F.pil_to_tensor(out), aug(F.pil_to_tensor(image), params=params))
+
+
+def test_a_lone_image_draws_what_a_sample_with_a_label_draws():
+    aug = make_lively(["crop", "rotate", "hsv"]).requires_grad_(False)
+    image = tv_tensors.Image(torch.rand(3, 32, 32))
+    torch.manual_seed(3)
+    alone = aug(image)
+    torch.manual_seed(3)
+    beside, label = aug(image, 7)
+    assert type(alone) is tv_tensors.Image and torch.equal(alone, beside) and label == 7
+
+
+def test_views_of_a_frozen_transform_can_be_trained_on_and_those_of_a_learning_one_carry_gradients():
+    image = torch.rand(3, 32, 32)
+    layer = torch.nn.Conv2d(3, 2, 3)
+    frozen = make_lively(["crop", "rotate"]).requires_grad_(False)
+    params = frozen.make_params([image])["params"]
+    assert not any(field.is_inference() for field in params.values())
+    layer(frozen(image)).sum().backward()
+    assert layer.weight.grad.abs().sum() > 0
+    learning = make_lively(["rotate"])
+    for name, weight in learning.predictor.named_parameters():
+        weight.requires_grad_(name.startswith("heads"))  # one part of φ is enough
+    assert learning(image).requires_grad and not frozen(image).is_inference()
