@@ -1,13 +1,11 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
-from torch.utils.data import get_worker_info
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -21,15 +19,10 @@ from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from ..utils.modes import is_trainable
+from ..utils.modes import in_worker, inference_where_frozen
 from .checkpoint import Checkpointed
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
-
-
-def _in_worker() -> bool:
-    """Whether this is a DataLoader worker; never while compiling, which cannot ask."""
-    return not torch.compiler.is_compiling() and get_worker_info() is not None
 
 
 class LearnedAugment(Checkpointed, v2.Transform):
@@ -249,14 +242,17 @@ class LearnedAugment(Checkpointed, v2.Transform):
             params = self._checked(params)
             owned = owners(leaves, params.batch_shape[0])
             return {"params": params, "owners": owned, "swap": self._swaps(image, params)}
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
             batch, back = self.prepare(image)
-        with self._for_sampling(batch):
             frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
             clip = frames.shape[-4] if frames.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
             looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
-            distribution = self.predict(looked_at, self.same_on_batch)
+            with inference_where_frozen(self.predictor, batch):
+                raw = self.predictor(looked_at)
+            # Autograd cannot save what inference mode made.
+            raw = {name: value.clone() if value.is_inference() else value for name, value in raw.items()}
+            distribution = self._distribution(raw, self.same_on_batch)
             params = distribution.rsample((), generator)
             if self.p < 1:
                 device = generator.device if generator is not None else distribution.device
@@ -265,7 +261,6 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 params = params.where(chosen, distribution.identity())
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
-        params = params.map(lambda field: field.clone() if field.is_inference() else field)  # autograd may save them
         # The image that was looked at is converted and checked already.
         return {
             "params": params,
@@ -279,7 +274,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
         if is_image(inpt):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not _in_worker()):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
                 batch, back = params["batch"] if inpt is params.get("image") else self.prepare(inpt)
                 if len(batch) % made.batch_shape[0]:
                     raise InstaAugError(
@@ -308,18 +303,11 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
-    def _for_sampling(self, batch: Tensor) -> AbstractContextManager:
-        """Inference mode where nobody can want a gradient of what is sampled: it records least."""
-        if torch.compiler.is_compiling():
-            return nullcontext()
-        wanted = torch.is_grad_enabled() and not _in_worker() and (batch.requires_grad or is_trainable(self.predictor))
-        return nullcontext() if wanted else torch.inference_mode()
-
     def prepare(self, images: Any, strict: bool = True):
         batch, back = to_batch(images, self.in_channels, self.normalization, strict)
         weight = next(self.predictor.parameters())
         device = weight.device
-        if weight.is_cuda and _in_worker():
+        if weight.is_cuda and in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
         if batch.device != device:
             raise InstaAugError(
@@ -329,7 +317,9 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return batch, back
 
     def predict(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
-        raw = self.predictor(batch)
+        return self._distribution(self.predictor(batch), pooled)
+
+    def _distribution(self, raw: dict[str, Tensor], pooled: bool) -> AugmentDistribution:
         if pooled:
             raw = {name: value.mean(0, keepdim=True) for name, value in raw.items()}
         return AugmentDistribution(self.families, raw)

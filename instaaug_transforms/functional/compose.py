@@ -63,10 +63,11 @@ def geometry_matrix(
         if aspect is None:
             first = params[family.fields[0]]
             aspect = torch.full(first.shape, width / height, dtype=torch.float32, device=first.device)
+        else:
+            aspect = steps[-1][0].frame_aspect(params, aspect)
         step = family.matrix(params, aspect)
         # Sums of products: `matmul` would round to bf16 under autocast, and to TF32 where that is allowed.
         matrix = step if matrix is None else (matrix.unsqueeze(-1) * step.unsqueeze(-3)).sum(-2)
-        aspect = family.frame_aspect(params, aspect)
         steps.append((family, step))
     if matrix is not None and not torch.compiler.is_compiling() and matrix.device.type != "meta":
         _check_affine(matrix, steps)

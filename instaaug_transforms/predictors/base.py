@@ -9,11 +9,13 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..families import Family, Features, FeatureSpec
 from ..utils.errors import InstaAugError
-from ..utils.modes import without_autocast
+from ..utils.modes import evaluating, without_autocast
 
 _REGISTRY: dict[str, type["Predictor"]] = {}
 
@@ -90,6 +92,14 @@ class Predictor(nn.Module):
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
         return self.decode(*self.encode(images))
+
+    def multiplications(self, side: int = 64) -> int:
+        """How many multiplications a look at one image of ``side`` × ``side`` pixels takes, heads included."""
+        weight = next(self.parameters())
+        blank = torch.zeros(1, self.in_channels, side, side, device=weight.device)
+        with FlopCounterMode(display=False) as counter, evaluating(self), torch.no_grad():
+            self(blank)
+        return counter.get_total_flops() // 2  # an addition goes with each
 
     @property
     def reads_labels(self) -> bool:

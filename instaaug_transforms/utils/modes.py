@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
 
 @contextmanager
@@ -42,10 +43,23 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
                         buffer.copy_(before)
 
 
-def is_trainable(module: nn.Module) -> bool:
-    """Whether any weight takes a gradient. `parameters()` spells out every name, which takes three times as long."""
+def in_worker() -> bool:
+    """Whether this is a DataLoader worker; never while compiling, which cannot ask."""
+    return not torch.compiler.is_compiling() and get_worker_info() is not None
+
+
+def inference_where_frozen(module: nn.Module, images: Tensor) -> AbstractContextManager:
+    """Inference mode, which records least, where nobody can want a gradient of the module or of the images."""
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    wanted = torch.is_grad_enabled() and not in_worker() and (images.requires_grad or _is_trainable(module))
+    return nullcontext() if wanted else torch.inference_mode()
+
+
+def _is_trainable(module: nn.Module) -> bool:
+    # `parameters()` spells out every name, which takes three times as long.
     own = any(weight is not None and weight.requires_grad for weight in module._parameters.values())
-    return own or any(child is not None and is_trainable(child) for child in module._modules.values())
+    return own or any(child is not None and _is_trainable(child) for child in module._modules.values())
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
