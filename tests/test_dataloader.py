@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.augment import transform as augment
+from instaaug_transforms.utils import modes
 
 from .conftest import make_lively
 
@@ -44,7 +44,7 @@ def test_workers_reproduce_bit_for_bit():
 
 def test_a_worker_refuses_weights_on_the_gpu(monkeypatch):
     aug = ia.LearnedAugment(["crop"])
-    monkeypatch.setattr(augment, "get_worker_info", object)
+    monkeypatch.setattr(modes, "get_worker_info", object)
 
     class OnGPU(torch.nn.Parameter):
         is_cuda = True

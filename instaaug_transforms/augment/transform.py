@@ -19,7 +19,7 @@ from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from ..utils.modes import in_worker, inference_where_frozen
+from ..utils.modes import in_worker, run_light
 from .checkpoint import Checkpointed
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -248,11 +248,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             clip = frames.shape[-4] if frames.ndim > 3 else 1
             # One transformation per clip, from its middle frame.
             looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
-            with inference_where_frozen(self.predictor, batch):
-                raw = self.predictor(looked_at)
-            # Autograd cannot save what inference mode made.
-            raw = {name: value.clone() if value.is_inference() else value for name, value in raw.items()}
-            distribution = self._distribution(raw, self.same_on_batch)
+            distribution = self._distribution(run_light(self.predictor, looked_at), self.same_on_batch)
             params = distribution.rsample((), generator)
             if self.p < 1:
                 device = generator.device if generator is not None else distribution.device

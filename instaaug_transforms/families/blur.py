@@ -1,6 +1,5 @@
 """Blur a box, at learned places."""
 
-from kornia.filters import gaussian_blur2d
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
@@ -34,6 +33,8 @@ class Blur(BoxedFamily):
         self.sigma = sigma
 
     def inside(self, images: Tensor) -> Tensor:
+        from kornia.filters import gaussian_blur2d  # here: Kornia's import takes longer than that of all else
+
         short = min(images.shape[-2:])
         sigma = self.sigma * short
         # Three deviations to either side, no more than reflection at the border allows.

@@ -1,4 +1,7 @@
-"""Whose kernels move pixels and change colours: Kornia's or this package's own, chosen by name and device."""
+"""Whose kernels move pixels and change colours: Kornia's or this package's own, chosen by name and device.
+
+Kornia is imported where it is used: its import takes longer than that of all else here.
+"""
 
 import math
 from collections.abc import Callable
@@ -6,8 +9,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from kornia.color import hsv_to_rgb, rgb_to_hsv
-from kornia.geometry.transform import remap
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
@@ -59,6 +60,8 @@ def _sample(images: Tensor, grid: Tensor, mode: str, padding: str) -> Tensor:
 def _sample_by_kornia(images: Tensor, grid: Tensor, mode: str, padding: str) -> Tensor:
     if mode == "bicubic":  # `remap` promises bilinear and nearest
         return _sample(images, grid, mode, padding)
+    from kornia.geometry.transform import remap
+
     # Kornia's own grids go through products of matrices, which TF32 rounds: places come from ours, ready made.
     return remap(images, *grid.unbind(-1), mode, padding, align_corners=False, normalized_coordinates=True)
 
@@ -69,6 +72,8 @@ def _shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -
 
 
 def _shift_hsv_by_kornia(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
+    from kornia.color import hsv_to_rgb, rgb_to_hsv
+
     h, s, v = rgb_to_hsv(images).unbind(1)  # radians, [0, 1], [0, 1]
     h = torch.remainder(h + 2 * math.pi * hue, 2 * math.pi)
     return hsv_to_rgb(torch.stack([h, (s * saturation).clamp(0, 1), (v * value).clamp(0, 1)], dim=1))

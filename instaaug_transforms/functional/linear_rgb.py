@@ -1,7 +1,6 @@
 """Light multiplied in linear RGB: the sRGB curve undone, scaled, and applied again."""
 
 import torch
-from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
 KNEE = 0.04045  # sRGB values up to here lie on the straight part of the curve
@@ -31,4 +30,6 @@ def relight(images: Tensor, gains: Tensor) -> Tensor:
 
 
 def _in_linear(images: Tensor, gains: Tensor) -> Tensor:
+    from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+
     return linear_rgb_to_rgb((rgb_to_linear_rgb(images) * gains).clamp(0, 1)).clamp(0, 1)

@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..families import Family, Features, FeatureSpec
 from ..utils.errors import InstaAugError
@@ -95,6 +94,8 @@ class Predictor(nn.Module):
 
     def multiplications(self, side: int = 64) -> int:
         """How many multiplications a look at one image of ``side`` × ``side`` pixels takes, heads included."""
+        from torch.utils.flop_counter import FlopCounterMode
+
         weight = next(self.parameters())
         blank = torch.zeros(1, self.in_channels, side, side, device=weight.device)
         with FlopCounterMode(display=False) as counter, evaluating(self), torch.no_grad():

@@ -48,12 +48,14 @@ def in_worker() -> bool:
     return not torch.compiler.is_compiling() and get_worker_info() is not None
 
 
-def inference_where_frozen(module: nn.Module, images: Tensor) -> AbstractContextManager:
-    """Inference mode, which records least, where nobody can want a gradient of the module or of the images."""
-    if torch.compiler.is_compiling():
-        return nullcontext()
-    wanted = torch.is_grad_enabled() and not in_worker() and (images.requires_grad or _is_trainable(module))
-    return nullcontext() if wanted else torch.inference_mode()
+def run_light(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """``module(images)``, named tensors, in inference mode, which records least, where nobody can want a gradient of it."""
+    wanted = torch.is_grad_enabled() and not in_worker()
+    if torch.compiler.is_compiling() or (wanted and (images.requires_grad or _is_trainable(module))):
+        return module(images)
+    with torch.inference_mode():
+        outputs = module(images)
+    return {name: value.clone() for name, value in outputs.items()}  # autograd may save a copy, not the original
 
 
 def _is_trainable(module: nn.Module) -> bool:

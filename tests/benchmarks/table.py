@@ -115,11 +115,11 @@ def text(run: dict) -> str:
     for benchmark in run["benchmarks"]:
         if "import" in benchmark["extra_info"]:
             found = benchmark["extra_info"]["import"]
-            heavy = ", ".join(found["heavy"]) or "none of matplotlib, timm, sklearn, scipy"
+            heavy = ", ".join(found["heavy"]) or "none of kornia, matplotlib, timm, sklearn, scipy"
             parts += [
                 "### Import",
-                f"After torch and torchvision: {found['ours']:.3f} s, and {found['kornia']:.3f} s for Kornia itself "
-                f"(bar: {found['bar']} s without Kornia). It imports {heavy}.",
+                f"After torch and torchvision: {found['ours']:.3f} s (bar: {found['bar']} s), and {found['first']:.3f} s more for "
+                f"the first `LearnedAugment`. Both import {heavy}.",
             ]
     return "\n\n".join(parts)
 

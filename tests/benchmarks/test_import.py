@@ -10,11 +10,11 @@ import json, sys, time
 import torch, torchvision
 from torchvision.transforms import v2
 start = time.perf_counter()
-import kornia.filters
+import instaaug_transforms
 between = time.perf_counter()
-from instaaug_transforms import LearnedAugment
+instaaug_transforms.LearnedAugment
 end = time.perf_counter()
-heavy = [name for name in ("matplotlib", "timm", "sklearn", "scipy") if name in sys.modules]
+heavy = [name for name in ("kornia", "matplotlib", "timm", "sklearn", "scipy") if name in sys.modules]
 print(json.dumps([between - start, end - between, heavy]))
 """
 
@@ -25,5 +25,5 @@ def test_import(benchmark):
         return json.loads(run.stdout)
 
     found = [measure() for _ in range(benchmark.pedantic(lambda: 7, rounds=1))]
-    kornia, ours = (statistics.median(line[i] for line in found) for i in (0, 1))
-    benchmark.extra_info["import"] = {"kornia": kornia, "ours": ours, "bar": 0.3, "heavy": found[0][2]}
+    ours, first = (statistics.median(line[i] for line in found) for i in (0, 1))
+    benchmark.extra_info["import"] = {"ours": ours, "first": first, "bar": 0.05, "heavy": found[0][2]}
