@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from kornia.color import hsv_to_rgb, rgb_to_hsv
 from kornia.geometry.transform import rotate, warp_affine
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import to_pil_image
 
 import instaaug_transforms as ia
 from instaaug_transforms import functional
@@ -28,6 +30,12 @@ def fitted(families: list[str], device: torch.device, **kwargs) -> ia.LearnedAug
         if hasattr(head, "log_n"):  # the whole image as likely as any other scale
             head.bias.detach().zero_()
     return aug.eval().requires_grad_(False).to(device)
+
+
+def photograph(height: int, width: int, seed: int = 0) -> Image.Image:
+    """A smooth picture, so that it is as large a JPEG as a photograph is."""
+    coarse = torch.rand(3, height // 8, width // 8, generator=torch.Generator().manual_seed(seed))
+    return to_pil_image(F.interpolate(coarse[None], (height, width), mode="bicubic")[0].clamp(0, 1))
 
 
 def grid_sample(images: Tensor) -> Callable[[], Tensor]:

@@ -3,6 +3,8 @@
 import kornia.augmentation as K
 import pytest
 import torch
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
@@ -73,6 +75,43 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
             (work + ": apply", "its apply alone", tv, None),
         ],
     )
+
+
+@pytest.mark.parametrize(("shape", "side", "bar"), [((300, 260), 224, 2.0), ((32, 32), 32, 5.0)])
+def test_crop_of_one_pil_image(race, device, shape, side, bar):
+    if device.type != "cpu":
+        pytest.skip("PIL images are on the CPU")
+    image = rivals.photograph(*shape)
+    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=side)
+    small = ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(32, 24, patches=True), output_size=side)
+    batch = aug.prepare(image)[0]
+    work, against = f"one PIL image, crop, {shape[0]}×{shape[1]} to {side} px", "torchvision RandomResizedCrop"
+    patches, alone = work + ", φ of patches", work + ": the predictor"
+    calls = {
+        work: lambda: aug(image),
+        patches: lambda small=small.eval().requires_grad_(False): small(image),
+        alone: torch.inference_mode()(lambda: aug.predictor(batch)),
+        against: lambda crop=v2.RandomResizedCrop(side, antialias=True): crop(image),
+    }
+    race(calls, 200, [(work, work, against, bar), (patches, patches, against, bar), (alone, alone, against, None)])
+
+
+def test_data_loader(race, device, tmp_path):
+    """A whole pipeline: JPEGs decoded, cropped to 224 px, normalised, in batches, by two processes."""
+    if device.type != "cpu":
+        pytest.skip("workers are on the CPU")
+    (tmp_path / "class").mkdir()
+    for i in range(128):
+        rivals.photograph(375, 500, seed=i).save(tmp_path / "class" / f"{i}.jpg", quality=90)
+    rest = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
+    work, against = "DataLoader, 2 workers, JPEGs of 500×375 to 224 px, crop", "torchvision RandomResizedCrop"
+    crops = {work: ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=224)}
+    crops[against] = v2.RandomResizedCrop(224, antialias=True)
+    loaders = {
+        name: DataLoader(ImageFolder(str(tmp_path), v2.Compose([crop, *rest])), 16, num_workers=2)
+        for name, crop in crops.items()
+    }
+    race({name: lambda each=each: list(each) for name, each in loaders.items()}, 7, [(work, work, against, 1.18)])
 
 
 @pytest.mark.parametrize("shape", [(128, 32), (64, 64), (16, 224), (2, 512)])
