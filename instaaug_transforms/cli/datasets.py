@@ -22,7 +22,11 @@ def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None,
     """As timm's validate.py names them, where it has them."""
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data", "--data-dir", type=Path, required=required, help="folder that holds the splits, each as <class>/<image>"
+        "--data",
+        "--data-dir",
+        type=Path,
+        required=required,
+        help="folder that holds the splits, each as <class>/<image>",
     )
     group.add_argument(
         "--class-map",

@@ -51,4 +51,6 @@ def run(arguments: argparse.Namespace) -> None:
     difference, agree = largest_difference(arguments.out, model, batches)
     print(f"{len(images)} images: logits differ by {difference:.1e} at most, {agree:.0%} of the answers are the same")
     if difference > arguments.tolerance:
-        raise InstaAugError(f"out: logits of {arguments.out} differ by {difference:.1e}, more than {arguments.tolerance}")
+        raise InstaAugError(
+            f"out: logits of {arguments.out} differ by {difference:.1e}, more than {arguments.tolerance}"
+        )

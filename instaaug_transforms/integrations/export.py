@@ -55,7 +55,9 @@ def export_onnx(
         raise InstaAugError(f"path: expected a name that ends in .onnx in a folder that exists, got {str(path)!r}")
     select = getattr(model, "select", "top") if getattr(model, "policy", None) is None else "top"
     if select != "top":
-        raise InstaAugError(f"select: random views cannot be exported, got {select!r}; make the model with select='top'")
+        raise InstaAugError(
+            f"select: random views cannot be exported, got {select!r}; make the model with select='top'"
+        )
     try:
         import onnxscript  # noqa: F401 (what torch.onnx writes with)
     except ImportError as error:
