@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from . import measure as measure
     from . import viz as viz
     from .augment import LearnedAugment
+    from .augment.collate import collate
     from .augment_distribution import AugmentDistribution, AugmentSample
     from .families import AnchorFamily, Family, UniformFamily, register
     from .integrations import kornia as kornia
     from .integrations import timm as timm
+    from .integrations.export import TopViews, export_onnx
     from .learning import EntropyController, FitConfig, FitResult, InstaAugObjective, build_loss_table, fit
     from .measure import measure_invariance
     from .params import AugmentParams
@@ -48,8 +50,11 @@ __all__ = [
     "Predictor",
     "SegmentationTTA",
     "TTAModel",
+    "TopViews",
     "UniformFamily",
     "build_loss_table",
+    "collate",
+    "export_onnx",
     "fit",
     "invert_maps",
     "invert_points",
@@ -62,6 +67,8 @@ __all__ = [
 # The same as above, by module.
 _NAMES = {
     "augment": ["LearnedAugment"],
+    "augment.collate": ["collate"],
+    "integrations.export": ["TopViews", "export_onnx"],
     "augment_distribution": ["AugmentDistribution", "AugmentSample"],
     "families": ["AnchorFamily", "Family", "UniformFamily", "register"],
     "learning": ["EntropyController", "FitConfig", "FitResult", "InstaAugObjective", "build_loss_table", "fit"],
