@@ -1,4 +1,4 @@
-"""A Lightning module that learns its augmentation. ``pip install lightning`` first; --smoke needs no data."""
+"""A Lightning module that learns how far scikit-learn's digits may turn and grow. ``pip install lightning`` first."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
 import instaaug_transforms as ia
@@ -22,13 +23,13 @@ class Module(lightning.LightningModule):
     def __init__(self, model: torch.nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        self.objective = ia.InstaAugObjective(ia.LearnedAugment(["crop", "hsv"]))
+        self.objective = ia.InstaAugObjective(ia.LearnedAugment(["rotate", "scale"], in_channels=1), weight_rate=0.02)
 
     def training_step(self, batch, index):
         images, labels = batch
         views, sample = self.objective.aug.sample(images)
         loss = self.objective(F.cross_entropy(self.model(views), labels, reduction="none"), sample)
-        self.log_dict({f"entropy_{name}": value for name, value in self.objective.entropies.items()})
+        self.log_dict(self.objective.logs())  # loss, entropies, λ, in band
         return loss
 
     def configure_optimizers(self):
@@ -36,17 +37,25 @@ class Module(lightning.LightningModule):
 
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", type=Path, help=".pt of (images, labels); random images where left out")
+parser.add_argument("--data", type=Path, help=".pt of (images, labels); digits where left out")
 parser.add_argument("--out", type=Path, default=Path("lightning-out"), help="folder for results (%(default)s)")
 parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the first one is used (%(default)s)")
 parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-parser.add_argument("--smoke", action="store_true", help="one epoch")
+parser.add_argument("--smoke", action="store_true", help="one epoch of a few images")
 options = parser.parse_args()
 lightning.seed_everything(options.seeds[0])
-images, labels = torch.load(options.data) if options.data else (torch.rand(64, 3, 64, 64), torch.arange(64) % 3)
-module = Module(ia.timm.create_classifier("test_resnet", num_classes=int(labels.max()) + 1))
-trainer = lightning.Trainer(max_epochs=1 if options.smoke else 10, default_root_dir=options.out, accelerator="auto")
-last, loader = options.out / "last.ckpt", DataLoader(TensorDataset(images, labels), 16, shuffle=True)
+if options.data:
+    images, labels = torch.load(options.data, weights_only=True)
+else:
+    digits = load_digits()  # 1,797 of 8 × 8 pixels, 0 … 16
+    images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
+    images, labels = F.pad(F.interpolate(images, scale_factor=3), [4] * 4), torch.from_numpy(digits.target)
+if options.smoke:
+    images, labels = images[:64], labels[:64]
+classifier = {"num_classes": int(labels.max()) + 1, "in_chans": images.shape[1]}
+module = Module(ia.timm.create_classifier("test_resnet", **classifier))
+trainer = lightning.Trainer(max_epochs=1 if options.smoke else 8, default_root_dir=options.out, accelerator="auto")
+last, loader = options.out / "last.ckpt", DataLoader(TensorDataset(images, labels), 32, shuffle=True)
 trainer.fit(module, loader, ckpt_path=last if options.resume else None)
 trainer.save_checkpoint(last)
 results = {"entropy": module.objective.entropies, "weight": module.objective.weights}

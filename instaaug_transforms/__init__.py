@@ -10,10 +10,12 @@ if TYPE_CHECKING:
     from . import measure as measure
     from . import viz as viz
     from .augment import LearnedAugment
+    from .augment.collate import collate
     from .augment_distribution import AugmentDistribution, AugmentSample
     from .families import AnchorFamily, Family, UniformFamily, register
     from .integrations import kornia as kornia
     from .integrations import timm as timm
+    from .integrations.export import TopViews, export_onnx
     from .learning import (
         EntropyConfig,
         EntropyController,
@@ -57,8 +59,11 @@ __all__ = [
     "Predictor",
     "SegmentationTTA",
     "TTAModel",
+    "TopViews",
     "UniformFamily",
     "build_loss_table",
+    "collate",
+    "export_onnx",
     "fit",
     "invert_maps",
     "invert_points",
@@ -71,6 +76,8 @@ __all__ = [
 # The same as above, by module.
 _NAMES = {
     "augment": ["LearnedAugment"],
+    "augment.collate": ["collate"],
+    "integrations.export": ["TopViews", "export_onnx"],
     "augment_distribution": ["AugmentDistribution", "AugmentSample"],
     "families": ["AnchorFamily", "Family", "UniformFamily", "register"],
     "learning": [

@@ -1,6 +1,7 @@
 import PIL.Image
 import pytest
 import torch
+from safetensors.torch import save_model
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -34,6 +35,17 @@ def test_show_with_own_weights_of_any_families(folder):
     arguments = ["show", str(folder / "in" / "a.jpg"), "--weights", str(folder / "mine.safetensors")]
     assert main([*arguments, "--out", str(folder / "o")]) == 0
     assert sorted(p.name for p in (folder / "o").iterdir()) == ["a-colour.png", "a-rotation.png", "a-samples.png"]
+
+
+def test_show_with_weights_that_read_a_classifier(folder, monkeypatch, capsys):
+    classifier = ia.timm.create_classifier("test_resnet", num_classes=7).eval()
+    save_model(classifier.model, str(folder / "resnet.safetensors"))
+    make_lively(["turn"], predictor=ia.FeaturesPredictor(classifier, image_size=32)).save(folder / "mine.safetensors")
+    arguments = ["show", str(folder / "in" / "a.jpg"), "--weights", str(folder / "mine.safetensors")]
+    assert main([*arguments, "--out", str(folder / "o")]) == 2 and "--model and --checkpoint" in capsys.readouterr().err
+    model = ["--model", "test_resnet", "--checkpoint", str(folder / "resnet.safetensors"), "--num-classes", "7"]
+    assert main([*arguments, *model, "--out", str(folder / "o")]) == 0
+    assert sorted(p.name for p in (folder / "o").iterdir()) == ["a-candidates.png", "a-samples.png"]
 
 
 def test_images_of_one_name_do_not_overwrite_each_other(folder):

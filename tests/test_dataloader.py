@@ -140,3 +140,19 @@ def test_pickle_and_deepcopy_are_independent_copies(copied, predictor):
     with torch.no_grad():
         next(again.parameters()).add_(1)
     assert not torch.equal(next(again.parameters()), next(aug.parameters()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whole_batches_are_augmented_where_they_are_collated(workers):
+    aug = make_lively(["crop", "hsv"]).requires_grad_(False)
+    images, labels = torch.rand(6, 3, 16, 16), torch.arange(6)
+    dataset = torch.utils.data.TensorDataset(images, labels)
+    loader = DataLoader(dataset, 3, collate_fn=ia.collate(aug), num_workers=workers)
+    torch.manual_seed(5)
+    batches = list(loader)
+    assert [batch.tolist() for _, batch in batches] == [[0, 1, 2], [3, 4, 5]]
+    assert all(views.shape == (3, 3, 16, 16) and not views.requires_grad for views, _ in batches)
+    if not workers:  # as one call for the batch
+        torch.manual_seed(5)
+        torch.empty((), dtype=torch.int64).random_()  # the loader's own draw
+        assert all(torch.equal(views, aug(images[k : k + 3])) for k, (views, _) in zip((0, 3), batches, strict=True))

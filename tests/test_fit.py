@@ -277,3 +277,17 @@ def test_no_bar_where_there_is_no_terminal(capfd):
     ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=ia.FitConfig(epochs=1, progress=True))
     shown = capfd.readouterr().err
     assert "loss table" in shown and "fit" in shown
+
+
+def test_callbacks_get_flat_numbers_after_every_epoch():
+    images, labels, _ = corner_images(24)
+    seen, config = [], ia.FitConfig(epochs=2, **QUIET)
+    result = ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=config, callbacks=[seen.append])
+    # A fit for each λ to try, one after the other; the result is one of them.
+    assert [(one["run"], one["epoch"]) for one in seen] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert all(type(value) is float and math.isfinite(value) for one in seen for value in one.values())
+    assert [seen[0]["lambda/crop"], seen[2]["lambda/crop"]] == pytest.approx(list(config.entropy_weights))
+    of = {(one["run"], one["epoch"]): one for one in seen}
+    kept = [run for run in (1, 2) if of[run, 2]["val_loss"] == result.history[1]["val_loss"]]
+    assert kept and of[kept[0], 1]["entropy/crop"] == result.history[0]["entropy"]["crop"]
+    assert {"loss", "val_entropy/crop", "in_band", "outside", "seconds"} < set(seen[0])

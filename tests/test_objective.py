@@ -1,6 +1,7 @@
 """`InstaAugObjective` and `LearnedAugment.sample` in training loops."""
 
 import logging
+import math
 import re
 
 import pytest
@@ -319,3 +320,19 @@ def test_errors_say_what_to_do(batch):
         match=r"state_dict: holds a controller.s state of shape \(1, 3\), this objective.s is \(2, 3\)",
     ):
         objective.set_extra_state(other.get_extra_state())
+
+
+def test_logs_are_flat_and_say_what_the_attributes_say(batch):
+    aug, objective, model = make(entropy={"crop": (0.0, 1.0)})
+    assert objective.logs() == {}
+    step(aug, objective, model, batch).backward()
+    logs = objective.logs()
+    assert list(logs) == ["loss"] + [
+        f"{what}/{f}" for f in ("crop", "rotate") for what in ("entropy", "lambda", "in_band")
+    ]
+    assert all(type(value) is float and math.isfinite(value) for value in logs.values())
+    assert logs["entropy/crop"] == objective.entropies["crop"] and logs["lambda/rotate"] == objective.weights["rotate"]
+    assert logs["in_band/crop"] == 1 and logs["in_band/rotate"] == 0  # every range starts far below its band
+    with torch.no_grad():
+        step(aug, objective, model, batch)
+    assert objective.logs() == logs

@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file, save_model
 from timm.data import create_dataset, create_loader
+from timm.data.loader import fast_collate
 from timm.utils import AverageMeter, accuracy
+from torchvision.datasets import FakeData
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
@@ -325,3 +327,17 @@ def test_in_timms_training_pipeline(folder):
     scheduler.step(1)
     assert loss.isfinite() and ema.module(images).shape == (4, 4)
     assert any(not torch.equal(b, p) for b, p in zip(before, aug.predictor.heads.parameters(), strict=True))
+
+
+def test_in_create_loader_by_one_argument():
+    """timm's prefetcher scales, normalises and erases after it, as always."""
+    aug = ia.LearnedAugment(["turn"]).requires_grad_(False)
+    dataset = FakeData(8, (3, 40, 40), 5)
+    loaders = [
+        create_loader(dataset, (3, 32, 32), 4, collate_fn=how, device=torch.device("cpu"), num_workers=0)
+        for how in (None, ia.collate(aug, fast_collate))
+    ]
+    for (plain, labels), (turned, same) in zip(*loaders, strict=True):
+        assert turned.shape == plain.shape and turned.dtype == plain.dtype and torch.equal(labels, same)
+        for image, view in zip(plain, turned, strict=True):
+            assert any(torch.equal(view, image.rot90(k, (-2, -1))) for k in range(4))

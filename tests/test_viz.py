@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
+from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.tta.report import ArmResult, Evaluation
 from instaaug_transforms.viz.colour import mean_colour
 from instaaug_transforms.viz.crops import centre_density
@@ -36,29 +37,57 @@ def test_crops_are_drawn_in_pixels():
     aug = make_lively(["crop"])
     image = torch.rand(3, 60, 80)
     axes = viz.likeliest_crops(aug, image, k=1).axes[0]
-    under, box = axes.patches
-    assert under.get_bbox().bounds == box.get_bbox().bounds  # white under every edge
+    dark, white, box = axes.patches
+    # A dark and a white line under every edge: it is seen on any picture.
+    assert dark.get_bbox().bounds == white.get_bbox().bounds == box.get_bbox().bounds
+    assert dark.get_linewidth() > white.get_linewidth() > box.get_linewidth()
+    assert max(dark.get_edgecolor()[:3]) < 0.2 and min(white.get_edgecolor()[:3]) == 1
     mode = aug.distribution(image).mode
     assert box.get_width() == pytest.approx(80 * mode.w.item(), rel=1e-5)
     assert box.get_x() + box.get_width() / 2 == pytest.approx(80 * mode.cx.item() - 0.5, abs=1e-3)
     assert box.get_y() + box.get_height() / 2 == pytest.approx(60 * mode.cy.item() - 0.5, abs=1e-3)
 
 
+def test_every_box_says_how_likely_it_is_and_is_drawn_once():
+    """Mirrored views show the same box."""
+    aug = make_lively([Crop(flips=True)])
+    image = torch.rand(3, 60, 80)
+    probs, anchors = aug.distribution(image).parts["crop"].categorical.probs[0], aug.families[0].anchors
+    by_box = {}
+    for p, box in zip(probs.tolist(), anchors[:, :4].tolist(), strict=True):
+        by_box[tuple(box)] = by_box.get(tuple(box), 0.0) + p
+    axes = viz.likeliest_crops(aug, image, k=4).axes[0]
+    expected = [f"{100 * p:.0f} %" for p in sorted(by_box.values(), reverse=True)[:4]]
+    assert [text.get_text() for text in axes.texts] == expected and len(axes.patches) == 3 * 4
+
+
 def test_contact_sheet_starts_with_the_image():
     image = torch.rand(3, 30, 30)
     figure = viz.contact_sheet(make_lively(["rotate"]), image, rows=2, columns=3)
-    assert len(figure.axes) == 6
+    assert [axes.get_title() for axes in figure.axes] == ["image", *["sample"] * 5]
     assert torch.allclose(torch.tensor(figure.axes[0].images[0].get_array().data).permute(2, 0, 1), image, atol=1e-6)
 
 
+def test_contact_sheet_shows_equal_samples_once():
+    aug = ia.LearnedAugment(["turn"])  # nine of ten are the image itself
+    figure = viz.contact_sheet(aug, torch.rand(3, 30, 30), rows=3, columns=6)
+    titles = [axes.get_title() for axes in figure.axes if axes.images]
+    counts = [int(title.split()[0]) if title.endswith("17 samples") else 1 for title in titles[1:]]
+    assert titles[0] == "image" and sum(counts) == 17 and len(counts) <= 4
+
+
 def test_likelier_boxes_are_darker_and_thicker():
-    """In greyscale too: luminance falls as probability rises."""
+    """In greyscale too, and for eyes without red or green cones (Viénot et al. 1999): luminance falls as probability rises."""
     aug = make_lively(["crop"])
     axes = viz.likeliest_crops(aug, torch.rand(3, 60, 80), k=6).axes[0]
-    boxes = axes.patches[1::2]  # the likeliest last
-    light = [0.299 * r + 0.587 * g + 0.114 * b for r, g, b, _ in (box.get_edgecolor() for box in boxes)]
-    assert len(boxes) == 6 and light == sorted(light, reverse=True)
-    assert [box.get_linewidth() for box in boxes] == sorted(box.get_linewidth() for box in boxes)
+    boxes = axes.patches[2::3]  # the likeliest first
+    rgb = torch.tensor([box.get_edgecolor()[:3] for box in boxes]) ** 2.2
+    no_red = torch.tensor([[0.1124, 0.8876, 0.0], [0.1124, 0.8876, 0.0], [0.004, -0.004, 1.0]])
+    no_green = torch.tensor([[0.2927, 0.7073, 0.0], [0.2927, 0.7073, 0.0], [-0.0223, 0.0223, 1.0]])
+    for eyes in (torch.eye(3), no_red, no_green):
+        light = ((rgb @ eyes.T) @ torch.tensor([0.2126, 0.7152, 0.0722])).tolist()
+        assert len(boxes) == 6 and light == sorted(light)
+    assert [box.get_linewidth() for box in boxes] == sorted((box.get_linewidth() for box in boxes), reverse=True)
 
 
 def test_density_of_centres_has_the_moments_of_the_distribution():

@@ -1,5 +1,7 @@
 """A transform as a file: its configuration and φ's weights."""
 
+import hashlib
+import json
 import os
 from typing import Any, Self
 
@@ -9,7 +11,7 @@ from torchvision import tv_tensors
 from ..families import create
 from ..functional.inputs import CONVERSIONS
 from ..predictors import load_predictor
-from ..utils import weights
+from ..utils import hf, weights
 from ..utils.errors import InstaAugError
 
 
@@ -38,18 +40,59 @@ class Checkpointed:
         Raises:
             InstaAugError: another suffix, or a folder that does not exist.
         """
+        weights.write(path, self._stored(notes), self.predictor.state_dict())
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        message: str = "Add weights",
+        private: bool | None = None,
+        license: str | None = None,
+        text: str = "",
+        **notes: Any,
+    ) -> str:
+        """Put weights and a model card into a repository of the Hugging Face hub (``pip install "instaaug-transforms[hub]"``).
+
+        The card has the sha256, how to load the file, and the table that the fit made on held-out images.
+
+        Args:
+            repo: ``owner/name``; made where it is not there yet.
+            message: of the commit.
+            private: whether a new repository is.
+            license: an identifier of the hub, ``"apache-2.0"`` say.
+            text: of your own, for the card.
+            **notes: kept in the file and listed in the card.
+
+        Returns:
+            What `from_pretrained` takes to load this very commit.
+
+        Raises:
+            InstaAugError: no permission, or no way to the hub.
+        """
+        config = json.loads(json.dumps(self._stored(notes)))
+        file = weights.to_bytes(config, self.predictor.state_dict())
+        card = hf.make_card(config, hashlib.sha256(file).hexdigest(), repo, license, text)
+        return hf.upload(file, card, repo, message, private)
+
+    def _stored(self, notes: dict[str, Any]) -> dict[str, Any]:
         setting = {} if self.recommended is None else {"recommended": self.recommended}
-        weights.write(path, {**self.config(), **setting, "notes": notes}, self.predictor.state_dict())
+        return {**self.config(), **setting, "notes": notes}
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | os.PathLike, classifier: nn.Module | None = None, **overrides: Any
+        cls,
+        name_or_path: str | os.PathLike,
+        classifier: nn.Module | None = None,
+        sha256: str | None = None,
+        **overrides: Any,
     ) -> Self:
-        """A checkpoint that comes with the package (see `list_weights`), or a file that `save` wrote.
+        """A checkpoint that comes with the package (see `list_weights`), one on the Hugging Face hub, or a file that `save` wrote.
 
         Args:
-            name_or_path: e.g. ``"crop_tinyimagenet"`` or ``"mine.safetensors"``.
+            name_or_path: e.g. ``"crop_tinyimagenet"``, ``"mine.safetensors"``, ``"hf-hub:owner/name@revision"``.
             classifier: the one they were fitted with, for weights with ``predictor="features"``.
+            sha256: that the file must have; of files on the hub, by default the one in their card.
             **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
                 ``output_size``, ``fill``, ``interpolation``, ``compile``.
 
@@ -60,7 +103,7 @@ class Checkpointed:
             InstaAugError: an unknown name, a file that is damaged, altered or of another kind, or a classifier that is
                 missing or another one.
         """
-        config, tensors = weights.read(name_or_path)
+        config, tensors = weights.read(name_or_path, sha256)
         try:
             channels = config["in_channels"] if "in_channels" in config else config["predictor"]["in_channels"]
         except (KeyError, TypeError) as error:

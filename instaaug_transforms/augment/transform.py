@@ -141,7 +141,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         batch, back = self.prepare(images[None] if images.ndim == 3 else images)
         params = self.predict(batch).select(n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
-        return out.unflatten(0, (n, len(batch))), params
+        return out.unflatten(0, (n, -1)), params
 
     def sample(
         self,

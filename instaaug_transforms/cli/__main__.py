@@ -1,4 +1,4 @@
-"""``instaaug fit | validate | measure | show | weights``; ``python -m instaaug_transforms.cli`` is the same.
+"""``instaaug fit | validate | measure | show | export | weights``; ``python -m instaaug_transforms.cli`` is the same.
 
 A command's module, and torch with it, is imported when that command is named: `--version` and `--help` answer at once.
 """
@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "Compare a classifier with and without learned test-time views, beside every input-free way to choose views.",
     "measure": "Measure what a model is invariant to, on a folder of images; writes a page with plots, and CSV files.",
     "show": "Draw what was learned for photographs: crops, rotation, colour, and a sheet of samples.",
+    "export": "Write a classifier that averages learned views as an ONNX file, and compare it with PyTorch on your images.",
     "weights": "List the checkpoints that come with the package.",
 }
 

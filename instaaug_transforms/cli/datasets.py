@@ -18,11 +18,15 @@ from .image_files import ImageFiles, ReadingErrors, class_folders, inside
 from .images import is_image
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None) -> None:
+def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None, required: bool = True) -> None:
     """As timm's validate.py names them, where it has them."""
     group = parser.add_argument_group("data")
     group.add_argument(
-        "--data", "--data-dir", type=Path, required=True, help="folder that holds the splits, each as <class>/<image>"
+        "--data",
+        "--data-dir",
+        type=Path,
+        required=required,
+        help="folder that holds the splits, each as <class>/<image>",
     )
     group.add_argument(
         "--class-map",

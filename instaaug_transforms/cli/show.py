@@ -13,8 +13,10 @@ from torchvision.transforms.v2 import functional as F
 from .. import viz
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
+from ..utils.weights import read as read_weights
 from .arguments import natural, positive_int
 from .images import SUFFIXES, is_image, read_image
+from .models import add_model_arguments, build_classifier
 from .outputs import check_folder
 
 OVERVIEW = 224  # side, pixels, of the copies that are drawn together
@@ -30,13 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("instaaug-show"), help="folder for the pictures (%(default)s)")
     parser.add_argument("--crops", type=positive_int, default=6, help="boxes drawn at most (%(default)s)")
     parser.add_argument("--seed", type=natural, default=0, help="of the samples (%(default)s)")
+    add_model_arguments(parser)  # for weights that read its features
+    parser.set_defaults(device="cpu")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write ``<name>-samples.png`` per image and a picture per family that has one; for several images also ``all-….png``."""
     check_folder(arguments.out, "out")
     files = find_images(arguments.images)
-    aug = LearnedAugment.from_pretrained(arguments.weights)
+    aug = load(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     seen = []
     for path, name in zip(files, names_of(files), strict=True):
@@ -47,6 +51,18 @@ def run(arguments: argparse.Namespace) -> None:
     if len(seen) > 1:
         for kind, figure in overview(aug, torch.stack(seen)):
             _write(figure, arguments.out / f"all-{kind}.png")
+
+
+def load(arguments: argparse.Namespace) -> LearnedAugment:
+    """The weights, with their classifier where they read its features."""
+    config, _ = read_weights(arguments.weights)
+    if "classifier_sha256" not in config.get("predictor", {}):
+        return LearnedAugment.from_pretrained(arguments.weights)
+    if not (arguments.checkpoint or arguments.pretrained or ":" in arguments.model):
+        raise InstaAugError(
+            f"weights: {arguments.weights} read the features of the classifier they were fitted with; give it as --model and --checkpoint"
+        )
+    return LearnedAugment.from_pretrained(arguments.weights, classifier=build_classifier(arguments, None)).cpu()
 
 
 def pictures(aug: LearnedAugment, image: Tensor, arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:

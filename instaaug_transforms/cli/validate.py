@@ -33,13 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
     group = parser.add_argument_group("views")
     add_reading_arguments(group, batch_size=256, per="forward")
-    group.add_argument("--weights", default="crop_tinyimagenet", help="a name that `instaaug weights` lists, or a file")
-    group.add_argument(
-        "--features-checkpoint",
-        type=Path,
-        help="where the weights read another classifier's features: its weights, as --checkpoint",
-    )
-    group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
+    add_weights_arguments(group)
     group.add_argument(
         "--nuisance",
         help="also report on images that suffered this, all of them, as `instaaug fit --nuisance` takes it",
@@ -67,6 +61,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--results-file", type=Path, help="write the table there")
     group.add_argument("--results-format", choices=FORMATS, default="csv", help="(%(default)s)")
+
+
+def add_weights_arguments(group: argparse._ArgumentGroup) -> None:
+    """What `load_transform` reads."""
+    group.add_argument("--weights", default="crop_tinyimagenet", help="a name that `instaaug weights` lists, or a file")
+    group.add_argument(
+        "--features-checkpoint",
+        type=Path,
+        help="where the weights read another classifier's features: its weights, as --checkpoint",
+    )
+    group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -111,7 +116,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def load_transform(
-    arguments: argparse.Namespace, classifier: torch.nn.Module, n_classes: int
+    arguments: argparse.Namespace, classifier: torch.nn.Module, n_classes: int | None
 ) -> tuple[LearnedAugment, dict[str, Any]]:
     """The weights, with the classifier whose features they read if they read any; and the notes beside them."""
     config, _ = read_weights(arguments.weights)

@@ -98,7 +98,7 @@ class BoxHead(nn.Module):
         # Windows sum to 1: the shared layer comes first, on fewer numbers, and boxes stay last in memory.
         local = F.conv2d(features.map, self.local.weight[..., None, None], self.local.bias).flatten(2)  # (B, H, h·w)
         context = self.context(features.vector).unsqueeze(2)  # (B, H, 1)
-        hidden = torch.baddbmm(context, local, self.windows.expand(len(local), -1, -1)).relu_()  # (B, H, N)
+        hidden = torch.baddbmm(context, local, self.windows.expand(local.shape[0], -1, -1)).relu_()  # (B, H, N)
         weight = GAIN * self.weight.flatten(0, 1)[self.row].T  # (H, A)
         if len(self.box) > hidden.shape[2]:
             hidden = hidden[..., self.box]  # (B, H, A)

@@ -5,6 +5,7 @@ import math
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -137,13 +138,23 @@ def quantile_orders(k: int, n: int) -> list[tuple[int, ...]]:
 
     The first goes by halves (van der Corput's sequence), so that a few views cover the range; the others are random.
     """
-    halves = torch.tensor([_radical_inverse(i + 1) for i in range(k)]).argsort().argsort()
+    # Plain numbers: an exporter, which traces tensors, cannot read them.
+    halves = np.argsort(np.argsort([_radical_inverse(i + 1) for i in range(k)]))
     orders = [tuple(halves.tolist())]
-    generator = torch.Generator().manual_seed(k)
+    random = np.random.RandomState(k)  # whose numbers do not change between versions
     while len(orders) < n:
-        tries = [tuple(torch.randperm(k, generator=generator).tolist()) for _ in range(100)]
+        tries = [_shuffled(k, random) for _ in range(100)]
         orders.append(next((order for order in tries if order not in orders), tries[0]))
     return orders[:n]
+
+
+def _shuffled(k: int, random: np.random.RandomState) -> tuple[int, ...]:
+    """What `torch.randperm` gives under the same seed."""
+    order = list(range(k))
+    for i, draw in enumerate(random.randint(0, 2**32, k - 1, dtype=np.uint32).tolist()):
+        j = i + draw % (k - i)
+        order[i], order[j] = order[j], order[i]
+    return tuple(order)
 
 
 def _radical_inverse(i: int) -> float:

@@ -137,7 +137,7 @@ def apply(
     with without_autocast(images.device):
         matrix = geometry_matrix(families, params, height, width, swap)
         if matrix is None and size != (height, width):
-            matrix = torch.eye(3, device=images.device).expand(len(images), 3, 3)
+            matrix = torch.eye(3, device=images.device).expand(images.shape[0], 3, 3)
 
         def transform(images: Tensor, matrix: Tensor | None, params: AugmentParams) -> Tensor:
             out = images.float()
@@ -149,7 +149,8 @@ def apply(
                 out = (colour if callable(colour) else colours)(out, families, params, backend)
             return out
 
-        if _differentiable(images, params) or len(images) <= (step := _step(images, size)):
+        step = _step(images, size)
+        if step is None or len(images) <= step or _differentiable(images, params):
             out = transform(images, matrix, params).to(images.dtype)
             return out.contiguous(memory_format=torch.channels_last) if last else out
         # Part by part: grids and whatever colour needs stay in the processor's cache, and memory is input and output.
@@ -161,10 +162,10 @@ def apply(
         return out
 
 
-def _step(images: Tensor, size: tuple[int, int]) -> int:
+def _step(images: Tensor, size: tuple[int, int]) -> int | None:
     """How many images at a time: on a CPU as many as stay in the cache, but `grid_sample` gives each thread its own."""
     if images.device.type != "cpu" or torch.compiler.is_compiling():
-        return len(images)
+        return None
     return max(torch.get_num_threads(), CHUNK // (size[0] * size[1]))
 
 

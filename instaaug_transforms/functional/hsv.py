@@ -46,7 +46,10 @@ def _decompose(images: Tensor, hue: Tensor) -> tuple[Tensor, ...]:
     # The distance is a where red is the largest channel (d = 0), 3 − a where it is the smallest (d = 1), 1 + d where it
     # is between (a = 1): a + d·(3 − 2a) in every case.
     across = green - blue
-    sign = torch.copysign(torch.ones((), dtype=across.dtype, device=across.device), across.detach())
+    if torch.compiler.is_exporting():  # ONNX has no copysign
+        sign = torch.where(across < 0, -1.0, 1.0).to(across.dtype)
+    else:
+        sign = torch.copysign(torch.ones((), dtype=across.dtype, device=across.device), across.detach())
     a, d = across * sign * per_chroma, (top - red) * per_chroma
     turns = torch.addcmul(hue, sign, torch.addcmul(a, d, torch.rsub(a, 3, alpha=2)), value=1 / 6)
     return low, top, chroma, per_chroma, a, d, sign, turns

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ..tta.arms import with_extras
 from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
 from .config import FitConfig, FitResult
-from .fitting import Fitting
+from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
 from .losses import PerViewLoss, cross_entropy
 from .prepared import Prepared, prepare
@@ -42,6 +43,7 @@ def fit(
     val_table: Tensor | None = None,
     workdir: str | os.PathLike | None = None,
     resume: bool = False,
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
     """Learn ``aug`` through a classifier that stays as it is.
 
@@ -74,6 +76,9 @@ def fit(
             there already of the tables is used. Nothing is kept by default.
         resume: go on from the checkpoint in ``workdir``, to the same weights, bit for bit, as without the interruption;
             from the start if there is none yet.
+        callbacks: each is called after every epoch, in the first process, with a flat dictionary of floats: ``run`` (1, 2, …
+            where several λ are tried, one after another), ``epoch`` (from 1), ``loss``, ``val_loss``, ``in_band``,
+            ``outside``, ``seconds``, and per family ``entropy/crop``, ``val_entropy/crop``, ``lambda/crop``.
 
     Raises:
         InstaAugError: unusable data, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
@@ -122,7 +127,7 @@ def fit(
             warn_about_data(prepared, held)
         order = policy_order(prepared) if alone else []
         settings = _settings(config, alone, len(prepared))
-        learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds)
+        learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)
         result = _best_of(settings, order, *learning)
         summary = do_no_harm(aug, held, candidates, order) if report else None
         if summary and own and undo is None:
@@ -167,19 +172,25 @@ def _best_of(
     folder: Path | None,
     resume: bool,
     table_seconds: float,
+    callbacks: Sequence[Callback] = (),
 ) -> FitResult:
     """Fit with each of the settings, from the same start; keep the one whose views average best on held-out images."""
     start = copy.deepcopy(aug.predictor.state_dict())
     kept: list[tuple[float, dict[str, Tensor], FitResult]] = []
-    for config in settings:
+    for run, config in enumerate(settings, 1):
         aug.predictor.load_state_dict(start)
-        result = Fitting(aug, classifier, train, val, config, loss, folder, table_seconds).run(resume)
+        numbered = [partial(_with_run, callback, run) for callback in callbacks]
+        result = Fitting(aug, classifier, train, val, config, loss, folder, table_seconds, numbered).run(resume)
         if len(settings) == 1:
             return result
         kept.append((average_loss(aug, val, order), copy.deepcopy(aug.predictor.state_dict()), result))
     _, state, result = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
     return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))
+
+
+def _with_run(callback: Callback, run: int, logs: dict[str, float]) -> None:
+    callback({"run": float(run), **logs})
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from .pathwise import view_losses
 from .prepared import Prepared, describe
 from .watch import warn_outside_band
 
+Callback = Callable[[dict[str, float]], object]
 IN_BAND = 0.02  # nats that the mean entropy of an epoch may lie outside
 
 
@@ -41,6 +42,7 @@ class Fitting:
         loss: per-view loss.
         folder: for checkpoints; none are made if None.
         table_seconds: what preparing took, for the result.
+        callbacks: called after every epoch, see `fit`.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class Fitting:
         loss: PerViewLoss,
         folder: Path | None = None,
         table_seconds: float = 0.0,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
+        self.callbacks = callbacks
         self.aug, self.classifier, self.config, self.loss = aug, classifier, config, loss
         self.train, self.val, self.folder, self.table_seconds = train, val, folder, table_seconds
         self.predictor, self.device = aug.predictor, aug.device
@@ -104,6 +108,8 @@ class Fitting:
                     self.history.append(entry)
                     self.kept.append(copy.deepcopy(predictor.state_dict()))
                     self._save()
+                    for callback in self.callbacks if distributed.rank() == 0 else ():
+                        callback(flat_logs(entry, len(self.history)))
         finally:
             predictor.load_state_dict(self.kept[self.best_epoch] if self.kept else before)
             predictor.train(training)
@@ -276,6 +282,16 @@ class Fitting:
                 entropies[name] = entropies.get(name, 0.0) + h.sum().item() / len(self.val)
         self.predictor.train()
         return {"val_loss": loss, "val_entropy": entropies}
+
+
+def flat_logs(entry: Mapping[str, Any], epoch: int) -> dict[str, float]:
+    """An entry of the history as numbers alone; of families as ``entropy/crop``."""
+    logs = {"epoch": float(epoch)}
+    for name, value in entry.items():
+        name = {"weight": "lambda"}.get(name, name)
+        parts = {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        logs |= {key: float(number) for key, number in parts.items()}
+    return logs
 
 
 def _short(label: str, values: Mapping[str, float]) -> dict[str, str]:

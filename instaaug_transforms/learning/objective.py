@@ -76,6 +76,7 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch = Watch(aug.families)
         self.register_buffer("baseline", torch.tensor(float("nan")))
+        self._latest: Tensor | None = None  # loss, for `logs`
         anchored = aug.anchor_families
         self.critic: nn.Module | None = None
         if estimator == "critic" and anchored:
@@ -94,6 +95,16 @@ class InstaAugObjective(nn.Module):
     def entropies(self) -> dict[str, float]:
         """Recent mean entropy of each family, nats; empty before the first step."""
         return dict(self.controller.average)
+
+    def logs(self) -> dict[str, float]:
+        """For any logger: ``loss`` of the latest training step, ``entropy/<family>`` (recent mean, nats), ``lambda/<family>``, and
+        ``in_band/<family>``, 1 or 0; empty before the first step. Over all processes.
+        """
+        found = {} if self._latest is None else {"loss": self._latest.item()}
+        for name, entropy in self.entropies.items():
+            found |= {f"entropy/{name}": entropy, f"lambda/{name}": self.controller.weight(name)}
+            found[f"in_band/{name}"] = float(self.controller.violation(name, entropy) == 0)
+        return found
 
     def forward(self, per_view: Tensor, sample: AugmentSample, credit: Tensor | None = None) -> Tensor:
         """Losses ``(n·B,)``, view-major as ``sample``'s views, to the scalar whose ``backward()`` trains all.
@@ -122,6 +133,7 @@ class InstaAugObjective(nn.Module):
                     value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
         penalty = self.controller.penalty(entropies)
         if self.training and torch.is_grad_enabled():
+            self._latest = means[0] if credit is None else losses.detach().mean()
             self._update(means, list(entropies))
         return (value - penalty).mean()
 

@@ -67,7 +67,7 @@ class ConvPredictor(Predictor):
 
     def decode(self, copies: Tensor) -> dict[str, Tensor]:
         """Copies, uint8 or float in [0, 1], to raw outputs ``(B, R)`` per family, fp32."""
-        if copies.device.type == "cpu" and len(copies) > CHUNK:
+        if copies.device.type == "cpu" and not torch.compiler.is_exporting() and len(copies) > CHUNK:
             # Activations of a part stay in the processor's cache, and memory does not grow with the batch.
             parts = [self.decode(part) for part in copies.split(CHUNK)]
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -30,10 +30,10 @@ class GlobalPredictor(Predictor):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """How many images there are."""
-        return (images.new_empty(len(images), 0),)
+        return (images.new_empty(images.shape[0], 0),)
 
     def decode(self, encoded: Tensor) -> dict[str, Tensor]:
-        return {name: table.mean(0).expand(len(encoded), -1).float() for name, table in self.raw.items()}
+        return {name: table.mean(0).expand(encoded.shape[0], -1).float() for name, table in self.raw.items()}
 
 
 @register_predictor("symmetric")

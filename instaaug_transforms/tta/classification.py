@@ -128,7 +128,7 @@ class TTAModel(ViewModel):
         # images, so that they are gone when the classifier needs the memory.
         layout = batch.contiguous(memory_format=torch.channels_last)
         views = back(self._views(torch.cat([layout] * n), others.flatten()))
-        logits = self.model(views).unflatten(0, (n, len(batch)))
+        logits = self.model(views).unflatten(0, (n, -1))
         if known:
             logits = torch.cat([plain[None].to(logits), logits])
         return aggregate(logits, self.aggregate, power=self.power, log_weights=self._log_weights(params, distribution))

@@ -79,6 +79,8 @@ class ViewModel(nn.Module):
         check_eval(self.model)
         if images.ndim == 3:
             return self.chunks(images[None], run)[0]
+        if torch.compiler.is_exporting():  # how many chunks there are would depend on the batch
+            return run(images)
         return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
 
     def choose(self, distribution: AugmentDistribution, generator: torch.Generator | None) -> AugmentParams:
@@ -90,7 +92,7 @@ class ViewModel(nn.Module):
         """The fixed views, ``(n, B)``."""
         return AugmentParams(
             **{
-                name: column.to(batch.device)[:, None].expand(-1, len(batch)).contiguous()
+                name: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous()
                 for name, column in self.policy.items()
             }
         )

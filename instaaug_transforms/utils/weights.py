@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from . import hf
 from .errors import InstaAugError
 from .files import replace_file
 from .hashing import fingerprint
@@ -38,22 +39,34 @@ def list_weights() -> list[str]:
     return sorted(manifest())
 
 
-def resolve(name_or_path: str | os.PathLike) -> tuple[Path, str | None]:
-    """A checkpoint's name or a file's path to the file and, for a name, the sha256 it must have.
+def resolve(name_or_path: str | os.PathLike, sha256: str | None = None) -> tuple[Path, str | None]:
+    """A checkpoint's name, one on the Hugging Face hub (see `hf`) or a path, to the file and the sha256 it must have.
 
     Raises:
         InstaAugError: neither a known name nor a file.
     """
+    if str(name_or_path).startswith(hf.PREFIX):
+        return hf.download(str(name_or_path), sha256)
     known = manifest()
     if str(name_or_path) in known:
         entry = known[str(name_or_path)]
-        return hub_dir() / entry["file"], entry["sha256"]
+        return hub_dir() / entry["file"], sha256 or entry["sha256"]
     path = Path(name_or_path)
     if path.is_file():
-        return path, None
+        return path, sha256
     raise InstaAugError(
         f"weights: {str(name_or_path)!r} is neither a file nor a known name; known are {', '.join(sorted(known))}"
     )
+
+
+def to_bytes(config: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
+    """A weights file's contents."""
+    config = {**{key: value for key, value in config.items() if key != DIGEST}, "format": FORMAT}
+    # Through JSON once, so that what is hashed is what will be read.
+    config = json.loads(json.dumps(config, sort_keys=True))
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    config[DIGEST] = fingerprint(tensors, config=config)
+    return save(tensors, metadata={"config": json.dumps(config, sort_keys=True)})
 
 
 def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
@@ -67,28 +80,23 @@ def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Te
         raise InstaAugError(f"path: weights are saved as .safetensors, got {path.name!r}")
     if not path.parent.is_dir():
         raise InstaAugError(f"path: folder {str(path.parent)!r} does not exist; create it first")
-    config = {**{key: value for key, value in config.items() if key != DIGEST}, "format": FORMAT}
-    # Through JSON once, so that what is hashed is what will be read.
-    config = json.loads(json.dumps(config, sort_keys=True))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    config[DIGEST] = fingerprint(tensors, config=config)
-    replace_file(path, save(tensors, metadata={"config": json.dumps(config, sort_keys=True)}))
+    replace_file(path, to_bytes(config, tensors))
     return path
 
 
-def read(name_or_path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read a weights file and check it: sha256 of the file for a name, of its contents for every file.
+def read(name_or_path: str | os.PathLike, sha256: str | None = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a weights file and check it: sha256 of the file where one is known, of its contents for every file.
 
     Raises:
         InstaAugError: unknown name, unreadable, truncated or altered file, or one of another kind or a newer format.
     """
-    path, sha256 = resolve(name_or_path)
+    path, sha256 = resolve(name_or_path, sha256)
     if sha256 is not None:
         actual = hashlib.sha256(path.read_bytes()).hexdigest()
         if actual != sha256:
             raise InstaAugError(
                 f"weights: {path.name} has sha256 {actual[:12]}…, expected {sha256[:12]}…: the file was altered or cut "
-                "short; restore it from the repository or reinstall the package"
+                "short, or is another; restore it from where it came, or reinstall the package"
             )
     try:
         with safe_open(path, framework="pt") as file:

@@ -1,5 +1,6 @@
 """Where and how large learned crops are."""
 
+import math
 from typing import Any
 
 import torch
@@ -13,41 +14,60 @@ from .style import ACCENT, FAINT, INK, PALE, as_batch, new_figure, part_of, prob
 SMALLEST = 0.01  # boxes that are less likely are left out
 
 
-def draw_crops(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int, k: int = 6) -> None:
-    """The ``k`` likeliest crops of one image on it: thicker and redder the likelier, grey and thin the unlikely.
+def draw_crops(
+    axes: Any, image: Tensor, distribution: AugmentDistribution, index: int, k: int = 6, size: float = 6
+) -> None:
+    """The ``k`` likeliest crops of one image on it, each with its probability: redder and thicker the likelier.
 
     Args:
         axes: matplotlib axes.
         image: ``(C, H, W)``.
         distribution: of the batch the image came from.
         index: its place in that batch.
-        k: boxes drawn at most; those below 1 % are left out. The likeliest is drawn where it is, each further one a
-            little inside its place, so that edges in common stay apart.
+        k: boxes drawn at most; those below 1 % are left out. A box and its mirrored view count as one. The likeliest is drawn
+            where it is, each further one a little inside its place, so that edges in common stay apart.
+        size: of the labels, points.
     """
-    from matplotlib.patches import Rectangle
-
     part = next(part for part in distribution.parts.values() if "cx" in part.mode())
-    probs = part.categorical.probs[index].detach().cpu()
+    boxes, probs = _distinct(part.family.anchors[:, :4], part.categorical.probs[index].detach().cpu())
     order = [int(a) for a in probs.argsort(descending=True)[:k] if probs[a] >= SMALLEST] or [int(probs.argmax())]
-    colours = probability_colours()
     _, height, width = image.shape
     show_image(axes, image)
     margin = 0.03 * max(height, width)
     axes.set_xlim(-0.5 - margin, width - 0.5 + margin)
     axes.set_ylim(height - 0.5 + margin, -0.5 - margin)
     top = float(probs[order[0]])
-    for rank, a in reversed(list(enumerate(order))):  # the likeliest on top
-        cx, cy, w, h, _ = part.family.anchors[a].tolist()
-        share = float(probs[a]) / top
+    corners: list[tuple[float, float]] = []
+    for rank, a in enumerate(order):
+        cx, cy, w, h = boxes[a].tolist()
         inset = 0.009 * rank * min(height, width)  # boxes share edges: each a little inside the one before
         left, upper = (cx - w / 2) * width - 0.5 + inset, (cy - h / 2) * height - 0.5 + inset
-        size = (w * width - 2 * inset, h * height - 2 * inset)
-        # White under a likely one keeps its edge visible on a picture of its own colour.
-        axes.add_patch(Rectangle((left, upper), *size, edgecolor="white", linewidth=0.8 + 3 * share, fill=False))
-        axes.add_patch(
-            Rectangle((left, upper), *size, edgecolor=colours(share), linewidth=0.8 + 1.8 * share, fill=False)
-        )
-    axes.set_title(f"likeliest: {100 * top:.0f} %", fontsize=8, color=INK, pad=2)
+        right, lower = left + w * width - 2 * inset, upper + h * height - 2 * inset
+        _draw_box(axes, (left, upper, right, lower), float(probs[a]), top, zorder=2 + len(order) - rank)
+        # Of its corners the label takes the one that is farthest from all labels so far.
+        free = [(x, y) for y in (upper, lower) for x in (left, right)]
+        x, y = max(free, key=lambda c: min((math.dist(c, other) for other in corners), default=0.0))
+        corners.append((x, y))
+        place = {"ha": "left" if x == left else "right", "va": "top" if y == upper else "bottom"}
+        frame = {"facecolor": "white", "edgecolor": INK, "linewidth": 0.5, "pad": 1, "alpha": 0.85}
+        axes.text(x, y, f"{100 * float(probs[a]):.0f} %", fontsize=size, color=INK, bbox=frame, zorder=20, **place)
+
+
+def _draw_box(axes: Any, box: tuple[float, float, float, float], p: float, top: float, zorder: int) -> None:
+    """A line in three: dark and white below the colour, so that it is seen on snow and at night."""
+    from matplotlib.patches import Rectangle
+
+    left, upper, right, lower = box
+    thickness = 0.8 + 1.8 * p / top
+    for extra, colour in ((3.0, INK), (1.8, "white"), (0.0, probability_colours()(p / top))):
+        style = {"edgecolor": colour, "linewidth": thickness + extra, "fill": False, "zorder": zorder}
+        axes.add_patch(Rectangle((left, upper), right - left, lower - upper, **style))
+
+
+def _distinct(boxes: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes ``(N, 4)`` once each, and the sum of the probabilities of those that are alike."""
+    unique, place = boxes.unique(dim=0, return_inverse=True)
+    return unique, torch.zeros(len(unique)).index_add(0, place, probs.float())
 
 
 @torch.no_grad()
@@ -58,7 +78,7 @@ def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     probs = part_of(aug, distribution, "crop").categorical.probs[0]
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
     axes = figure.subplots()
-    draw_crops(axes, image, distribution, 0, k)
+    draw_crops(axes, image, distribution, 0, k, size=8)
     _probability_bar(figure, axes, float(probs.max()), "probability of a crop")
     return figure
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from .crops import draw_crops
 from .rotation import draw_rotation
-from .style import ACCENT, as_batch, new_figure, row_label, show_image
+from .style import ACCENT, INK, as_batch, new_figure, row_label, show_image
 
 
 @torch.no_grad()
@@ -23,7 +23,10 @@ def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: 
     grid = figure.subplots(len(ratios), len(images), squeeze=False, height_ratios=ratios)
     for i, image in enumerate(images):
         for axes, name in zip(grid[:, i], rows, strict=False):
-            (draw_rotation if name == "rotate" else draw_crops)(axes, image, distribution, i)
+            if name == "rotate":
+                draw_rotation(axes, image, distribution, i)
+            else:
+                draw_crops(axes, image, distribution, i, k=3)
         for axes, view in zip(grid[len(rows) :, i], views[:, i], strict=True):
             show_image(axes, view)
     labels = {"rotate": "learned rotation", "crop": "likeliest crops"}
@@ -35,17 +38,37 @@ def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: 
 
 @torch.no_grad()
 def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: int = 6, seed: int = 0) -> Any:
-    """An image ``(C, H, W)``, framed in red, and samples of its learned distribution."""
+    """An image ``(C, H, W)``, framed in red, and samples of its learned distribution; of equal ones the first, with their number."""
     image = as_batch(image)[0]
     views, _ = aug.views(image, rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
+    distinct, times = distinct_views(views[:, 0])
+    rows = -(-(len(distinct) + 1) // columns)
     height, width = views.shape[-2:]
-    figure = new_figure(1.3 * columns, 1.3 * rows * height / width)
-    for axes, view in zip(figure.subplots(rows, columns, squeeze=False).flat, [image, *views[:, 0]], strict=True):
+    figure = new_figure(1.3 * columns, (1.3 * height / width + 0.2) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    titles = ["image", *(f"{n} of {len(views)} samples" if n > 1 else "sample" for n in times)]
+    for axes, view, title in zip(grid, [image, *distinct], titles, strict=False):
         show_image(axes, view)
-        if view is image:
-            axes.set_axis_on()
-            axes.set_xticks([])
-            axes.set_yticks([])
-            for spine in axes.spines.values():
-                spine.set(edgecolor=ACCENT, linewidth=2.5)
+        axes.set_title(title, fontsize=7, color=ACCENT if title == "image" else INK, pad=2)
+    grid[0].set_axis_on()
+    grid[0].set_xticks([])
+    grid[0].set_yticks([])
+    for spine in grid[0].spines.values():
+        spine.set(edgecolor=ACCENT, linewidth=2.5)
     return figure
+
+
+def distinct_views(views: Tensor) -> tuple[list[Tensor], list[int]]:
+    """Of ``(n, C, H, W)`` the first of those that are alike, and how many there are of each."""
+    found: list[Tensor] = []
+    times: list[int] = []
+    for view in views:
+        same = next((i for i, other in enumerate(found) if torch.allclose(view, other, atol=1 / 512)), None)
+        if same is None:
+            found.append(view)
+            times.append(1)
+        else:
+            times[same] += 1
+    return found, times

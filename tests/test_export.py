@@ -1,0 +1,126 @@
+"""Export: the program that torch.export traces, and onnxruntime, agree with the model on photographs."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from torch.export import Dim, export
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms.cli.__main__ import main
+from instaaug_transforms.families.uniform import quantile_orders
+from instaaug_transforms.integrations.export import TopViews, export_onnx, largest_difference
+
+from .conftest import make_lively
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Five, 48 × 64 pixels."""
+    names = ("astronaut", "chelsea", "coffee", "rocket", "immunohistochemistry")
+    images = [torch.from_numpy(getattr(skimage.data, name)()).permute(2, 0, 1) for name in names]
+    return torch.stack([F.resize(image, [48, 64], antialias=True) for image in images]) / 255
+
+
+@pytest.fixture
+def small():
+    """A classifier of any image."""
+    layers = torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten()
+    return torch.nn.Sequential(*layers, torch.nn.Linear(128, 10)).eval()
+
+
+EVERY = ["crop", "rotate", "translate", "scale", "shear", "hsv", "erase", "blur", "local_colour"]
+
+
+def differences(path, photographs, model, sizes=(1, 2, 5)):
+    return largest_difference(path, model, [photographs[:n] for n in sizes])
+
+
+@pytest.mark.parametrize("families", [EVERY, ["turn", "light"]], ids=len)
+def test_torch_export_with_any_batch(families, small, photographs):
+    model = ia.TTAModel(small, make_lively(families).eval(), n_views=3)
+    program = export(model, (photographs[:2],), dynamic_shapes=({0: Dim("batch", min=1)},)).module()
+    for n in (1, 5):
+        assert torch.allclose(program(photographs[:n]), model(photographs[:n]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_onnx_of_every_family(small, photographs, tmp_path):
+    model = ia.TTAModel(small, make_lively(EVERY).eval(), n_views=3)
+    path = export_onnx(model, tmp_path / "every.onnx", (48, 64))
+    difference, same = differences(path, photographs, model)
+    assert difference < 1e-4 and same == 1
+
+
+@pytest.mark.slow
+def test_onnx_of_the_features_predictor(photographs, tmp_path):
+    classifier, photographs = ia.timm.create_classifier("test_resnet", num_classes=10), photographs[..., :48]
+    aug = make_lively(["turn"], predictor=ia.FeaturesPredictor(classifier, image_size=48))
+    model = ia.TTAModel(classifier.eval(), aug, n_views=2)
+    path = export_onnx(model, tmp_path / "features.onnx", 48, dynamic_batch=False)
+    assert differences(path, photographs, model, [1])[0] < 1e-4
+
+
+@pytest.mark.slow
+def test_onnx_of_views_of_another_size(photographs, tmp_path):
+    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=32)
+    path = export_onnx(TopViews(aug, 3), tmp_path / "views.onnx", (48, 64))
+    import onnxruntime
+
+    (views,) = onnxruntime.InferenceSession(path).run(None, {"images": photographs.numpy()})
+    assert views.shape == (3, 5, 3, 32, 32)
+    assert np.abs(views - aug.views(photographs, 3, "top")[0].numpy()).max() < 1e-4
+
+
+def test_orders_of_quantiles_are_those_of_torch():
+    """They are made without tensors, which an exporter cannot read."""
+    for k in (2, 7, 40):
+        generator = torch.Generator().manual_seed(k)
+        tries = [tuple(torch.randperm(k, generator=generator).tolist()) for _ in range(100)]
+        first, second = quantile_orders(k, 2)
+        assert second == next((order for order in tries if order != first), tries[0])
+
+
+@pytest.mark.parametrize("select", ["sample", "stratified"])
+def test_random_views_are_refused(small, select, tmp_path):
+    model = ia.TTAModel(small, ia.LearnedAugment(["turn"]), 2, select=select)
+    with pytest.raises(ia.InstaAugError, match=f"select: random views cannot be exported, got '{select}'"):
+        export_onnx(model, tmp_path / "a.onnx", 32)
+    with pytest.raises(ia.InstaAugError, match="path: expected a name that ends in .onnx"):
+        export_onnx(model, tmp_path / "a.pt", 32)
+
+
+def test_what_to_install(small, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ia.InstaAugError, match=r"pip install 'instaaug-transforms\[export\]'"):
+        export_onnx(ia.TTAModel(small, ia.LearnedAugment(["turn"])), tmp_path / "a.onnx", 32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_package_imports_no_onnx():
+    code = "import sys, instaaug_transforms.integrations.export; sys.exit('onnx' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_on_the_command_line(photographs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "photographs").mkdir()
+    for i, image in enumerate(photographs):
+        F.to_pil_image(image).save(tmp_path / "photographs" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.py").write_text(
+        "import instaaug_transforms as ia\ndef make(): return ia.timm.create_classifier('test_resnet', num_classes=10)\n"
+    )
+    command = "export --model small.py:make --weights turn_photos --img-size 64 --data photographs --workers 0 --out"
+    try:
+        assert main([*command.split(), "model.onnx"]) == 0
+        assert "5 images: logits differ by" in capsys.readouterr().out and (tmp_path / "model.onnx").is_file()
+        assert main([*command.split(), "again.onnx", "--tolerance", "-1"]) == 2
+    finally:
+        sys.modules.pop("small", None)
