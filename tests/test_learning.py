@@ -5,11 +5,14 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
 from instaaug_transforms.engine.data import LabelledImages, load
 from instaaug_transforms.learning.contrastive import contrastive_credit, contrastive_losses
+from instaaug_transforms.learning.loss_table import Viewer
 from instaaug_transforms.utils.modes import frozen
 
 CROP_ROTATE = families.create(["crop", "rotate"])
@@ -229,3 +232,22 @@ def test_datasets_of_pil_images_and_of_mixed_sizes():
     Mixed.sizes = [(8, 8), (9, 8)]
     with pytest.raises(ia.InstaAugError, match="resizes them"):
         load(Mixed()).in_memory()
+
+
+def test_own_answers_are_those_at_the_size_of_the_views():
+    """Large frames, small views: what the classifier says of the whole frame is asked at the size it knows."""
+    sizes = set()
+
+    class Sized(nn.Module):
+        def forward(self, x):
+            sizes.add(tuple(x.shape[-2:]))
+            return x.mean((2, 3)) * 5
+
+    images = torch.rand(12, 3, 40, 40)
+    aug = ia.LearnedAugment(["crop"], output_size=(20, 20))
+    view = Viewer(aug, Sized())
+    expected = Sized()(F.resize(images, [20, 20], antialias=True))
+    torch.testing.assert_close(view.plain(images), expected, atol=1e-4, rtol=1e-4)
+    config = ia.FitConfig(epochs=1, held_out=0.5, progress=False)
+    ia.fit(aug, Sized(), images, nuisance=v2.RandomErasing(p=1), config=config)
+    assert sizes == {(20, 20)}

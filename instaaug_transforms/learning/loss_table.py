@@ -41,10 +41,20 @@ class Viewer:
     def outputs(self, images: Tensor, view: int) -> Tensor:
         """The classifier's outputs of ``(B, C, H, W)`` images through one view."""
         params = self.views.map(lambda field: field[view].expand(len(images)))
-        return self.plain(self.aug.apply(images, params))
+        return self._run(self.aug.apply(images, params))
 
     def plain(self, images: Tensor) -> Tensor:
-        """The classifier's outputs of the images themselves."""
+        """The classifier's outputs of the images themselves, at the size at which it sees the views."""
+        if self.aug.output_size not in (None, tuple(images.shape[-2:])):
+            families = self.aug.families
+            identity = {name: value for family in families for name, value in family.identity().items()}
+            identity = {
+                name: torch.full((len(images),), value, device=images.device) for name, value in identity.items()
+            }
+            images = self.aug.apply(images, AugmentParams(**identity))
+        return self._run(images)
+
+    def _run(self, images: Tensor) -> Tensor:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
