@@ -1,11 +1,10 @@
 """A Lightning module that learns how far scikit-learn's digits may turn and grow. ``pip install lightning`` first."""
 
-import argparse
 import json
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from experiments import harness
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -23,7 +22,8 @@ class Module(lightning.LightningModule):
     def __init__(self, model: torch.nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        self.objective = ia.InstaAugObjective(ia.LearnedAugment(["rotate", "scale"], in_channels=1), weight_rate=0.02)
+        aug = ia.LearnedAugment(["rotate", "scale"], in_channels=1)
+        self.objective = ia.InstaAugObjective(aug, ia.EntropyConfig(rate=0.02))
 
     def training_step(self, batch, index):
         images, labels = batch
@@ -36,13 +36,8 @@ class Module(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.lr)  # φ is among them
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", type=Path, help=".pt of (images, labels); digits where left out")
-parser.add_argument("--out", type=Path, default=Path("lightning-out"), help="folder for results (%(default)s)")
-parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the first one is used (%(default)s)")
-parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-parser.add_argument("--smoke", action="store_true", help="one epoch of a few images")
-options = parser.parse_args()
+data = ".pt of (images, labels); digits where left out"
+options = harness.parse(None, __doc__, data, smoke={"epochs": 1}, optional="seeds", epochs=8, seeds=[0])
 lightning.seed_everything(options.seeds[0])
 if options.data:
     images, labels = torch.load(options.data, weights_only=True)
@@ -54,7 +49,7 @@ if options.smoke:
     images, labels = images[:64], labels[:64]
 classifier = {"num_classes": int(labels.max()) + 1, "in_chans": images.shape[1]}
 module = Module(ia.timm.create_classifier("test_resnet", **classifier))
-trainer = lightning.Trainer(max_epochs=1 if options.smoke else 8, default_root_dir=options.out, accelerator="auto")
+trainer = lightning.Trainer(max_epochs=options.epochs, default_root_dir=options.out, accelerator="auto")
 last, loader = options.out / "last.ckpt", DataLoader(TensorDataset(images, labels), 32, shuffle=True)
 trainer.fit(module, loader, ckpt_path=last if options.resume else None)
 trainer.save_checkpoint(last)

@@ -95,8 +95,9 @@ def test_the_named_kernels_run(monkeypatch):
 
         return call
 
-    for function in (kornia.geometry.transform.remap, kornia.color.rgb_to_hsv, kornia.color.hsv_to_rgb):
-        monkeypatch.setattr(backends, function.__name__, note(function))
+    transform, color = kornia.geometry.transform, kornia.color
+    for module, name in ((transform, "remap"), (color, "rgb_to_hsv"), (color, "hsv_to_rgb")):
+        monkeypatch.setattr(module, name, note(getattr(module, name)))
     images, fields = torch.rand(4, 3, 12, 12), drawn(["rotate", "hsv"])
     for name in ("torch", "auto"):
         through(name, images, fields, ["rotate", "hsv"])

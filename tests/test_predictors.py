@@ -138,3 +138,28 @@ def test_the_crop_head_is_its_formula():
     weight = GAIN * head.weight[:, scale]
     expected = torch.einsum("bah,fah->bfa", hidden, weight) + (head.bias - log_n)[:, scale]
     assert torch.allclose(seen["logits"], expected.flatten(1), atol=1e-5)
+
+
+def test_multiplications_by_hand_and_patches_take_fewer():
+    def by_hand(trunk: int, wide: int) -> int:
+        mix = 64 * wide * 25 + 64 * wide * wide  # depthwise 5 × 5, then 1 × 1, on an 8 × 8 map
+        summary = 64 * wide * 16
+        return trunk + mix + summary + 64 * wide * 32 + 256 * 32 + 32 * 64 * 30  # the head of 30 boxes
+
+    default = ConvPredictor().build([Crop()])
+    assert default.multiplications() == by_hand(256 * 48 * 32 + 64 * 9 * 32 * 64, 64)
+    patches = ConvPredictor(32, 24, patches=True).build([Crop()])
+    assert patches.multiplications(224) == by_hand(64 * 48 * 48, 48) < 600_000
+
+
+def test_patches_learn_see_the_place_and_come_back_from_a_file(tmp_path):
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(["crop", "turn"], predictor=ConvPredictor(32, 8, patches=True))
+    images = torch.rand(2, 3, 40, 40)
+    assert aug.predictor.spec().map_size == (8, 8)
+    sum(value.square().sum() for value in aug.predictor(images).values()).backward()
+    assert all(weight.grad is not None for weight in aug.predictor.parameters())
+    aug.save(tmp_path / "small.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "small.safetensors")
+    assert again.predictor.config() == {"kind": "conv", "image_size": 32, "width": 8, "patches": True}
+    assert all(torch.equal(again.predictor(images)[name], value) for name, value in aug.predictor(images).items())
