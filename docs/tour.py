@@ -74,7 +74,7 @@ figure
 
 # %%
 model = ia.TTAModel.recommended(classifier, aug, result)
-print(f"recommended: {result.report.recommended.name}, {model.n_views} views")
+print(f"recommended: {result.report.recommended.name}, K = {model.n_views}")
 print(f"turned, put right: {accuracy(model, turned, labels[test]):.1f} %")
 print(f"upright: {accuracy(model, images[test], labels[test]):.1f} %")
 
