@@ -1,4 +1,4 @@
-"""A Lightning module that learns how far scikit-learn's digits may turn and grow. ``pip install lightning`` first."""
+"""A Lightning module that learns how far scikit-learn's digits may turn. ``pip install lightning`` first."""
 
 import argparse
 import json
@@ -23,8 +23,7 @@ class Module(lightning.LightningModule):
     def __init__(self, model: torch.nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        aug = ia.LearnedAugment(["rotate", "scale"], in_channels=1)
-        self.objective = ia.InstaAugObjective(aug, entropy=ia.EntropyConfig(rate=0.02))
+        self.objective = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], in_channels=1), ia.EntropyConfig(rate=0.02))
 
     def training_step(self, batch, index):
         images, labels = batch
