@@ -31,7 +31,12 @@ def on_files(files, config):
     """Add the pages that are made."""
     source = (DOCS / "tour.py").read_text(encoding="utf-8")
     tour = "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in cells(source))
-    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    readme = (
+        (DOCS.parent / "README.md")
+        .read_text(encoding="utf-8")
+        .replace("](docs/", "](")
+        .replace("(tour.py)", "(tour.md)")
+    )
     made = {"index.md": readme, "tour.md": tour.replace("`tour.ipynb`", "[tour.ipynb](tour.ipynb)")}
     made |= {"tour.ipynb": json.dumps(notebook(source), indent=1)}
     made |= {page: (DOCS.parent / path).read_text(encoding="utf-8") for page, path in PAGES.items()}

@@ -74,7 +74,7 @@ figure
 
 # %%
 model = ia.TTAModel.recommended(classifier, aug, result)
-print(f"recommended: {result.report.recommended.name}, {model.n_views} views")
+print(f"recommended: {result.report.recommended.name}, K = {model.n_views}")
 print(f"turned, put right: {accuracy(model, turned, labels[test]):.1f} %")
 print(f"upright: {accuracy(model, images[test], labels[test]):.1f} %")
 
@@ -86,7 +86,7 @@ print(f"upright: {accuracy(model, images[test], labels[test]):.1f} %")
 # %%
 learner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1024, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
 ranges = ia.LearnedAugment(["rotate"], in_channels=1, predictor=ia.ConvPredictor(image_size=32))
-objective = ia.InstaAugObjective(ranges, ia.EntropyConfig(rate=0.02))
+objective = ia.InstaAugObjective(ranges, entropy=ia.EntropyConfig(rate=0.02))
 optimizer = torch.optim.AdamW([*learner.parameters(), *objective.parameters()], lr=1e-3)
 history = []
 for _ in range(3):

@@ -1,10 +1,11 @@
-"""A Lightning module that learns how far scikit-learn's digits may turn and grow. ``pip install lightning`` first."""
+"""A Lightning module that learns how far scikit-learn's digits may turn. ``pip install lightning`` first."""
 
+import argparse
 import json
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from experiments import harness
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,8 +23,7 @@ class Module(lightning.LightningModule):
     def __init__(self, model: torch.nn.Module, lr: float = 1e-3) -> None:
         super().__init__()
         self.model, self.lr = model, lr
-        aug = ia.LearnedAugment(["rotate", "scale"], in_channels=1)
-        self.objective = ia.InstaAugObjective(aug, ia.EntropyConfig(rate=0.02))
+        self.objective = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], in_channels=1), ia.EntropyConfig(rate=0.02))
 
     def training_step(self, batch, index):
         images, labels = batch
@@ -36,23 +36,23 @@ class Module(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.lr)  # φ is among them
 
 
-data = ".pt of (images, labels); digits where left out"
-options = harness.parse(None, __doc__, data, smoke={"epochs": 1}, optional="seeds", epochs=8, seeds=[0])
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--data", type=Path, help=".pt of (grey images, labels); digits where left out")
+parser.add_argument("--out", type=Path, default=Path("lightning-out"), help="folder for results (%(default)s)")
+parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the first one is used (%(default)s)")
+parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+parser.add_argument("--smoke", action="store_true", help="one epoch of a few images")
+options = parser.parse_args()
 lightning.seed_everything(options.seeds[0])
+pixels, labels = map(torch.from_numpy, load_digits(return_X_y=True))  # 1,797 of 8 × 8 pixels, 0 … 16
+images = F.pad(F.interpolate(pixels.float().view(-1, 1, 8, 8) / 16, scale_factor=3), [4] * 4)
 if options.data:
     images, labels = torch.load(options.data, weights_only=True)
-else:
-    digits = load_digits()  # 1,797 of 8 × 8 pixels, 0 … 16
-    images = torch.from_numpy(digits.images).float().div(16).unsqueeze(1)
-    images, labels = F.pad(F.interpolate(images, scale_factor=3), [4] * 4), torch.from_numpy(digits.target)
-if options.smoke:
-    images, labels = images[:64], labels[:64]
-classifier = {"num_classes": int(labels.max()) + 1, "in_chans": images.shape[1]}
-module = Module(ia.timm.create_classifier("test_resnet", **classifier))
-trainer = lightning.Trainer(max_epochs=options.epochs, default_root_dir=options.out, accelerator="auto")
-last, loader = options.out / "last.ckpt", DataLoader(TensorDataset(images, labels), 32, shuffle=True)
+module = Module(ia.timm.create_classifier("test_resnet", num_classes=int(labels.max()) + 1, in_chans=1))
+trainer = lightning.Trainer(max_epochs=1 if options.smoke else 8, default_root_dir=options.out, accelerator="auto")
+last, n = options.out / "last.ckpt", 64 if options.smoke else None
+loader = DataLoader(TensorDataset(images[:n], labels[:n]), 32, shuffle=True)
 trainer.fit(module, loader, ckpt_path=last if options.resume else None)
 trainer.save_checkpoint(last)
-results = {"entropy": module.objective.entropies, "weight": module.objective.weights}
-(options.out / "results.json").write_text(json.dumps(results, indent=1))
+(options.out / "results.json").write_text(json.dumps(module.objective.logs(), indent=1))
 ia.viz.save(ia.viz.learned_ranges(module.objective.aug.cpu(), images[:8]), options.out / "learned.png")

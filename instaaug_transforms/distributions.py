@@ -50,7 +50,8 @@ class AnchorCategorical(Distribution):
         cdf = (cdf / cdf[..., -1:]).detach()
         flat = value.reshape(-1, *self.batch_shape).movedim(0, -1).contiguous()
         index = torch.searchsorted(cdf, flat, right=True).clamp_(max=self.n_candidates - 1)
-        return index.movedim(-1, 0).reshape(value.shape)
+        # Contiguous: the compiler takes what is looked up by transposed indices to lie otherwise than it does (torch 2.15).
+        return index.movedim(-1, 0).reshape(value.shape).contiguous()
 
     def sample(self, sample_shape: torch.Size = torch.Size(), generator: torch.Generator | None = None) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch._inductor import config as inductor
 from torch._inductor.utils import fresh_inductor_cache
 from torch.func import functional_call, stack_module_state, vmap
@@ -213,3 +214,35 @@ def test_per_image_gradients_by_vmap(images):
     per_image = vmap(torch.func.grad(loss), in_dims=(None, 0))(params, images)
     total = torch.func.grad(lambda p: functional_call(predictor, p, (images,))["rotate"].square().sum())(params)
     assert all(torch.allclose(per_image[name].sum(0), total[name], atol=1e-3, rtol=1e-3) for name in params)
+
+
+def test_a_training_step_is_compiled_once(images):
+    """Model, views and objective; the objective's own arithmetic, which reads numbers, runs between the graphs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 3))
+    aug = make_lively(["crop", "rotate", "hsv"])
+    objective, labels = ia.InstaAugObjective(aug), torch.arange(6) % 3
+    optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=1e-2)
+
+    def loss_of(images, labels):
+        views, sample = aug.sample(images, n=2)
+        return objective(nn.functional.cross_entropy(model(views), labels.repeat(2), reduction="none"), sample)
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled, counts, slopes = torch.compile(loss_of, backend=counter), [], []
+    start = copy.deepcopy([model.state_dict(), objective.state_dict()])
+    for _ in range(4):
+        optimizer.zero_grad()
+        torch.manual_seed(3)
+        compiled(images, labels).backward()
+        slopes.append([p.grad.clone() for p in (*model.parameters(), *aug.parameters())])
+        counts.append(counter.frame_count)
+        optimizer.step()
+    assert 0 < counts[1] == counts[-1]
+    model.load_state_dict(start[0])
+    objective.load_state_dict(start[1])
+    optimizer.zero_grad()
+    torch.manual_seed(3)
+    loss_of(images, labels).backward()
+    eager = [p.grad for p in (*model.parameters(), *aug.parameters())]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(slopes[0], eager, strict=True))

@@ -42,6 +42,17 @@ def test_every_arm_has_the_same_number_of_views(report):
     assert ("single view", 1) in result.arms and ("horizontal flip", 2) in result.arms and ("ours", 1) in result.arms
 
 
+def test_some_arms_alone(report):
+    model, aug, data, every = report
+    some = evaluate(
+        model, aug, *data, (1, 2, 4), only=["horizontal flip", "greedy policy"], batch_size=16, progress=False
+    )
+    assert {name for name, _ in some.arms} == {"single view", "horizontal flip", "greedy policy", "ours"}
+    assert all(np.array_equal(arm.correct, every.arms[key].correct) for key, arm in some.arms.items())
+    with pytest.raises(ia.InstaAugError, match="only: expected some of horizontal flip, .* got sideways"):
+        evaluate(model, aug, *data, only=["sideways"], progress=False)
+
+
 def test_our_arm_is_what_tta_gives(report):
     model, aug, (data, _), result = report
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))

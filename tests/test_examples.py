@@ -84,7 +84,7 @@ def test_segmentation_by_learned_views(example, tmp_path):
 def test_lightning_module(example, tmp_path):
     pytest.importorskip("lightning", reason="lightning is not installed")
     example("lightning_module.py", "--smoke", "--out", tmp_path)
-    assert results(tmp_path)["entropy"]
+    assert {"loss", "entropy/rotate", "lambda/rotate"} < set(results(tmp_path))
 
 
 def test_lightning_module_says_what_is_missing(example, tmp_path, monkeypatch):

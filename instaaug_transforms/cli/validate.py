@@ -11,7 +11,7 @@ from ..augment import SELECTIONS, LearnedAugment
 from ..engine import Nuisance
 from ..tta import evaluate
 from ..tta.aggregation import AGGREGATIONS
-from ..tta.report import FORMATS
+from ..tta.report import FORMATS, RIVALS
 from ..utils.errors import InstaAugError
 from ..utils.weights import read as read_weights
 from .arguments import fraction, positive_int
@@ -24,7 +24,7 @@ from .own_code import nuisance_of
 ENOUGH = 200  # images to choose on
 
 # Options that are arguments of `evaluate` by the same name.
-SETTINGS = ("select", "range_fraction", "how", "oracle", "batch_size", "amp", "seed")
+SETTINGS = ("select", "range_fraction", "how", "oracle", "batch_size", "amp", "seed", "only")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--aggregate", dest="how", choices=AGGREGATIONS, default="mean_prob", help="for every arm (%(default)s)"
+    )
+    group.add_argument(
+        "--arms",
+        dest="only",
+        nargs="*",
+        choices=RIVALS,
+        metavar="ARM",
+        help=f"compare with these alone, the single view and ours apart: {', '.join(RIVALS)} (all)",
     )
     group.add_argument(
         "--oracle", action="store_true", help="also the best of all candidate views, found with the label"

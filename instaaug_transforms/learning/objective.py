@@ -106,6 +106,7 @@ class InstaAugObjective(nn.Module):
             found[f"in_band/{name}"] = float(self.controller.violation(name, entropy) == 0)
         return found
 
+    @torch.compiler.disable  # it reads numbers to move λ; model and views, which cost, are compiled around it
     def forward(self, per_view: Tensor, sample: AugmentSample, credit: Tensor | None = None) -> Tensor:
         """Losses ``(n·B,)``, view-major as ``sample``'s views, to the scalar whose ``backward()`` trains all.
 

@@ -10,11 +10,27 @@ from ..augment import LearnedAugment
 from ..engine.data import load
 from ..engine.nuisance import Nuisance, Step
 from ..predictors import FeaturesPredictor
+from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
 from . import arms
 from .aggregation import check_aggregation
 from .classification import TTAModel
-from .report import CONFIDENT, ORACLE, OURS, RECOMMENDED, SINGLE, ArmResult, Evaluation
+from .report import (
+    AUTO,
+    CONFIDENT,
+    FLIP,
+    GREEDY,
+    ORACLE,
+    OURS,
+    RANDOM,
+    RECOMMENDED,
+    RIVALS,
+    SHUFFLED,
+    SINGLE,
+    ZOOMS,
+    ArmResult,
+    Evaluation,
+)
 from .runner import Runner
 
 MOST_CANDIDATES = 64  # that are all looked through for the most confident one
@@ -37,6 +53,7 @@ def evaluate(
     batch_size: int = 256,
     amp: bool = False,
     seed: int = 0,
+    only: Sequence[str] | None = None,
     progress: bool | None = None,
 ) -> Evaluation:
     """Compare learned views with input-free ones on ``data``.
@@ -61,9 +78,19 @@ def evaluate(
         batch_size: images per forward.
         amp: bfloat16 autocast.
         seed: of random views.
+        only: of `report.RIVALS`, those to compare with, beside the single view and ours; all by default. The two that search
+            take a forward of ``choice_data`` per candidate.
         progress: show bars; None where the output is a terminal.
+
+    Raises:
+        InstaAugError: an unknown aggregation or arm.
     """
     check_aggregation(how)
+    rivals = set(RIVALS if only is None else only)
+    if rivals - set(RIVALS):
+        raise InstaAugError(
+            f"only: expected some of {', '.join(RIVALS)}, got {', '.join(sorted(rivals - set(RIVALS)))}"
+        )
     data, choice = load(data, "data", progress=progress), load(choice_data, "choice_data", progress=progress)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
@@ -73,21 +100,24 @@ def evaluate(
     look = float(isinstance(aug.predictor, FeaturesPredictor) and not include_identity)
     with frozen(classifier), torch.no_grad():
         zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
-        losses, _ = run.candidate_losses(choice, policies)
-        pick_zooms = arms.greedy(losses[:, : zooms.batch_shape[0]], most)
-        pick_policy = arms.greedy(losses, most)
+        pick_zooms = pick_policy = slice(0, most)  # of arms that are left out
+        if {ZOOMS, GREEDY} & rivals:
+            losses, _ = run.candidate_losses(choice, policies)
+            pick_zooms = arms.greedy(losses[:, : zooms.batch_shape[0]], most)
+            pick_policy = arms.greedy(losses, most)
         both = arms.boxes([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 1.0, 1)])
         ours = (aug, most, select, range_fraction)
         ways: dict[str, tuple[arms.Arm, list[int]]] = {
             SINGLE: (arms.fixed(both.index(slice(0, 1))), [1]),
-            "horizontal flip": (arms.fixed(both), [2]),
-            "best centre zooms": (arms.fixed(zooms.index(pick_zooms)), list(n_views)),
-            "random views": (arms.random_views(aug, most), several),
-            "AutoAugment policy": (arms.auto_augment(most), several),
-            "greedy policy": (arms.fixed(policies.index(pick_policy)), list(n_views)),
-            f"{OURS}, shuffled": (arms.learned(*ours, True, include_identity), several),
+            FLIP: (arms.fixed(both), [2]),
+            ZOOMS: (arms.fixed(zooms.index(pick_zooms)), list(n_views)),
+            RANDOM: (arms.random_views(aug, most), several),
+            AUTO: (arms.auto_augment(most), several),
+            GREEDY: (arms.fixed(policies.index(pick_policy)), list(n_views)),
+            SHUFFLED: (arms.learned(*ours, True, include_identity), several),
             OURS: (arms.learned(*ours, False, include_identity), several),
         }
+        ways = {name: way for name, way in ways.items() if name in (SINGLE, OURS) or name in rivals}
         results: dict[tuple[str, int], ArmResult] = {}
         for name, (arm, ks) in ways.items():
             results |= run.arm(name, arm, ks, data, choice, how, look if name == OURS else 0.0)

@@ -17,6 +17,14 @@ SINGLE = "single view"
 RECOMMENDED = "recommended"
 CONFIDENT = "most confident candidate"
 ORACLE = "oracle (any candidate view)"
+FLIP, ZOOMS, RANDOM, AUTO, GREEDY, SHUFFLED = RIVALS = (
+    "horizontal flip",
+    "best centre zooms",
+    "random views",
+    "AutoAugment policy",
+    "greedy policy",
+    f"{OURS}, shuffled",
+)
 FORMATS = ("csv", "json")
 
 
