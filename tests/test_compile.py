@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.backends.debugging import aot_eager
 from torch._inductor import config as inductor
 from torch._inductor.utils import fresh_inductor_cache
 from torch.func import functional_call, stack_module_state, vmap
@@ -213,3 +214,38 @@ def test_per_image_gradients_by_vmap(images):
     per_image = vmap(torch.func.grad(loss), in_dims=(None, 0))(params, images)
     total = torch.func.grad(lambda p: functional_call(predictor, p, (images,))["rotate"].square().sum())(params)
     assert all(torch.allclose(per_image[name].sum(0), total[name], atol=1e-3, rtol=1e-3) for name in params)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the tracer asks
+def test_a_whole_training_step_is_compiled_once(images, one_thread):
+    """λ, averages and baselines move with every step, as they do uncompiled; no graph may be made for their values."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return aot_eager(graph, inputs)
+
+    runs = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        aug, model = make_lively(["crop", "rotate"]), nn.Sequential(nn.Flatten(), nn.Linear(3072, 3))
+        objective = ia.InstaAugObjective(aug)
+        optimizer = torch.optim.SGD([*model.parameters(), *objective.parameters()], lr=0.01)
+
+        def step(aug=aug, model=model, objective=objective):
+            views, sample = aug.sample(images, n=2)
+            return objective(nn.functional.cross_entropy(model(views), torch.arange(12) % 3, reduction="none"), sample)
+
+        run, seen = torch.compile(step, backend=backend) if compiled else step, []
+        for seed in range(5):
+            torch.manual_seed(seed)
+            loss = run()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append((loss.item(), *objective.weights.values(), len(graphs)))
+        runs.append(torch.tensor(seen))
+    eager, compiled = runs
+    assert torch.allclose(compiled[:, :-1], eager[:, :-1], atol=1e-4) and len(set(eager[:, 1].tolist())) == 5
+    assert compiled[0, -1] > 0 and (compiled[1:, -1] == compiled[1, -1]).all()

@@ -155,6 +155,7 @@ class InstaAugObjective(nn.Module):
         processes = distributed.world_size()
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
+    @torch.compiler.disable
     def _update(self, means: Tensor, names: list[str]) -> None:
         self.controller.step(dict(zip(names, means[1:], strict=True)))
         self.watch.update(dict(zip(names, means[1:].tolist(), strict=True)), self.controller)
