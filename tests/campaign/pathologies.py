@@ -67,7 +67,6 @@ def campaign(times: int, seed: int) -> Tally:
     kinds: dict[str, tuple[list[str], dict, dict]] = {
         "crop": (["crop"], {}, {}),
         "turn, undone": (["turn"], {}, {"nuisance": ["turn"]}),
-        "aggregation": (["crop"], {"objective": "aggregation"}, {}),
         "ranges": (["rotate"], {}, {}),
         "crop and range": (["crop", "rotate"], {}, {}),
     }
