@@ -27,7 +27,8 @@ class AnchorCategorical(Distribution):
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         # fp32 whatever autocast is on: log-probabilities of 30 anchors do not fit bfloat16's 8 bits.
-        self.logits = torch.log_softmax(logits.float(), dim=-1)
+        # Finite, for 0·log 0 is not a number: candidates may be ruled out by −∞.
+        self.logits = torch.log_softmax(logits.float().clamp(-1e30, 1e30), dim=-1)
         super().__init__(logits.shape[:-1], validate_args=validate_args)
 
     @property
@@ -48,7 +49,8 @@ class AnchorCategorical(Distribution):
         """Uniform numbers ``(*sample_shape, *batch_shape)`` in [0, 1) to anchor indices of the same shape."""
         cdf = self.probs.cumsum(-1)
         cdf = (cdf / cdf[..., -1:]).detach()
-        flat = value.reshape(-1, *self.batch_shape).movedim(0, -1).contiguous()
+        samples = value.shape[: value.ndim - len(self.batch_shape)].numel()  # there may be no images
+        flat = value.reshape(samples, *self.batch_shape).movedim(0, -1).contiguous()
         index = torch.searchsorted(cdf, flat, right=True).clamp_(max=self.n_candidates - 1)
         # Contiguous: the compiler takes what is looked up by transposed indices to lie otherwise than it does (torch 2.15).
         return index.movedim(-1, 0).reshape(value.shape).contiguous()

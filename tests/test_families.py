@@ -8,6 +8,7 @@ from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.uniform import UniformFamily
+from instaaug_transforms.functional.compose import geometry_matrix
 
 from .conftest import make_lively
 
@@ -211,3 +212,37 @@ def test_top_pairs_no_two_fields_of_any_families():
     params = aug.distribution(torch.rand(1, 3, 32, 32)).top(10)
     orders = [tuple(field[:, 0].argsort().tolist()) for field in params.values()]
     assert len(set(orders)) == len(orders) == 9
+
+
+def test_jitter_goes_to_both_sides():
+    """From the centre by half the distance to the next one, to either side; the aspect from 3/4 to 4/3."""
+    crop = families.create(["crop"], {"crop": {"jitter": True}})[0]
+    fields = crop.take(torch.arange(crop.n_candidates))
+    half = torch.tensor(
+        [
+            (1 - s) / max(g - 1, 1) / 2 * (g > 1)
+            for s, g in zip(crop.scales, crop.grids, strict=True)
+            for _ in range(g * g)
+        ]
+    )
+    inner = (half > 0) & ((fields["cx"] - 0.5).abs() + half <= (1 - fields["w"]) / 2 + 1e-6)
+    assert inner.any()
+    for uniform, side in ((0.0, -1), (1.0, 1)):
+        moved = crop.jittered(fields, torch.tensor([uniform, 0.5, 0.5]).expand(len(half), 3))
+        assert torch.allclose((moved["cx"] - fields["cx"])[inner], side * half[inner], atol=1e-6)
+        stretched = crop.jittered(fields, torch.tensor([0.5, 0.5, uniform]).expand(len(half), 3))
+        aspect = (stretched["w"] / stretched["h"])[fields["w"] < 1]
+        assert torch.allclose(aspect, torch.full_like(aspect, 0.75 if side < 0 else 4 / 3), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(60, 100), (64, 64)])
+def test_what_a_stretched_crop_shows_is_turned_rigidly(size):
+    """In pixels of the crop, turning neither stretches nor shears: a rotation matrix, whatever the box's sides."""
+    height, width = size
+    box = {"cx": 0.5, "cy": 0.5, "w": 0.5, "h": 0.9, "flip": 0.0, "angle": 30.0}
+    params = ia.AugmentParams(**{name: torch.tensor([value]) for name, value in box.items()})
+    matrix = geometry_matrix(families.create(["crop", "rotate"]), params, height, width)[0, :2, :2]
+    image, frame = torch.tensor([width, height]), torch.tensor([0.5 * width, 0.9 * height])
+    rotation = image[:, None] * matrix / frame
+    assert torch.allclose(rotation @ rotation.T, torch.eye(2), atol=1e-5)
+    assert torch.allclose(rotation[0, 0], torch.tensor(30.0).deg2rad().cos(), atol=1e-5)

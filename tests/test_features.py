@@ -197,3 +197,19 @@ def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
 def test_errors(classifier, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.LearnedAugment(["crop"], predictor=ia.FeaturesPredictor(classifier))
+
+
+def test_what_phi_saw_is_not_what_a_normalised_classifier_takes(model, images):
+    """φ looks at images in [0, 1]; the image itself goes through the classifier as the pipeline normalised it."""
+    mean, std = (0.5,) * 3, (0.25,) * 3
+    predictor = ia.FeaturesPredictor(model, image_size=32)
+    aug = ia.LearnedAugment(["crop"], predictor=predictor, normalization=(mean, std)).eval()
+    given = (images - 0.5) / 0.25
+    average = ia.TTAModel(model.eval(), aug, 2, aggregate="mean_logit")
+    with torch.no_grad():
+        likeliest = (
+            aug.distribution(given).parts["crop"].categorical.logits.topk(2).indices.T
+        )  # the image itself is first
+        assert (likeliest[0] == 0).all()
+        crop = aug(given, params=ia.AugmentParams(**aug.families[0].take(likeliest[1])))
+        assert torch.allclose(average(given), (model(given) + model(crop)) / 2, atol=1e-4)

@@ -9,6 +9,7 @@ import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.learning.entropy import EntropyConfig, EntropyController
 from instaaug_transforms.learning.fitting import Fitting
 from instaaug_transforms.learning.losses import cross_entropy
 from instaaug_transforms.learning.prepared import prepare
@@ -291,3 +292,16 @@ def test_callbacks_get_flat_numbers_after_every_epoch():
     kept = [run for run in (1, 2) if of[run, 2]["val_loss"] == result.history[1]["val_loss"]]
     assert kept and of[kept[0], 1]["entropy/crop"] == result.history[0]["entropy"]["crop"]
     assert {"loss", "val_entropy/crop", "in_band", "outside", "seconds"} < set(seen[0])
+
+
+def test_a_nat_outside_the_band_costs_a_nat():
+    """Loss − λ·H + nats outside; the epoch with the lowest is kept."""
+    fitting = object.__new__(Fitting)
+    fitting.controller = EntropyController(ia.LearnedAugment(["crop"]).families, EntropyConfig(initial_weight=0.5))
+    epochs = [(1.0, 0.5), (1.2, 0.0), (1.3, 0.0)]
+    fitting.history = [
+        {"val_loss": loss, "val_entropy": {"crop": 2.0}, "in_band": not outside, "outside": outside}
+        for loss, outside in epochs
+    ]
+    assert [fitting._rank(entry) for entry in fitting.history] == pytest.approx([0.5, 0.2, 0.3])
+    assert fitting.best_epoch == 1

@@ -187,3 +187,11 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path):
     run_script(tmp_path, "resumed.safetensors", epochs=6, workdir=repr(str(work)), resume=True)
     whole, resumed = (weights.read(tmp_path / f"{n}.safetensors")[1] for n in ("whole", "resumed"))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_another_output_size_is_another_table(tmp_path):
+    images, labels, _ = corner_images(20)
+    fit_to = {"config": config(), "workdir": tmp_path}
+    ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), **fit_to)
+    with pytest.raises(ia.InstaAugError, match="computed with another output_size"):
+        ia.fit(ia.LearnedAugment(["crop"], output_size=16), Planted(), (images, labels), **fit_to)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint_sequential
 
 import instaaug_transforms as ia
+from instaaug_transforms.learning.entropy import EntropyConfig
 from instaaug_transforms.learning.watch import Watch, warn_outside_band
 
 
@@ -336,3 +337,25 @@ def test_logs_are_flat_and_say_what_the_attributes_say(batch):
     with torch.no_grad():
         step(aug, objective, model, batch)
     assert objective.logs() == logs
+
+
+def test_the_weight_of_entropy_is_named():
+    with pytest.raises(ia.InstaAugError, match="initial_weight: expected a positive number, got 0"):
+        EntropyConfig(initial_weight=0)
+
+
+def test_the_baseline_of_reinforce_is_that_of_earlier_batches(batch):
+    """mean (L − b)·∇ log p with b from the step before, written out."""
+    aug, objective, _ = make(["crop"], estimator="reinforce")
+    _, first = aug.sample(batch[0], n=2)
+    objective(torch.full((8,), 2.0), first)
+    views, sample = aug.sample(batch[0], n=2)
+    losses = views.mean((1, 2, 3)).detach()
+    weight = objective.weights["crop"]
+    part = sample.distribution.parts["crop"]
+    score = (losses.view(2, 4) - 2.0) * part.log_prob(sample.params.detach())
+    expected = torch.autograd.grad(
+        score.mean() - weight * part.entropy().mean(), part.categorical.logits, retain_graph=True
+    )[0]
+    (found,) = torch.autograd.grad(objective(losses, sample), part.categorical.logits)
+    assert torch.allclose(found, expected, atol=1e-6)

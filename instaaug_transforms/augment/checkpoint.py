@@ -124,6 +124,10 @@ class Checkpointed:
             aug = cls(create(list(configs), configs), **(arguments | overrides))
             aug.predictor.load_state_dict(tensors)
             aug.recommended = config.get("recommended")
-        except (KeyError, TypeError, RuntimeError) as error:
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError("some of its weights are not finite")
+        except InstaAugError:
+            raise
+        except Exception as error:  # constructors raise anything at values that nobody meant for them
             raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
         return aug.eval().requires_grad_(False)

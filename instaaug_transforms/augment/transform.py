@@ -83,6 +83,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
     ) -> None:
         super().__init__()
         self.families = create(families)
+        if not isinstance(in_channels, int) or not 1 <= in_channels <= 1024:
+            raise InstaAugError(f"in_channels: expected an integer in 1 … 1024, got {in_channels!r}")
         for family in self.families:
             if family.channels is not None and in_channels not in family.channels:
                 raise InstaAugError(
@@ -138,7 +140,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 spread over scales and ranges).
             generator: source of the randomness; by default the global one.
         """
-        batch, back = self.prepare(images[None] if images.ndim == 3 else images)
+        batch, back = self._prepare_batch(images)
         params = self.predict(batch).select(n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, -1)), params
@@ -157,7 +159,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         Views of uniform families carry gradients to φ. Targets go with them as ``y.repeat(n)``.
 
         Args:
-            images: ``(B, C, H, W)``.
+            images: ``(B, C, H, W)``; a single image ``(C, H, W)`` is a batch of one.
             n: views per image; ``"all"`` for every candidate of the anchor families (every combination of several), in
                 order and unjittered.
             labels: ``(B,)`` classes, for `ClassPredictor` alone.
@@ -180,7 +182,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             raise InstaAugError(
                 f"labels: only ClassPredictor reads them, this predictor is a {type(self.predictor).__name__}; leave them out"
             )
-        batch, back = self.prepare(images)
+        batch, back = self._prepare_batch(images)
         raw = distributed.call_with_mean_gradients(self.predictor, *((batch,) if labels is None else (batch, labels)))
         distribution = AugmentDistribution(self.families, raw)
         if n == "all":
@@ -311,6 +313,14 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 f"weights: call aug.to({str(batch.device)!r}) yourself, or move the images"
             )
         return batch, back
+
+    def _prepare_batch(self, images: Tensor):
+        if not isinstance(images, Tensor):
+            raise InstaAugError(
+                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; convert it with "
+                "v2.functional.to_image"
+            )
+        return self.prepare(images[None] if images.ndim == 3 else images)
 
     def predict(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
         return self._distribution(self.predictor(batch), pooled)

@@ -9,6 +9,8 @@ import torch
 from ..engine import Images, hold_out
 from ..utils.errors import InstaAugError
 
+LARGEST = 2**28  # bytes of names: a small file may unpack to more than memory holds
+
 
 def pack_names(names: list[str] | None) -> str | None:
     """Names to a text of about six characters each."""
@@ -18,8 +20,16 @@ def pack_names(names: list[str] | None) -> str | None:
 
 
 def unpack_names(text: str) -> list[str]:
-    """The reverse of `pack_names`."""
-    return json.loads(zlib.decompress(base64.b64decode(text)))
+    """The reverse of `pack_names`; `InstaAugError` at anything else."""
+    try:
+        raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), LARGEST)
+        names = json.loads(raw)
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+        error: Exception | str = "no list of names"
+    except (ValueError, TypeError, zlib.error, RecursionError) as raised:
+        error = raised
+    raise InstaAugError(f"weights: the names of held-out images in them cannot be read ({error}); fit again")
 
 
 def held_out_of(data: Images, packed: str | None, seed: int) -> Images:

@@ -187,7 +187,14 @@ def hold_out(data: Images, seed: int, fraction: float = 0.1) -> tuple[Images, Im
     return data.subset(order[held:]), data.subset(order[:held])
 
 
-def load(data: Any, name: str = "data", workers: int = 0, progress: bool | None = None) -> Images:
+def load(
+    data: Any,
+    name: str = "data",
+    workers: int = 0,
+    progress: bool | None = None,
+    channels: int | None = None,
+    labelled: bool = False,
+) -> Images:
     """What a user gives as images to `Images`.
 
     Args:
@@ -196,10 +203,26 @@ def load(data: Any, name: str = "data", workers: int = 0, progress: bool | None 
         name: the argument's name, for errors.
         workers: processes that read a Dataset.
         progress: unused for tensors; bars where a Dataset must be read whole.
+        channels: that the images must have; any by default.
+        labelled: whether they need targets.
 
     Raises:
-        InstaAugError: another kind of object, no sample, images of different sizes, or values outside [0, 1].
+        InstaAugError: another kind of object, no sample, images of different sizes, values outside [0, 1], or what
+            ``channels`` and ``labelled`` do not allow.
     """
+    images = _load(data, name, workers)
+    given = images.batch(slice(0, 1))[0].shape[1]
+    if channels not in (None, given):
+        raise InstaAugError(
+            f"{name}: images have {given} channel(s), the transform was made for {channels}; convert them, or make "
+            f"LearnedAugment(…, in_channels={given})"
+        )
+    if labelled and images.targets is None:
+        raise InstaAugError(f"{name}: expected images with labels, got images alone; give (images, labels)")
+    return images
+
+
+def _load(data: Any, name: str, workers: int) -> Images:
     if isinstance(data, Images):
         return data
     if isinstance(data, DataLoader):

@@ -7,8 +7,10 @@ chunk at most.
 
 import json
 import logging
+import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,11 @@ from ..utils import distributed
 from ..utils.errors import InstaAugError
 from ..utils.files import replace_file
 from .data import Images
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +72,15 @@ class Rows:
             return
         # Through JSON once, so that tuples and lists compare equal.
         about = json.loads(json.dumps({**about, "shape": self._shape, "dtype": str(self._kind), "chunk": chunk}))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):  # of processes that share a folder one makes room, and the others find it made
+                self._begin(folder, about)
+        except OSError as error:
+            raise unusable(folder, error) from error
+
+    def _begin(self, folder: Path, about: dict[str, Any]) -> None:
+        """Go on with the rows in ``folder``, or make room for them."""
         known = _read_json(folder / "about.json")
         changed = sorted(key for key in {*(known or {}), *about} if known and known.get(key) != about.get(key))
         if changed:
@@ -72,14 +88,15 @@ class Rows:
                 f"workdir: {folder} was computed with another {', '.join(changed)}; delete that folder, or give another "
                 "workdir"
             )
-        folder.mkdir(parents=True, exist_ok=True)
         if known and self._whole():
             self._sums = np.load(self._files[1])
             return
         if known:
             logger.warning("%s is damaged; it is computed again", folder)
+        for file in (folder / "about.json", *self._files):  # what a link points to is somebody else's
+            file.unlink(missing_ok=True)
         np.lib.format.open_memmap(self._files[0], "w+", self._kind, self._shape).flush()
-        self._sums = np.full(-(-n_rows // chunk), -1, np.int64)
+        self._sums = np.full(-(-self.n_rows // self.chunk), -1, np.int64)
         np.save(self._files[1], self._sums)
         # Last: where it exists, the files beside it were whole.
         replace_file(folder / "about.json", json.dumps(about, indent=1, sort_keys=True).encode())
@@ -88,12 +105,17 @@ class Rows:
         """Whether both files have the sizes and kinds they were made with."""
         try:
             rows, sums = (np.load(file, mmap_mode="r") for file in self._files)
-        except (OSError, ValueError, EOFError):
+        except Exception:  # damaged headers make NumPy raise anything
+            return False
+        if not rows.flags.c_contiguous or sums.dtype != np.int64:
             return False
         return (rows.shape, rows.dtype, len(sums)) == (self._shape, self._kind, -(-self.n_rows // self.chunk))
 
     def _open(self, mode: str) -> np.ndarray:
-        return self._rows if self._files is None else np.lib.format.open_memmap(self._files[0], mode)
+        try:
+            return self._rows if self._files is None else np.lib.format.open_memmap(self._files[0], mode)
+        except Exception as error:  # gone, or cut short meanwhile
+            raise unusable(self._files[0].parent, error) from error
 
     def done(self, part: slice) -> bool:
         """Whether a chunk has been computed, and is what was written."""
@@ -110,15 +132,16 @@ class Rows:
     def put(self, part: slice, values: Tensor) -> None:
         """Keep the rows ``(rows, *shape)`` of a chunk."""
         array = np.ascontiguousarray(values.detach().cpu().numpy().astype(self._kind, copy=False))
-        rows = self._open("r+")
-        rows[part] = array
         index = part.start // self.chunk
         self._sums[index] = zlib.crc32(array)
-        if self._files is not None:
-            rows.flush()
-            sums = np.lib.format.open_memmap(self._files[1], "r+")
-            sums[index] = self._sums[index]
-            sums.flush()
+        if self._files is None:
+            self._rows[part] = array
+            return
+        try:
+            _write(self._files[0], self._open("r").offset + part.start * array[:1].nbytes, array)
+            _write(self._files[1], np.load(self._files[1], mmap_mode="r").offset + index * 8, self._sums[index])
+        except OSError as error:
+            raise unusable(self._files[0].parent, error) from error
 
     def __len__(self) -> int:
         return self.n_rows
@@ -205,11 +228,39 @@ def compute_rows(
     return stores
 
 
+def unusable(folder: Path, error: Exception) -> InstaAugError:
+    """What a full disk, a read-only folder or a folder that has gone comes to."""
+    return InstaAugError(
+        f"workdir: {folder} cannot be used ({getattr(error, 'strerror', None) or error}); make room or give another workdir. What is there is "
+        "kept, and the same fit goes on from it"
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / ".lock").open("w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, offset: int, values: np.ndarray) -> None:
+    # Not through a mapping: a disk that is full kills a process that writes to one.
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(values.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(known, dict):
+            return known
     except FileNotFoundError:
         return None
-    except ValueError:
-        logger.warning("%s is damaged; what lies beside it is computed again", path)
-        return None
+    except (ValueError, RecursionError):
+        pass
+    logger.warning("%s is damaged; what lies beside it is computed again", path)
+    return None

@@ -39,4 +39,5 @@ class Blur(BoxedFamily):
         sigma = self.sigma * short
         # Three deviations to either side, no more than reflection at the border allows.
         radius = max(1, min(round(3 * sigma), short - 1))
-        return gaussian_blur2d(images, (2 * radius + 1, 2 * radius + 1), (sigma, sigma))
+        border = "reflect" if short > 1 else "replicate"  # one row has nothing to reflect
+        return gaussian_blur2d(images, (2 * radius + 1, 2 * radius + 1), (sigma, sigma), border)

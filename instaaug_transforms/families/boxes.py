@@ -15,6 +15,7 @@ from ..utils.errors import InstaAugError
 from .base import GAIN, Features, FeatureSpec
 
 HIDDEN = 32
+MAX_BOXES = 2**16
 
 
 def check_grids(name: str, scales: Sequence[float], grids: Sequence[int]) -> None:
@@ -23,6 +24,8 @@ def check_grids(name: str, scales: Sequence[float], grids: Sequence[int]) -> Non
         raise InstaAugError(
             f"{name}: scales and grids must have one entry per scale, got {tuple(scales)}, {tuple(grids)}"
         )
+    if all(isinstance(g, int) for g in grids) and sum(g * g for g in grids) > MAX_BOXES:
+        raise InstaAugError(f"{name}: grids {tuple(grids)} have more than {MAX_BOXES} boxes")
     if not all(0 < side <= 1 for side in scales) or not all(isinstance(g, int) and g >= 1 for g in grids):
         raise InstaAugError(f"{name}: scales must lie in (0, 1] and grids be ≥ 1, got {tuple(scales)}, {tuple(grids)}")
 

@@ -16,6 +16,8 @@ from ..utils.errors import InstaAugError
 from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 
 INITIAL_WIDTH = 0.02  # of the bounds
+LARGEST = 1e6  # absolute value of a bound: beyond, sampling grids lose their places
+LEAST_WIDTH = 1e-6  # of the bounds; a point would have an entropy of −∞
 HIDDEN = 32
 
 
@@ -37,7 +39,8 @@ class UniformFamily(Family):
     def __init__(self, bounds: dict[str, tuple[float, float]]) -> None:
         identity = self.identity()
         for name, pair in bounds.items():
-            if len(pair) != 2 or not pair[0] < pair[1] or not pair[0] <= identity[name] <= pair[1]:
+            inside = len(pair) == 2 and -LARGEST <= pair[0] <= identity[name] <= pair[1] <= LARGEST
+            if not inside or not pair[0] < pair[1]:
                 raise InstaAugError(
                     f"bounds of {name!r} in family {self.name!r} must be (low, high) around the identity "
                     f"{identity[name]:g}, got {tuple(pair)}"
@@ -96,7 +99,7 @@ class UniformFamilyDistribution(FamilyDistribution):
         self.fields: dict[str, BoundedUniform] = {}
         for index, name in enumerate(family.fields):
             low, high = family.bounds[name]
-            w, t = width[..., index], start[..., index]
+            w, t = width[..., index].clamp(min=LEAST_WIDTH), start[..., index]
             lo = low + (high - low) * (1 - w) * t
             self.fields[name] = BoundedUniform(lo, lo + (high - low) * w, (low, high), validate_args=False)
 

@@ -40,14 +40,23 @@ def load_state(folder: Path, about: dict[str, Any]) -> tuple[dict[str, Any], dic
     if not path.exists():
         return None
     values, flat = weights.read(path)
-    about = json.loads(json.dumps(about))
-    changed = sorted(key for key in {*about, *values["about"]} if about.get(key) != values["about"].get(key))
+    about, known = json.loads(json.dumps(about)), values.get("about")
+    known = known if isinstance(known, dict) else {}
+    changed = sorted(key for key in {*about, *known} if about.get(key) != known.get(key))
     if changed:
         raise InstaAugError(
             f"resume: {path} is the state of a fit with another {', '.join(changed)}; fit without resume, or "
             "give the arguments it had"
         )
-    return values, _restore(values["structure"], flat)
+    try:
+        tensors = _restore(values["structure"], flat)
+        if not isinstance(tensors, dict):
+            raise TypeError("its tensors have no names")
+        return values, tensors
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise InstaAugError(
+            f"resume: {path} is no state of a fit ({error}); delete it, or fit without resume"
+        ) from error
 
 
 def _flatten(value: Any, prefix: str, flat: dict[str, Tensor]) -> Any:

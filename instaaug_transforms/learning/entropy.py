@@ -140,6 +140,7 @@ class EntropyController:
         low, high = self.bands[name]
         return max(low - entropy, 0.0) - max(entropy - high, 0.0)
 
+    @torch.compiler.disable  # λ are numbers that change with every step: traced, each of them would be compiled anew
     def penalty(self, entropies: Mapping[str, Tensor]) -> Tensor:
         """Σ λ_k · H_k, ``(B,)``: what the objective subtracts."""
         return sum(self.weight(name) * entropy for name, entropy in entropies.items())

@@ -84,15 +84,19 @@ def fit(
         InstaAugError: unusable data, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
+    if next(aug.predictor.parameters()).dtype == torch.float16:
+        raise InstaAugError(
+            "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
+        )
     if resume and workdir is None:
         raise InstaAugError("resume: give the workdir that holds the checkpoint")
-    train = load(train_data, "train_data", progress=config.progress)
+    train = load(train_data, "train_data", progress=config.progress, channels=aug.in_channels)
     if val_data is None:
         if table is not None or val_table is not None:
             raise InstaAugError("table: give val_data too, so that the rows of both tables are known")
         train, val = hold_out(train, config.seed, config.held_out)
     else:
-        val = load(val_data, "val_data", progress=config.progress)
+        val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
     own = _fits_to_own_answers(labels, nuisance, train, loss)
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)

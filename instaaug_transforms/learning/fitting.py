@@ -91,7 +91,15 @@ class Fitting:
         before = copy.deepcopy(predictor.state_dict())
         predictor.train().requires_grad_(True)
         if resume and self.folder is not None:
-            self._resume()
+            try:
+                self._resume()
+            except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+                predictor.load_state_dict(before)
+                if isinstance(error, InstaAugError):
+                    raise
+                raise InstaAugError(
+                    f"resume: {self.folder} holds no state of this fit ({error}); fit without resume"
+                ) from error
         start -= self.history[-1]["seconds"] if self.history else 0.0
         bar = tqdm(
             total=config.epochs * self.steps,

@@ -12,7 +12,6 @@ from ..engine.rows import compute_rows
 from ..families import CandidateProduct
 from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from .losses import PerViewLoss, cross_entropy, describe_loss
@@ -105,9 +104,7 @@ def build_loss_table(
         InstaAugError: no labels, a table that is too wide, or ``folder`` holds the table of other images, another
             classifier, another loss or other settings.
     """
-    source = load(data)
-    if source.targets is None:
-        raise InstaAugError("data: a loss table needs targets; give (images, labels)")
+    source = load(data, channels=aug.in_channels, labelled=True)
     table = CandidateProduct(aug.anchor_families, max_columns)
     viewer = Viewer(aug, classifier, table.candidates(), amp)
 

@@ -85,7 +85,8 @@ class Predictor(nn.Module):
     def decode(self, *encoded: Tensor) -> dict[str, Tensor]:
         """What `encode` gave to raw outputs ``(B, R)`` per family, fp32."""
         with without_autocast(encoded[0].device):
-            features = self.features(*encoded)
+            dtype = next(self.heads.parameters()).dtype
+            features = Features(*(part.to(dtype) for part in self.features(*encoded)))
             return {name: head(features).float() for name, head in self.heads.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

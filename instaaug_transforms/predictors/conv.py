@@ -34,10 +34,10 @@ class ConvPredictor(Predictor):
 
     def __init__(self, image_size: int = 64, width: int = 32, patches: bool = False) -> None:
         super().__init__()
-        if image_size < 16 or image_size % 16:
-            raise InstaAugError(f"image_size of the predictor must be a multiple of 16, got {image_size}")
-        if width < 4 or width % 4:
-            raise InstaAugError(f"width of the predictor must be a multiple of 4, got {width}")
+        for name, value, step in (("image_size", image_size, 16), ("width", width, 4)):
+            # The limit keeps a damaged file from asking for all of the memory.
+            if not isinstance(value, int) or not step <= value <= 1024 or value % step:
+                raise InstaAugError(f"{name} of the predictor must be a multiple of {step} up to 1024, got {value!r}")
         self.image_size, self.width, self.patches = image_size, width, bool(patches)
 
     def _build(self, families: Sequence[Family]) -> None:
@@ -63,7 +63,7 @@ class ConvPredictor(Predictor):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 copies ``(B, C, image_size, image_size)``."""
-        return (shrink(images.float(), self.image_size).mul(255).round_().clamp_(0, 255).to(torch.uint8),)
+        return (shrink(images, self.image_size).mul(255).round_().clamp_(0, 255).to(torch.uint8),)
 
     def decode(self, copies: Tensor) -> dict[str, Tensor]:
         """Copies, uint8 or float in [0, 1], to raw outputs ``(B, R)`` per family, fp32."""
@@ -75,7 +75,7 @@ class ConvPredictor(Predictor):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
-        return self.decode(shrink(images.float(), self.image_size))  # what `encode` gives, without its rounding
+        return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
 
     def features(self, copies: Tensor) -> Features:
         dtype = next(self.parameters()).dtype
@@ -93,7 +93,8 @@ class ConvPredictor(Predictor):
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, side, side)``, antialiased."""
+    """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, side, side)``, antialiased, fp32: CPUs have no kernel for halves."""
+    images = images.float()
     if images.shape[-2:] == (side, side):
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

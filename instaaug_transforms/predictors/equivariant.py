@@ -127,11 +127,13 @@ class EquivariantPredictor(Predictor):
         blocks: tuple[int, int, int] = (0, 1, 2),
     ) -> None:
         super().__init__()
-        if image_size < 64 or image_size % 64:
-            raise InstaAugError(f"image_size of the predictor must be a multiple of 64, got {image_size}")
-        if len(channels) != 3 or len(blocks) != 3 or any(c < 8 or c % 8 for c in channels):
+        if not isinstance(image_size, int) or not 64 <= image_size <= 1024 or image_size % 64:
+            raise InstaAugError(f"image_size of the predictor must be a multiple of 64 up to 1024, got {image_size!r}")
+        wrong = any(not 8 <= c <= 1024 or c % 8 for c in channels) or any(not 0 <= b <= 64 for b in blocks)
+        if len(channels) != 3 or len(blocks) != 3 or wrong:
             raise InstaAugError(
-                f"channels, blocks: expected three multiples of 8 and three numbers, got {tuple(channels)}, {tuple(blocks)}"
+                "channels, blocks: expected three multiples of 8 up to 1024 and three numbers up to 64, got "
+                f"{tuple(channels)}, {tuple(blocks)}"
             )
         self.image_size, self.channels, self.blocks = image_size, tuple(channels), tuple(blocks)
 
@@ -157,11 +159,11 @@ class EquivariantPredictor(Predictor):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 copies ``(B, C, image_size, image_size)``."""
-        return (shrink(images.float(), self.image_size).mul(255).round_().clamp_(0, 255).to(torch.uint8),)
+        return (shrink(images, self.image_size).mul(255).round_().clamp_(0, 255).to(torch.uint8),)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
-        return self.decode(shrink(images.float(), self.image_size))  # what `encode` gives, without its rounding
+        return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
 
     def features(self, copies: Tensor) -> Features:
         dtype = next(self.parameters()).dtype

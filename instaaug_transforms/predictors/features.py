@@ -35,8 +35,8 @@ class FeaturesPredictor(Predictor):
         self, classifier: nn.Module, image_size: int = 64, layer: str | None = None, dropout: float = 0.3
     ) -> None:
         super().__init__()
-        if not isinstance(image_size, int) or image_size < 1:
-            raise InstaAugError(f"image_size: expected a side in pixels, at least 1, got {image_size!r}")
+        if not isinstance(image_size, int) or not 1 <= image_size <= 4096:
+            raise InstaAugError(f"image_size: expected a side in pixels, 1 … 4096, got {image_size!r}")
         self.image_size, self.layer, self.dropout = image_size, layer, dropout
         # A plain tuple hides it from parameters(), state_dict() and to(): it is the user's.
         self._classifier = (classifier,)
@@ -79,6 +79,7 @@ class FeaturesPredictor(Predictor):
         return pack(self.tap(images))
 
     def features(self, maps: Tensor, penultimate: Tensor, logits: Tensor) -> Features:
+        dtype = self.vector_norm.weight.dtype
         # Classes that the classifier rules out have logits of −∞, and 0 · −∞ is not a number.
         log_p = logits.float().clamp(-1e4, 1e4).log_softmax(-1)
         p = log_p.exp()
@@ -86,8 +87,8 @@ class FeaturesPredictor(Predictor):
         confidence = torch.stack([log_p.amax(1), -(p * log_p).sum(1), best[:, 0] - best[:, -1]], 1)
         # √(p·K): of order one however many classes there are.
         posterior = (p * p.shape[1]).sqrt()
-        vector = torch.cat([self.vector_norm(penultimate.float()), posterior, confidence], 1)
-        return Features(self.map_norm(maps.float()), self.drop(vector))
+        vector = torch.cat([self.vector_norm(penultimate.to(dtype)), posterior, confidence], 1)
+        return Features(self.map_norm(maps.to(dtype)), self.drop(vector))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""

@@ -71,8 +71,8 @@ class ClassPredictor(GlobalPredictor):
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
-        if not isinstance(n_classes, int) or n_classes < 1:
-            raise InstaAugError(f"n_classes: expected an integer ≥ 1, got {n_classes!r}")
+        if not isinstance(n_classes, int) or not 1 <= n_classes <= 10**6:
+            raise InstaAugError(f"n_classes: expected an integer in 1 … 1,000,000, got {n_classes!r}")
         self.n_classes = self.rows = n_classes
 
     @property

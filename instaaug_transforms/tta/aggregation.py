@@ -36,7 +36,8 @@ def aggregate(
         ``(B, K)``, float32.
     """
     check_aggregation(how)
-    logits = logits.float()
+    # Finite: what is −∞ in one view and not in another would leave 0/0, and sums of the largest numbers overflow.
+    logits = logits.float().clamp(-1e30, 1e30)
     if how == "mean_logit":
         return logits.mean(0)
     log_p = torch.log_softmax(logits, -1)

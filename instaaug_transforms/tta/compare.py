@@ -59,7 +59,7 @@ def evaluate(
     """Compare learned views with input-free ones on ``data``.
 
     Arms: single view; the image and its mirror image; centre zooms; random views; random views of AutoAugment's
-    ImageNet policy; greedy policy search over zooms and anchors; ours with every image given another image's
+    ImageNet policy (of images with 1 or 3 channels); greedy policy search over zooms and anchors; ours with every image given another image's
     distribution ("shuffled": the same anchors at the same entropy, without looking); ours. All but the random ones
     choose what they choose on ``choice_data``, and there every arm gets one temperature per K.
 
@@ -91,7 +91,8 @@ def evaluate(
         raise InstaAugError(
             f"only: expected some of {', '.join(RIVALS)}, got {', '.join(sorted(rivals - set(RIVALS)))}"
         )
-    data, choice = load(data, "data", progress=progress), load(choice_data, "choice_data", progress=progress)
+    loading = {"progress": progress, "channels": aug.in_channels, "labelled": True}
+    data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
     most, several = max(n_views), [k for k in n_views if k > 1]
@@ -112,7 +113,7 @@ def evaluate(
             FLIP: (arms.fixed(both), [2]),
             ZOOMS: (arms.fixed(zooms.index(pick_zooms)), list(n_views)),
             RANDOM: (arms.random_views(aug, most), several),
-            AUTO: (arms.auto_augment(most), several),
+            AUTO: (arms.auto_augment(most), several if aug.in_channels in (1, 3) else []),
             GREEDY: (arms.fixed(policies.index(pick_policy)), list(n_views)),
             SHUFFLED: (arms.learned(*ours, True, include_identity), several),
             OURS: (arms.learned(*ours, False, include_identity), several),
@@ -158,7 +159,7 @@ def tune(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
-    data = load(choice_data, "choice_data", progress=progress)
+    data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     run = Runner(classifier, aug, batch_size, amp, seed, progress)
     continuous = any(family.has_rsample for family in aug.families)
     settings = [
@@ -193,7 +194,7 @@ def views_nll(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
-    data = load(choice_data, "choice_data", progress=progress)
+    data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     run = Runner(classifier, aug, batch_size, amp, seed, progress)
     with frozen(classifier), torch.no_grad():
         arm = arms.learned(aug, n_views, select, 1.0)

@@ -31,7 +31,18 @@ def hub_dir() -> Path:
 
 def manifest() -> dict[str, dict[str, Any]]:
     """Name to ``{file, sha256, bytes, families, …}`` of every checkpoint that comes with the package."""
-    return json.loads((hub_dir() / "manifest.json").read_text(encoding="utf-8"))
+    path = hub_dir() / "manifest.json"
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        # A plain name: what comes with the package lies beside the manifest, nowhere else.
+        if all(
+            Path(entry["file"]).name == entry["file"] and isinstance(entry["sha256"], str) for entry in known.values()
+        ):
+            return known
+        error: Exception | str = "a file outside its folder, or without a sha256"
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as raised:
+        error = raised
+    raise InstaAugError(f"weights: {path} is damaged ({error}); reinstall the package")
 
 
 def list_weights() -> list[str]:
@@ -73,14 +84,18 @@ def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Te
     """Write a weights file: aside first, then renamed, so that no reader ever sees half a file.
 
     Raises:
-        InstaAugError: the folder does not exist, or the name does not end in .safetensors.
+        InstaAugError: the folder does not exist or cannot be written to, or the name does not end in .safetensors.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InstaAugError(f"path: weights are saved as .safetensors, got {path.name!r}")
     if not path.parent.is_dir():
         raise InstaAugError(f"path: folder {str(path.parent)!r} does not exist; create it first")
-    replace_file(path, to_bytes(config, tensors))
+    data = to_bytes(config, tensors)
+    try:
+        replace_file(path, data)
+    except OSError as error:
+        raise InstaAugError(f"path: {str(path)!r} cannot be written ({error.strerror or error})") from error
     return path
 
 
@@ -92,7 +107,10 @@ def read(name_or_path: str | os.PathLike, sha256: str | None = None) -> tuple[di
     """
     path, sha256 = resolve(name_or_path, sha256)
     if sha256 is not None:
-        actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        try:
+            actual = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InstaAugError(f"weights: {path} cannot be read ({error}); reinstall the package") from error
         if actual != sha256:
             raise InstaAugError(
                 f"weights: {path.name} has sha256 {actual[:12]}…, expected {sha256[:12]}…: the file was altered or cut "
@@ -107,7 +125,7 @@ def read(name_or_path: str | os.PathLike, sha256: str | None = None) -> tuple[di
     try:
         config = json.loads(metadata["config"])
         stored, version = config[DIGEST], config["format"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InstaAugError(
             f"weights: {path} was not written by LearnedAugment.save (no valid 'config' entry); pass such a file"
         ) from error
