@@ -9,10 +9,9 @@ anywhere in a frame of its own blurred colours, twice the classifier's side (all
 from pathlib import Path
 
 import torch
-from photographs import classifier_of, options_for, split_of
+from photographs import classifier_of, fitted_on, options_for, split_of
 from tabulate import tabulate
 from torch import Tensor
-from torch.utils.data import ConcatDataset, Subset
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
@@ -60,17 +59,13 @@ def main() -> None:
         "--probability", type=float, default=1.0, help="that a photograph is disturbed, in the fit (%(default)s)"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--photographs", type=int, help="to fit on, drawn at random (all)")
     parser.add_argument("--workdir", type=Path, help="keeps the table of losses")
     options = parser.parse_args()
     classifier, side = classifier_of(options), options.size
     options.size = 2 * side if options.undo == "framing" else side
     family = Crop(scales=(1.0, 0.75, 0.5), grids=(1, 2, 3)) if options.undo == "framing" else options.undo
     nuisance = Frame() if options.undo == "framing" else options.undo
-    data = ConcatDataset([split_of(options, split) for split in ("fit", "many")])
-    if options.photographs:
-        some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: options.photographs]
-        data = Subset(data, some.tolist())
+    data = fitted_on(options)
     val = load(split_of(options, "val"), "val")
     # Named arms of every seed: whether each photograph of val is right.
     right: dict[str, list[Tensor]] = {}

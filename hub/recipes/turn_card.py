@@ -6,16 +6,16 @@ without labels, once per seed, every image turned; without it, the weights named
 
     python hub/recipes/turn_card.py --photos DIR --class-map DIR/classes.txt --size 160
     python hub/recipes/turn_card.py --photos DIR --class-map DIR/classes.txt --size 160 --fit --seeds 0 1 2 --workdir work
+    python hub/recipes/turn_card.py --photos TINY --model resnet18 --checkpoint FILE --size 64 --fit --splits train --photographs 20000
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from photographs import classifier_of, options_for, read_split, split_of
+from photographs import classifier_of, fitted_on, options_for, read_split
 from tabulate import tabulate
 from torch import Tensor
-from torch.utils.data import ConcatDataset
 
 import instaaug_transforms as ia
 from instaaug_transforms.utils.stats import mean_interval
@@ -79,7 +79,7 @@ def fitted(options: argparse.Namespace, classifier: torch.nn.Module, seed: int) 
     torch.manual_seed(seed)
     predictor = ia.FeaturesPredictor(classifier, options.size)
     aug = ia.LearnedAugment(["turn"], predictor=predictor)
-    data = ConcatDataset([split_of(options, split) for split in ("fit", "many")])
+    data = fitted_on(options)
     config = ia.FitConfig(nuisance_probability=1.0, amp=True, table_batch_size=64, progress=True)
     result = ia.fit(aug, classifier, data, nuisance=["turn"], labels=False, config=config, workdir=options.workdir)
     print(
