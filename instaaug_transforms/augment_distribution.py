@@ -97,16 +97,17 @@ class AugmentDistribution(Distribution):
         Args:
             offsets: ``(A,)``, added to the log-probabilities of all A combinations before they are ranked.
         """
-        anchors = {name: part for name, part in self.parts.items() if isinstance(part, AnchorDistribution)}
-        joint = len(anchors) > 1 or offsets is not None
         fields: dict[str, Tensor] = {}
-        if joint:
-            product = CandidateProduct([part.family for part in anchors.values()], max_columns=10**9)
-            scores = product.log_p(anchors)
-            fields |= product.take(AnchorCategorical(scores if offsets is None else scores + offsets.to(scores)).top(k))
-        for name, part in self.parts.items():
-            if not (joint and name in anchors):
-                fields |= part.top(k, len(fields))
+        anchors = [part for part in self.parts.values() if isinstance(part, AnchorDistribution)]
+        if offsets is not None:
+            product = CandidateProduct([part.family for part in anchors], max_columns=10**9)
+            scores = product.log_p({part.family.name: part for part in anchors}) + offsets.to(self.device)
+            fields |= product.take(AnchorCategorical(scores).top(k))
+        elif len(anchors) > 1:
+            fields |= _likeliest(anchors, k)
+        rest = [part for part in self.parts.values() if not (fields and part in anchors)]
+        for part in rest:
+            fields |= part.top(k, len(fields))
         return AugmentParams(**fields)
 
     def select(
@@ -156,6 +157,27 @@ class AugmentDistribution(Distribution):
     def entropy(self) -> Tensor:
         """Total entropy, ``(B,)`` nats."""
         return sum(self.entropies().values())
+
+
+def _likeliest(parts: Sequence[AnchorDistribution], k: int) -> dict[str, Tensor]:
+    """Fields ``(k, B)`` of the k likeliest combinations of independent families' candidates.
+
+    Family by family: of the combinations of the first few, no more than the k likeliest can be part of the result.
+    """
+    first = parts[0].categorical.logits
+    scores, picks = first.new_zeros(first.shape[0], 1), []
+    for part in parts:
+        n = part.family.n_candidates
+        scores, column = (
+            (scores[:, :, None] + part.categorical.logits[:, None]).flatten(1).topk(min(k, scores.shape[1] * n))
+        )
+        before = torch.div(column, n, rounding_mode="floor")
+        picks = [*(pick.gather(1, before) for pick in picks), column % n]
+    times = math.ceil(k / scores.shape[1])
+    every = [pick.T.repeat(times, 1)[:k] for pick in picks]
+    return {
+        name: field for part, index in zip(parts, every, strict=True) for name, field in part.family.take(index).items()
+    }
 
 
 @dataclass(frozen=True)

@@ -72,16 +72,20 @@ def test_view_offsets_of_another_length_are_refused(fitted):
         ia.TTAModel(Reader(), fitted[0], 3, view_offsets=[0.0, 1.0])
 
 
-def test_top_of_two_families_is_the_top_of_their_combinations():
-    aug = ia.LearnedAugment(["turn", "light"])
-    raw = {"turn": torch.randn(5, 4), "light": torch.randn(5, 15)}
-    top = AugmentDistribution(aug.families, raw).top(7)
-    log_p = {name: value.log_softmax(1) for name, value in raw.items()}
-    for image in range(5):
-        pairs = itertools.product(range(4), range(15))
-        ranked = sorted(pairs, key=lambda pair: -(log_p["turn"][image, pair[0]] + log_p["light"][image, pair[1]]))
-        taken = list(zip(top["turn"][:, image].tolist(), top["light"][:, image].tolist(), strict=True))
-        assert taken == ranked[:7]
+@pytest.mark.parametrize("k", [1, 7, 70])
+@pytest.mark.parametrize("names", [["turn", "light"], ["crop", "turn", "light"]], ids=len)
+def test_top_of_several_families_is_the_top_of_their_combinations(names, k):
+    aug = ia.LearnedAugment(names)
+    raw = {family.name: torch.randn(3, family.n_candidates) for family in aug.families}
+    top = AugmentDistribution(aug.families, raw).top(k)
+    log_p = [raw[family.name].log_softmax(1) for family in aug.families]
+    for image in range(3):
+        every = itertools.product(*(range(family.n_candidates) for family in aug.families))
+        ranked = sorted(
+            every, key=lambda combination: -sum(p[image, a] for p, a in zip(log_p, combination, strict=True))
+        )
+        taken = list(zip(*(top[family.index_field][:, image].tolist() for family in aug.families), strict=True))
+        assert taken == (ranked + ranked)[:k]
 
 
 def test_without_looking_sets_are_the_best_policys():
