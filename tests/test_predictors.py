@@ -105,7 +105,7 @@ def test_a_larger_copy_of_an_image_gets_the_same_ranges():
 
 
 def test_bad_size():
-    with pytest.raises(ia.InstaAugError, match="multiple of 16, got 50"):
+    with pytest.raises(ia.InstaAugError, match="multiple of 16 up to 1024, got 50"):
         ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(image_size=50))
 
 
