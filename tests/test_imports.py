@@ -131,3 +131,8 @@ def test_public_names():
     assert instaaug_transforms.timm is importlib.import_module("instaaug_transforms.integrations.timm")
     with pytest.raises(AttributeError, match="module 'instaaug_transforms' has no attribute 'nothing'"):
         _ = instaaug_transforms.nothing
+
+
+def test_files_stay_short():
+    lines = {path.relative_to(PACKAGE).as_posix(): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    assert not {name: n for name, n in lines.items() if n > 350}

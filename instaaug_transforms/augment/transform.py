@@ -13,7 +13,7 @@ from .. import functional
 from ..augment_distribution import AugmentDistribution, AugmentSample
 from ..families import AnchorFamily, CandidateProduct, Family, create
 from ..functional.compiled import CompiledColour
-from ..functional.inputs import Normalization, check_fill, is_image, plain, to_batch
+from ..functional.inputs import Normalization, batched, check_fill, is_image, plain, to_batch
 from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_points
 from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
@@ -140,7 +140,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 spread over scales and ranges).
             generator: source of the randomness; by default the global one.
         """
-        batch, back = self._prepare_batch(images)
+        batch, back = self.prepare(batched(images))
         params = self.predict(batch).select(n, select, generator)
         out = back(self.apply(batch.repeat(n, 1, 1, 1), params.flatten()))
         return out.unflatten(0, (n, -1)), params
@@ -182,7 +182,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             raise InstaAugError(
                 f"labels: only ClassPredictor reads them, this predictor is a {type(self.predictor).__name__}; leave them out"
             )
-        batch, back = self._prepare_batch(images)
+        batch, back = self.prepare(batched(images))
         raw = distributed.call_with_mean_gradients(self.predictor, *((batch,) if labels is None else (batch, labels)))
         distribution = AugmentDistribution(self.families, raw)
         if n == "all":
@@ -313,14 +313,6 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 f"weights: call aug.to({str(batch.device)!r}) yourself, or move the images"
             )
         return batch, back
-
-    def _prepare_batch(self, images: Tensor):
-        if not isinstance(images, Tensor):
-            raise InstaAugError(
-                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; convert it with "
-                "v2.functional.to_image"
-            )
-        return self.prepare(images[None] if images.ndim == 3 else images)
 
     def predict(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
         return self._distribution(self.predictor(batch), pooled)

@@ -85,6 +85,20 @@ class Normalization:
         return (images - mean) / std
 
 
+def batched(images: Tensor) -> Tensor:
+    """A tensor of images as it is, a single image ``(C, H, W)`` as a batch of one.
+
+    Raises:
+        InstaAugError: no tensor.
+    """
+    if not isinstance(images, Tensor):
+        raise InstaAugError(
+            f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; convert it with "
+            "v2.functional.to_image"
+        )
+    return images[None] if images.ndim == 3 else images
+
+
 def to_batch(
     leaf: object, channels: int, normalization: Normalization | None, strict: bool = True
 ) -> tuple[Tensor, Callable[[Tensor], object]]:

@@ -8,6 +8,7 @@ from torchvision.transforms.v2.functional import to_dtype
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
+from ..functional.inputs import batched
 from ..utils.errors import InstaAugError
 
 INK = "#1f1f1f"
@@ -67,4 +68,4 @@ def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str)
 
 def as_batch(images: Tensor) -> Tensor:
     """``(C, H, W)`` or ``(N, C, H, W)``, of any dtype, to the latter, float in [0, 1]."""
-    return to_dtype(images[None] if images.ndim == 3 else images, torch.float32, scale=True)
+    return to_dtype(batched(images), torch.float32, scale=True)
