@@ -150,3 +150,67 @@ def test_gpu_script_in_smoke_mode(tmp_path):
     if not torch.cuda.is_available():
         with pytest.raises(SystemExit, match="no GPU"):
             gpu_tinyimagenet.main(["--data", str(tmp_path), "--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("name", ["hub", "from hub", "held-out losses"])
+def test_arms_that_start_from_pretrained_weights_or_learn_from_held_out_losses(name):
+    import joint
+
+    one_colour = torch.arange(0, 160, 10).view(16, 1, 1, 1).expand(16, 3, 16, 16).to(torch.uint8)  # so is every crop
+    data = LabelledImages(one_colour, torch.arange(16) // 2 % 2)
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(4), torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    seen: list[tuple[torch.nn.Module, set[int]]] = []
+
+    class Watched(torch.nn.Linear):
+        def forward(self, x):
+            if torch.is_grad_enabled():
+                seen.append((self, set((x[:, 0] * 25.5).round().int().tolist())))
+            return super().forward(x)
+
+    model[2] = Watched(48, 2)
+    arm, history = joint.train(name, model, data, options(epochs=5, batch_size=8, lr=0.01, views=2), 0)
+    hub = ia.LearnedAugment.from_pretrained(joint.HUB).state_dict()
+    if name == "hub":
+        assert arm.aug is None and "mutual_information" not in history[-1]
+        assert not torch.equal(arm.predict(data.batch(slice(8))[0], 1, arm.generator), model(data.batch(slice(8))[0]))
+        return
+    same = [torch.equal(value, hub[key]) for key, value in arm.aug.state_dict().items() if key in hub]
+    assert history[-1]["mutual_information"] >= -1e-6 and {"signal_1", "signal_4", "signal_all"} <= set(history[-1])
+    assert (len(same) > 4 and not all(same)) if name == "from hub" else len(arm.critics) == 2
+    if name == "held-out losses":  # neither critic learns from an image of the other's half
+        first, second = (set().union(*(rows for owner, rows in seen if owner is critic[2])) for critic in arm.critics)
+        assert first == set(range(0, 16, 2)) and second == set(range(1, 16, 2))
+
+
+def test_jobs_have_every_strength():
+    import joint
+
+    jobs = joint.jobs_of(["none", "random crop", "ours", "hub"], [0.35, 0.08], ["1,2", "2,3"])
+    assert list(jobs) == ["none", "random crop 0.35", "random crop 0.08", "ours 1,2", "ours 2,3", "hub"]
+    assert jobs["random crop 0.08"] == ("random crop", {"area": (0.08, 1.0)})
+    assert jobs["ours 2,3"] == ("ours", {"band": (2.0, 3.0)})
+    assert list(joint.jobs_of(["random crop", "ours"])) == ["random crop", "ours"]
+
+
+def test_mutual_information_of_known_crops():
+    """Images that each have a crop of their own: log of how many; one crop for all: zero."""
+    import joint
+
+    aug = ia.LearnedAugment(["crop"])
+    n = aug.families[0].n_candidates
+    images = torch.arange(n).view(n, 1, 1, 1).expand(n, 3, 8, 8).to(torch.uint8)
+    data = LabelledImages(images, torch.zeros(n, dtype=torch.long))
+
+    def always(row):
+        def distribution(images):
+            logits = torch.full((len(images), n), -60.0)
+            logits[torch.arange(len(images)), row(images)] = 60.0
+            categorical = torch.distributions.Categorical(logits=logits)
+            return types.SimpleNamespace(parts={"crop": types.SimpleNamespace(categorical=categorical)})
+
+        return distribution
+
+    aug.distribution = always(lambda images: (images[:, 0, 0, 0] * 255).round().long())
+    assert joint.told_apart(aug, data, n) == pytest.approx(torch.tensor(float(n)).log().item(), abs=1e-4)
+    aug.distribution = always(lambda images: torch.zeros(len(images), dtype=torch.long))
+    assert joint.told_apart(aug, data, n) == pytest.approx(0, abs=1e-4)

@@ -38,12 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not options.smoke:
         make, splits = preact_resnet18, [harness.read(options.data / split, 64) for split in ("train", "val")]
     data = (harness.LabelledImages(part.images.to(device), part.targets.to(device)) for part in splits)
-    jobs = {}
-    for arm in options.arms:
-        for band in options.bands if arm == "ours" else options.bands[:1]:
-            name = f"{arm} {band}" if arm == "ours" and len(options.bands) > 1 else arm
-            jobs[name] = (arm, {"band": tuple(map(float, band.split(",")))})
-    joint.sweep(options, make, *data, jobs)
+    joint.sweep(options, make, *data, joint.jobs_of(options.arms, bands=options.bands))
 
 
 if __name__ == "__main__":

@@ -48,8 +48,12 @@ def parse(
         vars(parsed).update(smoke)
     if parsed.data is None and not getattr(parsed, optional, False):
         parser.error(f"--data: expected a {data}")
-    # What may differ in a run that goes on: stages are named after seed and arm.
-    settings = {k: str(v) for k, v in vars(parsed).items() if k not in ("resume", "out", "data", "seeds", "arms")}
+    # What may differ in a run that goes on: stages are named after seed, arm and its strength.
+    settings = {
+        k: str(v)
+        for k, v in vars(parsed).items()
+        if k not in ("resume", "out", "data", "seeds", "arms", "areas", "bands")
+    }
     file = parsed.out / "settings.json"
     if not parsed.resume:
         shutil.rmtree(parsed.out / "stages", ignore_errors=True)

@@ -1,5 +1,6 @@
 """A classifier and its augmentation, trained together: what `joint_training.py` and `gpu_tinyimagenet.py` run."""
 
+import copy
 import math
 from argparse import Namespace
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 import instaaug_transforms as ia
 from instaaug_transforms import viz
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.learning.estimators import exact, rloo
 from instaaug_transforms.tta.aggregation import aggregate
 
 Rule = Callable[[Tensor, torch.Generator], Tensor]  # images to augmented images
@@ -28,7 +30,11 @@ ARMS = {
     "class-specific": {"families": "crop", "predictor": "class"},
     "augerino": {"families": ("rotate", "translate", "scale", "shear"), "predictor": "symmetric"},
     "fixed weight": {"families": "crop", "weight_rate": 0.0},
+    "hub": {"hub": True},  # pretrained, and stays as it is
+    "from hub": {"families": "crop", "hub": True},
+    "held-out losses": {"families": "crop", "halves": True},
 }
+HUB = "crop_tinyimagenet"
 GLOBAL_RATE = 10.0  # free numbers move slower than a network's outputs at the same rate
 
 OPTIONS = {  # of the command line, the same for every arm
@@ -46,6 +52,7 @@ OPTIONS = {  # of the command line, the same for every arm
     "estimator": "rloo",
     "table": "paper_224px",  # of crops
     "area": (0.1, 1.0),  # of the random crop
+    "hold_out": 0,  # of every class's images, to choose an arm's strength on
     "views": 10,  # at test time
     "amp": False,
 }
@@ -72,21 +79,35 @@ def random_crop(least: float, most: float) -> Rule:
 class Arm:
     """A classifier and what augments its images: nothing, a rule, a transform learned with it; or that, and the rule in tests."""
 
-    def __init__(self, model: nn.Module, generator: torch.Generator, rule: Rule | None = None, objective=None) -> None:
+    def __init__(
+        self, model: nn.Module, generator: torch.Generator, rule: Rule | None = None, objective=None, critics=()
+    ) -> None:
         self.model, self.generator, self.rule, self.objective = model, generator, rule, objective
         self.aug = None if objective is None else objective.aug
-        self.modules = [model] if objective is None else [model, objective]
-        self.forward: Callable[[Tensor], Tensor] = model
+        self.critics = nn.ModuleList(critics)  # two, each trained on the images that the other has not seen
+        self.modules = [each for each in (model, objective, self.critics) if each]
+        self.forward: Callable[..., Tensor] = lambda images, model=model: model(images)
 
-    def loss(self, images: Tensor, targets: Tensor, plain: bool = False, **by_class: Tensor) -> Tensor:
-        """What is differentiated; ``plain`` batches are not augmented."""
+    def loss(
+        self, images: Tensor, targets: Tensor, plain: bool = False, half: Tensor | None = None, **by_class
+    ) -> Tensor:
+        """What is differentiated; ``plain`` batches are not augmented. ``half`` ``(B,)`` says which critic learns an image."""
         sample = None
         if self.aug is not None and not plain:
             images, sample = self.aug.sample(images, generator=self.generator, **by_class)
         elif self.rule is not None and not plain:
             images = self.rule(images, self.generator)
         per_view = F.cross_entropy(self.forward(images).float(), targets, reduction="none")
-        return per_view.mean() if sample is None else self.objective(per_view, sample)
+        if not self.critics:
+            return per_view.mean() if sample is None else self.objective(per_view, sample)
+        held_out, learned = torch.empty_like(per_view), 0.0
+        for k, critic in enumerate(self.critics):
+            own = F.cross_entropy(self.forward(images[half == k], critic).float(), targets[half == k], reduction="sum")
+            learned = learned + own / len(images)
+            with torch.no_grad():
+                logits = self.forward(images[half != k], critic).float()
+                held_out[half != k] = F.cross_entropy(logits, targets[half != k], reduction="none")
+        return learned + (per_view.mean() if sample is None else self.objective(per_view, sample, held_out))
 
     def notes(self, epoch: int) -> dict[str, float]:
         """Recent entropy, nats, and λ of every family."""
@@ -115,6 +136,8 @@ def train(
         by_class = ia.predictors.ClassPredictor(int(data.targets.max()) + 1) if name == "class-specific" else None
         crop = [Crop(options.table)] if families == "crop" else families
         aug = ia.LearnedAugment(crop, predictor=by_class or recipe["predictor"]).to(device)
+    if "hub" in recipe:
+        aug = ia.LearnedAugment.from_pretrained(HUB).to(device).requires_grad_(bool(families))
     rule, objective, entropy = random_crop(*options.area), None, {}
     if families:
         if options.band and families == "crop":
@@ -124,11 +147,16 @@ def train(
         rate = options.predictor_lr * (1.0 if recipe["predictor"] == "conv" else GLOBAL_RATE)
         optimizers.append(torch.optim.AdamW(objective.parameters(), lr=rate))
     generator = torch.Generator(device=device).manual_seed(seed)
+    if name == "hub":
+        rule = lambda images, generator: aug(images, generator=generator)  # noqa: E731
     # The class-specific arm is tested as the paper tests it.
-    arm = Arm(model, generator, rule if name in ("random crop", "class-specific") else None, objective)
+    rule = rule if name in ("random crop", "class-specific", "hub") else None
+    critics = [copy.deepcopy(model) for _ in range(2 if "halves" in recipe else 0)]
+    optimizers += [torch.optim.SGD(critic.parameters(), **sgd) for critic in critics]
+    arm = Arm(model, generator, rule, objective, critics)
     per_epoch, inside = len(data) // options.batch_size, []
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(images: Tensor, model: nn.Module = model) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=options.amp and model.training):
             return model(images.contiguous(memory_format=torch.channels_last))
 
@@ -141,7 +169,7 @@ def train(
         flip = torch.rand(len(images), generator=generator, device=device) < 0.5
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)  # every arm has it
         by_class = {"labels": labels} if name == "class-specific" else {}
-        return arm.loss(images, labels, epoch < options.plain_epochs, **by_class)
+        return arm.loss(images, labels, epoch < options.plain_epochs, index % 2, **by_class)
 
     def in_band() -> bool:  # whether the running mean of every family's entropy lies in its band
         means = objective.entropies if objective else {}
@@ -150,13 +178,69 @@ def train(
     def notes(epoch: int) -> dict[str, float]:
         share, learned = {"steps_in_band": sum(inside) / per_epoch}, objective and epoch >= options.plain_epochs
         inside.clear()
-        return arm.notes(epoch) | share if learned else {}
+        if not learned or not aug.anchor_families:
+            return arm.notes(epoch) | share if learned else {}
+        about = {"mutual_information": told_apart(aug, data)}
+        if epoch % 5 == 4:
+            about |= {f"signal_{n}": signal(arm, data, n) for n in (1, 4, "all")}
+        return arm.notes(epoch) | share | about
 
     arm.forward = forward
     steps = options.epochs * per_epoch
     schedules = [harness.warmup_cosine(optimizer, steps, steps // 20) for optimizer in optimizers]
     optimizers[-1].register_step_post_hook(lambda *_: inside.append(in_band()))
     return arm, harness.train(loss, order, options.epochs, arm.modules, schedules, folder, generator, notes)
+
+
+@torch.no_grad()
+def told_apart(aug: ia.LearnedAugment, data: LabelledImages, n: int = 256) -> float:
+    """How much crops depend on the image: their mutual information, nats, over ``n`` images; 0 where none is looked at."""
+    images = data.batch(slice(0, None, max(1, len(data) // n)), aug.device)[0]
+    p = aug.distribution(images).parts[aug.anchor_families[0].name].categorical.probs
+    entropy = lambda p: -(p * p.clamp_min(1e-30).log()).sum(-1)  # noqa: E731
+    return (entropy(p.mean(0)) - entropy(p).mean()).item()
+
+
+def signal(arm: Arm, data: LabelledImages, n: int | str, batches: int = 12, size: int = 64) -> float:
+    """|mean|² over variance of φ's gradient from one batch, entropy left out: by leave-one-out, or exact for ``n="all"``.
+
+    Both without bias from ``batches`` of them: 0, or less, where it cannot be told from noise. The same images for every ``n``.
+    """
+    found, generator = [], torch.Generator(arm.aug.device).manual_seed(0)
+    training = arm.model.training
+    arm.model.eval()
+    for index in torch.arange(len(data))[:: max(1, len(data) // (batches * size))][: batches * size].split(size):
+        images, labels = data.batch(index, arm.aug.device)
+        views, sample = arm.aug.sample(images, n, generator=generator)
+        with torch.no_grad():
+            logits = arm.forward(views.detach()).float()
+            losses = F.cross_entropy(logits, labels.repeat(len(views) // len(images)), reduction="none")
+        losses, part = (
+            losses.unflatten(0, (-1, len(images))),
+            sample.distribution.parts[arm.aug.anchor_families[0].name],
+        )
+        if n == "all":
+            value = exact(losses, part.categorical.logits)
+        else:
+            value = rloo(losses, part.log_prob(sample.params), losses.mean(), len(images))
+        wanted = [parameter for parameter in arm.aug.parameters() if parameter.requires_grad]
+        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(value.mean(), wanted)]))
+    arm.model.train(training)
+    gradients = torch.stack(found).double()
+    total, mean = gradients.square().sum(1).mean(), gradients.mean(0).square().sum()
+    squared = (len(found) * mean - total) / (len(found) - 1)
+    return (squared / (total - squared)).item()
+
+
+def jobs_of(arms, areas=(), bands=()) -> dict[str, tuple[str, dict]]:
+    """What `sweep` runs: the random crop with every least area, whatever has a band with each of them; defaults where none are given."""
+    jobs: dict[str, tuple[str, dict]] = {}
+    for arm in arms:
+        own = [(f"{least:g}", {"area": (least, 1.0)}) for least in areas or ()] if arm == "random crop" else []
+        if ARMS[arm].get("families") == "crop":
+            own = [(band, {"band": tuple(map(float, band.split(",")))}) for band in bands or ()]
+        jobs |= {f"{arm} {label}".rstrip(): (arm, options) for label, options in own or [("", {})]}
+    return jobs
 
 
 def test(arm: Arm, data: LabelledImages, views: int, seed: int) -> Tensor:
@@ -169,9 +253,18 @@ def test(arm: Arm, data: LabelledImages, views: int, seed: int) -> Tensor:
 
 
 def sweep(
-    options, make: Callable[..., nn.Module], data: LabelledImages, held: LabelledImages, jobs=None, more=None
+    options,
+    make: Callable[..., nn.Module],
+    data: LabelledImages,
+    held: LabelledImages,
+    jobs=None,
+    more=None,
+    choice=None,
 ) -> None:
-    """Every job — a name, its arm and its own options — with every seed, reported against the random crop."""
+    """Every job — a name, its arm and its own options — with every seed, reported against the random crop.
+
+    With images for the ``choice`` of strengths, each job is scored on them too.
+    """
     jobs = jobs or {name: (name, {}) for name in options.arms}
 
     def one(job: str, seed: int) -> dict:
@@ -180,7 +273,8 @@ def sweep(
         settings, model = Namespace(**vars(options) | own), make(num_classes=int(data.targets.max()) + 1)
         arm, history = train(name, model, data, settings, seed, options.out / "stages" / file)
         right = {"single": test(arm, held, 0, seed), "top1": test(arm, held, options.views, seed)}
-        result = {key: 100 * value.double().mean().item() for key, value in right.items()}
+        seen = {"train": test(arm, data, 0, seed)} | ({"choice": test(arm, choice, 0, seed)} if choice else {})
+        result = {key: 100 * value.double().mean().item() for key, value in (right | seen).items()}
         if arm.aug is not None:
             images = held.batch(slice(0, None, max(1, len(held) // 8)))[0][:8]
             viz.save(viz.learned_ranges(arm.aug.cpu().eval(), images), options.out / f"learned-{file}.png")
@@ -188,4 +282,5 @@ def sweep(
         result |= {"n": len(held), "seconds": history[-1]["seconds"], "history": history, **own}
         return result | {"correct": right["top1"].int().tolist()} | (more(name, arm) if more else {})
 
-    harness.sweep(options, jobs, one, ("top1", "single"), "random crop")
+    against = next((job for job, (name, _) in jobs.items() if name == "random crop"), None)
+    harness.sweep(options, jobs, one, ("top1", "single", *(["choice"] if choice else [])), against)

@@ -68,20 +68,23 @@ def object_kept(aug: ia.LearnedAugment, data: LabelledImages, boxes: torch.Tenso
 def main(arguments: list[str] | None = None) -> None:
     """Run every arm with every seed, report, draw what the learned arms learned."""
     own = joint.OPTIONS | {"batch_size": int, "planted": False, "optional": "planted", "choices": joint.CHOICES}
-    own |= {"model": "resnet18", "image_size": 64, "classes": int, "per_class": int}
+    own |= {"model": "resnet18", "image_size": 64, "classes": int, "per_class": int, "areas": [float], "bands": [str]}
     few = {"epochs": 2, "batch_size": 32, "views": 2, "seeds": [0], "classes": 2, "per_class": 32}
     options = harness.parse(arguments, __doc__, "folder that holds train/ and val/", smoke=few, **own)
     options.batch_size = options.batch_size or (32 if options.planted else 100)
-    make, kept = partial(ia.timm.create_classifier, options.model), None
+    make, kept, choice = partial(ia.timm.create_classifier, options.model), None, None
     if options.planted:
         train, test, boxes = planted(options.seeds[0], options.smoke)
         kept = lambda name, arm: object_kept(arm.aug.eval(), test, boxes) if name in ("ours", "without input") else {}  # noqa: E731
     else:
         names = sorted(path.name for path in options.data.glob("train/*/"))[: options.classes]
         common = {"size": options.image_size, "classes": names}
-        train = harness.read(options.data / "train", per_class=slice(options.per_class), **common)
+        learned, last = (options.per_class or 0) - options.hold_out or None, options.per_class
+        train = harness.read(options.data / "train", per_class=slice(learned), **common)
+        if options.hold_out:
+            choice = harness.read(options.data / "train", per_class=slice(learned, last), **common)
         test = harness.read(options.data / "val", **common)
-    joint.sweep(options, make, train, test, more=kept)
+    joint.sweep(options, make, train, test, joint.jobs_of(options.arms, options.areas, options.bands), kept, choice)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def test_crop_of_small_images(race, device):
         100,
         [
             (work, work, tv, 0.8),
-            (work, work, batched, 1.3),
+            (work, work, batched, 1.2),
             (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
             (work + ": the predictor", "its predictor alone", tv, None),
             (work + ": apply", "its apply alone", tv, None),

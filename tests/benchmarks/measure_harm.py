@@ -1,0 +1,115 @@
+"""Do no harm: what `ia.fit` recommends for images as they are, against one view and the best input-free policy, on images it never saw.
+
+Every classifier is fitted through its own features, with labels, as `instaaug fit` does it, and `TTAModel.recommended` answers on test images.
+"best input-free" is the better, on the test images themselves, of the policies of the fit's report: a rival nobody could have chosen.
+
+    python -m tests.benchmarks.measure_harm
+    python -m tests.benchmarks.measure_harm --data DIR/train --test DIR/val --model resnet18 --checkpoint FILE --size 64
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Subset
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+from instaaug_transforms.cli.class_map import read_class_map
+from instaaug_transforms.cli.image_files import ImageFiles
+from instaaug_transforms.tta import load_setting
+from instaaug_transforms.utils.stats import mean_interval
+
+from .measure_recommendation import digits
+
+
+@torch.no_grad()
+def answers(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Which images are right, ``(N,)``."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=images.shape[-1] > 32):
+        parts = [model(part.float() / 255).float().argmax(1) for part in images.split(50)]
+    return (torch.cat(parts) == labels).double()
+
+
+def judge(classifier, families, train, test: tuple[Tensor, Tensor], seed: int, size: int, labels: bool) -> list:
+    """A row: accuracy of one view, of the best input-free arm and of what is recommended, and what the latter gains over both."""
+    torch.manual_seed(seed)
+    aug = ia.LearnedAugment(families, predictor=ia.FeaturesPredictor(classifier, size))
+    config = ia.FitConfig(seed=seed, amp=size > 32, progress=False, table_batch_size=64)
+    result = ia.fit(aug, classifier, train, config=config, labels=labels)
+    right = {"one view": answers(classifier, *test)}
+    for arm in result.report.arms:
+        if arm.name.startswith("best input-free") and arm.setting is not None:
+            right[f"K = {arm.n_views}"] = answers(ia.TTAModel(classifier, aug, **load_setting(arm.setting)), *test)
+    chosen = result.report.recommended
+    ours = right["one view"]
+    if chosen is not result.report.arms[0]:
+        ours = answers(ia.TTAModel.recommended(classifier, aug, result), *test)
+    free = max((name for name in right if name != "one view"), key=lambda name: right[name].mean().item())
+    best = max(right, key=lambda name: right[name].mean().item())
+    text = "{:+.2f} [{:+.2f}, {:+.2f}]".format
+    gains = [
+        text(*(100 * value for value in mean_interval((ours - right[rival]).numpy()))) for rival in ("one view", best)
+    ]
+    top1 = [f"{100 * correct.mean():.2f}" for correct in (right["one view"], right[free], ours)]
+    return [" × ".join(families), seed, *top1, f"{chosen.name}, K = {chosen.n_views}", *gains]
+
+
+def from_folders(options: argparse.Namespace, seed: int):
+    """The classifier, images to fit on, and test images with their labels."""
+    resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
+    classes = options.class_map and read_class_map(options.class_map)
+    data = ConcatDataset([ImageFiles(folder, resize, classes) for folder in options.data])
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: options.images]
+    held = ImageFiles(options.test, resize, classes)
+    test = torch.stack([image.as_subclass(Tensor) for image, _ in held]), torch.tensor(held.targets)
+    own = {} if classes else {"num_classes": int(max(held.targets)) + 1}
+    classifier = ia.timm.create_classifier(options.model, options.checkpoint, **own).eval()
+    return classifier, Subset(data, order.tolist()), test
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", nargs="+", type=Path, help="folders of classes to fit on; scikit-learn's digits if left out"
+    )
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--class-map", type=Path)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=1500, help="to fit on (%(default)s)")
+    parser.add_argument("--families", nargs="+", default=["crop", "turn", "light"], help="a × b for a product")
+    parser.add_argument("--no-labels", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    options = parser.parse_args()
+    rows, start = [], time.perf_counter()
+    for seed in options.seeds:
+        if options.data is None:
+            classifier, images, labels = digits(seed)
+            images, half = (images * 255).byte(), len(images) // 2
+            train, test = (images[:half], labels[:half]), (images[half:], labels[half:])
+        else:
+            classifier, train, test = from_folders(options, seed)
+        for names in options.families:
+            rows.append(judge(classifier, names.split(" × "), train, test, seed, options.size, not options.no_labels))
+            print(*rows[-1], f"{time.perf_counter() - start:.0f} s", sep=" | ", flush=True)
+    headers = [
+        "families",
+        "seed",
+        "one view",
+        "best input-free",
+        "recommended",
+        "which is",
+        "over one view",
+        "over the better",
+    ]
+    print(f"\n{options.model if options.data else 'digits, a small network'}: {len(test[1])} test images\n")
+    print(tabulate(rows, headers, "github", disable_numparse=True))
+
+
+if __name__ == "__main__":
+    main()
