@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 import instaaug_transforms as ia
 from instaaug_transforms.cli.class_map import read_class_map
 from instaaug_transforms.cli.image_files import ImageFiles
-from instaaug_transforms.tta import load_setting
+from instaaug_transforms.tta.views import load_setting
 from instaaug_transforms.utils.stats import mean_interval
 
 from .measure_recommendation import digits
@@ -65,7 +65,9 @@ def from_folders(options: argparse.Namespace, seed: int):
     data = ConcatDataset([ImageFiles(folder, resize, classes) for folder in options.data])
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: options.images]
     held = ImageFiles(options.test, resize, classes)
-    test = torch.stack([image.as_subclass(Tensor) for image, _ in held]), torch.tensor(held.targets)
+    some = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[: options.test_images]
+    images = torch.stack([held[i][0].as_subclass(Tensor) for i in some.tolist()])
+    test = images, torch.tensor(held.targets)[some]
     own = {} if classes else {"num_classes": int(max(held.targets)) + 1}
     classifier = ia.timm.create_classifier(options.model, options.checkpoint, **own).eval()
     return classifier, Subset(data, order.tolist()), test
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("--class-map", type=Path)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--images", type=int, default=1500, help="to fit on (%(default)s)")
+    parser.add_argument("--test-images", type=int, default=3000, help="(%(default)s)")
     parser.add_argument("--families", nargs="+", default=["crop", "turn", "light"], help="a × b for a product")
     parser.add_argument("--no-labels", action="store_true")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
