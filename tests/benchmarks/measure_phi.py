@@ -55,6 +55,9 @@ def main(arguments: list[str] | None = None) -> None:
     for name, default in (("image_size", 64), ("images", 4000), ("val_images", 2000), ("views", 4), ("epochs", 30)):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help="(%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="the first is what others are held against"
+    )
     parser.add_argument("--workdir", type=Path, help="keep the loss tables there")
     options = parser.parse_args(arguments)
     classes = sum(path.is_dir() for path in (options.data / "train").iterdir())
@@ -67,8 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     table = ia.build_loss_table(classifier, data, ia.LearnedAugment(["crop"]), **where)
     parts, tables = [data.subset(rows) for rows in (fitted_on, chosen_on)], [table[fitted_on], table[chosen_on]]
     plain, rows, first = losses_and_hits(classifier, val), [], None
-    for name, size in SIZES.items():
-        gains = []
+    for name in options.sizes:
+        gains, size = [], SIZES[name]
         for seed in options.seeds:
             torch.manual_seed(seed)
             aug = ia.LearnedAugment(["crop"], predictor="global" if size is None else ia.ConvPredictor(**size))
