@@ -158,6 +158,17 @@ class AugmentDistribution(Distribution):
         """Total entropy, ``(B,)`` nats."""
         return sum(self.entropies().values())
 
+    def information(self) -> dict[str, Tensor]:
+        """Mutual information of image and candidate over the batch, nats, ``()`` per table of candidates; ranges have none.
+
+        Entropy of the images' mean distribution less their mean entropy: 0 where φ gives every image the same.
+        """
+        anchors = {name: part for name, part in self.parts.items() if isinstance(part, AnchorDistribution)}
+        return {
+            name: torch.special.entr(part.categorical.probs.mean(0)).sum() - part.entropy().mean()
+            for name, part in anchors.items()
+        }
+
 
 def _likeliest(parts: Sequence[AnchorDistribution], k: int) -> dict[str, Tensor]:
     """Fields ``(k, B)`` of the k likeliest combinations of independent families' candidates.

@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 
 import PIL.Image
@@ -8,6 +9,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+from instaaug_transforms.augment_distribution import AugmentDistribution
 
 from .conftest import make_lively
 
@@ -188,6 +190,20 @@ def test_distribution_is_a_torch_distribution(lively, images):
     assert torch.allclose(total, d.entropy())
     assert d.log_prob(d.mode).isfinite().all()
     assert torch.allclose(lively(images, params=d.identity()), images, atol=1e-5)
+
+
+def test_information_of_known_tables():
+    """Images that each have a candidate of their own: log of how many; one table for all: none; halves: log 2."""
+    families = ia.families.create(["turn", "rotate"])
+
+    def information(likeliest, rotate=torch.zeros(4, 2)):
+        raw = torch.full((4, 4), -60.0)
+        raw[torch.arange(4), likeliest] = 60.0
+        return AugmentDistribution(families, {"turn": raw, "rotate": rotate}).information()
+
+    assert list(information([0, 1, 2, 3])) == ["turn"]
+    for likeliest, distinct in (([0, 1, 2, 3], 4), ([2, 2, 2, 2], 1), ([3, 1, 1, 3], 2)):
+        assert information(likeliest)["turn"].item() == pytest.approx(math.log(distinct), abs=1e-5)
 
 
 def test_near_identity_before_a_fit():

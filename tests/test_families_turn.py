@@ -16,7 +16,7 @@ def test_quarter_turns_are_those_of_torch(quarters):
     assert torch.allclose(out, torch.rot90(image, quarters, (-2, -1)), atol=1e-5)
 
 
-@pytest.mark.parametrize("angle", [30.0, 200.0])
+@pytest.mark.parametrize("angle", [30.0, 200.0, -15.0])
 def test_finer_angles_are_those_of_torchvision(angle):
     family, image = Turn(angles=(0.0, angle)), torch.rand(1, 3, 21, 21)
     out = functional.apply(image, family.candidates().index(slice(1, 2)), [family])
@@ -42,7 +42,7 @@ def test_a_turned_batch_keeps_its_canvas():
     assert torch.allclose(out[1, :, :, :2], torch.tensor(0.5), atol=1e-4)  # what lies outside
 
 
-@pytest.mark.parametrize("angles", [(90.0,), (0.0, 0.0), (0.0, 400.0), ()])
+@pytest.mark.parametrize("angles", [(90.0,), (0.0, 0.0), (0.0, 360.0), (0.0, float("nan")), ()])
 def test_bad_angles(angles):
     with pytest.raises(ia.InstaAugError, match="turn: angles"):
         Turn(angles=angles)

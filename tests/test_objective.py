@@ -328,7 +328,7 @@ def test_logs_are_flat_and_say_what_the_attributes_say(batch):
     assert objective.logs() == {}
     step(aug, objective, model, batch).backward()
     logs = objective.logs()
-    assert list(logs) == ["loss"] + [
+    assert list(logs) == ["loss", "information/crop"] + [
         f"{what}/{f}" for f in ("crop", "rotate") for what in ("entropy", "lambda", "in_band")
     ]
     assert all(type(value) is float and math.isfinite(value) for value in logs.values())

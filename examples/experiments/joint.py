@@ -132,6 +132,7 @@ def train(
     # The paper's classifiers want SGD, φ wants Adam.
     sgd = {"lr": options.lr, "momentum": 0.9, "weight_decay": options.weight_decay, "nesterov": True}
     optimizers: list[torch.optim.Optimizer] = [torch.optim.SGD(model.parameters(), **sgd)]
+    by_class = None
     if families := recipe.get("families"):
         by_class = ia.predictors.ClassPredictor(int(data.targets.max()) + 1) if name == "class-specific" else None
         crop = [Crop(options.table)] if families == "crop" else families
@@ -168,8 +169,8 @@ def train(
         images, labels = data.batch(index, device)
         flip = torch.rand(len(images), generator=generator, device=device) < 0.5
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)  # every arm has it
-        by_class = {"labels": labels} if name == "class-specific" else {}
-        return arm.loss(images, labels, epoch < options.plain_epochs, index % 2, **by_class)
+        also = {"labels": labels} if by_class else {}
+        return arm.loss(images, labels, epoch < options.plain_epochs, index % 2, **also)
 
     def in_band() -> bool:  # whether the running mean of every family's entropy lies in its band
         means = objective.entropies if objective else {}
@@ -178,27 +179,18 @@ def train(
     def notes(epoch: int) -> dict[str, float]:
         share, learned = {"steps_in_band": sum(inside) / per_epoch}, objective and epoch >= options.plain_epochs
         inside.clear()
-        if not learned or not aug.anchor_families:
-            return arm.notes(epoch) | share if learned else {}
-        about = {"mutual_information": told_apart(aug, data)}
-        if epoch % 5 == 4:
-            about |= {f"signal_{n}": signal(arm, data, n) for n in (1, 4, "all")}
-        return arm.notes(epoch) | share | about
+        if not learned:
+            return {}
+        share |= {name: value for name, value in objective.logs().items() if name.startswith("information")}
+        if epoch % 5 == 4 and aug.anchor_families and by_class is None:
+            share |= {f"signal_{n}": signal(arm, data, n) for n in (1, 4, "all")}
+        return arm.notes(epoch) | share
 
     arm.forward = forward
     steps = options.epochs * per_epoch
     schedules = [harness.warmup_cosine(optimizer, steps, steps // 20) for optimizer in optimizers]
     optimizers[-1].register_step_post_hook(lambda *_: inside.append(in_band()))
     return arm, harness.train(loss, order, options.epochs, arm.modules, schedules, folder, generator, notes)
-
-
-@torch.no_grad()
-def told_apart(aug: ia.LearnedAugment, data: LabelledImages, n: int = 256) -> float:
-    """How much crops depend on the image: their mutual information, nats, over ``n`` images; 0 where none is looked at."""
-    images = data.batch(slice(0, None, max(1, len(data) // n)), aug.device)[0]
-    p = aug.distribution(images).parts[aug.anchor_families[0].name].categorical.probs
-    entropy = lambda p: -(p * p.clamp_min(1e-30).log()).sum(-1)  # noqa: E731
-    return (entropy(p.mean(0)) - entropy(p).mean()).item()
 
 
 def signal(arm: Arm, data: LabelledImages, n: int | str, batches: int = 12, size: int = 64) -> float:

@@ -1,5 +1,7 @@
 """Turns by one of a few angles: which way is up."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -17,7 +19,7 @@ class Turn(AnchorFamily):
     images of a batch keep their canvas, and what a turn shows from outside is `fill`.
 
     Args:
-        angles: degrees in [0, 360), all different, 0 first.
+        angles: degrees, all different turns, 0 first; −15 is 345.
         initial_identity: p(0°) before any fit.
     """
 
@@ -27,11 +29,10 @@ class Turn(AnchorFamily):
     order = 40
 
     def __init__(self, angles: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0), initial_identity: float = 0.9) -> None:
-        self.angles = tuple(float(angle) for angle in angles)
-        if not self.angles or self.angles[0] != 0 or len(set(self.angles)) < len(self.angles):
-            raise InstaAugError(f"turn: angles must be different and start with 0, got {tuple(angles)}")
-        if not all(0 <= angle < 360 for angle in self.angles):
-            raise InstaAugError(f"turn: angles must lie in [0, 360) degrees, got {tuple(angles)}")
+        self.angles = tuple(float(angle) % 360 for angle in angles)
+        distinct = len(set(self.angles)) == len(self.angles) and all(map(math.isfinite, self.angles))
+        if not self.angles or self.angles[0] != 0 or not distinct:
+            raise InstaAugError(f"turn: angles must be different turns and start with 0, got {tuple(angles)}")
         super().__init__({"turn_angle": torch.tensor(self.angles)}, initial_identity)
 
     def keeps_inside(self, height: int, width: int) -> bool:

@@ -76,7 +76,8 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch = Watch(aug.families)
         self.register_buffer("baseline", torch.tensor(float("nan")))
-        self._latest: Tensor | None = None  # loss, for `logs`
+        self._latest: Tensor | None = None  # loss, for `logs`, as the next
+        self._information: dict[str, Tensor] = {}
         anchored = aug.anchor_families
         self.critic: nn.Module | None = None
         if estimator == "critic" and anchored:
@@ -98,9 +99,11 @@ class InstaAugObjective(nn.Module):
 
     def logs(self) -> dict[str, float]:
         """For any logger: ``loss`` of the latest training step, ``entropy/<family>`` (recent mean, nats), ``lambda/<family>``, and
-        ``in_band/<family>``, 1 or 0; empty before the first step. Over all processes.
+        ``in_band/<family>``, 1 or 0, over all processes; and of this process's latest batch ``information/<family>``, how much
+        candidates depend on the image (`AugmentDistribution.information`). Empty before the first step.
         """
         found = {} if self._latest is None else {"loss": self._latest.item()}
+        found |= {f"information/{name}": nats.item() for name, nats in self._information.items()}
         for name, entropy in self.entropies.items():
             found |= {f"entropy/{name}": entropy, f"lambda/{name}": self.controller.weight(name)}
             found[f"in_band/{name}"] = float(self.controller.violation(name, entropy) == 0)
@@ -135,6 +138,8 @@ class InstaAugObjective(nn.Module):
         penalty = self.controller.penalty(entropies)
         if self.training and torch.is_grad_enabled():
             self._latest = means[0] if credit is None else losses.detach().mean()
+            with torch.no_grad():
+                self._information = sample.distribution.information()
             self._update(means, list(entropies))
         return (value - penalty).mean()
 
