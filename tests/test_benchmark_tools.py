@@ -1,6 +1,7 @@
 """What the benchmarks' figures are made with; the benchmarks themselves are no part of the ordinary run."""
 
 import time
+import types
 
 import pytest
 import torch
@@ -70,3 +71,57 @@ def test_tables_show_what_was_measured_and_which_bars_are_missed():
     page = table.text(run)
     assert "**0.91** (0.75)" in page and "0.62 (0.60)" in page and "4.20" in page and "≤ 0.8" in page
     assert "1.25" in page and "**1.25**" not in page and "0.050 s" in page and "Some CPU" in page
+
+
+def test_agreement_of_losses_with_a_judge():
+    from .benchmarks.measure_held_out_losses import told
+
+    judge = torch.tensor([[1.0, 0.5, 1.5], [2.0, 3.0, 1.0]]).repeat(50, 1)
+    same, opposite = told(judge, judge), told(3.0 - judge, judge)
+    assert same[2] == "1.000 [1.000, 1.000]" and opposite[2] == "-1.000 [-1.000, -1.000]"
+    assert same[0].startswith("1.500 ")
+    assert same[3].startswith("0.750 ") and opposite[3].startswith("-0.750 ")  # 0.5 and 1.0 gained; 0.5 and 1.0 lost
+
+
+@pytest.mark.slow
+def test_harm_is_none_where_the_recommendation_is_one_view(capsys):
+    from .benchmarks.measure_harm import judge
+    from .benchmarks.measure_recommendation import digits
+
+    classifier, images, labels = digits(0)
+    images = (images * 255).byte()
+    row = judge(classifier, ["turn"], (images[:120], labels[:120]), (images[300:400], labels[300:400]), 0, 32, True)
+    one, _, ours = (float(cell) for cell in row[2:5])
+    with torch.no_grad():
+        right = (classifier(images[300:400].float() / 255).argmax(1) == labels[300:400]).double().mean()
+    assert one == pytest.approx(100 * right.item()) and row[0] == "turn"
+    if row[5].startswith("one view"):
+        assert ours == one and row[6].startswith("+0.00")
+
+
+def test_two_versions_take_turns(capsys, monkeypatch):
+    """Both sides are this checkout: every work runs on both, and ratios are about 1."""
+    from .benchmarks import side_by_side
+
+    monkeypatch.setattr(side_by_side, "works", lambda threads: {"a sleep": (lambda: time.sleep(0.002), 4)})
+    sides = []
+
+    class Pipe:
+        def __init__(self, root, threads):
+            (self.call, rounds), self.root = side_by_side.works(threads)["a sleep"], root
+            self.works, self.calls = [("a sleep", rounds)], 0
+            self.process = types.SimpleNamespace(terminate=lambda: None)
+            sides.append(self)
+
+        def seconds(self, work):
+            self.calls += 1
+            start = time.perf_counter()
+            self.call()
+            return time.perf_counter() - start
+
+    monkeypatch.setattr(side_by_side, "Side", Pipe)
+    monkeypatch.setattr(side_by_side.subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", ["side_by_side", "abc"])
+    side_by_side.main()
+    assert [side.calls for side in sides] == [7] * 4 and {side.root.name for side in sides[1::2]} == {"other"}
+    assert capsys.readouterr().out.count("a sleep") == 2

@@ -10,6 +10,7 @@ import harness
 import torch
 import torch.nn.functional as F
 from harness import LabelledImages
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import instaaug_transforms as ia
@@ -267,6 +268,8 @@ def sweep(
         right = {"single": test(arm, held, 0, seed), "top1": test(arm, held, options.views, seed)}
         seen = {"train": test(arm, data, 0, seed)} | ({"choice": test(arm, choice, 0, seed)} if choice else {})
         result = {key: 100 * value.double().mean().item() for key, value in (right | seen).items()}
+        state = {key: tensor.contiguous() for key, tensor in arm.model.model.state_dict().items()}
+        save_file(state, options.out / f"classifier-{file}.safetensors")
         if arm.aug is not None:
             images = held.batch(slice(0, None, max(1, len(held) // 8)))[0][:8]
             viz.save(viz.learned_ranges(arm.aug.cpu().eval(), images), options.out / f"learned-{file}.png")

@@ -1,0 +1,75 @@
+"""Do a classifier's losses on crops of its own training images say what other images' crops are worth, or what it remembers?
+
+    python -m tests.benchmarks.measure_held_out_losses --data DIR/train --model resnet10t --size 32 --seen 90 --judge FILE --checkpoints A B
+
+Crops of images that the classifiers were trained on (the first --seen of every class) and of others (those after --after) get a loss from
+each classifier, and from a judge that was trained on other images. A row per classifier and kind of image: the loss of the whole image,
+how much losses differ between crops of one image, how they agree with the judge's (mean correlation over images), and what the judge
+loses or gains by the crop that the classifier likes best, all with 95 % intervals over images.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+from torch.utils.data import Subset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+from instaaug_transforms.utils.stats import mean_interval
+
+
+def told(losses: Tensor, judge: Tensor) -> list[str]:
+    """Cells from tables ``(N, A)``, the whole image first."""
+    centred, other = (table - table.mean(1, keepdim=True) for table in (losses, judge))
+    agree = torch.nn.functional.cosine_similarity(centred, other, dim=1)
+    gain = judge[:, 0] - judge.gather(1, losses.argmin(1, keepdim=True)).squeeze(1)
+    cells = losses[:, 0], centred.square().mean(1).sqrt(), agree, gain
+    return ["{:.3f} [{:.3f}, {:.3f}]".format(*map(float, mean_interval(cell.double().numpy()))) for cell in cells]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder of classes")
+    parser.add_argument("--model", default="resnet10t")
+    parser.add_argument("--checkpoints", nargs="+", type=Path, required=True)
+    parser.add_argument("--judge", type=Path, required=True, help="weights of the same architecture")
+    parser.add_argument("--size", type=int, default=32, help="pixels (%(default)s)")
+    parser.add_argument(
+        "--seen", type=int, default=90, help="images of every class that the classifiers know (%(default)s)"
+    )
+    parser.add_argument(
+        "--after", type=int, default=200, help="images of every class from here on are unknown (%(default)s)"
+    )
+    parser.add_argument("--per-class", type=int, default=5, help="of either kind (%(default)s)")
+    options = parser.parse_args()
+    resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
+    folder, rows = ImageFolder(str(options.data), resize), []
+    targets = torch.tensor(folder.targets)
+    members = [(targets == k).nonzero().squeeze(1) for k in range(len(folder.classes))]
+    kinds = {"trained on": 0, "unknown": options.after}
+    aug, tables = ia.LearnedAugment(["crop"]), {}
+    for path in (options.judge, *options.checkpoints):
+        classifier = ia.timm.create_classifier(options.model, path, num_classes=len(members)).eval()
+        for kind, first in kinds.items():
+            index = torch.cat([m[first : first + options.per_class] for m in members]).tolist()
+            tables[path, kind] = torch.as_tensor(ia.build_loss_table(classifier, Subset(folder, index), aug)).float()
+    for path in options.checkpoints:
+        for kind in kinds:
+            rows.append([path.stem, kind, *told(tables[path, kind], tables[options.judge, kind])])
+    heads = [
+        "classifier",
+        "images",
+        "loss, whole image",
+        "sd over crops",
+        "agreement with the judge",
+        "judge gains by its favourite",
+    ]
+    print(f"{len(index)} images of either kind\n\n{tabulate(rows, heads, 'github', disable_numparse=True)}")
+
+
+if __name__ == "__main__":
+    main()
