@@ -72,10 +72,26 @@ def test_the_whole_image_is_torchvisions_resize_at_every_size(mode):
         assert torch.equal(functional.apply(image, inside, families.create(["crop"]), tuple(size), mode=mode), expected)
 
 
+@pytest.mark.parametrize("size", [40, 64, 96, 128, 190])
+def test_a_box_drawn_smaller_is_as_sharp_as_torchvisions_crop(size):
+    """Sampling the copy blurs once more; a copy with the result's own pixels would be twice as far from torchvision's."""
+    from sklearn.datasets import load_sample_image
+
+    image = torch.from_numpy(load_sample_image("china.jpg").copy()).permute(2, 0, 1)[None, :, :300, :300] / 255
+    squares = []
+    for top, left in ((11, 80), (37, 3), (64, 55)):
+        box = {"cx": (left + 105) / 300, "cy": (top + 105) / 300, "w": 0.7, "h": 0.7}
+        params = ia.AugmentParams(**{name: torch.tensor([value]) for name, value in box.items()})
+        out = functional.apply(image, params, families.create(["crop"]), (size, size))
+        expected = F.resized_crop(image, top, left, 210, 210, [size, size], antialias=True)
+        squares.append((out - expected)[..., 2:-2, 2:-2].square().mean())
+    assert torch.stack(squares).mean().sqrt() < 0.0125
+
+
 @pytest.mark.parametrize("side", [0.35, 0.6, 0.75, 0.85])
 def test_a_box_comes_from_the_copy_nearest_its_own_size(side):
-    """The copy is torchvision's, the box is cut out of it by Kornia: a copy a pixel smaller or larger is no match."""
-    image, n = torch.rand(1, 3, 40, 40), round(10 / side)
+    """The copy, with pixels 1/√2 of the result's, is torchvision's; the box is cut out of it by Kornia: no other copy is a match."""
+    image, n = torch.rand(1, 3, 40, 40), round(2**0.5 * 10 / side)
     params = ia.AugmentParams(
         **{k: torch.tensor([v]) for k, v in {"cx": 0.45, "cy": 0.5, "w": side, "h": side}.items()}
     )

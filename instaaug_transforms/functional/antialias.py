@@ -8,6 +8,10 @@ from torch import Tensor
 
 from .warp import Fill, Size, as_column
 
+# A copy is made with a triangular filter, and sampled with another: two of support s/√2 blur as much as one of support s, which is
+# what a result with pixels of that size asks for. A copy that is not sampled again has the size of the result.
+FINER = 2**0.5
+
 
 def copy_size(linear: Any, whole: Any, result: Any) -> Any:
     """Width and height, ``(B, 2)``, of the copy of the image whose pixels are as large as those of the result.
@@ -42,8 +46,11 @@ def antialiased(
     """
     height, width = images.shape[-2:]
     whole, result = (torch.tensor(s[::-1], dtype=matrix.dtype, device=matrix.device) for s in ((height, width), size))
-    copy = copy_size(matrix[:, :2, :2].detach(), whole, result).round()
-    copy = torch.where(copy < whole, copy.clamp(min=1), whole)  # (B, 2)
+    linear, moved = matrix[:, :2, :2].detach(), matrix[:, :2, 2].detach()
+    # Where the squares of both rows sum to 1, all entries sum to 2 only if the image is turned by quarters or mirrored.
+    whole_image = (linear.abs().sum((1, 2)) == 2) & (linear.square().sum(2) == 1).all(1) & (moved == 0).all(1)
+    copy = copy_size(linear, whole, result) * torch.where(whole_image, 1.0, FINER).unsqueeze(1)
+    copy = torch.where(copy.round() < whole, copy.round().clamp(min=1), whole)  # (B, 2)
     columns, rows = copy[:, :, None, None].unbind(1)  # (B, 1, 1) each
     canvas = _filter(height, rows, mode).unsqueeze(1) @ images @ _filter(width, columns, mode).mT.unsqueeze(1)
     if not inside:  # where the border is continued, the copy's last row and column are, too

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
-from .antialias import antialiased, copy_size, shrunk
+from .antialias import FINER, antialiased, copy_size, shrunk
 from .warp import Fill, Size, warp
 
 # Absolute values of the rows of a matrix that mirrors at most, and of one that turns by a quarter too.
@@ -124,13 +124,13 @@ def _groups(matrix: Tensor, shape: Size, size: Size, mode: str) -> dict[tuple, l
     may_turn = not matrix.requires_grad and (magnitude.sum((1, 2)) == 2).any()
     if not (may_shrink or may_turn):
         return {}
+    straight, turned = ((magnitude == pattern).all((1, 2)) for pattern in (STRAIGHT, TURNED))
     small = np.broadcast_to(whole, (len(rows), 2))
     if may_shrink:
         with np.errstate(all="ignore"):  # boxes without extent
-            copy = copy_size(linear, whole, result).round()
+            copy = (copy_size(linear, whole, result) * np.where(straight | turned, 1, FINER)[:, None]).round()
         small = np.where(copy < whole, np.maximum(copy, 1), whole)
     smaller = (small != whole).any(1)
-    straight, turned = ((magnitude == pattern).all((1, 2)) for pattern in (STRAIGHT, TURNED))
     exact = straight & (small == result).all(1) | turned & (small == result[::-1]).all(1)
     exact &= not matrix.requires_grad
     groups: dict[tuple, list[int]] = defaultdict(list)
