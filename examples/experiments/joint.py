@@ -275,7 +275,10 @@ def sweep(
             viz.save(viz.learned_ranges(arm.aug.cpu().eval(), images), options.out / f"learned-{file}.png")
             arm.aug.save(options.out / f"augment-{file}.safetensors", seed=seed)
         result |= {"n": len(held), "seconds": history[-1]["seconds"], "history": history, **own}
-        return result | {"correct": right["top1"].int().tolist()} | (more(name, arm) if more else {})
+        correct = {"correct": right["top1"].int().tolist(), "correct_single": right["single"].int().tolist()}
+        return result | correct | (more(name, arm) if more else {})
 
     against = next((job for job, (name, _) in jobs.items() if name == "random crop"), None)
-    harness.sweep(options, jobs, one, ("top1", "single", *(["choice"] if choice else [])), against)
+    runs = harness.sweep(options, jobs, one, ("top1", "single", *(["choice"] if choice else [])), against)
+    one_view = [run | {"correct": run["correct_single"]} for run in runs]
+    print(f"\nat one view:\n\n{harness.show(harness.seed_table(one_view, ('single',), against))}")

@@ -1,9 +1,9 @@
 """Do a classifier's losses on crops of its own training images say what other images' crops are worth, or what it remembers?
 
-    python -m tests.benchmarks.measure_held_out_losses --data DIR/train --model resnet10t --size 32 --seen 90 --judge FILE --checkpoints A B
+    python -m tests.benchmarks.measure_held_out_losses --data DIR/train --model resnet10t --size 32 --judge FILE --checkpoints A B
 
-Crops of images that the classifiers were trained on (the first --seen of every class) and of others (those after --after) get a loss from
-each classifier, and from a judge that was trained on other images. A row per classifier and kind of image: the loss of the whole image,
+Crops of images that the classifiers were trained on (the first of every class) and of others (those after --after) get a loss from
+each classifier, and from a judge that has not memorised either. A row per classifier and kind of image: the loss of the whole image,
 how much losses differ between crops of one image, how they agree with the judge's (mean correlation over images), and what the judge
 loses or gains by the crop that the classifier likes best, all with 95 % intervals over images.
 """
@@ -36,27 +36,29 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of classes")
     parser.add_argument("--model", default="resnet10t")
     parser.add_argument("--checkpoints", nargs="+", type=Path, required=True)
-    parser.add_argument("--judge", type=Path, required=True, help="weights of the same architecture")
+    parser.add_argument("--judge", type=Path, required=True)
+    parser.add_argument("--judge-model", default="resnet18")
+    parser.add_argument("--judge-size", type=int, default=64, help="pixels (%(default)s)")
     parser.add_argument("--size", type=int, default=32, help="pixels (%(default)s)")
-    parser.add_argument(
-        "--seen", type=int, default=90, help="images of every class that the classifiers know (%(default)s)"
-    )
     parser.add_argument(
         "--after", type=int, default=200, help="images of every class from here on are unknown (%(default)s)"
     )
     parser.add_argument("--per-class", type=int, default=5, help="of either kind (%(default)s)")
     options = parser.parse_args()
-    resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
-    folder, rows = ImageFolder(str(options.data), resize), []
-    targets = torch.tensor(folder.targets)
-    members = [(targets == k).nonzero().squeeze(1) for k in range(len(folder.classes))]
-    kinds = {"trained on": 0, "unknown": options.after}
-    aug, tables = ia.LearnedAugment(["crop"]), {}
-    for path in (options.judge, *options.checkpoints):
-        classifier = ia.timm.create_classifier(options.model, path, num_classes=len(members)).eval()
+    kinds, tables = {"trained on": 0, "unknown": options.after}, {}
+    contestants = [(options.judge_model, options.judge, options.judge_size)]
+    contestants += [(options.model, path, options.size) for path in options.checkpoints]
+    for model, path, size in contestants:
+        resize = v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.ToImage()])
+        folder = ImageFolder(str(options.data), resize)
+        targets = torch.tensor(folder.targets)
+        members = [(targets == k).nonzero().squeeze(1) for k in range(len(folder.classes))]
+        classifier = ia.timm.create_classifier(model, path, num_classes=len(members)).eval()
         for kind, first in kinds.items():
             index = torch.cat([m[first : first + options.per_class] for m in members]).tolist()
-            tables[path, kind] = torch.as_tensor(ia.build_loss_table(classifier, Subset(folder, index), aug)).float()
+            table = ia.build_loss_table(classifier, Subset(folder, index), ia.LearnedAugment(["crop"]))
+            tables[path, kind] = torch.as_tensor(table).float()
+    rows = []
     for path in options.checkpoints:
         for kind in kinds:
             rows.append([path.stem, kind, *told(tables[path, kind], tables[options.judge, kind])])
