@@ -78,9 +78,11 @@ def test_agreement_of_losses_with_a_judge():
 
     judge = torch.tensor([[1.0, 0.5, 1.5], [2.0, 3.0, 1.0]]).repeat(50, 1)
     same, opposite = told(judge, judge), told(3.0 - judge, judge)
-    assert same[2] == "1.000 [1.000, 1.000]" and opposite[2] == "-1.000 [-1.000, -1.000]"
+    assert same[3] == same[4] == "1.000 [1.000, 1.000]" and opposite[3] == opposite[4] == "-1.000 [-1.000, -1.000]"
     assert same[0].startswith("1.500 ")
-    assert same[3].startswith("0.750 ") and opposite[3].startswith("-0.750 ")  # 0.5 and 1.0 gained; 0.5 and 1.0 lost
+    assert same[5].startswith("0.750 ") and opposite[5].startswith("-0.750 ")  # 0.5 and 1.0 gained; 0.5 and 1.0 lost
+    alike = told(judge[:1].repeat(100, 1), judge)
+    assert alike[2].startswith("0.000 ") and float(same[2].split()[0]) == pytest.approx(0.9, abs=1e-3)
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@
 
 Crops of images that the classifiers were trained on (the first of every class) and of others (those after --after) get a loss from
 each classifier, and from a judge that has not memorised either. A row per classifier and kind of image: the loss of the whole image,
-how much losses differ between crops of one image, how they agree with the judge's (mean correlation over images), and what the judge
-loses or gains by the crop that the classifier likes best, all with 95 % intervals over images.
+how much losses differ between crops of one image, which share of that is the image's own (the rest holds for all images), how they and
+their own part agree with the judge's (mean correlation over images), and what the judge loses or gains by the crop that the classifier likes best, all with 95 % intervals over images.
 """
 
 import argparse
@@ -24,10 +24,13 @@ from instaaug_transforms.utils.stats import mean_interval
 
 def told(losses: Tensor, judge: Tensor) -> list[str]:
     """Cells from tables ``(N, A)``, the whole image first."""
-    centred, other = (table - table.mean(1, keepdim=True) for table in (losses, judge))
-    agree = torch.nn.functional.cosine_similarity(centred, other, dim=1)
+    pair = [table - table.mean(1, keepdim=True) for table in (losses, judge)]
+    agree = torch.nn.functional.cosine_similarity(*pair, dim=1)
+    own = [table - table.mean(0) for table in pair]  # without what holds for all images: that smaller crops are harder
+    share = own[0].square().mean(1) / pair[0].square().mean()
+    agree_own = torch.nn.functional.cosine_similarity(*own, dim=1)
     gain = judge[:, 0] - judge.gather(1, losses.argmin(1, keepdim=True)).squeeze(1)
-    cells = losses[:, 0], centred.square().mean(1).sqrt(), agree, gain
+    cells = losses[:, 0], pair[0].square().mean(1).sqrt(), share, agree, agree_own, gain
     return ["{:.3f} [{:.3f}, {:.3f}]".format(*map(float, mean_interval(cell.double().numpy()))) for cell in cells]
 
 
@@ -67,7 +70,9 @@ def main() -> None:
         "images",
         "loss, whole image",
         "sd over crops",
+        "the image's own share",
         "agreement with the judge",
+        "of the own part",
         "judge gains by its favourite",
     ]
     print(f"{len(index)} images of either kind\n\n{tabulate(rows, heads, 'github', disable_numparse=True)}")
