@@ -39,7 +39,7 @@ ROOMS = {
     },
     "distributions": {
         "distributions.py": "distributions",
-        "augment_distribution.py": "distributions augment families objective",
+        "augment_distribution.py": "distributions augment families",
     },
     "families": {
         "families/anchors.py": "families families_turn families_product more_families",
@@ -61,7 +61,7 @@ ROOMS = {
         "families/turn.py": "families_turn",
         "families/uniform.py": "families distributions more_families",
     },
-    "estimators": {"learning/estimators.py": "estimators objective"},
+    "estimators": {"learning/estimators.py": "estimators"},
     "fit": {"learning/fit.py": "fit fit_resume", "learning/fitting.py": "fit fit_resume"},
     "tta": {
         "tta/aggregation.py": "tta evaluation",
