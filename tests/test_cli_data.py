@@ -12,6 +12,7 @@ from instaaug_transforms import InstaAugError
 from instaaug_transforms.cli import datasets, image_files
 from instaaug_transforms.cli.class_map import read_class_map
 from instaaug_transforms.cli.datasets import add_data_arguments, add_reading_arguments
+from instaaug_transforms.cli.held_out import held_out_of, pack_names
 
 
 def make(root, *files):
@@ -262,3 +263,14 @@ def test_one_channel_and_the_centre(tmp_path):
         found = datasets.folder_of(arguments, None)[0][0]
     expected = F.pil_to_tensor(F.to_pil_image(image).convert("L"))[:, 2:10, 6:14]  # at its own size, the middle 8 × 8
     assert torch.equal(found.as_subclass(torch.Tensor), expected)
+
+
+def test_images_that_were_held_out_are_found_by_name_or_missed(tmp_path):
+    make(tmp_path, *(f"a/{i}.png" for i in range(6)))
+    data = datasets.read(options(tmp_path), datasets.folder_of(options(tmp_path), None))
+    packed = pack_names(["a/4.png", "a/1.png"])
+    assert held_out_of(data, packed, seed=0).identities == ["a/1.png", "a/4.png"]
+    with pytest.raises(
+        InstaAugError, match=r"1 of the 2 images that the fit held out are not there \(a/4.png.*max-images"
+    ):
+        held_out_of(data.subset(slice(0, 4)), packed, seed=0)  # not others in their place

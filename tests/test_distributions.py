@@ -72,3 +72,13 @@ def test_uniform_gradients_match_finite_differences():
     noise = torch.rand(3, 2, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a, b: BoundedUniform(a, b, (-1, 1)).icdf(noise), (lo, hi))
     assert torch.autograd.gradcheck(lambda a, b: BoundedUniform(a, b, (-1, 1)).entropy(), (lo, hi))
+
+
+def test_what_is_declared():
+    """Supports and what samples carry, as callers of any `torch.distributions` ask for them."""
+    d, u = AnchorCategorical(P.log()), BoundedUniform(torch.tensor([-30.0]), torch.tensor([50.0]), (-180, 180))
+    assert d.support.check(torch.tensor([-1, 0, 4, 5])).tolist() == [False, True, True, False]
+    assert u.support.check(torch.tensor([-31.0, -30.0, 50.0, 51.0])).tolist() == [False, True, True, False]
+    assert (d.has_rsample, d.has_enumerate_support, u.has_rsample) == (False, True, True)
+    assert (d.batch_shape, d.n_candidates, u.batch_shape) == ((2,), 5, (1,))
+    assert u.log_prob(torch.tensor([[49.0], [-29.0], [51.0]])).exp().flatten().tolist() == pytest.approx([4.5, 4.5, 0])

@@ -1,5 +1,7 @@
 """φ on a classifier's own features."""
 
+import math
+
 import pytest
 import timm
 import torch
@@ -213,3 +215,25 @@ def test_what_phi_saw_is_not_what_a_normalised_classifier_takes(model, images):
         assert (likeliest[0] == 0).all()
         crop = aug(given, params=ia.AugmentParams(**aug.families[0].take(likeliest[1])))
         assert torch.allclose(average(given), (model(given) + model(crop)) / 2, atol=1e-4)
+
+
+def test_classes_that_the_classifier_rules_out_leave_finite_features(model, images):
+    """Logits of −∞: of an image whose other two are equal, the posterior is ½ and ½, entropy ln 2, the lead 0."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x):
+            logits = self.inner(x)
+            return torch.stack([logits[:, 0], logits[:, 0], torch.full_like(logits[:, 0], -torch.inf)], 1)
+
+    aug = ia.LearnedAugment(["crop", "rotate"], predictor=ia.FeaturesPredictor(Masked(), image_size=32)).eval()
+    for seen in (aug.predictor.tap(images), aug.predictor.encode(images)):  # as it is looked at, and as a fit keeps it
+        vector = aug.predictor.features(*seen).vector[:, -6:]
+        expected = torch.tensor([1.5**0.5, 1.5**0.5, 0.0, -math.log(2), math.log(2), 0.0])
+        assert torch.allclose(vector, expected.expand_as(vector), atol=1e-3)
+    loss = sum(raw.sum() for raw in aug.predictor(images).values())
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in aug.parameters())

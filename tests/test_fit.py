@@ -305,3 +305,23 @@ def test_a_nat_outside_the_band_costs_a_nat():
     ]
     assert [fitting._rank(entry) for entry in fitting.history] == pytest.approx([0.5, 0.2, 0.3])
     assert fitting.best_epoch == 1
+
+
+def test_a_held_out_loss_that_is_infinite_is_named():
+    """Not an epoch that looks as good as any other."""
+    images = corner_images(16)[0]
+    targets = torch.cat([torch.zeros(12), torch.ones(4)]).long()
+
+    def loss(outputs, targets):
+        return torch.where(targets == 1, torch.inf, outputs.square().mean(1))
+
+    for family in ("rotate", "crop"):
+        with pytest.raises(ia.InstaAugError, match="not finite"):
+            ia.fit(
+                ia.LearnedAugment([family]),
+                Planted(),
+                (images[:12], targets[:12]),
+                (images[12:], targets[12:]),
+                ia.FitConfig(epochs=1, **QUIET),
+                loss=loss,
+            )

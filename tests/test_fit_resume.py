@@ -1,5 +1,6 @@
 """Interrupted fits go on to the same bits; several processes give what one gives."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -195,3 +196,32 @@ def test_another_output_size_is_another_table(tmp_path):
     ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), **fit_to)
     with pytest.raises(ia.InstaAugError, match="computed with another output_size"):
         ia.fit(ia.LearnedAugment(["crop"], output_size=16), Planted(), (images, labels), **fit_to)
+
+
+@pytest.mark.parametrize("families", FAMILIES.values(), ids=FAMILIES)
+def test_another_interpolation_is_another_table(tmp_path, families):
+    images, labels, _ = corner_images(20)
+    for how, expected in (("bilinear", None), ("nearest", "computed with another interpolation")):
+        aug = ia.LearnedAugment(families, interpolation=how)
+        with pytest.raises(ia.InstaAugError, match=expected) if expected else contextlib.nullcontext():
+            ia.fit(aug, Planted(), (images, labels), config=config(epochs=1), workdir=tmp_path)
+
+
+def test_the_order_of_families_in_a_checkpoint_changes_no_bit():
+    """JSON has them sorted; in floating point 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1."""
+    fitting, names = object.__new__(Fitting), ("crop", "turn", "light")
+    fitting.controller = ia.EntropyController(ia.LearnedAugment(names).families, ia.EntropyConfig(initial_weight=1.0))
+    entropies = dict(zip(names, (0.1, 0.2, 0.3), strict=True))
+    orders = [entropies, dict(sorted(entropies.items())), dict(reversed(entropies.items()))]
+    ranks = {fitting._rank({"val_loss": 0.0, "in_band": True, "val_entropy": order}) for order in orders}
+    assert len(ranks) == 1
+
+
+def test_ranges_are_not_resumed_under_another_loss(tmp_path):
+    """They have no table that would tell."""
+    images, labels, _ = corner_images(20)
+    for smoothing, expected in ((0.0, None), (0.9, "state of a fit with another loss")):
+        loss = torch.nn.CrossEntropyLoss(label_smoothing=smoothing, reduction="none")
+        aug, settings = ia.LearnedAugment(["rotate"]), config(epochs=1, entropy={})
+        with pytest.raises(ia.InstaAugError, match=expected) if expected else contextlib.nullcontext():
+            ia.fit(aug, Planted(), (images, labels), config=settings, loss=loss, workdir=tmp_path, resume=True)

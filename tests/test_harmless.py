@@ -10,8 +10,11 @@ from torch import nn
 
 import instaaug_transforms as ia
 from instaaug_transforms.augment_distribution import AugmentDistribution
+from instaaug_transforms.engine.data import LabelledImages
+from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning.harmless import _choices, policy_order, recommend
+from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, policy_order, recommend
+from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.report import HeldOutArm
 
 
@@ -152,3 +155,25 @@ def test_without_labels_and_nuisance_there_is_nothing_to_gain():
     aug = ia.LearnedAugment(["turn"])
     report = ia.fit(aug, Reader(), images, config=ia.FitConfig(max_steps=5, progress=False)).report
     assert report.recommended.name == "one view" and "give labels, or nuisance=" in str(report)
+
+
+def test_another_images_views_are_a_rival_that_does_not_look():
+    """Every image is right under one view alone, the one that φ says of the image before it: no single view does as well."""
+    n, columns = 40, 4
+    right = torch.arange(n) % columns
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))  # in which images pass theirs on
+    log_p = torch.empty(n, columns)
+    log_p[order.roll(1)] = torch.nn.functional.one_hot(right[order], columns).float().mul(9).log_softmax(-1)
+    logits = torch.nn.functional.one_hot(right, columns).float()[:, None, :, None] * torch.tensor([9.0, 0.0])
+    logits = torch.where(logits.any(-1, keepdim=True), logits, torch.tensor([0.0, 9.0]))  # class 0 under one view
+    rows = {
+        "plain": Rows(None, n, (2,), torch.float32, n, {}),
+        "logits": Rows(None, n, (1, 4, 2), torch.float32, n, {}),
+    }
+    rows["plain"].put(slice(0, n), logits[:, 0, 0])
+    rows["logits"].put(slice(0, n), logits)
+    held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), torch.zeros(n).long()), 1, rows, torch.device("cpu"))
+    aug = ia.LearnedAugment(["turn"])
+    arms = {arm.name: arm for arm in _arms(aug, HeldOut(held), log_p, aug.families[0].candidates()) if arm.n_views == 1}
+    assert arms["best input-free (ours, shuffled)"].correct.all()
+    assert arms["best input-free"].correct.mean() < 0.5

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
 from instaaug_transforms.engine.data import LabelledImages, load
+from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning.contrastive import contrastive_credit, contrastive_losses
 from instaaug_transforms.learning.loss_table import Viewer
 from instaaug_transforms.utils.modes import frozen
@@ -251,3 +252,17 @@ def test_own_answers_are_those_at_the_size_of_the_views():
     config = ia.FitConfig(epochs=1, held_out=0.5, progress=False)
     ia.fit(aug, Sized(), images, nuisance=v2.RandomErasing(p=1), config=config)
     assert sizes == {(20, 20)}
+
+
+def test_the_table_looks_as_the_transform_does():
+    """Every pixel of a quarter of the image twice, as the nearest neighbour is, and no other interpolation."""
+    images, labels, model = torch.rand(5, 3, 32, 32), torch.randint(5, (5,)), Linear().eval()
+    crop = Crop(scales=(1.0, 0.5), grids=(1, 2))
+    aug = ia.LearnedAugment([crop], interpolation="nearest")
+    table, boxes = ia.build_loss_table(model, (images, labels), aug), crop.candidates()
+    for a in range(1, 5):
+        x, y = (int((centre - 0.25) * 32) for centre in (boxes.cx[a], boxes.cy[a]))
+        seen = images[..., y : y + 16, x : x + 16].repeat_interleave(2, -1).repeat_interleave(2, -2)
+        assert torch.allclose(
+            table[:, a], nn.functional.cross_entropy(model(seen), labels, reduction="none"), atol=1e-5
+        )

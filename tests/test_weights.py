@@ -123,3 +123,11 @@ def test_an_altered_checkpoint_of_the_package_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "hub_dir", lambda: tmp_path)
     with pytest.raises(ia.InstaAugError, match="altered or cut"):
         ia.LearnedAugment.from_pretrained(name)
+
+
+@pytest.mark.parametrize("predictor", [[], None, "conv", {}, {"kind": []}])
+def test_a_predictor_that_is_none_is_named(saved, tmp_path, predictor):
+    config, tensors = weights.read(saved)
+    weights.write(tmp_path / "b.safetensors", {**config, "predictor": predictor}, tensors)
+    with pytest.raises(ia.InstaAugError, match="weights: "):
+        ia.LearnedAugment.from_pretrained(tmp_path / "b.safetensors")

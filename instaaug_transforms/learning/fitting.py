@@ -137,7 +137,8 @@ class Fitting:
 
     def _rank(self, entry: dict[str, Any]) -> float:
         """The held-out objective at the latest λ, plus a nat for every nat outside the entropy bands; lower is better."""
-        bonus = sum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
+        # Exactly rounded: a checkpoint's families are in another order, and no bit may depend on it.
+        bonus = math.fsum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
         return entry["val_loss"] - bonus + (0.0 if entry["in_band"] else entry["outside"])
 
     def _finished(self, bar: tqdm) -> bool:
@@ -201,7 +202,7 @@ class Fitting:
                 )
         entropies = {name: h / sums["seen"] for name, h in sums["entropy"].items()}
         violations = (abs(self.controller.violation(name, h)) for name, h in entropies.items())
-        outside = 0.0 if self.fixed_weight else sum(violations)
+        outside = 0.0 if self.fixed_weight else math.fsum(violations)
         return {
             "loss": sums["loss"] / sums["seen"],
             **validation,

@@ -27,17 +27,42 @@ def describe_loss(loss: Any) -> str:
         settings = [describe_loss(value) for value in (*loss.args, *sorted(loss.keywords.items()))]
         return f"partial({describe_loss(loss.func)}, {', '.join(settings)})"
     if isinstance(loss, nn.Module):
-        plain = {name: value for name, value in vars(loss).items() if isinstance(value, (bool, int, float, str))}
-        return f"{type(loss).__module__}.{loss!r} {sorted(plain.items())} {fingerprint(loss)}"
+        settings = f"{loss!r} {_settings(loss)} {fingerprint(loss)}"
+        return f"{type(loss).__module__}.{settings} {_describe_code(type(loss).forward.__code__)}"
     if isinstance(loss, Tensor):
         return fingerprint(loss)
-    code = getattr(loss, "__code__", None)
-    if code is None:
-        return f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', repr(loss))}"
+    if isinstance(loss, (tuple, list)):  # a long tensor in one does not print whole
+        return f"({', '.join(map(describe_loss, loss))})"
+    if getattr(loss, "__code__", None) is None:
+        if not hasattr(type(loss).__call__, "__code__"):
+            return f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', repr(loss))}"
+        loss = loss.__call__  # an object of a class of somebody's own
     closure = [describe_loss(cell.cell_contents) for cell in loss.__closure__ or ()]
-    constants = [value.co_code.hex() if hasattr(value, "co_code") else repr(value) for value in code.co_consts]
-    text = f"{code.co_code.hex()} {constants} {code.co_names} {closure} {loss.__defaults__} {loss.__kwdefaults__}"
+    owner = _settings(loss.__self__) if hasattr(loss, "__self__") else ""
+    defaults = describe_loss([loss.__defaults__, sorted((loss.__kwdefaults__ or {}).items())])
+    text = f"{_describe_code(loss.__code__)} {closure} {defaults} {owner}"
     return f"{loss.__module__}.{loss.__qualname__} {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _settings(thing: Any) -> list[tuple[str, str]]:
+    """The attributes of an object that are plain values or tensors."""
+    plain = (bool, int, float, str, tuple, list, Tensor)
+    return sorted(
+        (name, describe_loss(value))
+        for name, value in getattr(thing, "__dict__", {}).items()
+        if isinstance(value, plain)
+    )
+
+
+def _describe_code(code: Any) -> str:
+    """Instructions, names and constants, those of functions inside it too; a set has its elements in no order."""
+    constants = [
+        _describe_code(value)
+        if hasattr(value, "co_code")
+        else repr(sorted(value, key=repr) if isinstance(value, frozenset) else value)
+        for value in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {constants} {code.co_names}"
 
 
 def own_answers(logits: Tensor) -> Tensor:

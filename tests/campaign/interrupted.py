@@ -180,9 +180,8 @@ def kills(cases: int, rng: random.Random, tally: Tally, scratch: Path) -> None:
                 if full:
                     child.wait()
                     shown = (scratch / "log").read_text(errors="replace")
-                    named = child.status == 2 and (
-                        "File too large" in shown or len(shown) >= largest
-                    )  # the log, too, is limited
+                    cut = (scratch / "log").stat().st_size >= largest  # the log, too, is limited
+                    named = child.status == 2 and ("File too large" in shown or cut)
                     tally.expect(
                         named or child.status == 0, f"{name}: a full disk ends it with {child.status}: {shown[-300:]}"
                     )
