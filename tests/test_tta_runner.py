@@ -114,7 +114,7 @@ def test_the_recommended_arm_is_the_recommended_model(setting):
     )
 
 
-@pytest.mark.parametrize(("name", "part"), zip(KINDS, (0.05, 0.3, 0.6, 0.8, 0.95), strict=True))
+@pytest.mark.parametrize(("name", "part"), [*zip(KINDS, (0.05, 0.3, 0.6, 0.8, 0.95), strict=True)])
 def test_an_interrupted_comparison_goes_on_where_it_was(name, part, tmp_path, monkeypatch):
     aug, settings = kind(name)
     whole = Remembering()

@@ -152,6 +152,10 @@ def test_pictures_are_legible_on_light_and_dark_pages(kind, style):
         assert contrast(line.get_color(), page) >= 2 or kind == "colour", line
 
 
+def test_a_picture_shows_itself_in_a_notebook():
+    assert DRAWN["curves"]()._repr_png_().startswith(b"\x89PNG")
+
+
 def test_density_of_centres_has_the_moments_of_the_distribution():
     aug = make_lively(["crop"])
     images = torch.rand(3, 3, 32, 32)

@@ -1,6 +1,8 @@
 """What all pictures share: colours, the figure, an image in it, and the file."""
 
+import io
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,12 +24,20 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of ``width`` × ``height`` inches; no window, no global state."""
+    """An empty figure of ``width`` × ``height`` inches, which notebooks show; no window, no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InstaAugError("viz: matplotlib is not installed; pip install 'instaaug-transforms[plot]'") from error
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure._repr_png_ = partial(_png, figure)  # what notebooks ask for; pyplot, which they know, is not used here
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format="png")
+    return drawing.getvalue()
 
 
 def dark() -> AbstractContextManager:
