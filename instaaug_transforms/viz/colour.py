@@ -91,5 +91,5 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
         for axes, view in zip(grid[index, 3:], views, strict=True):
             show_image(axes, view[index])
     grid[0, 0].set_title("before", fontsize=8, color=ink(), pad=2)
-    grid[0, 3].set_title("after", fontsize=8, color=ink(), pad=2)
+    grid[0, 3].set_title("samples", fontsize=8, color=ink(), pad=2)
     return figure
