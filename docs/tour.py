@@ -4,7 +4,8 @@
 # Digits, turned by quarters. A small classifier knows upright ones; we teach a transform to put the others right, without labels,
 # look at it, check it on digits that nothing was fitted on, and then train a classifier together with its augmentation.
 #
-# Download this page as `tour.ipynb`, or run `python docs/tour.py`. It takes about a minute on a CPU.
+# What is printed and drawn below comes from the run that made this page. Download it as `tour.ipynb`, or run `python docs/tour.py`: about a
+# minute on a CPU.
 
 # %%
 import torch

@@ -30,6 +30,12 @@ def test_show_draws_files_and_folders(folder, capsys):
         assert sheet.width > 200 and sheet.height > 100 and sheet.convert("L").getextrema() != (255, 255)
 
 
+def test_show_for_dark_pages(folder):
+    assert main(["show", str(folder / "in" / "a.jpg"), "--dark", "--out", str(folder / "out")]) == 0
+    with PIL.Image.open(folder / "out" / "a-centres.png") as picture:
+        assert picture.convert("L").getpixel((1, 1)) < 30
+
+
 def test_show_with_own_weights_of_any_families(folder):
     make_lively(["rotate", "hsv"]).save(folder / "mine.safetensors")
     arguments = ["show", str(folder / "in" / "a.jpg"), "--weights", str(folder / "mine.safetensors")]

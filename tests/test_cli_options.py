@@ -15,7 +15,7 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import families
 from instaaug_transforms.cli import arguments as types
-from instaaug_transforms.cli import image_files, outputs
+from instaaug_transforms.cli import image_files, outputs, validate
 from instaaug_transforms.cli.__main__ import COMMANDS, main
 from instaaug_transforms.utils import weights
 
@@ -121,6 +121,7 @@ OPTIONS = [
         ("--weight-decay", -1), ("--checkpoint-seconds", "nan"), ("--phi-size", 0), ("--scales", 1.2), ("--grids", 0),
     )),
     ("validate", "--n-views", 0), ("validate", "--range-fraction", 0), ("validate", "--aggregate", "mode"),
+    ("validate", "--aggregate", "probability"),
 ]  # fmt: skip
 
 
@@ -171,12 +172,14 @@ def test_fit_checks_before_it_reads(data, tmp_path, capsys, unread, more, messag
     [
         (["--results-file", "{tmp}/none/r.csv"], "results-file: .* is none; create it first"),
         (["--results-file", "{tmp}"], "results-file: expected a file, got the folder"),
+        (["--workdir", "{tmp}/file/deep"], "workdir: expected a folder, got .*file' is a file"),
         (["--weights", "nope"], "weights: 'nope' is neither a file nor a known name"),
         (["--split", "train"], "choice-split: 'train' is what is reported"),
         (["--in-chans", "1", "--model", "tests.test_cli_options:as_many"], "channel"),
     ],
 )
 def test_validate_checks_before_it_reads(data, tmp_path, capsys, unread, more, message):
+    (tmp_path / "file").touch()
     given = command("validate", data, *(word.format(tmp=tmp_path) for word in more))
     assert re.search(message, fails(capsys, given))
 
@@ -223,6 +226,39 @@ def test_class_map_changes_what_is_right(data, tmp_path, capsys):
         header, single = (line.split(",") for line in results.read_text().splitlines()[:2])
         scores[name] = float(single[header.index("top1")])
     assert scores == {"sorted": 0.0, "map": 100.0}
+
+
+def test_validate_goes_on_where_it_was_stopped(data, tmp_path, capsys, monkeypatch):
+    calls, most, forward = [], 10**9, Mean.forward
+
+    def counted(self, images):
+        if len(calls) == most:
+            raise KeyboardInterrupt
+        calls.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Mean, "forward", counted)
+
+    def validated(name, *more):
+        calls.clear()
+        arms = ["--arms", "horizontal flip", "greedy policy", "--choose-on", "all", "-b", 4]
+        return main(command("validate", data, *arms, "--results-file", tmp_path / name, *map(str, more)))
+
+    assert validated("whole.csv") == 0
+    total, most = sum(calls), len(calls) // 2
+    assert validated("stopped.csv", "--workdir", tmp_path / "work") == 2
+    assert f"stopped; the same command goes on from {tmp_path / 'work'}" in capsys.readouterr().err
+    most = 10**9
+    assert validated("resumed.csv", "--workdir", tmp_path / "work") == 0 and sum(calls) < 0.7 * total
+    assert (tmp_path / "resumed.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+    assert not (tmp_path / "stopped.csv").exists()
+
+
+def test_few_images_to_choose_on_are_warned_of(data, capsys, monkeypatch):
+    given = command("validate", data, "--arms", "--choose-on", "all")
+    assert main(given) == 0 and "choices on 18 images: fewer than 200" in capsys.readouterr().err
+    monkeypatch.setattr(validate, "ENOUGH", 18)
+    assert main(given) == 0 and capsys.readouterr().err == ""
 
 
 def test_fit_without_labels(data, tmp_path, capsys):

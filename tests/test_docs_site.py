@@ -1,8 +1,8 @@
 """The site: its tour runs and is a valid notebook, its pages are all there, its messages are the package's."""
 
+import base64
 import importlib.util
 import re
-import runpy
 import sys
 import types
 from pathlib import Path
@@ -16,24 +16,70 @@ CODE = "\n".join(path.read_text("utf-8") for path in (ROOT / "instaaug_transform
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.fixture(scope="module")
+def hook():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("mkdocs", "mkdocs.structure", "mkdocs.structure.files"):  # which need not be installed
+            patch.setitem(sys.modules, name, types.SimpleNamespace(File=None))
+        spec = importlib.util.spec_from_file_location("site_hook", DOCS / "site.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
 @pytest.mark.slow
-def test_the_tour_runs_and_puts_turned_digits_right():
-    after = runpy.run_path(str(DOCS / "tour.py"))
+def test_the_tour_runs_and_puts_turned_digits_right(hook):
+    """As the site is built: the page shows what is printed and drawn."""
+    ran, after = hook.run((DOCS / "tour.py").read_text("utf-8"))
     accuracy, model, labels = after["accuracy"], after["model"], after["labels"][after["test"]]
     plain = accuracy(after["classifier"], after["turned"], labels)
     assert accuracy(model, after["turned"], labels) > plain + 20
     assert accuracy(model, after["images"][after["test"]], labels) > 85
     assert {"run", "epoch", "loss"} < set(after["epochs"][0]) and len(after["history"]) == 3
+    page, pictures = hook.page(ran)
+    assert f"turned {plain:.1f} %" in page and "recommended: ours" in page and "'lambda/rotate'" in page
+    assert len(pictures) == 2 and all(f"]({name})" in page for name in pictures)
+    outputs = [output for cell in hook.notebook(ran)["cells"] for output in cell.get("outputs", ())]
+    assert [output["output_type"] for output in outputs].count("display_data") == 2
 
 
-def test_the_tour_is_a_notebook(monkeypatch):
-    for name in ("mkdocs", "mkdocs.structure", "mkdocs.structure.files"):  # which need not be installed
-        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(File=None))
-    spec = importlib.util.spec_from_file_location("site_hook", DOCS / "site.py")
-    hook = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hook)
+SCRIPT = """# %% [markdown]
+# # Title
+# Words.
+
+# %%
+a = 2
+print("a is", a)
+a + 1
+
+# %%
+import types
+types.SimpleNamespace(_repr_png_=lambda: b"PNG")
+"""
+
+
+def test_cells_are_run_and_their_outputs_are_below_them(hook):
+    ran, names = hook.run(SCRIPT)
+    assert names["a"] == 2 and [cell.printed for cell in ran] == ["", "a is 2\n", ""]
+    page, pictures = hook.page(ran)
+    assert pictures == {"tour-1.png": b"PNG"} and page.startswith("# Title\nWords.")
+    assert (
+        page.index("print(")
+        < page.index("\na is 2\n")
+        < page.index("![Title: the picture that this draws](tour-1.png)")
+    )
+    first, second = [cell["outputs"] for cell in hook.notebook(ran)["cells"] if cell["cell_type"] == "code"]
+    assert first[0]["text"] == ["a is 2\n"] and base64.b64decode(second[0]["data"]["image/png"]) == b"PNG"
+
+
+def test_a_tour_that_warns_does_not_build(hook):
+    with pytest.raises(UserWarning, match="old"):
+        hook.run("# %%\nimport warnings\nwarnings.warn('old')\n")
+
+
+def test_the_tour_is_a_notebook(hook):
     source = (DOCS / "tour.py").read_text("utf-8")
-    made = hook.notebook(source)["cells"]
+    made = hook.notebook([hook.Cell(*cell) for cell in hook.cells(source)])["cells"]
     assert len(made) == len(re.findall(r"^# %%", source, re.M)) and {cell["cell_type"] for cell in made} == {
         "code",
         "markdown",

@@ -1,11 +1,15 @@
 import subprocess
 import sys
 
+import matplotlib
+import matplotlib.style
 import numpy as np
 import pytest
 import torch
 from kornia.color import rgb_to_hsv
+from matplotlib.colors import to_rgb
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
@@ -15,6 +19,22 @@ from instaaug_transforms.viz.colour import mean_colour
 from instaaug_transforms.viz.crops import centre_density
 
 from .conftest import make_lively
+
+HISTORY = [
+    {"loss": 2.0 - 0.2 * k, "entropy": {"crop": 1.0 + 0.1 * k, "rotate": -2.0}, "weight": {"crop": 0.1, "rotate": 0.2}}
+    for k in range(4)
+]
+
+
+def arm(name, k, share):
+    correct = np.arange(200) < 200 * share
+    return ArmResult(name, k, correct, np.where(correct, 0.1, 2.0), 1.0, 0.0)
+
+
+FOUND = [arm("single view", 1, 0.5), arm("horizontal flip", 2, 0.55)] + [
+    arm(name, k, 0.5 + gain * k) for name, gain in (("random views", 0.005), ("ours", 0.02)) for k in (2, 4, 10)
+]
+SOME = Evaluation({(a.name, a.n_views): a for a in FOUND}, 200, 0)
 
 
 def test_ranges_draw_what_was_learned(tmp_path):
@@ -90,6 +110,52 @@ def test_likelier_boxes_are_darker_and_thicker():
     assert [box.get_linewidth() for box in boxes] == sorted((box.get_linewidth() for box in boxes), reverse=True)
 
 
+def luminance(colour):
+    """Relative luminance of an sRGB colour (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(colour, behind):
+    low, high = sorted((luminance(colour), luminance(behind)))
+    return (high + 0.05) / (low + 0.05)
+
+
+DRAWN = {
+    "crops": lambda: viz.likeliest_crops(make_lively(["crop"]), torch.rand(3, 24, 32)),
+    "centres": lambda: viz.crop_centres(make_lively(["crop"]), torch.rand(2, 3, 24, 32)),
+    "sizes": lambda: viz.crop_sizes(make_lively(["crop"]), torch.rand(2, 3, 24, 32)),
+    "samples": lambda: viz.contact_sheet(make_lively(["turn"]), torch.rand(3, 24, 24), 1, 3),
+    "candidates": lambda: viz.likeliest_candidates(make_lively(["turn"]), torch.rand(3, 24, 24), 2),
+    "rotation": lambda: viz.rotation_arcs(make_lively(["rotate"]), torch.rand(2, 3, 24, 24)),
+    "colour": lambda: viz.colour_ranges(make_lively(["hsv"]), torch.rand(3, 24, 24), 1),
+    "curves": lambda: viz.training_curves(HISTORY, {"crop": (1.0, 1.5)}, 2),
+    "views": lambda: viz.accuracy_against_views(SOME),
+}
+
+
+@pytest.mark.parametrize("style", ["default", "dark_background", "Solarize_Light2"])
+@pytest.mark.parametrize("kind", DRAWN)
+def test_pictures_are_legible_on_light_and_dark_pages(kind, style):
+    """Every word has a contrast of 4.5 with what is behind it, every line and area outside images one of 1.2."""
+    with viz.dark() if style == "dark_background" else matplotlib.style.context(style):
+        figure = DRAWN[kind]()
+        figure.draw_without_rendering()
+    page = figure.get_facecolor()
+    words = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert words
+    for text in words:
+        behind = text.get_bbox_patch().get_facecolor() if text.get_bbox_patch() else page
+        assert contrast(text.get_color(), behind) >= (4.5 if style != "Solarize_Light2" else 4), text
+    plain = [axes for axes in figure.axes if not axes.images]
+    for line in (line for axes in plain for line in axes.lines):
+        assert contrast(line.get_color(), page) >= 2 or kind == "colour", line
+
+
+def test_a_picture_shows_itself_in_a_notebook():
+    assert DRAWN["curves"]()._repr_png_().startswith(b"\x89PNG")
+
+
 def test_density_of_centres_has_the_moments_of_the_distribution():
     aug = make_lively(["crop"])
     images = torch.rand(3, 3, 32, 32)
@@ -148,7 +214,7 @@ def test_colour_shows_the_learned_ranges_and_colour_alone():
     images = torch.rand(2, 3, 24, 30)
     figure = viz.colour_ranges(aug, images, n_views=3)
     fields = aug.distribution(images).parts["hsv"].fields
-    assert len(figure.axes) == 12
+    assert len(figure.axes) == 12 and figure.axes[3].get_title() == "samples"
     for index in range(2):
         before, wheel, bars, *after = figure.axes[6 * index : 6 * index + 6]
         own = mean_colour(images[index])
@@ -162,12 +228,6 @@ def test_colour_shows_the_learned_ranges_and_colour_alone():
         value = rgb_to_hsv(shown[None])[0, 2] / rgb_to_hsv(images[index : index + 1])[0, 2].clamp_min(1e-3)
         unclipped = rgb_to_hsv(shown[None])[0, 2] < 0.999
         assert value[unclipped].std() < 1e-3  # one factor everywhere: no place has moved
-
-
-HISTORY = [
-    {"loss": 2.0 - 0.2 * k, "entropy": {"crop": 1.0 + 0.1 * k, "rotate": -2.0}, "weight": {"crop": 0.1, "rotate": 0.2}}
-    for k in range(4)
-]
 
 
 def test_training_curves_from_a_fit_and_from_ones_own_loop():
@@ -184,27 +244,17 @@ def test_training_curves_from_a_fit_and_from_ones_own_loop():
         viz.training_curves([{"loss": 1.0}])
 
 
-def arm(name, k, share):
-    correct = np.arange(200) < 200 * share
-    return ArmResult(name, k, correct, np.where(correct, 0.1, 2.0), 1.0, 0.0)
-
-
 def test_accuracy_against_views():
-    found = [arm("single view", 1, 0.5), arm("horizontal flip", 2, 0.55)]
-    found += [
-        arm(name, k, 0.5 + gain * k) for name, gain in (("random views", 0.005), ("ours", 0.02)) for k in (2, 4, 10)
-    ]
-    evaluation = Evaluation({(a.name, a.n_views): a for a in found}, 200, 0)
-    axes = viz.accuracy_against_views(evaluation).axes[0]
+    axes = viz.accuracy_against_views(SOME).axes[0]
     ours = axes.lines[-1]
     assert list(ours.get_xdata()) == [2, 4, 10] and list(ours.get_ydata()) == pytest.approx([54, 58, 70])
     names = [text.get_text() for text in axes.texts]
     assert sorted(names) == ["horizontal flip", "ours", "random views", "single view"]
     heights = [text.xy[1] for text in axes.texts if text.get_text() != "horizontal flip"]
     assert min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) > 0.5  # names do not overlap
-    assert len(viz.accuracy_against_views(evaluation, ["ours"]).axes[0].lines) == 2
+    assert len(viz.accuracy_against_views(SOME, ["ours"]).axes[0].lines) == 2
     with pytest.raises(ia.InstaAugError, match="no theirs here; choose from single view"):
-        viz.accuracy_against_views(evaluation, ["theirs"])
+        viz.accuracy_against_views(SOME, ["theirs"])
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
-from tqdm import tqdm
 
 from ..engine import Images, load
 from ..utils.errors import InstaAugError
+from ..utils.progress import bar
 from .arguments import fraction, natural, positive_int
 from .class_map import read_class_map
 from .image_files import ImageFiles, ReadingErrors, class_folders, inside
@@ -148,9 +148,8 @@ def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | No
     if not arguments.skip_unreadable:
         return files
     loader = DataLoader(ReadingErrors(files), 64, num_workers=arguments.workers, collate_fn=list)
-    disable = None if progress is None else not progress
-    bar = tqdm(loader, desc="looking through files", unit="batch", disable=disable, leave=False)
-    errors = [error for batch in bar for error in batch]
+    batches = bar(loader, desc="looking through files", unit="batch", progress=progress, leave=False)
+    errors = [error for batch in batches for error in batch]
     readable = [i for i, error in enumerate(errors) if error is None]
     if not readable:
         raise InstaAugError(f"{errors[0]}; nor can any other of {len(files)} files in {files.root!r}")

@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_folder(arguments.workdir, "workdir")
     candidates = parse_bands(arguments.entropy)
     with processes(arguments):
-        progress = None if distributed.rank() == 0 else False
+        progress = distributed.rank() == 0
         folder, classifier, loss = checked(arguments, candidates)
         data = read(arguments, folder, progress)
         train, held = hold_out(data, arguments.seed, arguments.held_out)

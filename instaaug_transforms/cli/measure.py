@@ -46,6 +46,7 @@ def run(arguments: argparse.Namespace) -> None:
         "batch_size": arguments.batch_size,
         "amp": arguments.amp,
         "seed": arguments.seed,
+        "progress": True,
     }
     model = build_classifier(arguments, len(folder.classes), untrained=True)
     probe = Probe(model, folder, arguments.max_images, **options)

@@ -3,6 +3,7 @@
 import argparse
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("instaaug-show"), help="folder for the pictures (%(default)s)")
     parser.add_argument("--crops", type=positive_int, default=6, help="boxes drawn at most (%(default)s)")
+    parser.add_argument("--dark", action="store_true", help="for dark pages and slides")
     parser.add_argument("--seed", type=natural, default=0, help="of the samples (%(default)s)")
     add_model_arguments(parser)  # for weights that read its features
     parser.set_defaults(device="cpu")
@@ -42,6 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     files = find_images(arguments.images)
     aug = load(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    with viz.dark() if arguments.dark else nullcontext():
+        draw(aug, files, arguments)
+
+
+def draw(aug: LearnedAugment, files: list[Path], arguments: argparse.Namespace) -> None:
+    """All pictures of all files."""
     seen = []
     for path, name in zip(files, names_of(files), strict=True):
         image = read_pixels(path, aug.in_channels)

@@ -18,7 +18,7 @@ from .arguments import fraction, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, folder_of, read
 from .held_out import held_out_of
 from .models import add_model_arguments, build_classifier, check_answers
-from .outputs import check_file
+from .outputs import check_file, check_folder
 from .own_code import nuisance_of
 
 ENOUGH = 200  # images to choose on
@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--range-fraction", type=fraction, default=1.0, help="middle part of continuous ranges (%(default)s)"
     )
     group.add_argument(
-        "--aggregate", dest="how", choices=AGGREGATIONS, default="mean_prob", help="for every arm (%(default)s)"
+        "--aggregate",
+        dest="how",
+        choices=[name for name in AGGREGATIONS if name != "probability"],  # φ's, which other arms have not
+        default="mean_prob",
+        help="for every arm (%(default)s)",
     )
     group.add_argument(
         "--arms",
@@ -66,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--oracle", action="store_true", help="also the best of all candidate views, found with the label"
+    )
+    group.add_argument(
+        "--workdir",
+        type=Path,
+        help="keep what is computed there; the same command goes on from it, to the same numbers",
     )
     group.add_argument("--results-file", type=Path, help="write the table there")
     group.add_argument("--results-format", choices=FORMATS, default="csv", help="(%(default)s)")
@@ -86,6 +95,8 @@ def run(arguments: argparse.Namespace) -> None:
     """Print the tables, and write them."""
     if arguments.results_file:
         check_file(arguments.results_file, "results-file")
+    if arguments.workdir:
+        check_folder(arguments.workdir, "workdir")
     if arguments.split == arguments.choice_split:
         raise InstaAugError(
             f"choice-split: {arguments.split!r} is what is reported; choices need other images, or they flatter it"
@@ -99,7 +110,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_answers(classifier, arguments, *folders)
     aug, notes = load_transform(arguments, classifier, n_classes)
     aug.distribution(torch.zeros(1, arguments.in_chans, *[arguments.img_size] * 2, device=arguments.device))
-    data, choice = read(arguments, folders[0]), read(arguments, folders[1], limit=False)
+    data, choice = read(arguments, folders[0], True), read(arguments, folders[1], True, limit=False)
     if arguments.choose_on == "held-out":
         choice = held_out_of(choice, notes.get("held_out"), arguments.seed)
     if len(choice) < ENOUGH:
@@ -109,7 +120,14 @@ def run(arguments: argparse.Namespace) -> None:
         {} if nuisance is None else {f"with {arguments.nuisance}": {"nuisance": nuisance}}
     )
     for place, (name, disturbed) in enumerate(conditions.items()):
-        report = evaluate(classifier, aug, data, choice, arguments.n_views, **settings, **disturbed)
+        settings["workdir"] = arguments.workdir and arguments.workdir / ("disturbed" if disturbed else "as-they-are")
+        try:
+            report = evaluate(classifier, aug, data, choice, arguments.n_views, **settings, **disturbed, progress=True)
+        except KeyboardInterrupt:
+            kept = f"the same command goes on from {arguments.workdir}"
+            raise InstaAugError(
+                f"stopped; {kept if arguments.workdir else '--workdir DIR keeps what is done'}"
+            ) from None
         print(
             f"{arguments.split}, {name}: n = {len(data)}, choices on {len(choice)} images of {arguments.choice_split}\n"
         )

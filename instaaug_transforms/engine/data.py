@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, default_collate
 from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
 from ..functional.inputs import check_range
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
+from ..utils.progress import bar
 
 
 class Images:
@@ -155,9 +155,8 @@ class StreamedImages(Images):
 
     def in_memory(self, progress: bool | None = None) -> LabelledImages:
         parts, order = [], torch.arange(len(self)).split(256)
-        disable = None if progress is None else not progress
         loop = self.batches(order)
-        for images, _ in tqdm(loop, f"reading {self.name}", len(order), False, disable=disable, unit="batch"):
+        for images, _ in bar(loop, f"reading {self.name}", len(order), False, progress=progress, unit="batch"):
             parts.append(images.mul(255).round_().to(torch.uint8) if self._is_bytes() else images)
         return LabelledImages(torch.cat(parts), self.targets, self.identities)
 

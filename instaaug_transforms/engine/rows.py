@@ -8,6 +8,7 @@ chunk at most.
 import json
 import logging
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..utils import distributed
 from ..utils.errors import InstaAugError
 from ..utils.files import replace_file
+from ..utils.progress import bar
 from .data import Images
 
 try:
@@ -177,8 +178,10 @@ def compute_rows(
     forwards: int = 1,
     device: torch.device | str = "cpu",
     progress: bool | None = None,
+    like: Mapping[str, Tensor] | None = None,
+    shared: bool = True,
 ) -> dict[str, Rows]:
-    """Every image of ``source`` through ``compute``, in chunks; the processes of `torch.distributed` share them.
+    """Every image of ``source`` through ``compute``, in chunks.
 
     Args:
         source: N images, read as they are needed.
@@ -189,50 +192,58 @@ def compute_rows(
         about: JSON values; equal ones mean equal rows.
         forwards: of the model per image, for the bar.
         progress: show a bar; by default where the output is a terminal.
+        like: the names and, ``(0, *shape)``, the shapes of what is computed; found out with a single image by default.
+        shared: whether the processes of `torch.distributed` share the work; else each does all of it.
     """
     parts = [slice(start, min(start + chunk, len(source))) for start in range(0, len(source), chunk)]
-    rank, world = distributed.rank(), distributed.world_size()
+    rank, world = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     mine = parts[rank::world]
     stem = f"{name.replace(' ', '-')}-{rank}of{world}"
+    if like is None:
+        images, targets = source.batch(slice(0, 1), device)
+        with torch.no_grad():
+            like = compute(images, targets, slice(0, 1))
     stores: dict[str, Rows] = {}
-
-    def store(values: Mapping[str, Tensor]) -> None:
-        for key, value in values.items():
-            where = None if folder is None else folder / f"{stem}-{key}"
-            stores[key] = Rows(where, len(source), tuple(value.shape[1:]), value.dtype, chunk, about or {})
-
-    # The shapes of what is computed, from a single image.
-    images, targets = source.batch(slice(0, 1), device)
-    with torch.no_grad():
-        store(compute(images, targets, slice(0, 1)))
+    for key, value in like.items():
+        where = None if folder is None else folder / f"{stem}-{key}"
+        stores[key] = Rows(where, len(source), tuple(value.shape[1:]), value.dtype, chunk, about or {})
     missing = [part for part in mine if not all(rows.done(part) for rows in stores.values())]
     total, left = (sum(part.stop - part.start for part in some) for some in (mine, missing))
-    disable = None if progress is None else not progress
-    with tqdm(
+    with bar(
         total=total * forwards,
         initial=(total - left) * forwards,
         desc=name,
-        unit="view",
+        unit="view" if forwards > 1 else "image",
         unit_scale=True,
-        disable=disable,
-    ) as bar:
+        progress=progress,
+    ) as shown:
         for part, (images, targets) in zip(missing, source.batches(missing, device), strict=True):
             with torch.no_grad():
                 values = compute(images, targets, part)
             for key, rows in stores.items():
                 rows.put(part, values[key])
-            bar.update(len(images) * forwards)
+            shown.update(len(images) * forwards)
     if world > 1:
         for key in sorted(stores):
             stores[key].share(mine)
     return stores
 
 
+@contextmanager
+def rows_in(folder: Path | None, streamed: bool) -> Iterator[Path | None]:
+    """The folder; without one, a temporary folder for images too many to keep in memory, else none."""
+    if folder is not None or not streamed:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="instaaug-") as scratch:
+        yield Path(scratch)
+
+
 def unusable(folder: Path, error: Exception) -> InstaAugError:
     """What a full disk, a read-only folder or a folder that has gone comes to."""
     return InstaAugError(
         f"workdir: {folder} cannot be used ({getattr(error, 'strerror', None) or error}); make room or give another workdir. What is there is "
-        "kept, and the same fit goes on from it"
+        "kept, and the same call goes on from it"
     )
 
 

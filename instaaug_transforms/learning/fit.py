@@ -2,9 +2,8 @@
 
 import copy
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ..augment import LearnedAugment
 from ..engine.data import Images, StreamedImages, hold_out, load
 from ..engine.nuisance import Nuisance, Step
+from ..engine.rows import rows_in
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
 from ..utils.errors import InstaAugError
@@ -121,7 +121,7 @@ def fit(
     devices = [aug.device] if aug.device.type == "cuda" else []
     start = time.perf_counter()
     streamed = any(isinstance(part, StreamedImages) for part in (train, val))
-    with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), _rows_in(folder, streamed) as rows:
+    with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
         shared = (aug, classifier, loss, config)
         prepared = prepare(train, table, "table", *shared, views, undo, own, rows)
         held_views = candidates if alone else None
@@ -195,16 +195,6 @@ def _best_of(
 
 def _with_run(callback: Callback, run: int, logs: dict[str, float]) -> None:
     callback({"run": float(run), **logs})
-
-
-@contextmanager
-def _rows_in(folder: Path | None, streamed: bool) -> Iterator[Path | None]:
-    """The workdir; without one, a temporary folder for images too many to keep in memory, else none."""
-    if folder is not None or not streamed:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="instaaug-") as scratch:
-        yield Path(scratch)
 
 
 @contextmanager

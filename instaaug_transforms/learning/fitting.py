@@ -18,6 +18,7 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils import distributed
 from ..utils.errors import InstaAugError
+from ..utils.progress import bar
 from .checkpoint import load_state, save_state
 from .config import FitConfig, FitResult
 from .entropy import EntropyController, summarise
@@ -101,17 +102,17 @@ class Fitting:
                     f"resume: {self.folder} holds no state of this fit ({error}); fit without resume"
                 ) from error
         start -= self.history[-1]["seconds"] if self.history else 0.0
-        bar = tqdm(
+        shown = bar(
             total=config.epochs * self.steps,
             initial=self.step,
             desc="fit",
             unit="step",
-            disable=None if config.progress is None else not config.progress,
+            progress=config.progress,
         )
         try:
-            with bar:
-                while not self._finished(bar):
-                    entry = self._epoch(bar)
+            with shown:
+                while not self._finished(shown):
+                    entry = self._epoch(shown)
                     entry["seconds"] = time.perf_counter() - start
                     self.history.append(entry)
                     self.kept.append(copy.deepcopy(predictor.state_dict()))
@@ -141,11 +142,11 @@ class Fitting:
         bonus = math.fsum(self.controller.settled_weight(name) * h for name, h in entry["val_entropy"].items())
         return entry["val_loss"] - bonus + (0.0 if entry["in_band"] else entry["outside"])
 
-    def _finished(self, bar: tqdm) -> bool:
+    def _finished(self, shown: tqdm) -> bool:
         if not self.history:
             return False
         best, entry = self.best_epoch, self.history[-1]
-        bar.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])})
+        shown.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])}, refresh=False)
         since = sum(later["in_band"] for later in self.history[best + 1 :])
         stale = self.history[best]["in_band"] and since >= self.config.patience
         return stale or len(self.history) == self.config.epochs
@@ -179,7 +180,7 @@ class Fitting:
 
     # -- an epoch --------------------------------------------------------------------------------------------------------
 
-    def _epoch(self, bar: tqdm) -> dict[str, Any]:
+    def _epoch(self, shown: tqdm) -> dict[str, Any]:
         """One pass over the training rows, or what is left of it."""
         config = self.config
         if self.order is None:
@@ -189,7 +190,7 @@ class Fitting:
             torch.manual_seed(config.seed * 1_000_003 + self.step)
             self._step(index)
             self.step += 1
-            bar.update()
+            shown.update()
             if self.step % self.steps and time.perf_counter() - self.saved_at > config.checkpoint_seconds:
                 self._save()
         self.controller.epoch_end()

@@ -150,7 +150,7 @@ def _ranges(session: Session, family: UniformFamily, field: str, learned: Tensor
 
 def _outputs(session: Session, family: Family, settings: list[dict[str, float]], fill: Any) -> Iterator[Tensor]:
     """``(N, classes)`` for each of several parameters, the same for every image, by the family's own operation."""
-    with session.bar(f"measure {family.name}", len(settings) * len(session.images)) as bar:
+    with session.progress_bar(f"measure {family.name}", len(settings) * len(session.images)) as bar:
         for fields in settings:
             yield session.run(lambda x, at=fields: functional.apply(x, alike(at, x), [family], None, fill))[1]
             bar.update(len(session.images))

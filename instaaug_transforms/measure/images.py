@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
-from tqdm import tqdm
 
 from ..engine.data import Images, LabelledImages, load
 from ..functional.inputs import Normalization
 from ..utils.errors import InstaAugError
+from ..utils.progress import bar
 
 NormalizationArgument = tuple[Sequence[float], Sequence[float]] | Normalization | None
 
@@ -117,8 +117,8 @@ def _draw(n: int, most: int | None, seed: int) -> Tensor:
 
 def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tensor, Tensor | None]:
     """Images and targets of the given samples, each read once."""
-    disable = None if progress is None else not progress
-    samples = [dataset[i] for i in tqdm(index.tolist(), "reading data", unit="image", disable=disable, leave=False)]
+    rows = bar(index.tolist(), "reading data", unit="image", progress=progress, leave=False)
+    samples = [dataset[i] for i in rows]
     labelled = isinstance(samples[0], (tuple, list)) and len(samples[0]) > 1
     images = [sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples]
     images = [image if isinstance(image, Tensor) else F.to_image(image) for image in images]

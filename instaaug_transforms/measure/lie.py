@@ -101,7 +101,7 @@ def local_errors(session: Session, generators: Sequence[str], fill: Outside, equ
             raise InstaAugError(f"generators: expected of {', '.join(allowed)}, got {name!r}")
     values: dict[str, list[Tensor]] = {name: [] for name in generators}
     sizes = []
-    with session.bar("Lie derivative", len(session.images) * len(generators)) as bar:
+    with session.progress_bar("Lie derivative", len(session.images) * len(generators)) as bar:
         for x in session.batches():
             for name in generators:
                 value, moved = derivative(lambda batch: session.forward(batch)[0], x, tangent(x, name, fill))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..viz.style import ACCENT, FAINT, INK, STYLES, new_figure, tidy
+from ..viz.style import STYLES, accent, faint, ink, new_figure, tidy
 
 BLUE = "#2a6fb0"
 GREY = "#cccccc"
@@ -21,8 +21,8 @@ def _panels(n: int, width: float, height: float, columns: int) -> tuple[Any, lis
 
 
 def _label(axes: Any, x: str = "", title: str = "") -> None:
-    axes.set_title(title.replace("_", " "), fontsize=9, color=INK)
-    axes.set_xlabel(x, fontsize=8, color=INK)
+    axes.set_title(title.replace("_", " "), fontsize=9, color=ink())
+    axes.set_xlabel(x, fontsize=8, color=ink())
     tidy(axes)
 
 
@@ -53,9 +53,9 @@ def invariance(report: Any) -> Any:
     names = list(dict.fromkeys(sweep.transformation.name for sweep in report.sweeps))
     fills = list(dict.fromkeys(sweep.fill for sweep in report.sweeps if sweep.fill))
     figure, panels = _panels(len(names), 2.3, 1.9, columns=5)
-    lines = [("relative_cosine", "relative invariance (cosine)", ACCENT), ("agreement", "same answer", BLUE)]
+    lines = [("relative_cosine", "relative invariance (cosine)", accent()), ("agreement", "same answer", BLUE)]
     if not np.isnan(report.accuracy).all():
-        lines.append(("accuracy", "top-1", FAINT))
+        lines.append(("accuracy", "top-1", faint()))
     for axes, name in zip(panels, names, strict=True):
         of_name = [sweep for sweep in report.sweeps if sweep.transformation.name == name]
         for sweep in of_name:
@@ -64,8 +64,8 @@ def invariance(report: Any) -> Any:
                 means = sweep.values[measure].mean(1)
                 axes.plot(sweep.magnitudes, means, style, color=colour, linewidth=1.3, marker=".", markersize=3)
         t = of_name[0].transformation
-        axes.axvline(t.identity, color=FAINT, linewidth=0.6, zorder=0)
-        axes.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axes.axvline(t.identity, color=faint(), linewidth=0.6, zorder=0)
+        axes.axhline(0, color=faint(), linewidth=0.6, zorder=0)
         lowest = min(float(np.nanmin(s.values["relative_cosine"].mean(1))) for s in of_name)
         axes.set_ylim(min(-0.08, lowest - 0.05) if np.isfinite(lowest) else -0.08, 1.05)
         if t.magnitudes[0] > t.magnitudes[-1]:
@@ -74,7 +74,7 @@ def invariance(report: Any) -> Any:
     for _, label, colour in lines:
         panels[0].plot([], [], color=colour, label=label)
     for k, fill in enumerate(fills if len(fills) > 1 else []):
-        panels[0].plot([], [], STYLES[k % len(STYLES)], color=INK, label=f"outside: {fill}")
+        panels[0].plot([], [], STYLES[k % len(STYLES)], color=ink(), label=f"outside: {fill}")
     _legend_above(panels[0])
     return figure
 
@@ -86,8 +86,8 @@ def raw_distances(report: Any) -> Any:
         y = _line_per(axes, [sweep.name for sweep in report.sweeps])
         b, d = (np.array([s.per_image(f"{kind}_{metric}").mean() for s in report.sweeps]) for kind in "bd")
         axes.hlines(y, d, b, color=GREY, linewidth=2)
-        axes.plot(d, y, "o", color=ACCENT, markersize=5, label="d: own image, transformed")
-        axes.plot(b, y, "o", color=INK, markersize=5, label="b: other images, transformed")
+        axes.plot(d, y, "o", color=accent(), markersize=5, label="d: own image, transformed")
+        axes.plot(b, y, "o", color=ink(), markersize=5, label="b: other images, transformed")
         axes.set_xlim(0, None)
         _label(axes, f"{'cosine' if metric == 'cosine' else 'L2'} distance")
     _legend_above(axes)
@@ -113,7 +113,7 @@ def factors(report: Any, most: int = 40) -> Any:
     figure = new_figure(10, max(0.24 * len(ranking), 0.17 * len(classes)) + 1.6)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.3])
     y = _line_per(left, [row["factor"] for row in ranking])
-    for kind, colour in {"appearance": ACCENT, "geometry": BLUE, "": FAINT}.items():
+    for kind, colour in {"appearance": accent(), "geometry": BLUE, "": faint()}.items():
         rows = [k for k, row in enumerate(ranking) if row["kind"] == kind]
         label = kind or "none brings them closer"
         left.barh(y[rows], [100 * ranking[k]["share"] for k in rows], color=colour, height=0.7, label=label)
@@ -130,9 +130,9 @@ def comparison(result: Any, measures: tuple[str, ...] = ("relative_cosine", "d_c
     """A `Comparison`: paired differences with 95 % intervals, a panel per measure, a row per sweep, a colour per model."""
     others, sweeps = list(result.reports)[1:], result.reports[result.baseline].sweeps
     figure = new_figure(3.2 * len(measures) + 1.2, 0.26 * len(sweeps) + 1.1)
-    colours = (ACCENT, BLUE, INK, FAINT)
+    colours = (accent(), BLUE, ink(), faint())
     for axes, measure in zip(figure.subplots(1, len(measures), sharey=True, squeeze=False)[0], measures, strict=True):
-        axes.axvline(0, color=FAINT, linewidth=0.8)
+        axes.axvline(0, color=faint(), linewidth=0.8)
         y = _line_per(axes, [sweep.name for sweep in sweeps])
         for k, name in enumerate(others):
             intervals = [result.interval(name, s.transformation.name, s.fill, measure) for s in sweeps]
@@ -155,14 +155,14 @@ def learned_against_measured(report: Any, most: int = 120) -> Any:
         order = order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)]
         x, thick = np.arange(len(order)), min(6.0, 260 / len(order))
         axes.vlines(x, *ranges.measured[order].T, color=GREY, linewidth=thick, label="measured: answer kept")
-        axes.vlines(x, *ranges.learned[order].T, color=ACCENT, linewidth=thick / 2.2, label="learned")
-        axes.axhline(ranges.identity, color=INK, linewidth=0.5)
+        axes.vlines(x, *ranges.learned[order].T, color=accent(), linewidth=thick / 2.2, label="learned")
+        axes.axhline(ranges.identity, color=ink(), linewidth=0.5)
         axes.set_xticks([])
         _label(axes, "images, by measured width", field)
     for axes, (family, own) in zip(panels[len(fields) :], report.ranks.items(), strict=True):
         bins = np.linspace(-1, 1, 41)
         axes.hist(report.ranks_shuffled[family], bins, color=GREY, label="another image's probabilities")
-        axes.hist(own, bins, histtype="step", color=ACCENT, linewidth=1.5, label="own probabilities")
+        axes.hist(own, bins, histtype="step", color=accent(), linewidth=1.5, label="own probabilities")
         axes.legend(fontsize=7, frameon=False)
         _label(axes, "rank correlation of learned probability with p(true)", family)
     if fields:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..utils.progress import bar
 from .embed import embedder
 from .images import MeasuredImages
 from .transformations import Transformation
@@ -75,16 +76,15 @@ class Session:
         z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
         return torch.cat(z), torch.cat(outputs)
 
-    def bar(self, desc: str, total: int) -> tqdm:
+    def progress_bar(self, desc: str, total: int) -> tqdm:
         """A progress bar over ``total`` images."""
-        disable = None if self.progress is None else not self.progress
-        return tqdm(total=total, desc=desc, unit="image", unit_scale=True, disable=disable)
+        return bar(total=total, desc=desc, unit="image", unit_scale=True, progress=self.progress)
 
     def steps(self, transformations: Sequence[Transformation], fills: Sequence[Outside]) -> Iterator[Step]:
         """Every transformation under every fill (if it shows any) at every magnitude, in that order."""
         again = None  # all identities share one second forward, which differs from the first by the model's own noise
         sweeps = [(t, fill) for t in transformations for fill in (fills if t.uses_fill else fills[:1])]
-        with self.bar("measure", len(self.images) * sum(len(t.magnitudes) for t, _ in sweeps)) as bar:
+        with self.progress_bar("measure", len(self.images) * sum(len(t.magnitudes) for t, _ in sweeps)) as bar:
             for t, fill in sweeps:
                 bar.set_postfix_str(t.name, refresh=False)
                 for magnitude in t.magnitudes:

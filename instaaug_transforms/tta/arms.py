@@ -7,15 +7,16 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct, Family, create
 from ..params import AugmentParams
 from .views import choose_views
 
-# Images (B, C, H, W) to (n, B) parameters, or to finished views (n, B, C, H, W).
+# Images (B, C, H, W) to (n, B) parameters, or to the image itself and then finished views (n - 1, B, C, H, W).
 Arm = Callable[[Tensor, torch.Generator], AugmentParams | Tensor]
 
 ZOOMS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6)
@@ -140,8 +141,7 @@ def auto_augment(n: int) -> Arm:
         seed = int(torch.randint(2**31, (), generator=generator))
         with torch.random.fork_rng([]):  # torchvision draws from the global generator
             torch.manual_seed(seed)
-            drawn = [torch.stack([policy(image) for image in pixels]).float() / 255 for _ in range(n - 1)]
-        return torch.stack([images, *drawn])
+            return torch.stack([torch.stack([policy(image) for image in pixels]) for _ in range(n - 1)]).float() / 255
 
     return arm
 
@@ -153,41 +153,21 @@ def learned(
     range_fraction: float = 1.0,
     shuffled: bool = False,
     include_identity: bool = True,
+    predict: Callable[[Tensor], AugmentDistribution] | None = None,
 ) -> Arm:
-    """Ours. ``shuffled`` gives every image the distribution of the image before it: as strong, but not looking at it."""
-    last: list[Tensor] = []
+    """Ours. ``shuffled`` gives every image the views of the image before it in the batch, the first those of the last: as
+    strong, but not looking at it. ``predict`` takes the place of ``aug.predict``, to look once for several arms."""
 
     def arm(images: Tensor, generator: torch.Generator) -> AugmentParams:
         with torch.no_grad():
-            looked_at = images
-            if shuffled:
-                # The last image of a batch goes to the first of the next one: with batches of one, too.
-                looked_at = torch.cat([last.pop() if last else images[-1:], images[:-1]])
-                last.append(images[-1:])
-            distribution = aug.predict(looked_at).narrowed(range_fraction)
-            return choose_views(distribution, n, select, include_identity, generator=generator)
+            distribution = (predict or aug.predict)(images).narrowed(range_fraction)
+            views = choose_views(distribution, n, select, include_identity, generator=generator)
+            return views.map(lambda field: field.roll(1, 1)) if shuffled else views
 
     return arm
 
 
-class MostConfident(nn.Module):
-    """Of all candidates, the view that the classifier is surest of: as many forwards as there are candidates.
-
-    Args:
-        classifier: images in [0, 1] to logits.
-        aug: the candidates' transform.
-        views: ``(V,)`` candidates.
-    """
-
-    def __init__(self, classifier: nn.Module, aug: LearnedAugment, views: AugmentParams) -> None:
-        super().__init__()
-        self.classifier, self.aug, self.views = classifier, aug, views
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` to the logits ``(B, K)`` of the surest view."""
-        every = fixed(self.views)(images, None)
-        logits = torch.stack(
-            [self.classifier(self.aug.apply(images, every.index(v))) for v in range(self.views.batch_shape[0])]
-        )
-        best = logits.float().log_softmax(-1).amax(-1).argmax(0)  # (B,)
-        return logits[best, torch.arange(len(images), device=images.device)]
+def most_confident(logits: Tensor) -> Tensor:
+    """Of views ``(n, B, K)`` the logits ``(B, K)`` of the one that the classifier is surest of."""
+    best = logits.float().log_softmax(-1).amax(-1).argmax(0)  # (B,)
+    return logits[best, torch.arange(logits.shape[1], device=logits.device)]

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import torch
 from scipy.optimize import minimize_scalar
 from scipy.stats import binned_statistic
 from torch import Tensor
@@ -20,9 +19,13 @@ def best_temperature(logits: Tensor, targets: Tensor) -> float:
     return math.exp(minimum.x)
 
 
-def calibration_error(logits: Tensor, targets: Tensor) -> float:
-    """Expected calibration error in [0, 1], fifteen equal bins of confidence (Guo et al. 2017, equation 3)."""
-    confidence, predicted = torch.softmax(logits, -1).max(-1)
-    gap = ((predicted == targets).double() - confidence.double()).numpy()
-    sums = binned_statistic(confidence.numpy(), gap, "sum", bins=BINS, range=(0, 1)).statistic
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Expected calibration error in [0, 1], fifteen equal bins of confidence (Guo et al. 2017, equation 3).
+
+    Args:
+        confidence: ``(N,)``, the probability of the predicted class.
+        correct: ``(N,)``, whether it is the true one.
+    """
+    gap = correct.astype(float) - confidence.astype(float)
+    sums = binned_statistic(confidence, gap, "sum", bins=BINS, range=(0, 1)).statistic
     return float(np.abs(sums).sum() / len(gap))

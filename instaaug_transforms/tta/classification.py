@@ -10,10 +10,9 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
-from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
-from .views import ViewModel, load_setting
+from .views import ViewModel, load_setting, look
 
 
 class TTAModel(ViewModel):
@@ -118,7 +117,9 @@ class TTAModel(ViewModel):
         if self.policy is not None:
             params, distribution, plain, known = self.policy_views(batch), None, None, False
         else:
-            plain, distribution = self._look(images, batch)
+            # What φ saw is what the classifier takes, unless normalisation came between.
+            taken = self.aug.normalization is None and images.is_floating_point()
+            plain, distribution = look(self.aug, self.model, batch, taken)
             params = self.choose(distribution, generator)
             # The image itself, which comes first, may have been through the classifier already.
             known = plain is not None and self.include_identity and self.n_views > 1
@@ -131,7 +132,7 @@ class TTAModel(ViewModel):
         logits = self.model(views).unflatten(0, (n, -1))
         if known:
             logits = torch.cat([plain[None].to(logits), logits])
-        return aggregate(logits, self.aggregate, power=self.power, log_weights=self._log_weights(params, distribution))
+        return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))
 
     def _views(self, batch: Tensor, params: AugmentParams) -> Tensor:
         if self.policy is None:
@@ -139,25 +140,10 @@ class TTAModel(ViewModel):
         aug = self.aug
         return functional.apply(batch, params, self.families, aug.output_size, aug.fill, aug.interpolation)
 
-    def _log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
+    def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
+        """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""
         if self.scale_weights is not None:
             return self.scale_weights[scale_bins(params)]
         if self.aggregate != "probability":
             return None
         return torch.zeros(params.batch_shape) if distribution is None else distribution.log_prob(params)
-
-    def _look(self, images: Tensor, batch: Tensor) -> tuple[Tensor | None, AugmentDistribution]:
-        """p(τ | x), and the classifier's logits of the images themselves where φ came by them on the way."""
-        predictor, size = self.aug.predictor, tuple(batch.shape[-2:])
-        shared = (
-            isinstance(predictor, FeaturesPredictor)
-            and predictor.classifier is self.model
-            and size == (predictor.image_size, predictor.image_size)
-            and self.aug.output_size in (None, size)
-            and self.aug.normalization is None  # what φ saw is what the classifier takes
-            and images.is_floating_point()
-        )
-        if not shared:
-            return None, self.aug.predict(batch)
-        tapped = predictor.tap(batch.contiguous(memory_format=torch.channels_last))
-        return tapped.logits, AugmentDistribution(self.aug.families, predictor.decode(*tapped))

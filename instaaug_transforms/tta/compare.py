@@ -1,19 +1,25 @@
 """Accuracy of a frozen classifier with and without learned views, every arm at the same number of views."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..engine.data import load
+from ..engine.data import StreamedImages, load
 from ..engine.nuisance import Nuisance, Step
+from ..engine.rows import rows_in
+from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from . import arms
-from .aggregation import check_aggregation
+from .aggregation import aggregate, check_aggregation
+from .calibration import best_temperature
 from .classification import TTAModel
 from .report import (
     AUTO,
@@ -28,10 +34,9 @@ from .report import (
     SHUFFLED,
     SINGLE,
     ZOOMS,
-    ArmResult,
     Evaluation,
 )
-from .runner import Runner
+from .runner import Runner, Way
 
 MOST_CANDIDATES = 64  # that are all looked through for the most confident one
 
@@ -54,6 +59,7 @@ def evaluate(
     amp: bool = False,
     seed: int = 0,
     only: Sequence[str] | None = None,
+    workdir: str | os.PathLike | None = None,
     progress: bool | None = None,
 ) -> Evaluation:
     """Compare learned views with input-free ones on ``data``.
@@ -80,10 +86,13 @@ def evaluate(
         seed: of random views.
         only: of `report.RIVALS`, those to compare with, beside the single view and ours; all by default. The two that search
             take a forward of ``choice_data`` per candidate.
+        workdir: folder that keeps what is computed; a call that was interrupted goes on from it, to the same numbers.
         progress: show bars; None where the output is a terminal.
 
+    A view of an image that several arms need goes through the classifier once.
+
     Raises:
-        InstaAugError: an unknown aggregation or arm.
+        InstaAugError: an unknown aggregation or arm, or a ``workdir`` of another comparison.
     """
     check_aggregation(how)
     rivals = set(RIVALS if only is None else only)
@@ -97,49 +106,87 @@ def evaluate(
     data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
-    run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb)
-    look = float(isinstance(aug.predictor, FeaturesPredictor) and not include_identity)
-    with frozen(classifier), torch.no_grad():
+    settings = {"select": select, "range_fraction": range_fraction, "include_identity": include_identity, "how": how}
+    about = {} if workdir is None else _about(classifier, aug, disturb, batch_size=batch_size, amp=amp, seed=seed)
+    about |= {"n_views": list(n_views), "arms": sorted(rivals), "oracle": oracle, **settings}
+    streamed = any(isinstance(part, StreamedImages) for part in (data, choice))
+    looks = float(isinstance(aug.predictor, FeaturesPredictor))
+    with (
+        frozen(classifier),
+        torch.no_grad(),
+        rows_in(None if workdir is None else Path(workdir), streamed) as folder,
+    ):
+        run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about)
         zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
         pick_zooms = pick_policy = slice(0, most)  # of arms that are left out
+        known = None
         if {ZOOMS, GREEDY} & rivals:
-            losses, _ = run.candidate_losses(choice, policies)
+            known = policies, run.candidates(choice, policies)
+            losses = run.losses(known[1], choice.targets)
             pick_zooms = arms.greedy(losses[:, : zooms.batch_shape[0]], most)
             pick_policy = arms.greedy(losses, most)
         both = arms.boxes([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 1.0, 1)])
         ours = (aug, most, select, range_fraction)
-        ways: dict[str, tuple[arms.Arm, list[int]]] = {
-            SINGLE: (arms.fixed(both.index(slice(0, 1))), [1]),
-            FLIP: (arms.fixed(both), [2]),
-            ZOOMS: (arms.fixed(zooms.index(pick_zooms)), list(n_views)),
-            RANDOM: (arms.random_views(aug, most), several),
-            AUTO: (arms.auto_augment(most), several if aug.in_channels in (1, 3) else []),
-            GREEDY: (arms.fixed(policies.index(pick_policy)), list(n_views)),
-            SHUFFLED: (arms.learned(*ours, True, include_identity), several),
-            OURS: (arms.learned(*ours, False, include_identity), several),
-        }
-        ways = {name: way for name, way in ways.items() if name in (SINGLE, OURS) or name in rivals}
-        results: dict[tuple[str, int], ArmResult] = {}
-        for name, (arm, ks) in ways.items():
-            results |= run.arm(name, arm, ks, data, choice, how, look if name == OURS else 0.0)
+        ways = [
+            _way(SINGLE, [1], arms.fixed(both.index(slice(0, 1)))),
+            _way(FLIP, [2], arms.fixed(both)),
+            _way(ZOOMS, n_views, arms.fixed(zooms.index(pick_zooms))),
+            _way(RANDOM, several, arms.random_views(aug, most)),
+            _way(AUTO, several if aug.in_channels in (1, 3) else [], arms.auto_augment(most)),
+            _way(GREEDY, n_views, arms.fixed(policies.index(pick_policy))),
+            _way(SHUFFLED, several, arms.learned(*ours, True, include_identity, run.shared.predict)),
+            _way(
+                OURS,
+                several,
+                arms.learned(*ours, False, include_identity, run.shared.predict),
+                looks * (not include_identity),
+            ),
+        ]
+        ways = [way for way in ways if way.costs and (way.name in (SINGLE, OURS) or way.name in rivals)]
         if 1 in n_views:  # one view alone is the likeliest, not the image itself
-            look = float(isinstance(aug.predictor, FeaturesPredictor))
-            results |= run.arm(OURS, arms.learned(aug, 1, select, range_fraction), [1], data, choice, how, look)
+            ways.append(
+                _way(OURS, [1], arms.learned(aug, 1, select, range_fraction, predict=run.shared.predict), looks)
+            )
         own = arms.own_candidates(aug)
         if nuisance is not None and len(own) == 1 and own[0].batch_shape[0] <= MOST_CANDIDATES:
-            every = arms.MostConfident(classifier, aug, own[0])
-            results |= run.model(CONFIDENT, 1, own[0].batch_shape[0], every, data, choice)
+            cost = float(own[0].batch_shape[0])
+            ways.append(Way(CONFIDENT, {1: cost}, arms.fixed(own[0]), lambda logits, _: arms.most_confident(logits)))
         if aug.recommended:
-            model = TTAModel.recommended(classifier, aug, chunk_size=batch_size)
-            k, looks = model.n_views, isinstance(aug.predictor, FeaturesPredictor) and model.policy is None
-            cost = k + (looks and (k == 1 or not model.include_identity))
-            results |= run.model(RECOMMENDED, k, cost, model, data, choice)
-        if oracle:
-            best = run.oracle(data, policies)
-            results[ORACLE, best.n_views] = best
-    order = {name: i for i, name in enumerate([*ways, CONFIDENT, RECOMMENDED, ORACLE])}
+            ways.append(_recommended(classifier, aug, run, looks))
+        results = run.results(ways, data, choice, known, policies if oracle else None)
+    order = {name: i for i, name in enumerate([*dict.fromkeys(way.name for way in ways), ORACLE])}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
+
+
+def _way(name: str, ks: Sequence[int], arm: arms.Arm, look: float = 0.0) -> Way:
+    return Way(name, {k: k + look for k in ks}, arm)
+
+
+def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks: float) -> Way:
+    """The setting that won on held-out images, as `TTAModel.recommended` has it."""
+    model = TTAModel.recommended(classifier, aug)
+    k = model.n_views
+    looked: list[Any] = [None]
+
+    def arm(images: Tensor, generator: torch.Generator) -> AugmentParams:
+        looked[0] = None if model.policy is not None else run.shared.predict(images)
+        return model.policy_views(images) if looked[0] is None else model.choose(looked[0], generator)
+
+    def average(logits: Tensor, params: AugmentParams) -> Tensor:
+        weights = model.log_weights(params, looked[0])
+        return aggregate(
+            logits, model.aggregate, power=model.power, log_weights=None if weights is None else weights.cpu()
+        )
+
+    cost = k + looks * (model.policy is None and (k == 1 or not model.include_identity))
+    return Way(RECOMMENDED, {k: cost}, arm, average)
+
+
+def _about(classifier: nn.Module, aug: LearnedAugment, nuisance: Nuisance | None, **more: Any) -> dict[str, Any]:
+    """What the rows of a comparison are computed from, as JSON values; the images apart."""
+    about = {"classifier": fingerprint(classifier), "transform": fingerprint(aug, config=aug.config())}
+    return about | {"recommended": aug.recommended, "nuisance": nuisance and nuisance.about(), **more}
 
 
 def tune(
@@ -160,19 +207,20 @@ def tune(
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
-    run = Runner(classifier, aug, batch_size, amp, seed, progress)
+    run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
     continuous = any(family.has_rsample for family in aug.families)
     settings = [
         {"select": select, "range_fraction": fraction}
         for select in ("top", "stratified")
         for fraction in ((1.0, 0.5, 0.25) if continuous else (1.0,))
     ]
-    losses = []
+    ways = [
+        _way(str(setting), [n_views], arms.learned(aug, n_views, **setting, predict=run.shared.predict))
+        for setting in settings
+    ]
     with frozen(classifier), torch.no_grad():
-        for setting in settings:
-            arm = arms.learned(aug, n_views, **setting)
-            averages = run.averages(f"tune {setting}", arm, [n_views], data, how)
-            losses.append(nn.functional.cross_entropy(averages[n_views], data.targets).item())
+        averages, _ = run.averages(ways, data)
+        losses = [nn.functional.cross_entropy(logits(), data.targets).item() for logits in averages.values()]
     return settings[losses.index(min(losses))]
 
 
@@ -195,7 +243,8 @@ def views_nll(
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
-    run = Runner(classifier, aug, batch_size, amp, seed, progress)
+    run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
     with frozen(classifier), torch.no_grad():
-        arm = arms.learned(aug, n_views, select, 1.0)
-        return float(run.arm(OURS, arm, [n_views], data, data, how)[OURS, n_views].nll.mean())
+        averages, _ = run.averages([_way(OURS, [n_views], arms.learned(aug, n_views, select, 1.0))], data)
+        logits = averages[OURS, n_views]()
+    return nn.functional.cross_entropy(logits / best_temperature(logits, data.targets), data.targets).item()

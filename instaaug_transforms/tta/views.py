@@ -12,6 +12,7 @@ from ..augment import SELECTIONS, LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import AnchorFamily, Family, create
 from ..params import AugmentParams
+from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
 
 
@@ -126,8 +127,7 @@ def choose_views(
         return selected
     plain = distribution.identity().map(lambda field: field[None])
     both = AugmentParams(**{name: torch.cat([plain[name], selected[name]]) for name in selected})
-    indices = {family.index_field for family in distribution.families if isinstance(family, AnchorFamily)}
-    acting = [name for name in both if name not in indices] or list(both)
+    acting = [name for family in distribution.families for name in acting_fields(family)]
     repeated = torch.stack([both[name] == plain[name] for name in acting]).all(0)
     repeated[0] = False
     if select != "top":
@@ -138,6 +138,36 @@ def choose_views(
         0, place, torch.arange(n + 1, device=place.device)[:, None].expand_as(place)
     )
     return both.map(lambda field: field.gather(0, order[:n]))
+
+
+def acting_fields(family: Family) -> tuple[str, ...]:
+    """The fields that views are applied by: not the index of a candidate, unless there is nothing else."""
+    return family.fields[:-1] or family.fields if isinstance(family, AnchorFamily) else family.fields
+
+
+def look(
+    aug: LearnedAugment, classifier: nn.Module, batch: Tensor, plain: bool = True
+) -> tuple[Tensor | None, AugmentDistribution]:
+    """The classifier's logits of the images themselves, where φ comes by them on the way, and p(τ | x).
+
+    Args:
+        aug: the fitted transform.
+        classifier: images to logits.
+        batch: prepared images ``(B, C, H, W)``.
+        plain: whether these are what the classifier takes.
+    """
+    predictor, size = aug.predictor, tuple(batch.shape[-2:])
+    shared = (
+        plain
+        and isinstance(predictor, FeaturesPredictor)
+        and predictor.classifier is classifier
+        and size == (predictor.image_size, predictor.image_size)
+        and aug.output_size in (None, size)
+    )
+    if not shared:
+        return None, aug.predict(batch)
+    tapped = predictor.tap(batch.contiguous(memory_format=torch.channels_last))
+    return tapped.logits, AugmentDistribution(aug.families, predictor.decode(*tapped))
 
 
 def load_setting(setting: Mapping[str, Any]) -> dict[str, Any]:

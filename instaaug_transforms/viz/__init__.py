@@ -11,7 +11,7 @@ from .crops import crop_centres, crop_sizes, draw_crops, likeliest_crops
 from .curves import accuracy_against_views, training_curves
 from .rotation import draw_rotation, rotation_arcs
 from .sheets import contact_sheet, learned_ranges
-from .style import ACCENT, FAINT, INK, new_figure
+from .style import ACCENT, FAINT, INK, dark, new_figure
 from .undone import put_right
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "contact_sheet",
     "crop_centres",
     "crop_sizes",
+    "dark",
     "draw_colour_bars",
     "draw_crops",
     "draw_hue_wheel",

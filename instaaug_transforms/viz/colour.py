@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import ACCENT, INK, PALE, as_batch, new_figure, part_of, show_image
+from .style import accent, as_batch, ink, new_figure, pale, part_of, show_image
 
 SEGMENTS = 72
 
@@ -34,20 +34,17 @@ def draw_hue_wheel(axes: Any, image: Tensor, distribution: AugmentDistribution, 
     for k in range(SEGMENTS):
         colour = hsv_to_rgb(((k + 0.5) / SEGMENTS, 0.75, 0.9))
         axes.add_patch(Wedge((0, 0), 1.0, 90 + k * step, 90 + (k + 1) * step + 0.5, width=0.4, facecolor=colour))
-    axes.add_patch(Wedge((0, 0), 1.3, 0, 360, width=0.18, facecolor=PALE))
-    axes.add_patch(Wedge((0, 0), 1.3, 90 + 360 * (own + lo), 90 + 360 * (own + hi), width=0.18, facecolor=ACCENT))
+    axes.add_patch(Wedge((0, 0), 1.3, 0, 360, width=0.18, facecolor=pale()))
+    axes.add_patch(Wedge((0, 0), 1.3, 90 + 360 * (own + lo), 90 + 360 * (own + hi), width=0.18, facecolor=accent()))
     where = math.radians(90 + 360 * own)
-    axes.plot(
-        [0.5 * math.cos(where), 1.42 * math.cos(where)],
-        [0.5 * math.sin(where), 1.42 * math.sin(where)],
-        color=INK,
-        linewidth=2,
-    )
+    tick = [[r * wave(where) for r in (0.5, 1.42)] for wave in (math.cos, math.sin)]
+    axes.plot(*tick, color=axes.figure.get_facecolor(), linewidth=4)  # seen on every hue
+    axes.plot(*tick, color=ink(), linewidth=2)
     axes.set_xlim(-1.5, 1.5)
     axes.set_ylim(-1.5, 1.5)
     axes.set_aspect("equal")
     axes.set_axis_off()
-    axes.set_title(f"hue {360 * lo:+.0f}° … {360 * hi:+.0f}°", fontsize=8, color=INK, pad=2)
+    axes.set_title(f"hue {360 * lo:+.0f}° … {360 * hi:+.0f}°", fontsize=8, color=ink(), pad=2)
 
 
 def draw_colour_bars(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int) -> None:
@@ -56,11 +53,11 @@ def draw_colour_bars(axes: Any, image: Tensor, distribution: AugmentDistribution
     for row, (name, before) in enumerate(zip(("saturation", "value"), own[1:], strict=True)):
         lo, hi = float(fields[name].lo[index].detach()), float(fields[name].hi[index].detach())
         y = 1 - row
-        axes.barh(y, 1, height=0.3, color=PALE)
+        axes.barh(y, 1, height=0.3, color=pale())
         low, high = (min(before * factor, 1.0) for factor in (lo, hi))
-        axes.barh(y, max(high - low, 0.012), left=low, height=0.3, color=ACCENT)
-        axes.plot([before, before], [y - 0.27, y + 0.27], color=INK, linewidth=2)
-        axes.text(0, y + 0.3, f"{name} ×{lo:.2f} … {hi:.2f}", fontsize=7, color=INK, va="bottom")
+        axes.barh(y, max(high - low, 0.012), left=low, height=0.3, color=accent())
+        axes.plot([before, before], [y - 0.27, y + 0.27], color=ink(), linewidth=2)
+        axes.text(0, y + 0.3, f"{name} ×{lo:.2f} … {hi:.2f}", fontsize=7, color=ink(), va="bottom")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.4, 1.75)
     axes.set_axis_off()
@@ -93,6 +90,6 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
         draw_colour_bars(grid[index, 2], image, distribution, index)
         for axes, view in zip(grid[index, 3:], views, strict=True):
             show_image(axes, view[index])
-    grid[0, 0].set_title("before", fontsize=8, color=INK, pad=2)
-    grid[0, 3].set_title("after", fontsize=8, color=INK, pad=2)
+    grid[0, 0].set_title("before", fontsize=8, color=ink(), pad=2)
+    grid[0, 3].set_title("samples", fontsize=8, color=ink(), pad=2)
     return figure

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import ACCENT, FAINT, INK, PALE, as_batch, new_figure, part_of, probability_colours, show_image, tidy
+from .style import INK, accent, as_batch, faint, ink, new_figure, pale, part_of, probability_colours, show_image, tidy
 
 SMALLEST = 0.01  # boxes that are less likely are left out
 
@@ -88,8 +88,8 @@ def _probability_bar(figure: Any, axes: Any, top: float, label: str) -> None:
     from matplotlib.colors import Normalize
 
     bar = figure.colorbar(ScalarMappable(Normalize(0, 100 * top), probability_colours()), ax=axes, shrink=0.6, pad=0.02)
-    bar.set_label(f"{label}, %", fontsize=8, color=INK)
-    bar.ax.tick_params(labelsize=7, colors=INK)
+    bar.set_label(f"{label}, %", fontsize=8, color=ink())
+    bar.ax.tick_params(labelsize=7, colors=ink())
     bar.outline.set_visible(False)
 
 
@@ -138,8 +138,10 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
                     linewidths=(0.7, 1.4),
                     linestyles=("--", "-"),
                 )
-        axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=INK, pad=2)
-    figure.supxlabel("lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=INK)
+        axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=ink(), pad=2)
+    figure.supxlabel(
+        "lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=ink()
+    )
     return figure
 
 
@@ -176,24 +178,24 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
     sides, share = side_shares(part)
     figure = new_figure(6.4, 2.4)
     left, right = figure.subplots(1, 2)
-    left.bar(range(len(sides)), (100 * share.mean(0)).numpy(), width=0.62, color=ACCENT)
+    left.bar(range(len(sides)), (100 * share.mean(0)).numpy(), width=0.62, color=accent())
     if len(images) > 1:
         low, high = share.quantile(0.1, 0), share.quantile(0.9, 0)
-        left.vlines(range(len(sides)), (100 * low).numpy(), (100 * high).numpy(), color=INK, linewidth=1.2)
+        left.vlines(range(len(sides)), (100 * low).numpy(), (100 * high).numpy(), color=ink(), linewidth=1.2)
     left.set_xticks(range(len(sides)), [f"{side:g}" for side in sides.tolist()])
-    left.set_xlabel("side of the crop, share of the image's", fontsize=8, color=INK)
-    left.set_ylabel("crops, %", fontsize=8, color=INK)
+    left.set_xlabel("side of the crop, share of the image's", fontsize=8, color=ink())
+    left.set_ylabel("crops, %", fontsize=8, color=ink())
     edges = torch.cat([torch.zeros(1), sides, torch.ones(1)]).numpy()
     above = torch.cat([torch.ones(len(share), 1), 1 - share.cumsum(1), torch.zeros(len(share), 1)], 1)
     above = (100 * above.clamp(0, 1)).numpy()
     for line in above[:60] if len(images) > 1 else ():
-        right.step(edges, line, where="post", color=FAINT, linewidth=0.5, alpha=0.6)
-    right.step(edges, above.mean(0), where="post", color=ACCENT, linewidth=2)
-    right.fill_between(edges, 0, above.mean(0), step="post", color=PALE, zorder=0)
+        right.step(edges, line, where="post", color=faint(), linewidth=0.5, alpha=0.6)
+    right.step(edges, above.mean(0), where="post", color=accent(), linewidth=2)
+    right.fill_between(edges, 0, above.mean(0), step="post", color=pale(), zorder=0)
     right.set_xlim(0, 1.02)
     right.set_ylim(0, 105)
-    right.set_xlabel("side s", fontsize=8, color=INK)
-    right.set_ylabel("crops larger than s, %", fontsize=8, color=INK)
+    right.set_xlabel("side s", fontsize=8, color=ink())
+    right.set_ylabel("crops larger than s, %", fontsize=8, color=ink())
     for axes in (left, right):
         tidy(axes)
     return figure

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..utils.errors import InstaAugError
-from .style import ACCENT, FAINT, INK, PALE, STYLES, new_figure, tidy
+from .style import STYLES, accent, faint, ink, new_figure, pale, tidy
 
 MARKERS = "osD^vPX"
 
@@ -38,18 +38,18 @@ def training_curves(
     loss, entropy, weight = figure.subplots(1, 3)
     epochs = range(1, len(history) + 1)
     families = list(history[0]["entropy"])
-    loss.plot(epochs, [e["loss"] for e in history], color=ACCENT, linewidth=1.6, label="train")
+    loss.plot(epochs, [e["loss"] for e in history], color=accent(), linewidth=1.6, label="train")
     if "val_loss" in history[0]:
-        loss.plot(epochs, [e["val_loss"] for e in history], "--", color=INK, linewidth=1.2, label="held out")
+        loss.plot(epochs, [e["val_loss"] for e in history], "--", color=ink(), linewidth=1.2, label="held out")
         loss.legend(fontsize=7, frameon=False)
     for k, name in enumerate(families):
-        line = {"linestyle": STYLES[k % len(STYLES)], "color": (ACCENT, INK, FAINT)[k % 3], "linewidth": 1.6}
+        line = {"linestyle": STYLES[k % len(STYLES)], "color": (accent(), ink(), faint())[k % 3], "linewidth": 1.6}
         entropy.plot(epochs, [e["entropy"][name] for e in history], label=name, **line)
         weight.plot(epochs, [e["weight"][name] for e in history], label=name, **line)
         if bands and name in bands:
-            entropy.axhspan(*bands[name], color=PALE, zorder=0)
+            entropy.axhspan(*bands[name], color=pale(), zorder=0)
             entropy.text(
-                len(history), sum(bands[name]) / 2, f"{name}'s band", fontsize=6, color=INK, ha="right", va="center"
+                len(history), sum(bands[name]) / 2, f"{name}'s band", fontsize=6, color=ink(), ha="right", va="center"
             )
     weight.set_yscale("log")
     weight.yaxis.set_major_formatter("{x:g}")
@@ -57,14 +57,14 @@ def training_curves(
     weight.yaxis.set_minor_formatter("{x:g}")
     entropy.legend(fontsize=7, frameon=False)
     for axes, title in ((loss, "loss"), (entropy, "entropy, nats"), (weight, "λ")):
-        axes.set_title(title, fontsize=9, color=INK)
-        axes.set_xlabel("epoch", fontsize=8, color=INK)
+        axes.set_title(title, fontsize=9, color=ink())
+        axes.set_xlabel("epoch", fontsize=8, color=ink())
         if best is not None:
-            axes.axvline(best + 1, color=FAINT, linewidth=0.8, linestyle=":")
+            axes.axvline(best + 1, color=faint(), linewidth=0.8, linestyle=":")
         tidy(axes)
-        axes.tick_params(which="minor", labelsize=7, colors=INK)
+        axes.tick_params(which="minor", labelsize=7, colors=ink())
     if best is not None:
-        loss.text(best + 1, loss.get_ylim()[1], " kept", fontsize=7, color=INK, va="top")
+        loss.text(best + 1, loss.get_ylim()[1], " kept", fontsize=7, color=ink(), va="top")
     return figure
 
 
@@ -88,14 +88,14 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
     figure = new_figure(6.4, 3.4)
     axes = figure.subplots()
     single = by_arm["single view"][0]["top1"]
-    axes.axhline(single, color=INK, linewidth=0.8, linestyle=":")
+    axes.axhline(single, color=ink(), linewidth=0.8, linestyle=":")
     others = [name for name in (arms or by_arm) if name not in ("ours", "single view")]
     ends = []
     for k, name in enumerate([*others, *(["ours"] if "ours" in by_arm and "ours" in (arms or by_arm) else [])]):
         rows = sorted(by_arm[name], key=lambda row: row["K"])
         views, top1 = [row["K"] for row in rows], [row["top1"] for row in rows]
         ours = name == "ours"
-        colour = ACCENT if ours else (INK, "#6b6b6b", FAINT)[k % 3]
+        colour = accent() if ours else (ink(), faint())[k % 2]
         style = "-" if ours else STYLES[(k + 1) % len(STYLES)]
         axes.plot(
             views,
@@ -108,8 +108,8 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
         )
         if ours:
             bounds = [[single + row[bound] for row in rows] for bound in ("gain_low", "gain_high")]
-            axes.fill_between(views, *bounds, color=ACCENT, alpha=0.15, linewidth=0)
-        ends.append((top1[-1], views[-1], name, colour))
+            axes.fill_between(views, *bounds, color=accent(), alpha=0.15, linewidth=0)
+        ends.append((top1[-1], views[-1], name, accent() if ours else ink()))
     most = max(end[1] for end in ends)
     axes.set_xscale("log", base=2)
     ticks = sorted({row["K"] for row in evaluation.rows()})
@@ -118,9 +118,9 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
     axes.set_xlim(min(ticks) * 0.93, most * 1.03)
     tidy(axes)
     low, high = axes.get_ylim()
-    _label_ends(axes, [*ends, (single, most, "single view", INK)], most * 1.06, (high - low) * 0.055)
-    axes.set_xlabel("views per image, K", fontsize=8, color=INK)
-    axes.set_ylabel("top-1, %", fontsize=8, color=INK)
+    _label_ends(axes, [*ends, (single, most, "single view", ink())], most * 1.06, (high - low) * 0.055)
+    axes.set_xlabel("views per image, K", fontsize=8, color=ink())
+    axes.set_ylabel("top-1, %", fontsize=8, color=ink())
     return figure
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from .crops import draw_crops
 from .rotation import draw_rotation
-from .style import ACCENT, INK, as_batch, new_figure, row_label, show_image
+from .style import accent, as_batch, ink, new_figure, row_label, show_image
 
 
 @torch.no_grad()
@@ -51,12 +51,12 @@ def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: in
     titles = ["image", *(f"{n} of {len(views)} samples" if n > 1 else "sample" for n in times)]
     for axes, view, title in zip(grid, [image, *distinct], titles, strict=False):
         show_image(axes, view)
-        axes.set_title(title, fontsize=7, color=ACCENT if title == "image" else INK, pad=2)
+        axes.set_title(title, fontsize=7, color=accent() if title == "image" else ink(), pad=2)
     grid[0].set_axis_on()
     grid[0].set_xticks([])
     grid[0].set_yticks([])
     for spine in grid[0].spines.values():
-        spine.set(edgecolor=ACCENT, linewidth=2.5)
+        spine.set(edgecolor=accent(), linewidth=2.5)
     return figure
 
 

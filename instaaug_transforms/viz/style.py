@@ -1,5 +1,8 @@
 """What all pictures share: colours, the figure, an image in it, and the file."""
 
+import io
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,20 +14,70 @@ from ..augment_distribution import AugmentDistribution
 from ..functional.inputs import batched
 from ..utils.errors import InstaAugError
 
+# On a light background; what lies on photographs keeps these.
 INK = "#1f1f1f"
 ACCENT = "#c8102e"
 FAINT = "#9a9a9a"
 PALE = "#e6e6e6"
+_ON_DARK = {INK: "#ececec", ACCENT: "#ff6b7d", FAINT: "#7d7d7d", PALE: "#383838"}
 STYLES = ("-", "--", ":", "-.")
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of ``width`` × ``height`` inches; no window, no global state."""
+    """An empty figure of ``width`` × ``height`` inches, which notebooks show; no window, no global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise InstaAugError("viz: matplotlib is not installed; pip install 'instaaug-transforms[plot]'") from error
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
+    figure._repr_png_ = partial(_png, figure)  # what notebooks ask for; pyplot, which they know, is not used here
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format="png")
+    return drawing.getvalue()
+
+
+def dark() -> AbstractContextManager:
+    """``with viz.dark():`` pictures are drawn for a dark page: matplotlib's style ``dark_background``.
+
+    Any style of matplotlib's is followed: text and lines are dark on its background, or light.
+    """
+    new_figure(1, 1)  # says what to install where matplotlib is missing
+    from matplotlib import style
+
+    return style.context("dark_background")
+
+
+def on_page(colour: str) -> str:
+    """One of the colours above, as it is on the background that matplotlib's style asks for."""
+    from matplotlib import rcParams
+    from matplotlib.colors import to_rgba
+
+    *rgb, alpha = to_rgba(rcParams["figure.facecolor"])
+    return _ON_DARK[colour] if alpha > 0.5 and sum(rgb) < 1.5 else colour
+
+
+def ink() -> str:
+    """What is."""
+    return on_page(INK)
+
+
+def accent() -> str:
+    """What was learned."""
+    return on_page(ACCENT)
+
+
+def faint() -> str:
+    """The rest: lines."""
+    return on_page(FAINT)
+
+
+def pale() -> str:
+    """The rest: areas."""
+    return on_page(PALE)
 
 
 def probability_colours() -> Any:
@@ -44,14 +97,14 @@ def show_image(axes: Any, image: Tensor, extent: tuple[float, float, float, floa
 
 def row_label(axes: Any, text: str) -> None:
     """``text`` upright on the left of a panel."""
-    axes.text(-0.12, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8, color=INK)
+    axes.text(-0.12, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8, color=ink())
 
 
 def tidy(axes: Any) -> None:
     """A plain panel: two spines, small ticks."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
-    axes.tick_params(labelsize=7, colors=INK)
+    axes.spines[["left", "bottom"]].set_color(faint())
+    axes.tick_params(labelsize=7, colors=ink())
 
 
 def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from .candidates import ranked_candidates
-from .style import ACCENT, INK, as_batch, new_figure, show_image
+from .style import accent, as_batch, ink, new_figure, show_image
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
         for axes, image, p, index in zip(row, shown, best.values.tolist(), best.indices.tolist(), strict=True):
             show_image(axes, image)
             answer = name(index).split(",")[0]
-            colour = ACCENT if shown is views else INK
+            colour = accent() if shown is views else ink()
             axes.set_title(f"{answer[:22]} {100 * p:.0f} %", fontsize=7, color=colour, pad=3)
         row[0].text(-0.06, 0.5, label, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
     return figure

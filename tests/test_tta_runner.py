@@ -1,0 +1,164 @@
+"""Views that arms share go through the classifier once, and an interrupted comparison goes on where it was."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.engine.rows import Rows
+from instaaug_transforms.tta import evaluate, tune
+from instaaug_transforms.tta.report import RIVALS
+
+from .conftest import make_lively
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+APART = [name for name in RIVALS if name != "AutoAugment policy"]  # whose policy may leave an image as it is
+
+
+class Remembering(nn.Module):
+    """Keeps what it has seen, blank images apart; is interrupted, as by Ctrl-C, where it has seen ``fuse`` images."""
+
+    def __init__(self, fuse=10**9):
+        super().__init__()
+        torch.manual_seed(3)
+        self.map = nn.Conv2d(3, 8, 4, 4)
+        self.head = nn.Linear(8, 4)
+        self.seen, self.fuse = [], fuse
+
+    def forward(self, images):
+        if len(self.seen) + len(images) > self.fuse:
+            raise KeyboardInterrupt
+        self.seen += [image.numpy().tobytes() for image in images.contiguous() if image.std() > 0]
+        return 8 * self.head(self.map(images).relu().mean((2, 3)))
+
+
+def pictures(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return [(torch.rand(n, 3, 32, 32, generator=g), torch.randint(4, (n,), generator=g)) for n in (14, 9)]
+
+
+def compared(model, aug, **changes):
+    settings = {"n_views": (1, 2, 4), "batch_size": 4, "progress": False, "only": APART, **changes}
+    return evaluate(model, aug, *pictures(), settings.pop("n_views"), **settings)
+
+
+def equal(first, second):
+    same = [np.array_equal(first.arms[key].nll, arm.nll) for key, arm in second.arms.items()]
+    return list(first.arms) == list(second.arms) and all(same) and str(first.rows()) == str(second.rows())
+
+
+KINDS = {
+    "crop": {},
+    "turn": {"oracle": True},
+    "crop, rotate": {"how": "weighted"},
+    "crop, erase": {"nuisance": ["turn"]},
+    "turn, nuisance": {"nuisance": ["turn"], "select": "sample"},
+}
+
+
+def kind(name):
+    families = [family for family in name.split(", ") if family != "nuisance"]
+    return make_lively(families, predictor=ia.ConvPredictor(16)), KINDS[name]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_view_of_an_image_is_looked_at_once(name):
+    aug, settings = kind(name)
+    model = Remembering()
+    compared(model, aug, **settings)
+    assert max(Counter(model.seen).values()) == 1
+
+
+def test_what_sharing_saves():
+    """Of turns: nineteen candidates for all arms together; every arm by itself asked for more than 50."""
+    aug, model = make_lively(["turn"], predictor=ia.ConvPredictor(16)), Remembering()
+    compared(model, aug, n_views=(1, 2, 4, 10))
+    assert len(model.seen) <= (14 + 9) * 19
+
+
+def test_the_look_of_a_predictor_on_features_is_the_plain_view():
+    """On the reported images; those of the choice are looked at through all candidates before φ looks."""
+    model = Remembering()
+    aug = make_lively(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32))
+    model.seen.clear()
+    compared(model, aug)
+    again = [image for image, times in Counter(model.seen).items() if times > 1]
+    assert set(again) == {image.numpy().tobytes() for image in pictures()[1][0]} and len(again) == 9
+
+
+@pytest.mark.parametrize("name", ["turn", "crop, erase"])
+def test_shared_logits_are_those_of_arms_alone(name):
+    aug, settings = kind(name)
+    every = compared(Remembering(), aug, **settings)
+    for rival in APART:
+        alone = compared(Remembering(), aug, **{**settings, "only": [rival]})
+        for key, arm in alone.arms.items():
+            assert np.allclose(arm.nll, every.arms[key].nll, atol=1e-4), key
+
+
+@pytest.mark.parametrize(
+    "setting", [{"aggregate": "probability", "include_identity": False}, {"policy": {"turn_angle": [0.0, 90.0, 270.0]}}]
+)
+def test_the_recommended_arm_is_the_recommended_model(setting):
+    aug, model = make_lively(["turn"], predictor=ia.ConvPredictor(16)), Remembering()
+    aug.recommended = {"recommended": {"n_views": 3, **setting}}
+    arm = compared(model, aug).arms["recommended", 3]
+    images, labels = (part[torch.randperm(14, generator=torch.Generator().manual_seed(0))] for part in pictures()[0])
+    logits = ia.TTAModel.recommended(model.eval(), aug)(images)
+    assert np.allclose(
+        arm.nll, nn.functional.cross_entropy(logits / arm.temperature, labels, reduction="none"), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("name", "part"), [*zip(KINDS, (0.05, 0.3, 0.6, 0.8, 0.95), strict=True)])
+def test_an_interrupted_comparison_goes_on_where_it_was(name, part, tmp_path, monkeypatch):
+    aug, settings = kind(name)
+    whole = Remembering()
+    expected = compared(whole, aug, **settings)
+    kept, put = [0], Rows.put
+    monkeypatch.setattr(Rows, "put", lambda self, *args: (put(self, *args), kept.append(len(interrupted.seen))))
+    interrupted = Remembering(fuse=int(part * len(whole.seen)))
+    with pytest.raises(KeyboardInterrupt):
+        compared(interrupted, aug, workdir=tmp_path, **settings)
+    done = kept[-1]
+    resumed = Remembering()
+    assert equal(expected, compared(resumed, aug, workdir=tmp_path, **settings))
+    assert not set(interrupted.seen[:done]) & set(resumed.seen)  # what was kept is not computed again
+    assert done + len(resumed.seen) == len(whole.seen)
+    again = Remembering()
+    assert equal(expected, compared(again, aug, workdir=tmp_path, **settings)) and not again.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"n_views": (1, 3)}, "n_views"),
+        ({"seed": 1}, "seed"),
+        ({"only": ["greedy policy"]}, "arms"),
+        ({"batch_size": 9}, "batch_size, checksums|batch_size, chunk"),
+    ],
+)
+def test_a_workdir_of_another_comparison_is_refused(changes, what, tmp_path):
+    aug = make_lively(["turn"], predictor=ia.ConvPredictor(16))
+    compared(Remembering(), aug, workdir=tmp_path)
+    with pytest.raises(ia.InstaAugError, match=f"workdir: .* was computed with another .*{what}"):
+        compared(Remembering(), aug, workdir=tmp_path, **changes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 13])
+def test_shuffled_views_are_another_images_whatever_the_batches(batch_size):
+    """Where an image would be alone in its batch it would be given its own views."""
+    torch.manual_seed(0)
+    aug = make_lively(["rotate"], predictor=ia.ConvPredictor(16))
+    found = compared(Remembering(), aug, batch_size=batch_size).arms
+    assert (np.abs(found["ours, shuffled", 2].nll - found["ours", 2].nll) > 1e-6).all()
+
+
+def test_tuning_shares_views_too():
+    aug, model = make_lively(["crop"], predictor=ia.ConvPredictor(16)), Remembering()
+    assert tune(model, aug, pictures()[0], 4, progress=False)["range_fraction"] == 1.0
+    assert max(Counter(model.seen).values()) == 1
