@@ -57,15 +57,15 @@ MUTANTS = [
     Mutant(
         "the antialiased copy's size by floor",
         "functional/resample.py",
-        "copy = copy_size(linear, whole, result).round()",
-        "copy = np.floor(copy_size(linear, whole, result))",
+        "FINER)[:, None]).round()",
+        "FINER)[:, None]) // 1",
         "test_functional_resample.py -k antialiased_as or every_size",
     ),
     Mutant(
         "the same while compiling",
         "functional/antialias.py",
-        "copy = copy_size(matrix[:, :2, :2].detach(), whole, result).round()",
-        "copy = copy_size(matrix[:, :2, :2].detach(), whole, result).floor()",
+        "torch.where(copy.round() < whole, copy.round().clamp(min=1), whole)",
+        "torch.where(copy.floor() < whole, copy.floor().clamp(min=1), whole)",
         "test_compile.py -k to_another_size",
     ),
     Mutant(

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "instaaug_transforms"
-IMPORTED = "torch torch._dynamo torchvision.transforms.v2 scipy.optimize kornia timm safetensors.torch PIL.Image hypothesis pytest tqdm"
+IMPORTED = "torch torch._dynamo torchvision.transforms.v2 scipy.optimize kornia timm safetensors.torch PIL.Image tqdm"
 LIMIT = 240.0  # seconds; a mutant that takes longer is noticed
 
 # Rooms, their modules, and the tests of each, the quick ones first.
@@ -161,7 +161,7 @@ def run_tests(tests: str, file: Path | None = None, source: str = "") -> tuple[b
         files = [f"tests/test_{name}.py" for name in tests.split()]
         failed = 1
         try:
-            failed = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files])
+            failed = pytest.main(["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-m", "not slow", *files])
         finally:
             os._exit(int(failed != 0))
     while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
