@@ -156,7 +156,9 @@ class StreamedImages(Images):
     def in_memory(self, progress: bool | None = None) -> LabelledImages:
         parts, order = [], torch.arange(len(self)).split(256)
         loop = self.batches(order)
-        for images, _ in bar(loop, f"reading {self.name}", len(order), False, progress=progress, unit="batch"):
+        for images, _ in bar(
+            loop, desc=f"reading {self.name}", total=len(order), leave=False, progress=progress, unit="batch"
+        ):
             parts.append(images.mul(255).round_().to(torch.uint8) if self._is_bytes() else images)
         return LabelledImages(torch.cat(parts), self.targets, self.identities)
 

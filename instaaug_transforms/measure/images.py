@@ -117,7 +117,7 @@ def _draw(n: int, most: int | None, seed: int) -> Tensor:
 
 def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tensor, Tensor | None]:
     """Images and targets of the given samples, each read once."""
-    rows = bar(index.tolist(), "reading data", unit="image", progress=progress, leave=False)
+    rows = bar(index.tolist(), desc="reading data", unit="image", progress=progress, leave=False)
     samples = [dataset[i] for i in rows]
     labelled = isinstance(samples[0], (tuple, list)) and len(samples[0]) > 1
     images = [sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples]

@@ -20,14 +20,14 @@ class _Lines:
         sys.stderr.flush()
 
 
-def bar(*args: Any, progress: bool | None = None, **kwargs: Any) -> tqdm:
+def bar(iterable: Any = None, *, progress: bool | None = None, **kwargs: Any) -> tqdm:
     """tqdm, with what is planned, how fast it goes and how long it still takes.
 
     Args:
-        *args, **kwargs: tqdm's.
+        iterable, **kwargs: tqdm's.
         progress: None, where stderr is a terminal; True, elsewhere too; False, never.
     """
     if sys.stderr.isatty() or not progress:
-        return tqdm(*args, **kwargs, disable=progress is False or not sys.stderr.isatty())
+        return tqdm(iterable, **kwargs, disable=progress is False or not sys.stderr.isatty())
     lines = {"file": _Lines(), "delay": EVERY, "mininterval": EVERY, "maxinterval": EVERY, "miniters": 1, "ncols": 100}
-    return tqdm(*args, **{**kwargs, **lines, "leave": True})
+    return tqdm(iterable, **{**kwargs, **lines, "leave": True})
