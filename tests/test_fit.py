@@ -13,6 +13,7 @@ from instaaug_transforms.learning.entropy import EntropyConfig, EntropyControlle
 from instaaug_transforms.learning.fitting import Fitting
 from instaaug_transforms.learning.losses import cross_entropy
 from instaaug_transforms.learning.prepared import prepare
+from instaaug_transforms.utils import progress
 
 QUIET = {"progress": False}
 BAND = {"crop": (0.52, 0.61)}
@@ -270,11 +271,12 @@ def test_bad_tables():
         )
 
 
-def test_no_bar_where_there_is_no_terminal(capfd):
+def test_no_bar_where_there_is_no_terminal(capfd, monkeypatch):
     images, labels, _ = corner_images(16)
     ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=ia.FitConfig(epochs=1))
     time.sleep(0.05)
     assert capfd.readouterr().err == ""
+    monkeypatch.setattr(progress, "EVERY", 0.0)  # lines are for work that takes some time
     ia.fit(ia.LearnedAugment(["crop"]), Planted(), (images, labels), config=ia.FitConfig(epochs=1, progress=True))
     shown = capfd.readouterr().err
     assert "loss table" in shown and "fit" in shown
