@@ -99,9 +99,9 @@ def test_hsv_by_hand_backward_is_autograds(levels):
     ordered = images.sort(1).values
     differ = (ordered.diff(dim=1) > 0).all(1, keepdim=True).expand_as(images)
     assert torch.allclose(by_pixel[differ], autograd[differ], rtol=1e-6, atol=1e-6)
-    tied = ~differ[:, 0] & (
-        images.amax(1) > 0
-    )  # black lies at the edge of a clamp, whose slope there is another in torch 2.11
+    tied = ~differ[:, 0]
+    if torch.__version__.startswith("2.11"):  # black lies at the edge of a clamp, whose slope there is another
+        tied &= images.amax(1) > 0
     assert torch.allclose(by_pixel.sum(1)[tied], autograd.sum(1)[tied], rtol=1e-6, atol=1e-6)
 
 
