@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         ConvPredictor,
         EquivariantPredictor,
         FeaturesPredictor,
+        PatchPredictor,
         Predictor,
         register_predictor,
     )
@@ -56,6 +57,7 @@ __all__ = [
     "InstaAugError",
     "InstaAugObjective",
     "LearnedAugment",
+    "PatchPredictor",
     "Predictor",
     "SegmentationTTA",
     "TTAModel",
@@ -95,6 +97,7 @@ _NAMES = {
         "ConvPredictor",
         "EquivariantPredictor",
         "FeaturesPredictor",
+        "PatchPredictor",
         "Predictor",
         "register_predictor",
     ],

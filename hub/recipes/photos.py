@@ -4,8 +4,8 @@ Photographs are turned and lit at random (simulated), and φ learns which candid
 Run it twice: turns alone learn faster first.
 
     python hub/recipes/photos.py --data DIR --photos DIR --families turn --images 700000 --out turn.safetensors
-    python hub/recipes/photos.py --data DIR --photos DIR --families turn light --images 300000 --init turn.safetensors \
-        --out turn_light.safetensors
+    python hub/recipes/photos.py --data DIR --photos DIR --families turn light --lit 0.5 --images 300000 \
+        --init turn.safetensors --out turn_light.safetensors
 """
 
 import argparse
@@ -69,14 +69,17 @@ def jittered(images: Tensor) -> Tensor:
 
 
 def disturbed(
-    images: Tensor, families: list, generator: torch.Generator | None = None
+    images: Tensor, families: list, lit: float = 1.0, generator: torch.Generator | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Every family's disturbance, and the candidate of each that undoes it."""
+    """Every family's disturbance, and the candidate of each that undoes it; of light, for a part ``lit`` of the images."""
     targets = {}
     for family in families:
         fields = family.disturb(torch.rand(len(images), family.n_disturb, generator=generator))
-        targets[family.name] = family.undoing(fields)
-        images = functional.apply(images, ia.AugmentParams(**fields), [family])
+        target, out = family.undoing(fields), functional.apply(images, ia.AugmentParams(**fields), [family])
+        if family.name == "light" and lit < 1:
+            some = torch.rand(len(images), generator=generator) < lit
+            target, out = torch.where(some, target, 0), torch.where(some[:, None, None, None], out, images)
+        targets[family.name], images = target, out
     return images, targets
 
 
@@ -84,7 +87,7 @@ def disturbed(
 def accuracy(aug: ia.LearnedAugment, images: Tensor) -> dict[str, float]:
     """How often the likeliest candidate is the one that undoes it, percent."""
     right: dict[str, float] = {}
-    images, targets = disturbed(images, aug.families, torch.Generator().manual_seed(0))
+    images, targets = disturbed(images, aug.families, generator=torch.Generator().manual_seed(0))
     for start in range(0, len(images), 128):
         raw = aug.predictor(images[start : start + 128])
         for name, target in targets.items():
@@ -100,6 +103,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=700_000, help="to go through (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--lit", type=float, default=1.0, help="part of the pictures that are lit at random (%(default)s)")
+    parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
     parser.add_argument("--init", type=Path, help="start from these weights, as far as they go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -130,8 +135,8 @@ def main(arguments: list[str] | None = None) -> None:
         larger = cropped(photos[torch.randint(len(photos), (few,))].float() / 255, 0.35)
         images = torch.cat([*parts, small(larger)]).clamp(0, 1)
         images = images if "light" in options.families else jittered(images)
-        images, targets = disturbed(images, aug.families)
-        with torch.autocast("cpu", torch.bfloat16):
+        images, targets = disturbed(images, aug.families, options.lit)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.amp):
             features = aug.predictor.features(images)
         features = type(features)(*(part.float() for part in features))
         losses = [F.cross_entropy(aug.predictor.heads[name](features), target) for name, target in targets.items()]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -14,6 +15,7 @@ from ..augment_distribution import AugmentDistribution, AugmentSample
 from ..families import AnchorFamily, CandidateProduct, Family, create
 from ..functional.compiled import CompiledColour
 from ..functional.inputs import Normalization, batched, check_fill, is_image, plain, to_batch
+from ..functional.pictures import check_mode, cut, pixels
 from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_points
 from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
@@ -245,11 +247,17 @@ class LearnedAugment(Checkpointed, v2.Transform):
             owned = owners(leaves, params.batch_shape[0])
             return {"params": params, "owners": owned, "swap": self._swaps(image, params)}
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
-            batch, back = self.prepare(image)
-            frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
-            clip = frames.shape[-4] if frames.ndim > 3 else 1
-            # One transformation per clip, from its middle frame.
-            looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
+            if isinstance(image, PIL.Image.Image) and self.predictor.takes_bytes:
+                looked_at, ready = pixels(image, self.in_channels), {}
+                self._check_device(looked_at.device)
+            else:
+                batch, back = self.prepare(image)
+                frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
+                clip = frames.shape[-4] if frames.ndim > 3 else 1
+                # One transformation per clip, from its middle frame.
+                looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
+                # The image that was looked at is converted and checked already.
+                ready = {"image": image, "batch": (batch, back)}
             distribution = self._distribution(run_light(self.predictor, looked_at), self.same_on_batch)
             params = distribution.rsample((), generator)
             if self.p < 1:
@@ -259,18 +267,17 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 params = params.where(chosen, distribution.identity())
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
-        # The image that was looked at is converted and checked already.
-        return {
-            "params": params,
-            "owners": owners(leaves, params.batch_shape[0]),
-            "image": image,
-            "batch": (batch, back),
-            "swap": self._swaps(image, params),
-        }
+        owned = owners(leaves, params.batch_shape[0])
+        return {"params": params, "owners": owned, "swap": self._swaps(image, params), **ready}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
+        if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not params.get("swap", False):
+            check_mode(inpt, self.in_channels)
+            view = cut(inpt, made, self.families, self.output_size, self.interpolation)
+            if view is not None:
+                return view
         if is_image(inpt):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
                 batch, back = params["batch"] if inpt is params.get("image") else self.prepare(inpt)
@@ -303,16 +310,18 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def prepare(self, images: Any, strict: bool = True):
         batch, back = to_batch(images, self.in_channels, self.normalization, strict)
-        weight = next(self.predictor.parameters())
-        device = weight.device
-        if weight.is_cuda and in_worker():
-            raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
-        if batch.device != device:
-            raise InstaAugError(
-                f"images: they are on {batch.device}, the transform's weights on {device}. v2.Compose moves no "
-                f"weights: call aug.to({str(batch.device)!r}) yourself, or move the images"
-            )
+        self._check_device(batch.device)
         return batch, back
+
+    def _check_device(self, device: torch.device) -> None:
+        own = self.device
+        if own.type == "cuda" and in_worker():
+            raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
+        if device != own:
+            raise InstaAugError(
+                f"images: they are on {device}, the transform's weights on {own}. v2.Compose moves no "
+                f"weights: call aug.to({str(device)!r}) yourself, or move the images"
+            )
 
     def predict(self, batch: Tensor, pooled: bool = False) -> AugmentDistribution:
         return self._distribution(self.predictor(batch), pooled)

@@ -98,18 +98,19 @@ class BoxHead(nn.Module):
         self.register_buffer("log_n", log_n.unflatten(0, bias.shape), persistent=False)
 
     def forward(self, features: Features) -> Tensor:
-        # Windows sum to 1: the shared layer comes first, on fewer numbers, and boxes stay last in memory.
-        local = F.conv2d(features.map, self.local.weight[..., None, None], self.local.bias).flatten(2)  # (B, H, h·w)
-        context = self.context(features.vector).unsqueeze(2)  # (B, H, 1)
-        hidden = torch.baddbmm(context, local, self.windows.expand(local.shape[0], -1, -1)).relu_()  # (B, H, N)
-        weight = GAIN * self.weight.flatten(0, 1)[self.row].T  # (H, A)
-        if len(self.box) > hidden.shape[2]:
-            hidden = hidden[..., self.box]  # (B, H, A)
-        return (hidden * weight).sum(1) + self._constant() + self.offset
+        # Windows sum to 1: the shared layer comes first, on fewer numbers.
+        units = features.map.flatten(2).transpose(1, 2)  # (B, h·w, C): no copy where channels lie last
+        local = F.linear(units, self.local.weight, self.local.bias)  # (B, h·w, H)
+        context = self.context(features.vector).unsqueeze(1)  # (B, 1, H)
+        hidden = torch.baddbmm(context, self.windows.T.expand(len(local), -1, -1), local).relu_()  # (B, N, H)
+        weight = GAIN * self.weight.flatten(0, 1).index_select(0, self.row)  # (A, H)
+        if len(self.box) > hidden.shape[1]:
+            hidden = hidden.index_select(1, self.box)  # (B, A, H)
+        return (hidden * weight).sum(2) + (self._constant() + self.offset)
 
     def _constant(self) -> Tensor:
         """``(A,)``: log-probabilities by scale alone, spread evenly over its boxes."""
-        return (self.bias - self.log_n).flatten()[self.row]
+        return (self.bias - self.log_n).flatten().index_select(0, self.row)
 
     @torch.no_grad()
     def shrink_(self, strength: float, mean: Tensor) -> None:

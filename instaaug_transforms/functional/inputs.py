@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
 from ..utils.errors import InstaAugError
+from .pictures import pixels
 
 # Rounding of resizes and of undone normalisations; a normalised image is far outside.
 SLACK = 1e-3
@@ -110,18 +110,11 @@ def to_batch(
         InstaAugError: not an image, other channels than the predictor's, no pixels, NaN, or values outside [0, 1].
     """
     if isinstance(leaf, PIL.Image.Image):
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(channels)
-        if leaf.mode != mode:
-            raise InstaAugError(
-                f"image: this transform was made for {channels} channel(s), got a PIL image of mode {leaf.mode!r}; "
-                f"convert it first with img.convert({mode!r})"
-            )
-        pixels = torch.from_numpy(np.array(leaf)).reshape(leaf.height, leaf.width, channels)
-        batch, back = to_batch(pixels.permute(2, 0, 1).contiguous(), channels, None)
+        batch, back = to_batch(pixels(leaf, channels)[0].contiguous(), channels, None)
 
         def to_pil(out: Tensor) -> PIL.Image.Image:
-            pixels = back(out).permute(1, 2, 0).contiguous()  # as PIL keeps them: `F.to_pil_image` takes twice as long
-            return PIL.Image.fromarray(pixels.squeeze(2).numpy() if channels == 1 else pixels.numpy())
+            rows = back(out).permute(1, 2, 0).contiguous()  # as PIL keeps them: `F.to_pil_image` takes twice as long
+            return PIL.Image.fromarray(rows.squeeze(2).numpy() if channels == 1 else rows.numpy())
 
         return batch, to_pil
     if not isinstance(leaf, Tensor):

@@ -5,6 +5,7 @@ from .conv import ConvPredictor
 from .equivariant import EquivariantPredictor
 from .features import FeaturesPredictor
 from .fixed import ClassPredictor, GlobalPredictor, SymmetricPredictor
+from .patches import PatchPredictor
 
 __all__ = [
     "ClassPredictor",
@@ -12,6 +13,7 @@ __all__ = [
     "EquivariantPredictor",
     "FeaturesPredictor",
     "GlobalPredictor",
+    "PatchPredictor",
     "Predictor",
     "SymmetricPredictor",
     "create_predictor",

@@ -47,10 +47,12 @@ class Predictor(nn.Module):
 
     Attributes:
         kind: the name it is registered by, written into files.
+        takes_bytes: whether it takes uint8 images as well as floats in [0, 1].
         heads: one module per family name, after `build`.
     """
 
     kind: ClassVar[str]
+    takes_bytes: ClassVar[bool] = False
 
     def build(self, families: Sequence[Family], in_channels: int = 3) -> "Predictor":
         """Add what depends on the families; once. Returns itself.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..families import Features, FeatureSpec
 from ..utils.errors import InstaAugError
 from .base import Predictor, register_predictor
-from .conv import shrink
+from .conv import as_bytes, shrink
 
 POSES = 8
 SUMMARY_FIELDS, SUMMARY_GRID = 16, 4
@@ -120,6 +120,8 @@ class EquivariantPredictor(Predictor):
         blocks: residual blocks at each of them.
     """
 
+    takes_bytes = True
+
     def __init__(
         self,
         image_size: int = 64,
@@ -159,7 +161,7 @@ class EquivariantPredictor(Predictor):
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 copies ``(B, C, image_size, image_size)``."""
-        return (shrink(images, self.image_size).mul(255).round_().clamp_(0, 255).to(torch.uint8),)
+        return (as_bytes(shrink(images, self.image_size)),)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""

@@ -20,6 +20,7 @@ class GlobalPredictor(Predictor):
     """
 
     rows = 1
+    takes_bytes = True
 
     def _build(self, families: Sequence[Family]) -> None:
         # Where a head starts is where it is with all-zero features: its biases.

@@ -1,0 +1,72 @@
+"""PIL images as they are: bytes for φ to look at, and crops by PIL's own resize, without a float copy of the image between."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+from .compose import Transformation, geometry_matrix
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+CUT = ("L", "RGB")  # of the others PIL's resize weighs colours by alpha, which ours does not
+ROUNDING = 1e-5  # of a side: how far float32 boxes that touch an edge may reach beyond it
+
+
+def check_mode(image: Image.Image, channels: int) -> None:
+    """Raise unless the image has the mode of that many channels."""
+    mode = MODES.get(channels)
+    if image.mode != mode:
+        raise InstaAugError(
+            f"image: this transform was made for {channels} channel(s), got a PIL image of mode {image.mode!r}; "
+            f"convert it first with img.convert({mode!r})"
+        )
+
+
+def pixels(image: Image.Image, channels: int) -> Tensor:
+    """The image's bytes, ``(1, C, H, W)``, channels last in memory.
+
+    Raises:
+        InstaAugError: an image of another mode.
+    """
+    check_mode(image, channels)
+    return torch.from_numpy(np.array(image)).reshape(1, image.height, image.width, channels).permute(0, 3, 1, 2)
+
+
+def cut(
+    image: Image.Image,
+    params: AugmentParams,
+    families: Sequence[Transformation],
+    output_size: tuple[int, int] | None,
+    mode: str,
+) -> Image.Image | None:
+    """What ``(1,)`` parameters make of the image, where that is no more than a box inside it, scaled and maybe mirrored.
+
+    PIL's resize of a box, antialiased: the kernel behind torchvision's RandomResizedCrop of PIL images.
+
+    Returns:
+        The view; None where more is asked for.
+    """
+    acting = [family for family in families if family.fields[0] in params]
+    if mode != "bilinear" or image.mode not in CUT or any(family.stage != "geometry" for family in acting):
+        return None
+    width, height = image.size
+    matrix = geometry_matrix(acting, params, height, width)
+    if matrix is None:
+        left, top, right, bottom, mirrored = 0.0, 0.0, 1.0, 1.0, False
+    else:
+        (xx, xy, x), (yx, yy, y), _ = matrix[0].tolist()
+        if xy or yx or yy <= 0 or not xx:
+            return None
+        mirrored, xx = xx < 0, abs(xx)
+        left, top, right, bottom = ((x - xx + 1) / 2, (y - yy + 1) / 2, (x + xx + 1) / 2, (y + yy + 1) / 2)
+        if min(left, top) < -ROUNDING or max(right, bottom) > 1 + ROUNDING:
+            return None
+    size = image.size if output_size is None else output_size[::-1]
+    box = (max(left, 0) * width, max(top, 0) * height, min(right, 1) * width, min(bottom, 1) * height)
+    # PIL hands back the image itself where there is nothing to do.
+    view = image.copy() if (size, box) == (image.size, (0, 0, *image.size)) else image.resize(size, Image.BILINEAR, box)
+    return ImageOps.mirror(view) if mirrored else view

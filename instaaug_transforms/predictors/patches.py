@@ -1,0 +1,86 @@
+"""A small invariance module φ: the patches of a small copy of the image, each through the same few layers."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..families import Family, Features, FeatureSpec
+from ..utils.errors import InstaAugError
+from .base import Predictor, register_predictor
+from .conv import SUMMARY_CHANNELS, SUMMARY_GRID, as_bytes, shrink
+
+GRID = 8  # patches along each side
+FEW = 4  # images
+
+
+@register_predictor("patches")
+class PatchPredictor(Predictor):
+    """Patches of a copy of the image, a linear layer to ``width`` numbers each, two more layers, and a head per family.
+
+    All of it is products of matrices, over patches and images at once: half a million multiplications an image, and few
+    calls, which is what one image at a time in a DataLoader's worker pays for. What an image gets does not depend on the rest
+    of its batch.
+
+    Args:
+        image_size: side of the antialiased copy, pixels; a multiple of 16.
+        width: numbers per patch, a multiple of 4.
+    """
+
+    takes_bytes = True
+
+    def __init__(self, image_size: int = 32, width: int = 48) -> None:
+        super().__init__()
+        for name, value, step in (("image_size", image_size, 16), ("width", width, 4)):
+            # The limit keeps a damaged file from asking for all of the memory.
+            if not isinstance(value, int) or not step <= value <= 1024 or value % step:
+                raise InstaAugError(f"{name} of the predictor must be a multiple of {step} up to 1024, got {value!r}")
+        self.image_size, self.width = image_size, width
+
+    def _build(self, families: Sequence[Family]) -> None:
+        side = self.image_size // GRID
+        self.embed = nn.Linear(self.in_channels * side * side, self.width)
+        self.scale, self.shift = nn.Parameter(torch.ones(self.width)), nn.Parameter(torch.zeros(self.width))
+        # Every patch sees the others, as far as this tells; nothing at first.
+        self.around = nn.Parameter(torch.zeros(GRID**2, GRID**2))
+        self.mix = nn.Linear(self.width, self.width)
+        self.summary = nn.Linear(self.width, SUMMARY_CHANNELS)
+        # Unit variance per image: without it images differ by so little that heads learn one range for all of them.
+        self.norm = nn.LayerNorm(SUMMARY_CHANNELS * SUMMARY_GRID**2)
+        super()._build(families)
+
+    def spec(self) -> FeatureSpec:
+        return FeatureSpec(self.width, (GRID, GRID), SUMMARY_CHANNELS * SUMMARY_GRID**2)
+
+    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """uint8 copies ``(B, C, image_size, image_size)``."""
+        return (as_bytes(shrink(images, self.image_size)),)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images ``(B, C, H, W)``, uint8 or in [0, 1], to raw outputs ``(B, R)`` per family, fp32."""
+        return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
+
+    def features(self, copies: Tensor) -> Features:
+        side, dtype = self.image_size // GRID, self.embed.weight.dtype
+        scale = 4 / 255 if copies.dtype == torch.uint8 else 4.0
+        # (copies − 0.5) · 4, by the weights: fewer numbers than pixels.
+        weight, bias = scale * self.embed.weight, self.embed.bias - 2 * self.embed.weight.sum(1)
+        if len(copies) > FEW:
+            kernel = weight.unflatten(1, (self.in_channels, side, side))
+            units = F.conv2d(copies.to(dtype), kernel, bias, side).flatten(2).transpose(1, 2)
+        else:  # the same, without what a convolution costs before it starts
+            patches = copies.unflatten(3, (GRID, side)).unflatten(2, (GRID, side))  # (B, C, 8, s, 8, s)
+            patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(copies), GRID**2, -1)
+            units = F.linear(patches.to(dtype), weight, bias)
+        units = F.layer_norm(units, units.shape[1:])  # (B, 64, width)
+        units = torch.addcmul(self.shift, units, self.scale).relu_()
+        mixed = self.mix(torch.baddbmm(units, self.around.expand(len(units), -1, -1), units))
+        units = units + mixed.relu_()
+        cells = F.avg_pool2d(_as_map(self.summary(units)), GRID // SUMMARY_GRID)  # (B, 16, 4, 4)
+        return Features(_as_map(units), self.norm(cells.flatten(1)))
+
+
+def _as_map(units: Tensor) -> Tensor:
+    """``(B, 64, N)`` to ``(B, N, 8, 8)``, channels last in memory."""
+    return units.transpose(1, 2).unflatten(2, (GRID, GRID))
