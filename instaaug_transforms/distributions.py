@@ -47,8 +47,11 @@ class AnchorCategorical(Distribution):
 
     def icdf(self, value: Tensor) -> Tensor:
         """Uniform numbers ``(*sample_shape, *batch_shape)`` in [0, 1) to anchor indices of the same shape."""
-        cdf = self.probs.cumsum(-1)
-        cdf = (cdf / cdf[..., -1:]).detach()
+        cdf = self.probs.detach().cumsum(-1)
+        cdf = cdf / cdf[..., -1:]
+        if value.shape == self.batch_shape:
+            index = torch.searchsorted(cdf, value.unsqueeze(-1).contiguous(), right=True).squeeze(-1)
+            return index.clamp_(max=self.n_candidates - 1)
         samples = value.shape[: value.ndim - len(self.batch_shape)].numel()  # there may be no images
         flat = value.reshape(samples, *self.batch_shape).movedim(0, -1).contiguous()
         index = torch.searchsorted(cdf, flat, right=True).clamp_(max=self.n_candidates - 1)

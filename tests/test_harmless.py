@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, policy_order, recommend
+from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, _on_train, policy_order
 from instaaug_transforms.learning.prepared import Prepared
+from instaaug_transforms.learning.recommendation import recommend
 from instaaug_transforms.learning.report import HeldOutArm
 
 
@@ -36,7 +38,7 @@ def pictures(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def fitted():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    aug = ia.LearnedAugment(["turn", "light"])
+    aug = ia.LearnedAugment(["turn", "light"], predictor=ia.ConvPredictor(64))
     config = ia.FitConfig(max_steps=20, batch_size=32, lr=1e-2, progress=False)
     held = pictures(60, 1)
     return aug, ia.fit(aug, Reader(), pictures(128, 0), held, config=config, workdir=None), held
@@ -133,9 +135,43 @@ def test_one_view_is_recommended_unless_another_is_better_than_chance():
     cheap, best = arm("ours", 1, right, 0.52), arm("ours", 4, right, 0.5 + noise)
     assert recommend([plain, cheap, best]) is cheap  # what four views save may be luck
     assert recommend([plain, arm("ours", 1, right, 0.6), best]) is best
+    near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.49 + noise)
+    assert recommend([plain, near, best]) is near  # less than one standard error, 0.025
+    assert recommend([plain, arm("ours", 1, right, 0.52), best]) is best
     fixed = arm("best input-free", 2, right, 0.94 + noise)
     assert recommend([plain, better, fixed]) is fixed
     assert recommend([plain, better, arm("most confident candidate", 1, right, 0.1, setting=False)]) is better
+
+
+def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
+    n = 100
+    noise = np.random.default_rng(0).normal(0, 0.5, n)
+    noise -= noise.mean()
+    right, more = np.arange(n) < 50, np.tile(noise, 9)
+    plain = replace(arm("one view", 1, right, 1.0), more=np.ones(9 * n))
+    unsure = arm("best input-free", 4, right, 0.93 + noise)  # standard error 0.05; of all images 0.016
+    assert recommend([plain, unsure]) is plain
+    assert recommend([plain, sure := replace(unsure, more=0.93 + more)]) is sure
+    # What was memorised does not recommend what held-out images speak against.
+    assert recommend([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=0.5 + more)]) is plain
+    cheap = replace(arm("best input-free", 2, right, 0.96 + noise[::-1]), more=0.96 + more[::-1])
+    assert recommend([plain, cheap, sure]) is sure
+    assert recommend([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
+
+
+def test_fixed_views_are_scored_on_the_half_they_were_not_searched_on():
+    torch.manual_seed(0)
+    losses = torch.rand(40, 5)
+    losses[::2, 1], losses[1::2, 1] = 0.0, 2.0  # best of all in one half alone
+    losses[1::2, 2] = 0.1
+    rows = {"losses": Rows(None, 20, (2, 5), torch.float32, 20, {})}
+    rows["losses"].put(slice(0, 20), losses.view(20, 2, 5))
+    train = Prepared(LabelledImages(torch.zeros(20, 3, 8, 8)), 2, rows, torch.device("cpu"))
+    losses = losses.view(20, 2, 5)
+    found = _on_train(train, [1, 2])
+    assert np.allclose(found[0], losses[:, :, 0].mean(1))
+    scored = [losses[i, :, min(range(5), key=lambda a: losses[1 - i % 2 :: 2, :, a].mean())].mean() for i in range(20)]
+    assert np.allclose(found[1], torch.stack(scored))
 
 
 def test_a_classifier_that_needs_no_help_is_left_alone():
@@ -174,6 +210,10 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     rows["logits"].put(slice(0, n), logits)
     held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), torch.zeros(n).long()), 1, rows, torch.device("cpu"))
     aug = ia.LearnedAugment(["turn"])
-    arms = {arm.name: arm for arm in _arms(aug, HeldOut(held), log_p, aug.families[0].candidates()) if arm.n_views == 1}
+    arms = {
+        arm.name: arm
+        for arm in _arms(aug, HeldOut(held), log_p, aug.families[0].candidates(), [], None)
+        if arm.n_views == 1
+    }
     assert arms["best input-free (ours, shuffled)"].correct.all()
     assert arms["best input-free"].correct.mean() < 0.5

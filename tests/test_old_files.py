@@ -123,7 +123,7 @@ def test_the_latest_files_are_of_every_predictor_and_every_family():
     """A new one is given a file by `tests/write_fixtures.py`, of the next version."""
     configs = [weights.read(path)[0] for path in WEIGHTS]
     assert {config["predictor"]["kind"] for config in configs} == {
-        "class", "conv", "equivariant", "features", "global", "symmetric"
+        "class", "conv", "equivariant", "features", "global", "patches", "symmetric"
     }  # fmt: skip
     assert {family["name"] for config in configs for family in config["families"]} == set(families.available())
 

@@ -88,3 +88,52 @@ def test_views_of_a_frozen_transform_can_be_trained_on_and_those_of_a_learning_o
     for name, weight in learning.predictor.named_parameters():
         weight.requires_grad_(name.startswith("heads"))  # one part of φ is enough
     assert learning(image).requires_grad and not frozen(image).is_inference()
+
+
+@pytest.mark.parametrize(
+    "where", [(0.5, 0.5, 1.0, 1.0), (0.4, 0.6, 0.8, 0.8), (0.3, 0.55, 0.4, 0.3), (0.85, 0.8, 0.3, 0.4)]
+)
+@pytest.mark.parametrize("size", [(24, 40), (90, 130), (60, 84)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_crop_of_a_pil_image_is_pils_resize_of_that_box(where, size, mode):
+    image, (cx, cy, w, h) = picture(60, 84, mode), where
+    aug = make_lively(["crop"], in_channels=len(mode), output_size=size).requires_grad_(False)
+    corners = (84 * (cx - w / 2), 60 * (cy - h / 2), 84 * (cx + w / 2), 60 * (cy + h / 2))
+    expected = np.asarray(image.resize(size[::-1], Image.BILINEAR, [round(c, 3) for c in corners]), int)
+    out = aug(image, params=box(*where))
+    assert out.mode == mode and out is not image and abs(np.asarray(out, int) - expected).max() <= 2
+    mirrored = aug(image, params=box(*where).replace(flip=torch.ones(1)))
+    # Boxes in float32 are off by 1e-5 of a pixel: of each of PIL's two roundings one may go the other way.
+    assert abs(np.asarray(mirrored, int) - expected[:, ::-1]).max() <= 2
+
+
+@pytest.mark.parametrize("families", [["crop"], ["crop", "scale"], ["turn"], ["crop", "translate"]])
+def test_a_pil_image_is_seen_and_cut_as_its_tensor(families):
+    """Smooth pictures: there PIL's rounding between its two passes, and the copy φ sees, differ by little."""
+    rows = torch.linspace(0, 1, 48)
+    image = F.to_pil_image(torch.stack([rows[:, None].expand(48, 48), rows.expand(48, 48), rows.outer(rows)]))
+    aug = make_lively(families, output_size=40).requires_grad_(False)
+    tensor = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
+    seen = aug.make_params([image])["params"]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        alone = F.to_dtype(F.pil_to_tensor(aug(image)), torch.float32, scale=True)
+        torch.manual_seed(seed)
+        assert (alone - aug(tensor)).abs().max() < 0.02
+    assert seen.batch_shape == (1,)
+
+
+def test_a_pil_image_beside_its_mask_moves_with_it():
+    image, aug = picture(40, 40), make_lively(["crop"]).requires_grad_(False)
+    mask = tv_tensors.Mask(torch.arange(1600).view(40, 40) % 251)
+    params = box(0.35, 0.6, 0.5, 0.5)
+    view, moved = aug(image, mask, params=params)
+    assert view.size == (40, 40) and moved.shape == (40, 40)
+    assert torch.equal(moved[1::2, 1::2], mask[14:34, 4:24])  # rows 14 … 34, columns 4 … 24, each twice
+
+
+def test_a_pil_image_of_another_mode_is_refused_as_before():
+    aug = make_lively(["crop"]).requires_grad_(False)
+    for call in (aug, lambda image: aug(image, params=box(0.5, 0.5, 0.5, 0.5))):
+        with pytest.raises(ia.InstaAugError, match=r"mode 'L'; convert it first with img.convert\('RGB'\)"):
+            call(picture(20, 20, "L"))

@@ -28,6 +28,7 @@ class Classifier(nn.Module):
 
 PREDICTORS = {
     "conv": lambda: ia.ConvPredictor(16),
+    "patches": lambda: ia.PatchPredictor(16),
     "equivariant": lambda: EquivariantPredictor(64, (16, 16, 16), (0, 0, 1)),
     "features": lambda: ia.FeaturesPredictor(Classifier(), 32),
     "global": lambda: "global",

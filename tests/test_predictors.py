@@ -6,7 +6,7 @@ from instaaug_transforms import families
 from instaaug_transforms.families.base import GAIN
 from instaaug_transforms.families.boxes import box_windows
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.predictors import ConvPredictor, conv
+from instaaug_transforms.predictors import ConvPredictor, EquivariantPredictor, PatchPredictor, conv
 
 from .conftest import make_lively
 
@@ -68,7 +68,7 @@ def test_every_head_and_the_trunk_get_gradients_from_their_family(images):
         params = aug.distribution(images)
         part = params.parts[name]
         part.entropy().mean().backward()
-        trunk = [p.grad for p in aug.predictor.trunk.parameters()]
+        trunk = [p.grad for p in aug.predictor.embed.parameters()]
         assert all(g is not None and g.isfinite().all() for g in trunk) and sum(g.abs().sum() for g in trunk) > 0
         for other, head in aug.predictor.heads.items():
             total = sum(p.grad.abs().sum() for p in head.parameters() if p.grad is not None)
@@ -78,7 +78,7 @@ def test_every_head_and_the_trunk_get_gradients_from_their_family(images):
 def test_pathwise_gradient_reaches_the_trunk(images):
     aug = ia.LearnedAugment(["rotate", "hsv"])
     aug(images).square().mean().backward()
-    for module in (aug.predictor.trunk, *aug.predictor.heads.values()):
+    for module in (aug.predictor.embed, *aug.predictor.heads.values()):
         grads = [p.grad for p in module.parameters()]
         assert all(g is not None and g.isfinite().all() for g in grads) and sum(g.abs().sum() for g in grads) > 0
 
@@ -140,7 +140,7 @@ def test_the_crop_head_is_its_formula():
     assert torch.allclose(seen["logits"], expected.flatten(1), atol=1e-5)
 
 
-def test_multiplications_by_hand_and_patches_take_fewer():
+def test_multiplications_by_hand():
     def by_hand(trunk: int, wide: int) -> int:
         mix = 64 * wide * 25 + 64 * wide * wide  # depthwise 5 × 5, then 1 × 1, on an 8 × 8 map
         summary = 64 * wide * 16
@@ -148,18 +148,67 @@ def test_multiplications_by_hand_and_patches_take_fewer():
 
     default = ConvPredictor().build([Crop()])
     assert default.multiplications() == by_hand(256 * 48 * 32 + 64 * 9 * 32 * 64, 64)
-    patches = ConvPredictor(32, 24, patches=True).build([Crop()])
-    assert patches.multiplications(224) == by_hand(64 * 48 * 48, 48) < 600_000
+
+
+def test_multiplications_of_patches_by_hand():
+    patches, wide = PatchPredictor().build([Crop()]), 48
+    layers = 64 * 48 * wide + 64 * 64 * wide + 64 * wide * wide + 64 * wide * 16  # patches, around, mix, summary
+    head = 64 * wide * 32 + 256 * 32 + 32 * 64 * 30
+    assert patches.multiplications(224) == layers + head
 
 
 def test_patches_learn_see_the_place_and_come_back_from_a_file(tmp_path):
     torch.manual_seed(0)
-    aug = ia.LearnedAugment(["crop", "turn"], predictor=ConvPredictor(32, 8, patches=True))
+    aug = ia.LearnedAugment(["crop", "turn"], predictor=PatchPredictor(32, 8))
     images = torch.rand(2, 3, 40, 40)
     assert aug.predictor.spec().map_size == (8, 8)
     sum(value.square().sum() for value in aug.predictor(images).values()).backward()
     assert all(weight.grad is not None for weight in aug.predictor.parameters())
     aug.save(tmp_path / "small.safetensors")
     again = ia.LearnedAugment.from_pretrained(tmp_path / "small.safetensors")
-    assert again.predictor.config() == {"kind": "conv", "image_size": 32, "width": 8, "patches": True}
+    assert again.predictor.config() == {"kind": "patches", "image_size": 32, "width": 8}
     assert all(torch.equal(again.predictor(images)[name], value) for name, value in aug.predictor(images).items())
+
+
+def test_patches_are_what_torch_nn_makes_of_them():
+    """The same layers written with torch's modules: a strided convolution, GroupNorm, linear layers and pooling."""
+    predictor = PatchPredictor(48, 8).build([Crop()])
+    with torch.no_grad():
+        for weight in predictor.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    copies = torch.rand(9, 3, 48, 48)
+    maps = torch.nn.functional.conv2d(
+        (copies - 0.5) * 4, predictor.embed.weight.view(8, 3, 6, 6), predictor.embed.bias, 6
+    )
+    maps = torch.relu(torch.nn.functional.group_norm(maps, 1, predictor.scale, predictor.shift))
+    around = torch.einsum("pq,bcq->bcp", predictor.around, maps.flatten(2)).view_as(maps)
+    maps = maps + torch.relu(predictor.mix((maps + around).movedim(1, 3)).movedim(3, 1))
+    cells = torch.nn.functional.adaptive_avg_pool2d(predictor.summary(maps.movedim(1, 3)).movedim(3, 1), 4)
+    for some in (copies, copies[:2]):  # a few images take another way to the same numbers
+        features = predictor.features(some)
+        assert torch.allclose(features.map, maps[: len(some)], atol=1e-5)
+        assert torch.allclose(features.vector, predictor.norm(cells.flatten(1))[: len(some)], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [ConvPredictor, PatchPredictor, EquivariantPredictor])
+def test_bytes_say_what_floats_say(kind):
+    predictor = kind(64).build(families.create(["crop"]))
+    pixels = torch.randint(256, (2, 3, 80, 100), dtype=torch.uint8)
+    (said,), (expected,) = predictor(pixels).values(), predictor(pixels / 255).values()
+    assert torch.allclose(said, expected, atol=0.02)  # the copy is rounded to bytes
+    same = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    (said,), (expected,) = predictor(same).values(), predictor(same / 255).values()
+    assert torch.allclose(said, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(224, 224), (300, 260), (37, 53), (8, 8), (513, 17), (1, 5), (64, 64)])
+@pytest.mark.parametrize("side", [16, 32, 64])
+def test_copies_are_those_of_interpolate(size, side):
+    images = torch.rand(2, 3, *size)
+    expected = torch.nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
+    assert torch.allclose(conv.shrink(images, side), expected, atol=2e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(conv.shrink(images, side), expected, atol=2e-6)
+    small = torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
+    conv.shrink(small, side).square().sum().backward()
+    assert small.grad.isfinite().all() and small.grad.any()

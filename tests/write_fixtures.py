@@ -25,7 +25,7 @@ def transforms() -> dict[str, ia.LearnedAugment]:
     crops = Crop(scales=(1.0, 0.5), grids=(1, 2), zooms=(0.9,), flips="centre")
     made = {
         "conv": (["crop", "rotate", "hsv"], ia.ConvPredictor(16, 4)),
-        "patches": (["shear"], ia.ConvPredictor(16, 4, patches=True)),
+        "patches": (["shear"], ia.PatchPredictor(16, 4)),
         "equivariant": (["local_colour"], ia.EquivariantPredictor(64, (8, 8, 8), (0, 0, 1))),
         "features": ([crops, "translate", "scale"], ia.FeaturesPredictor(Model(), 32)),
         "global": (["turn", "light", "blur", "erase"], GlobalPredictor()),

@@ -40,9 +40,7 @@ class Int8Copy(nn.Module):
             warnings.simplefilter("ignore")
             plain, ready, out = (str(Path(folder) / f"{name}.onnx") for name in ("plain", "ready", "int8"))
             free = {"images": {0: "batch"}}
-            torch.onnx.export(
-                classifier, (images[:2],), plain, dynamo=False, input_names=["images"], dynamic_axes=free
-            )
+            torch.onnx.export(classifier, (images[:2],), plain, dynamo=False, input_names=["images"], dynamic_axes=free)
             quant_pre_process(plain, ready)
             kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
             quantize_static(ready, out, _Batches(images), per_channel=True, **kinds)

@@ -103,7 +103,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=700_000, help="to go through (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--lit", type=float, default=1.0, help="part of the pictures that are lit at random (%(default)s)")
+    parser.add_argument(
+        "--lit", type=float, default=1.0, help="part of the pictures that are lit at random (%(default)s)"
+    )
     parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
     parser.add_argument("--init", type=Path, help="start from these weights, as far as they go")
     parser.add_argument("--seed", type=int, default=0)

@@ -15,7 +15,7 @@ from ..augment_distribution import AugmentDistribution, AugmentSample
 from ..families import AnchorFamily, CandidateProduct, Family, create
 from ..functional.compiled import CompiledColour
 from ..functional.inputs import Normalization, batched, check_fill, is_image, plain, to_batch
-from ..functional.pictures import check_mode, cut, pixels
+from ..functional.pictures import cut, pixels
 from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_points
 from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
@@ -49,7 +49,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         interpolation: of images, ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` (through which ranges cannot be learned),
             or torchvision's `InterpolationMode`. Masks are nearest always.
         predictor: φ, which decides the distribution: a `Predictor`, or the name of one that needs no arguments. ``"conv"``
-            is a small network on a copy of 64 pixels, ``ConvPredictor(image_size=…, width=…)`` another;
+            is `PatchPredictor`, a small network on a copy of 32 pixels; ``ConvPredictor(image_size=…, width=…)`` is larger;
             ``FeaturesPredictor(classifier)`` reads what a classifier makes of the image. For comparison: ``"global"``, one
             learned distribution for all images; ``"symmetric"``, the same with ranges centred on the identity (Augerino);
             ``ClassPredictor(n_classes)``, one per class, chosen by the label while training.
@@ -79,7 +79,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         output_size: int | Sequence[int] | None = None,
         fill: float | Sequence[float] | Mapping[Any, Any] = 0.0,
         interpolation: str = "bilinear",
-        predictor: str | Predictor = "conv",
+        predictor: str | Predictor = "patches",
         backend: str = "auto",
         compile: bool = False,
     ) -> None:
@@ -216,12 +216,12 @@ class LearnedAugment(Checkpointed, v2.Transform):
             params: replay these ``(B,)`` parameters in place of sampling.
             generator: source of the randomness; by default the global one.
         """
+        sampled = params is generator is None
         if len(inputs) == 1 and is_image(inputs[0]):  # no tree to walk
             self.check_inputs([inputs[0]])
-            sampled = params is None and generator is None
             made = self.make_params([inputs[0]]) if sampled else self._make([inputs[0]], params, generator)
             return self.transform(inputs[0], made)
-        if params is None and generator is None:
+        if sampled:
             return super().forward(*inputs)
         flat, spec = tree_flatten(inputs if len(inputs) > 1 else inputs[0])
         self.check_inputs(flat)
@@ -243,39 +243,36 @@ class LearnedAugment(Checkpointed, v2.Transform):
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
             raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone")
         if params is not None:
-            params = self._checked(params)
-            owned = owners(leaves, params.batch_shape[0])
-            return {"params": params, "owners": owned, "swap": self._swaps(image, params)}
+            return self._plan(leaves, image, self._checked(params))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
             if isinstance(image, PIL.Image.Image) and self.predictor.takes_bytes:
+                self._check_device(torch.device("cpu"))
                 looked_at, ready = pixels(image, self.in_channels), {}
-                self._check_device(looked_at.device)
             else:
                 batch, back = self.prepare(image)
-                frames = plain(image) if isinstance(image, tv_tensors.Video) else batch[0]
-                clip = frames.shape[-4] if frames.ndim > 3 else 1
-                # One transformation per clip, from its middle frame.
-                looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch
-                # The image that was looked at is converted and checked already.
-                ready = {"image": image, "batch": (batch, back)}
+                clip = plain(image).shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
+                looked_at = batch.unflatten(0, (-1, clip))[:, clip // 2] if clip > 1 else batch  # a clip's middle frame
+                ready = {"image": image, "batch": (batch, back)}  # converted and checked already
             distribution = self._distribution(run_light(self.predictor, looked_at), self.same_on_batch)
             params = distribution.rsample((), generator)
             if self.p < 1:
-                device = generator.device if generator is not None else distribution.device
-                shape = distribution.batch_shape
+                device, shape = (generator or distribution).device, distribution.batch_shape
                 chosen = torch.rand(shape, generator=generator, device=device).to(distribution.device) < self.p
                 params = params.where(chosen, distribution.identity())
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))
+        return self._plan(leaves, image, params) | ready
+
+    def _plan(self, leaves: list[Any], image: Any, params: AugmentParams) -> dict[str, Any]:
         owned = owners(leaves, params.batch_shape[0])
-        return {"params": params, "owners": owned, "swap": self._swaps(image, params), **ready}
+        return {"params": params, "owners": owned, "swap": self._swaps(image, params)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
-        if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not params.get("swap", False):
-            check_mode(inpt, self.in_channels)
-            view = cut(inpt, made, self.families, self.output_size, self.interpolation)
+        swap = params.get("swap", False)
+        if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not swap:
+            view = cut(inpt, made, self.families, self.in_channels, self.output_size, self.interpolation)
             if view is not None:
                 return view
         if is_image(inpt):
@@ -287,15 +284,14 @@ class LearnedAugment(Checkpointed, v2.Transform):
                     )
                 times = len(batch) // made.batch_shape[0]
                 every = made.repeat_interleave(times) if times > 1 else made
-                return back(self.apply(batch, every, params.get("swap", False)))
+                return back(self.apply(batch, every, swap))
         mine = params.get("owners", {}).get(id(inpt))
         if mine:  # one of the boxes, points or masks of a batch, each of its own image
             made = made.index(slice(mine[0], mine.pop(0) + 1))
         if isinstance(inpt, tv_tensors.Mask):
-            fill, swap = self.mask_fill, params.get("swap", False)
-            return transform_mask(inpt, made.detach(), self.families, self.output_size, fill, swap)
+            return transform_mask(inpt, made.detach(), self.families, self.output_size, self.mask_fill, swap)
         if isinstance(inpt, POINT_TYPES):
-            return transform_points(inpt, made.detach(), self.families, self.output_size, params.get("swap", False))
+            return transform_points(inpt, made.detach(), self.families, self.output_size, swap)
         raise InstaAugError(f"inputs: cannot transform {type(inpt).__name__}")
 
     def _swaps(self, image: Any, params: AugmentParams) -> bool:
@@ -305,8 +301,6 @@ class LearnedAugment(Checkpointed, v2.Transform):
         turning = [family for family in self.families if type(family).swaps_sides is not Family.swaps_sides]
         single = not isinstance(image, Tensor) or plain(image).ndim == 3
         return single and any(family.swaps_sides(params) for family in turning)
-
-    # -- inside ----------------------------------------------------------------------------------------------------------
 
     def prepare(self, images: Any, strict: bool = True):
         batch, back = to_batch(images, self.in_channels, self.normalization, strict)

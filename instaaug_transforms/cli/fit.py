@@ -18,7 +18,7 @@ from ..learning import EntropyController, FitConfig, FitResult
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
 from ..learning.losses import PerViewLoss, cross_entropy
-from ..predictors import ConvPredictor, FeaturesPredictor
+from ..predictors import ConvPredictor, FeaturesPredictor, PatchPredictor
 from ..tta import views_nll
 from ..utils import distributed
 from ..utils.errors import InstaAugError
@@ -31,6 +31,7 @@ from .outputs import check_file, check_folder
 from .own_code import named, nuisance_of
 
 Bands = dict[str, tuple[float, float]]
+COPIES = {"patches": PatchPredictor, "conv": ConvPredictor}  # what looks at a copy, of a size that may be chosen
 
 
 class Fitted(NamedTuple):
@@ -75,12 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--predictor",
-        default="conv",
-        help="φ: conv, a small network on a small copy of the image, features, heads on the classifier's features, or another "
-        "by name (%(default)s)",
+        default="patches",
+        help="φ: patches or conv, a small and a larger network on a small copy of the image, features, heads on the classifier's "
+        "features, or another by name (%(default)s)",
     )
     group.add_argument(
-        "--phi-size", type=positive_int, help="side of the copy that φ looks at, pixels (64; features: --img-size)"
+        "--phi-size",
+        type=positive_int,
+        help="side of the copy that φ looks at, pixels (patches: 32; conv: 64; features: --img-size)",
     )
     group.add_argument(
         "--loss", help="pkg.mod:function or file.py:function, (logits, labels) to a loss per view (cross-entropy)"
@@ -90,7 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="FAMILY=LOW,HIGH",
-        help="bands of mean entropy: crop in fractions of log A, others in nats; of several of one family, each is fitted "
+        help="bands of mean entropy: tables of candidates in fractions of log A, ranges in nats; of several of one family, each is fitted "
         "and the one with the lowest held-out NLL of --choose-views averaged views is kept",
     )
     group.add_argument(
@@ -231,8 +234,8 @@ def make(arguments: argparse.Namespace, classifier: torch.nn.Module) -> LearnedA
     predictor = arguments.predictor
     if predictor == "features":
         predictor = FeaturesPredictor(classifier, arguments.phi_size or arguments.img_size)
-    elif predictor == "conv":
-        predictor = ConvPredictor(arguments.phi_size or 64)
+    elif arguments.phi_size and predictor in COPIES:
+        predictor = COPIES[predictor](arguments.phi_size)
     return LearnedAugment(families, in_channels=arguments.in_chans, predictor=predictor).to(arguments.device)
 
 

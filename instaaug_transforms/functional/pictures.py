@@ -40,6 +40,7 @@ def cut(
     image: Image.Image,
     params: AugmentParams,
     families: Sequence[Transformation],
+    channels: int,
     output_size: tuple[int, int] | None,
     mode: str,
 ) -> Image.Image | None:
@@ -49,7 +50,11 @@ def cut(
 
     Returns:
         The view; None where more is asked for.
+
+    Raises:
+        InstaAugError: an image of another mode than that of so many ``channels``.
     """
+    check_mode(image, channels)
     acting = [family for family in families if family.fields[0] in params]
     if mode != "bilinear" or image.mode not in CUT or any(family.stage != "geometry" for family in acting):
         return None

@@ -26,10 +26,10 @@ class FitConfig:
         objective: of mean loss − λ·entropy: ``"paper"``, candidates exact by the loss table; ``"sampled"``, without a
             table, for candidates too many to enumerate, by the score function of ``views`` samples.
         epochs, batch_size, lr, weight_decay: of AdamW; the rate climbs for a tenth of the steps, then follows a cosine to zero.
-        views: sampled views per image and step, where a family besides crop is learned; two or more are each other's
+        views: sampled views per image and step, where a range is learned; two or more are each other's
             baseline in ``"sampled"``.
         patience: epochs inside the band without a better held-out objective before it stops.
-        val_views: sampled views per held-out image, where a family besides crop is learned.
+        val_views: sampled views per held-out image, where a range is learned.
         amp: bfloat16 autocast in the classifier.
         table_batch_size: views per forward of the classifier.
         nuisance_draws: disturbed copies per image, where there is a nuisance.

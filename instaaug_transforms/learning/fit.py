@@ -133,7 +133,7 @@ def fit(
         settings = _settings(config, alone, len(prepared))
         learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)
         result = _best_of(settings, order, *learning)
-        summary = do_no_harm(aug, held, candidates, order) if report else None
+        summary = do_no_harm(aug, held, candidates, order, None if own else prepared) if report else None
         if summary and own and undo is None:
             summary.notes.append(
                 "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="

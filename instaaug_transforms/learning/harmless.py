@@ -1,10 +1,11 @@
 """Do no harm: how far the image may move φ, and which views to average, by held-out images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,12 +16,12 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
 from .prepared import Prepared
+from .recommendation import recommend
 from .report import HeldOutArm, HeldOutReport
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 N_VIEWS = (1, 2, 4, 10)
 TILTS = (0.1, 0.5, 2.0)  # nats a place in the best input-free order counts
-MATERIAL = 1e-3  # nats; less is rounding
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 MOST_ROWS = 20_000  # that a search for input-free views reads
 CHUNK = 256
@@ -129,7 +130,9 @@ def table_of(data: Prepared, rows: Tensor | None = None) -> Tensor:
     return torch.cat([data.losses(part).cpu() for part in rows.split(CHUNK)])
 
 
-def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams, order: list[int]) -> HeldOutReport:
+def do_no_harm(
+    aug: LearnedAugment, held: Prepared, candidates: AugmentParams, order: list[int], train: Prepared | None = None
+) -> HeldOutReport:
     """Shrink φ as far as held-out images ask for, and compare; ``aug`` is changed in place.
 
     Args:
@@ -137,12 +140,13 @@ def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams, o
         held: with the logits of every candidate.
         candidates: ``(V,)`` parameters, the transform's own first.
         order: what `policy_order` gave.
+        train: what φ learned from, where its table holds losses of the labels.
     """
     with torch.no_grad():
         scores = HeldOut(held)
         _shrink(aug, held, scores, order)
         log_p = joint(aug, held)
-        arms, ours, notes = _arms(aug, scores, log_p, candidates), [], []
+        arms, ours, notes = _arms(aug, scores, log_p, candidates, order, train), [], []
         look = isinstance(aug.predictor, FeaturesPredictor)
         for k in _ks(log_p.shape[1]):
             ours.append(_ours(scores, log_p, k, look, order))
@@ -173,37 +177,6 @@ def joint(aug: LearnedAugment, held: Prepared) -> Tensor:
         parts.append(product.log_p(AugmentDistribution(aug.families, raw).parts).cpu())
     predictor.train(training)
     return torch.cat(parts)
-
-
-def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
-    """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
-
-    Decided by NLL, which tells arms apart with a tenth of the images that accuracy needs. An arm comes into question if its
-    NLL is lower than that of one plain view by two standard errors of their paired difference, and its accuracy not lower by
-    one. Of those, the cheapest is taken whose NLL is within two standard errors of the lowest, and at equal cost what does not
-    look at the image. ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
-    """
-    single, able = arms[0], []
-    for arm in arms[1:]:
-        saving, spread = _paired(single.nll, arm.nll)
-        gain, error = _paired(arm.correct, single.correct)
-        if arm.setting is not None and saving > max(2 * spread, MATERIAL) and gain >= -error:
-            able.append(arm)
-    if not able:
-        return single
-    best = min(able, key=lambda arm: arm.nll.mean())
-
-    def close(arm: HeldOutArm) -> bool:
-        loss, error = _paired(arm.nll, best.nll)
-        return loss <= 2 * error
-
-    return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
-
-
-def _paired(first: Any, second: Any) -> tuple[float, float]:
-    """Mean difference first − second, and its standard error."""
-    difference = first.astype(float) - second.astype(float)
-    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
 
 
 def _ks(columns: int) -> list[int]:
@@ -262,11 +235,20 @@ def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool, order: list[int]) 
     return scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting)
 
 
-def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: AugmentParams) -> list[HeldOutArm]:
-    """One view, what does not look at the image, and what looks at everything."""
+def _arms(
+    aug: LearnedAugment,
+    scores: HeldOut,
+    log_p: Tensor,
+    candidates: AugmentParams,
+    known: list[int],
+    train: Prepared | None,
+) -> list[HeldOutArm]:
+    """One view, what does not look at the image, and what looks at everything; ``known`` is the order of `policy_order`."""
     n, columns = scores.n, log_p.shape[1]
+    more = {} if train is None else _on_train(train, _ks(columns))
     zero = torch.zeros(n, 1, dtype=torch.long)
-    arms = [scores.arm("one view", 1, 1, scores.average(zero), {"n_views": 1, "policy": _policy(candidates, [0])})]
+    setting = {"n_views": 1, "policy": _policy(candidates, [0])}
+    arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
     losses = scores.losses
     order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
     halves = order[: n // 2], order[n // 2 :]
@@ -280,13 +262,16 @@ def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: Augme
         for half, policy in zip(halves, policies, strict=True):
             views[half] = torch.tensor(policy[:k])
         setting = {"n_views": k, "policy": _policy(candidates, everywhere[:k])}
-        rivals = [scores.arm("best input-free", k, k, scores.average(views), setting)]
-        rivals.append(scores.arm("best input-free", k, k, scores.average(shuffled.topk(k, 1).indices), setting))
+        searched = scores.arm("best input-free", k, k, scores.average(views), setting)
+        if len(known) >= k:  # fewer views to choose from, and many times as many images to choose on
+            views = torch.tensor(known[:k]).expand(n, -1)
+            setting = {"n_views": k, "policy": _policy(candidates, known[:k])}
+            other = scores.arm("best input-free", k, k, scores.average(views), setting)
+            searched = min(searched, replace(other, more=more.get(k)), key=lambda arm: arm.nll.mean())
         # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
-        best = max(rivals, key=lambda arm: (arm.correct.mean(), -arm.nll.mean()))
-        arms.append(best if best is rivals[0] else _shown(best, "best input-free (ours, shuffled)"))
-        if best is not rivals[0]:
-            arms.append(_shown(rivals[0], "best input-free", setting))
+        rival = scores.arm("best input-free (ours, shuffled)", k, k, scores.average(shuffled.topk(k, 1).indices))
+        better = max(searched, rival, key=lambda arm: (arm.correct.mean(), -arm.nll.mean())) is rival
+        arms += [rival, searched] if better else [searched]
     if columns > 1:
         every = torch.arange(columns).expand(n, -1)
         setting = {"n_views": columns, "policy": _policy(candidates, list(range(columns)))} if columns <= 16 else None
@@ -296,8 +281,26 @@ def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: Augme
     return arms
 
 
-def _shown(arm: HeldOutArm, name: str, setting: dict[str, Any] | None = None) -> HeldOutArm:
-    return HeldOutArm(name, arm.n_views, arm.cost, arm.correct, arm.nll, setting)
+def _on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
+    """NLL per image that φ learned from, a mean over its copies: of one view (key 0), and of the best ``k`` fixed views, searched
+    on the other half of the images."""
+    n, draws = len(train.images), train.draws
+    images = torch.arange(n)[:: max(1, len(train) // MOST_ROWS)]
+    rows = (images[:, None] * draws + torch.arange(draws)).flatten()
+    losses = table_of(train, rows)
+    weights = torch.ones(draws) if train.weights is None else train.weights
+    halves = torch.arange(len(images)).repeat_interleave(draws) % 2
+    most = min(max(ks), losses.shape[1])
+    policies = [greedy(losses[halves != half], most, again=False) for half in (0, 1)] if len(images) > 1 else [[0], [0]]
+
+    def nll(k: int) -> np.ndarray:
+        parts = torch.empty(len(losses))
+        for half, policy in enumerate(policies):
+            mine = losses[halves == half][:, policy[:k] if k else [0]]
+            parts[halves == half] = math.log(mine.shape[1]) - torch.logsumexp(-mine, 1)
+        return (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy()
+
+    return {k: nll(k) for k in (0, *ks) if k <= most}
 
 
 def _policy(candidates: AugmentParams, columns: list[int]) -> dict[str, list[float]]:

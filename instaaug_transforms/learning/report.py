@@ -18,6 +18,7 @@ class HeldOutArm:
         cost: forwards of the classifier per image, φ's own look included.
         correct, nll: ``(R,)`` per held-out copy; nll after one temperature per arm.
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
+        more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """
 
     name: str
@@ -26,6 +27,7 @@ class HeldOutArm:
     correct: np.ndarray = field(repr=False)
     nll: np.ndarray = field(repr=False)
     setting: dict[str, Any] | None = None
+    more: np.ndarray | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """JSON values: accuracy in percent, NLL in nats."""

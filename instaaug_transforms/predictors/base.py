@@ -96,11 +96,12 @@ class Predictor(nn.Module):
         return self.decode(*self.encode(images))
 
     def multiplications(self, side: int = 64) -> int:
-        """How many multiplications a look at one image of ``side`` × ``side`` pixels takes, heads included."""
+        """How many multiplications a look at one image of ``side`` × ``side`` pixels takes, heads included, copies not."""
         from torch.utils.flop_counter import FlopCounterMode
 
         weight = next(self.parameters())
-        blank = torch.zeros(1, self.in_channels, side, side, device=weight.device)
+        dtype = torch.uint8 if self.takes_bytes else torch.float32
+        blank = torch.zeros(1, self.in_channels, side, side, dtype=dtype, device=weight.device)
         with FlopCounterMode(display=False) as counter, evaluating(self), torch.no_grad():
             self(blank)
         return counter.get_total_flops() // 2  # an addition goes with each

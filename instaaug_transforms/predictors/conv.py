@@ -1,4 +1,4 @@
-"""An invariance module φ that looks at a small copy of the image."""
+"""An invariance module φ of convolutions over a small copy of the image, and how copies are made."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -15,7 +15,6 @@ from .base import Predictor, register_predictor
 
 SUMMARY_GRID = 4
 SUMMARY_CHANNELS = 16
-MAP = 8  # side of the map of patches
 CHUNK = 32  # images at a time on the CPU
 
 
@@ -25,34 +24,30 @@ class ConvPredictor(Predictor):
 
     It looks at an antialiased copy of ``image_size`` × ``image_size`` pixels whatever the image's size, so a module
     trained on small images serves large ones. GroupNorm and not BatchNorm: what an image gets must not depend on the
-    rest of its batch, in training as in evaluation.
+    rest of its batch, in training as in evaluation. `PatchPredictor` takes a quarter of the multiplications.
 
     Args:
         image_size: side of the copy, pixels; a multiple of 16.
         width: channels of the first layer, a multiple of 4; the others have twice as many.
-        patches: one convolution of patches straight to an 8 × 8 map of the wider layer, in place of two strided ones: at 32
-            pixels a quarter of the multiplications, see `multiplications`.
     """
 
     takes_bytes = True
 
-    def __init__(self, image_size: int = 64, width: int = 32, patches: bool = False) -> None:
+    def __init__(self, image_size: int = 64, width: int = 32) -> None:
         super().__init__()
         for name, value, step in (("image_size", image_size, 16), ("width", width, 4)):
             # The limit keeps a damaged file from asking for all of the memory.
             if not isinstance(value, int) or not step <= value <= 1024 or value % step:
                 raise InstaAugError(f"{name} of the predictor must be a multiple of {step} up to 1024, got {value!r}")
-        self.image_size, self.width, self.patches = image_size, width, bool(patches)
+        self.image_size, self.width = image_size, width
 
     def _build(self, families: Sequence[Family]) -> None:
         in_channels, width = self.in_channels, self.width
         wide = 2 * width
-        side = self.image_size // MAP if self.patches else 4
-        first = nn.Conv2d(in_channels, wide if self.patches else width, side, stride=side)
-        rest = [nn.GroupNorm(4, first.out_channels), nn.ReLU(inplace=True)]
-        if not self.patches:
-            rest += [nn.Conv2d(width, wide, 3, stride=2, padding=1), nn.GroupNorm(4, wide), nn.ReLU(inplace=True)]
-        self.trunk = nn.Sequential(first, *rest)
+        self.trunk = nn.Sequential(
+            *(nn.Conv2d(in_channels, width, 4, stride=4), nn.GroupNorm(4, width), nn.ReLU(inplace=True)),
+            *(nn.Conv2d(width, wide, 3, stride=2, padding=1), nn.GroupNorm(4, wide), nn.ReLU(inplace=True)),
+        )
         self.mix = nn.Sequential(
             nn.Conv2d(wide, wide, 5, padding=2, groups=wide), nn.Conv2d(wide, wide, 1), nn.ReLU(inplace=True)
         )
@@ -62,7 +57,7 @@ class ConvPredictor(Predictor):
         super()._build(families)
 
     def spec(self) -> FeatureSpec:
-        side = MAP if self.patches else self.image_size // 8
+        side = self.image_size // 8
         return FeatureSpec(2 * self.width, (side, side), SUMMARY_CHANNELS * SUMMARY_GRID**2)
 
     def encode(self, images: Tensor) -> tuple[Tensor, ...]:

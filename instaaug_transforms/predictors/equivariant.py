@@ -115,7 +115,7 @@ class EquivariantPredictor(Predictor):
     the default sizes, 0.2 million weights. The features turn with the image; heads are free to tell the turns apart.
 
     Args:
-        image_size: side of the copy that φ looks at, pixels; a multiple of 16.
+        image_size: side of the copy that φ looks at, pixels; a multiple of 64.
         channels: of the maps at 1/4, 1/8 and 1/16 of that side, multiples of 8.
         blocks: residual blocks at each of them.
     """

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.harmless import recommend
+from instaaug_transforms.learning.recommendation import recommend
 from instaaug_transforms.learning.report import HeldOutArm
 from instaaug_transforms.tta import arms
 from instaaug_transforms.tta.calibration import best_temperature

@@ -1,0 +1,50 @@
+"""Which of several ways of predicting to use, one plain view included."""
+
+import math
+
+import numpy as np
+
+from .report import HeldOutArm
+
+MATERIAL = 1e-3  # nats; less is rounding
+
+
+def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
+    """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
+
+    Decided by NLL, which tells arms apart with a tenth of the images that accuracy needs. An arm comes into question if its
+    NLL is lower than that of one plain view by two standard errors of their paired difference — on held-out images, or on
+    these and all that φ learned from, for an arm that looks at none — and its accuracy not lower by one. Of those, the cheapest
+    is taken whose NLL is within one standard error of the lowest, and at equal cost what does not look at the image.
+    ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
+    """
+    single, able = arms[0], []
+    for arm in arms[1:]:
+        saving, spread = _paired(single.nll, arm.nll)
+        in_all, spread_in_all = _paired(*_with_more(single, arm))
+        gain, error = _paired(arm.correct, single.correct)
+        sure = saving > 2 * spread or in_all > 2 * spread_in_all
+        if arm.setting is not None and sure and saving > MATERIAL and gain >= -error:
+            able.append(arm)
+    if not able:
+        return single
+    best = min(able, key=lambda arm: arm.nll.mean())
+
+    def close(arm: HeldOutArm) -> bool:
+        loss, error = _paired(*_with_more(arm, best))
+        return loss <= error
+
+    return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
+
+
+def _with_more(*arms: HeldOutArm) -> list[np.ndarray]:
+    """NLL of each on all images that both were scored on."""
+    if any(arm.more is None for arm in arms):
+        return [arm.nll for arm in arms]
+    return [np.concatenate([arm.nll, arm.more]) for arm in arms]
+
+
+def _paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Mean difference first − second, and its standard error."""
+    difference = first.astype(float) - second.astype(float)
+    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
