@@ -58,6 +58,10 @@ def main() -> None:
     parser.add_argument(
         "--probability", type=float, default=1.0, help="that a photograph is disturbed, in the fit (%(default)s)"
     )
+    parser.add_argument(
+        "--draws", type=int, default=1, help="disturbed copies of each photograph, in the fit (%(default)s)"
+    )
+    parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, help="keeps the table of losses")
     options = parser.parse_args()
@@ -74,7 +78,13 @@ def main() -> None:
         torch.manual_seed(seed)
         predictor = ia.FeaturesPredictor(classifier, side)
         aug = ia.LearnedAugment([family], predictor=predictor, output_size=side if options.undo == "framing" else None)
-        config = ia.FitConfig(nuisance_probability=options.probability, amp=True, table_batch_size=64, progress=False)
+        config = ia.FitConfig(
+            nuisance_probability=options.probability,
+            nuisance_draws=options.draws,
+            amp=options.amp,
+            table_batch_size=64,
+            progress=False,
+        )
         result = ia.fit(aug, classifier, data, nuisance=nuisance, labels=False, config=config, workdir=options.workdir)
         times = f"table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s"
         print(f"\nseed {seed}: {times}\n\n{result.report}\n", flush=True)
@@ -82,7 +92,7 @@ def main() -> None:
         named[f"recommended: {result.report.recommended.name}"] = result.report.recommended
         for condition, disturb in (("disturbed", Nuisance(nuisance, 1.0, 100)), ("as they are", None)):
             if condition not in seen:
-                seen[condition] = Answers(classifier, aug, val, disturb)
+                seen[condition] = Answers(classifier, aug, val, disturb, options.amp)
             looked = seen[condition].look(aug.eval())
             for name, arm in named.items():
                 if arm.setting is not None and (
@@ -107,8 +117,14 @@ class Answers:
     """A classifier's logits of candidate views of ``val``, each view looked at once, when an arm first asks for it."""
 
     def __init__(
-        self, classifier: torch.nn.Module, aug: ia.LearnedAugment, val: Images, disturb: Nuisance | None
+        self,
+        classifier: torch.nn.Module,
+        aug: ia.LearnedAugment,
+        val: Images,
+        disturb: Nuisance | None,
+        amp: bool = True,
     ) -> None:
+        self.amp = amp
         self.classifier, self.val, self.disturb = classifier, val, disturb
         self.views = with_extras(aug, CandidateProduct(aug.anchor_families).candidates())
         self.families = families_for(aug)
@@ -124,7 +140,7 @@ class Answers:
     @torch.no_grad()
     def look(self, aug: ia.LearnedAugment) -> AugmentDistribution:
         """What φ says of every image."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
             raw = [aug.predictor(images) for _, images in self.batches()]
         return AugmentDistribution(aug.families, {name: torch.cat([r[name].float() for r in raw]) for name in raw[0]})
 
@@ -164,7 +180,7 @@ class Answers:
             views = functional.apply(
                 images[row], params, self.families, self.aug.output_size, self.aug.fill, self.aug.interpolation
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
                 parts = views.contiguous(memory_format=torch.channels_last).split(64)
                 logits = torch.cat([self.classifier(part).float() for part in parts]).half()
             if self.logits is None:

@@ -14,9 +14,6 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2.functional import to_pil_image
 
 import instaaug_transforms as ia
-from instaaug_transforms import functional
-from instaaug_transforms.functional.warp import sampling_grid
-from instaaug_transforms.predictors.conv import CHUNK, shrink
 
 from ..conftest import make_lively
 
@@ -46,29 +43,6 @@ def grid_sample(images: Tensor) -> Callable[[], Tensor]:
 
     def call() -> Tensor:
         return F.grid_sample(images, F.affine_grid(theta, list(images.shape), align_corners=False), align_corners=False)
-
-    return call
-
-
-def floor(aug: ia.LearnedAugment, images: Tensor) -> Callable[[], None]:
-    """What cannot be left out of ``aug(images)``: φ's copy, its convolutions, and `grid_sample`, every input at hand."""
-    predictor, seen = aug.predictor, []
-    layers = [layer for layer in predictor.modules() if isinstance(layer, torch.nn.Conv2d)]
-    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: seen.append((layer, inputs[0]))) for layer in layers]
-    params = aug.distribution(images).sample()
-    for hook in hooks:
-        hook.remove()
-    first = predictor.trunk[0]  # its weights are used, it itself is not called
-    matrix = functional.geometry_matrix(aug.families, params, *images.shape[-2:])
-    grid = sampling_grid(matrix, images.shape[-2:])
-
-    @torch.no_grad()
-    def call() -> None:
-        for part in shrink(images, predictor.image_size).split(CHUNK):
-            first(part)
-        for layer, inputs in seen:
-            layer(inputs)
-        F.grid_sample(images, grid, align_corners=False)
 
     return call
 

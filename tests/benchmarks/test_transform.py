@@ -23,7 +23,6 @@ def test_crop_of_small_images(race, device):
         {
             work: lambda: aug(images),
             "its predictor alone": lambda: aug.predictor(images),
-            "its floor": rivals.floor(aug, images),
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(v2.RandomResizedCrop(64, antialias=True), images),
             batched: lambda crop=K.RandomResizedCrop((64, 64), p=1.0): crop(images),
@@ -32,7 +31,6 @@ def test_crop_of_small_images(race, device):
         [
             (work, work, tv, 0.8),
             (work, work, batched, 1.2),
-            (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
             (work + ": the predictor", "its predictor alone", tv, None),
             (work + ": apply", "its apply alone", tv, None),
         ],
@@ -59,7 +57,6 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
             work: lambda: aug(images),
             fast: lambda: compiled(images),
             "its predictor alone": lambda: aug.predictor(images),
-            "its floor": rivals.floor(aug, images),
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(rivals.torchvision_chain(224), images),
             batched: lambda chain=rivals.kornia_chain(224): chain(images),
@@ -70,7 +67,6 @@ def test_crop_rotate_and_colour_of_large_images(race, device):
             (fast, fast, batched, 0.6),
             (work, work, tv, 0.3),
             (work, work, batched, 0.6),
-            (work + ": copy for φ, its convolutions and `grid_sample` alone", "its floor", tv, None),
             (work + ": the predictor", "its predictor alone", tv, None),
             (work + ": apply", "its apply alone", tv, None),
         ],
@@ -83,17 +79,17 @@ def test_crop_of_one_pil_image(race, device, shape, side, bar):
         pytest.skip("PIL images are on the CPU")
     image = rivals.photograph(*shape)
     aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=side)
-    small = ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(32, 24, patches=True), output_size=side)
-    batch = aug.prepare(image)[0]
+    larger = ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(), output_size=side)
+    pixels = functional.pictures.pixels(image, 3)
     work, against = f"one PIL image, crop, {shape[0]}×{shape[1]} to {side} px", "torchvision RandomResizedCrop"
-    patches, alone = work + ", φ of patches", work + ": the predictor"
+    convolutions, alone = work + ", φ of convolutions", work + ": the predictor"
     calls = {
         work: lambda: aug(image),
-        patches: lambda small=small.eval().requires_grad_(False): small(image),
-        alone: torch.inference_mode()(lambda: aug.predictor(batch)),
+        convolutions: lambda larger=larger.eval().requires_grad_(False): larger(image),
+        alone: torch.inference_mode()(lambda: aug.predictor(pixels)),
         against: lambda crop=v2.RandomResizedCrop(side, antialias=True): crop(image),
     }
-    race(calls, 200, [(work, work, against, bar), (patches, patches, against, bar), (alone, alone, against, None)])
+    race(calls, 200, [(work, work, against, bar), *((name, name, against, None) for name in (convolutions, alone))])
 
 
 def test_data_loader(race, device, tmp_path):
