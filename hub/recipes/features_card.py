@@ -9,6 +9,7 @@ anywhere in a frame of its own blurred colours, twice the classifier's side (all
 from pathlib import Path
 
 import torch
+from int8 import Int8Copy
 from photographs import classifier_of, fitted_on, options_for, split_of
 from tabulate import tabulate
 from torch import Tensor
@@ -61,6 +62,9 @@ def main() -> None:
     parser.add_argument(
         "--draws", type=int, default=1, help="disturbed copies of each photograph, in the fit (%(default)s)"
     )
+    parser.add_argument(
+        "--int8", action="store_true", help="fit to an int8 copy, see int8.py; the report is the classifier's own"
+    )
     parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, help="keeps the table of losses")
@@ -71,6 +75,10 @@ def main() -> None:
     nuisance = Frame() if options.undo == "framing" else options.undo
     data = fitted_on(options)
     val = load(split_of(options, "val"), "val")
+    judge = classifier
+    if options.int8:
+        some = torch.stack([data[i][0].as_subclass(Tensor) for i in range(0, len(data), max(1, len(data) // 256))])
+        judge = Int8Copy(classifier, TF.resize(some, [side, side], antialias=True).float() / 255)
     # Named arms of every seed: whether each photograph of val is right.
     right: dict[str, list[Tensor]] = {}
     seen: dict[str, Answers] = {}
@@ -85,7 +93,7 @@ def main() -> None:
             table_batch_size=64,
             progress=False,
         )
-        result = ia.fit(aug, classifier, data, nuisance=nuisance, labels=False, config=config, workdir=options.workdir)
+        result = ia.fit(aug, judge, data, nuisance=nuisance, labels=False, config=config, workdir=options.workdir)
         times = f"table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s"
         print(f"\nseed {seed}: {times}\n\n{result.report}\n", flush=True)
         named = {f"{arm.name}, K = {arm.n_views}": arm for arm in result.report.arms if arm.n_views in N_VIEWS}

@@ -16,8 +16,17 @@ import torch
 import instaaug_transforms as ia
 from instaaug_transforms.families import CandidateProduct
 
-PRIOR = 0.75  # that a photograph is as it should be: chosen on held-out photographs, see the model cards
+PRIOR = 0.75  # that a photograph is as it should be: chosen on held-out photographs by prior.py
 SETTING = {"n_views": 2, "include_identity": False, "aggregate": "probability"}
+
+
+@torch.no_grad()
+def add_prior(aug: ia.LearnedAugment, prior: float, lit: float) -> None:
+    """Make "nothing was done" as likely as ``prior`` before φ looks; photos.py drew it as often as ``lit`` says."""
+    for family in aug.anchor_families:
+        drawn = (1 - lit) * (family.name == "light")
+        drawn += (1 - drawn) / family.n_candidates
+        aug.predictor.heads[family.name].out.bias[0] += math.log(prior / (1 - prior)) - math.log(drawn / (1 - drawn))
 
 
 def main() -> None:
@@ -25,6 +34,8 @@ def main() -> None:
     parser.add_argument("weights", type=Path)
     parser.add_argument("name")
     parser.add_argument("--families", nargs="+", required=True)
+    parser.add_argument("--lit", type=float, default=1.0, help="as of photos.py (%(default)s)")
+    parser.add_argument("--prior", type=float, default=PRIOR, help="(%(default)s)")
     options = parser.parse_args()
     learned = ia.LearnedAugment.from_pretrained(options.weights)
     aug = ia.LearnedAugment(options.families, predictor=ia.EquivariantPredictor())
@@ -32,15 +43,14 @@ def main() -> None:
     aug.load_state_dict(known)
     with torch.no_grad():
         for family in aug.anchor_families:
-            n, bias = family.n_candidates, aug.predictor.heads[family.name].out.bias
             head = aug.predictor.heads[family.name]
             if not head.out.weight.any():  # turns alone are told from the summary; what is not used packs to nothing
                 for unused in (head.reduce, head.local, head.context):
                     unused.weight.zero_()
-            bias[0] += math.log(PRIOR / (1 - PRIOR)) + math.log(n - 1)
+    add_prior(aug, options.prior, options.lit)
     aug.recommended = {"recommended": {"arm": "ours", **SETTING}}
     columns = CandidateProduct(aug.anchor_families).n_candidates
-    aug.half().save(f"{options.name}.safetensors", candidates=columns, prior=PRIOR)
+    aug.half().save(f"{options.name}.safetensors", candidates=columns, prior=options.prior)
 
 
 if __name__ == "__main__":
