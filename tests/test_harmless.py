@@ -54,6 +54,28 @@ def test_a_deployed_model_answers_as_the_report_says(fitted):
         assert (correct == arm.correct).mean() > 0.98, (arm.name, arm.n_views)  # ties may fall either way
 
 
+def test_zooms_and_mirror_images_are_scored_as_they_are_deployed():
+    """The transform turns and no more, the classifier wants mirror images: the report must see what they give."""
+    torch.set_num_threads(1)
+
+    class Corners(nn.Module):
+        """Four classes by the brightest quarter; no turn takes every quarter to its mirror image."""
+
+        def forward(self, x):
+            return 4 * nn.functional.adaptive_avg_pool2d(x.mean(1), 2).flatten(1)
+
+    corner = torch.arange(80) % 4
+    images = torch.rand(80, 3, 16, 16) * 0.2
+    images += 0.8 * nn.functional.one_hot(corner, 4).reshape(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    labels = corner + 1 - 2 * (corner % 2)
+    aug = ia.LearnedAugment(["turn"])
+    config = ia.FitConfig(max_steps=5, held_out=0.5, progress=False)
+    recommended = ia.fit(aug, Corners(), (images, labels), config=config).report.recommended
+    assert (recommended.name, recommended.n_views) == ("best input-free", 1) and recommended.correct.all()
+    model = ia.TTAModel.recommended(Corners(), aug)
+    torch.testing.assert_close(model(images).softmax(1), Corners()(images.flip(-1)).softmax(1))
+
+
 def test_view_offsets_are_kept_with_the_weights(fitted, tmp_path):
     aug, result, (images, _) = fitted
     tilted = ia.TTAModel(Reader(), aug, 3, include_identity=False, view_offsets=[100.0 * a for a in range(60)])

@@ -6,12 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import functional
 from ..augment import LearnedAugment
 from ..engine.data import load
 from ..engine.rows import compute_rows
 from ..families import CandidateProduct
 from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
+from ..tta.arms import families_for
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from .losses import PerViewLoss, cross_entropy, describe_loss
@@ -23,7 +25,8 @@ class Viewer:
     Args:
         aug: its families, output size, fill and interpolation make the views.
         classifier: images in [0, 1] to outputs, in eval mode.
-        views: ``(V,)`` parameters, the same for all images; every combination of ``aug``'s candidates by default.
+        views: ``(V,)`` parameters, the same for all images; every combination of ``aug``'s candidates by default. Crops
+            and rotations act too where ``aug`` has neither.
         amp: bfloat16 autocast.
     """
 
@@ -33,6 +36,9 @@ class Viewer:
         self.aug, self.classifier, self.amp = aug, classifier, amp
         self.views = CandidateProduct(aug.anchor_families).candidates() if views is None else views
         self.views = self.views.to(aug.device)
+        own = {field for family in aug.families for field in family.fields}
+        # Zooms and mirror images, say, beside a transform that only turns: the families act that act in a `TTAModel`.
+        self.families = None if set(self.views) <= own else families_for(aug)
 
     def __len__(self) -> int:
         return self.views.batch_shape[0]
@@ -40,7 +46,12 @@ class Viewer:
     def outputs(self, images: Tensor, view: int) -> Tensor:
         """The classifier's outputs of ``(B, C, H, W)`` images through one view."""
         params = self.views.map(lambda field: field[view].expand(len(images)))
-        return self._run(self.aug.apply(images, params))
+        aug = self.aug
+        if self.families is None:
+            return self._run(aug.apply(images, params))
+        return self._run(
+            functional.apply(images, params, self.families, aug.output_size, aug.fill, aug.interpolation)
+        )
 
     def plain(self, images: Tensor) -> Tensor:
         """The classifier's outputs of the images themselves, at the size at which it sees the views."""
@@ -64,9 +75,9 @@ class Viewer:
         config = self.aug.config()
         kept = ("families", "output_size", "fill", "interpolation")
         views = {name: field.tolist() for name, field in self.views.items()}
-        return {"classifier": fingerprint(self.classifier), "views": views, "amp": self.amp} | {
-            name: config[name] for name in kept
-        }
+        about = {"classifier": fingerprint(self.classifier), "views": views, "amp": self.amp}
+        about |= {} if self.families is None else {"acting": [family.name for family in self.families]}
+        return about | {name: config[name] for name in kept}
 
 
 def build_loss_table(
