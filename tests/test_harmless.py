@@ -66,7 +66,9 @@ def test_zooms_and_mirror_images_are_scored_as_they_are_deployed():
 
     corner = torch.arange(80) % 4
     images = torch.rand(80, 3, 16, 16) * 0.2
-    images += 0.8 * nn.functional.one_hot(corner, 4).reshape(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images += 0.8 * nn.functional.one_hot(corner, 4).reshape(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(
+        8, 3
+    )
     labels = corner + 1 - 2 * (corner % 2)
     aug = ia.LearnedAugment(["turn"])
     config = ia.FitConfig(max_steps=5, held_out=0.5, progress=False)

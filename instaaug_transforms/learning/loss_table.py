@@ -49,9 +49,7 @@ class Viewer:
         aug = self.aug
         if self.families is None:
             return self._run(aug.apply(images, params))
-        return self._run(
-            functional.apply(images, params, self.families, aug.output_size, aug.fill, aug.interpolation)
-        )
+        return self._run(functional.apply(images, params, self.families, aug.output_size, aug.fill, aug.interpolation))
 
     def plain(self, images: Tensor) -> Tensor:
         """The classifier's outputs of the images themselves, at the size at which it sees the views."""
