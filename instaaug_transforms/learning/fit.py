@@ -21,6 +21,8 @@ from ..families import CandidateProduct
 from ..tta.arms import with_extras
 from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
+from ..utils.outputs import check_module
+from .answers import check_answers
 from .config import FitConfig, FitResult
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
@@ -81,9 +83,10 @@ def fit(
             ``outside``, ``seconds``, and per family ``entropy/crop``, ``val_entropy/crop``, ``lambda/crop``.
 
     Raises:
-        InstaAugError: unusable data, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
+        InstaAugError: unusable data, answers, labels, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
+    check_module(classifier)
     if next(aug.predictor.parameters()).dtype == torch.float16:
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
@@ -98,6 +101,8 @@ def fit(
     else:
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
     own = _fits_to_own_answers(labels, nuisance, train, loss)
+    if not own and val.targets is None:
+        raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
     if ranges or config.objective == "sampled":  # images are looked at again in every step
@@ -123,6 +128,8 @@ def fit(
     streamed = any(isinstance(part, StreamedImages) for part in (train, val))
     with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
         shared = (aug, classifier, loss, config)
+        if loss is cross_entropy:
+            check_answers(aug, classifier, {"train_data": train, "val_data": val})
         prepared = prepare(train, table, "table", *shared, views, undo, own, rows)
         held_views = candidates if alone else None
         held = prepare(val, val_table, "val_table", *shared, held_views, undo, own, rows, logits=report)

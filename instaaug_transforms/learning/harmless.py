@@ -40,12 +40,11 @@ class HeldOut:
         plain = held.rows["plain"].tensor().float()
         # Without labels: the classifier's own answers on the images as they were.
         answers = plain.softmax(-1)
+        soft = answers if targets is None else targets if targets.ndim == 2 else None
         images = torch.arange(self.n) // held.draws
-        self.right = (targets if self.labelled else answers.argmax(-1))[images]
-        self.target = torch.nn.functional.one_hot(self.right, answers.shape[-1]).float()
-        if not self.labelled:
-            self.target = answers[images]
-        self.classes = answers.shape[-1]
+        self.right = (targets if soft is None else soft.argmax(-1))[images]
+        self.classes, self.hard = answers.shape[-1], soft is None
+        self.target = torch.nn.functional.one_hot(self.right, self.classes).float() if self.hard else soft[images]
 
     def log_p(self, rows: Tensor, views: Tensor) -> Tensor:
         """Log-probabilities ``(B, K, C)`` of views ``(B, K)`` of copies ``(B,)``."""
@@ -81,7 +80,7 @@ class HeldOut:
 
     def average_nll(self, views: Tensor, weights: Tensor | None = None) -> float:
         """Mean cross-entropy, nats, of the target and what `average` gives."""
-        if not self.labelled:
+        if not self.hard:
             return -(self.average(views, weights) * self.target).sum(-1).mean().item()
         log_w = torch.zeros(views.shape) if weights is None else weights
         return -torch.logsumexp(log_w.log_softmax(1) - self.losses.gather(1, views), 1).mean().item()

@@ -16,6 +16,7 @@ from ..params import AugmentParams
 from ..tta.arms import families_for
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
+from ..utils.outputs import as_weights
 from .losses import PerViewLoss, cross_entropy, describe_loss
 
 
@@ -66,7 +67,7 @@ class Viewer:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            return self.classifier(images)
+            return self.classifier(as_weights(self.classifier, images))
 
     def about(self) -> dict[str, Any]:
         """What its answers depend on, as JSON values; the images apart."""

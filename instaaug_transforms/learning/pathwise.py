@@ -9,6 +9,7 @@ from ..augment import LearnedAugment
 from ..engine.data import LabelledImages
 from ..params import AugmentParams
 from ..utils import distributed
+from ..utils.outputs import as_weights
 from .losses import PerViewLoss
 
 
@@ -45,7 +46,7 @@ def view_losses(
         with torch.set_grad_enabled(bool(wanted)):
             views = aug.apply(images, some.replace(**leaves))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                outputs = classifier(views)
+                outputs = classifier(as_weights(classifier, views))
             value = loss(outputs, targets)
         losses[part] = value.detach().to(losses)
         if wanted:

@@ -11,6 +11,7 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
+from ..utils.outputs import check_logits, check_module
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
 from .views import ViewModel, load_setting, look
 
@@ -40,7 +41,8 @@ class TTAModel(ViewModel):
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
 
     Raises:
-        InstaAugError: an argument that is not one of these. When called: a classifier in training mode.
+        InstaAugError: an argument that is not one of these. When called: a classifier in training mode, or one that gives
+            something else than logits ``(B, classes)`` (any tensor will do for ``"mean_logit"``).
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TTAModel(ViewModel):
         policy: Mapping[str, Sequence[float]] | None = None,
         view_offsets: Sequence[float] | None = None,
     ) -> None:
+        check_module(classifier)
         choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets)
         super().__init__(classifier, aug, *choice)
         if aggregate not in AGGREGATIONS:
@@ -129,7 +132,10 @@ class TTAModel(ViewModel):
         # images, so that they are gone when the classifier needs the memory.
         layout = batch.contiguous(memory_format=torch.channels_last)
         views = back(self._views(torch.cat([layout] * n), others.flatten()))
-        logits = self.model(views).unflatten(0, (n, -1))
+        outputs = self.model(views)
+        # The mean of anything is a mean; all others are means of probabilities.
+        free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
+        logits = (outputs if free else check_logits(outputs)).unflatten(0, (n, -1))
         if known:
             logits = torch.cat([plain[None].to(logits), logits])
         return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
+from .outputs import check_module
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside; afterwards, also after an exception, every submodule is in the mode it was in before."""
+    check_module(model, "model")
     modes = {module: module.training for module in model.modules()}
     try:
         for module in modes:
