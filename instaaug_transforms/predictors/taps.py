@@ -89,7 +89,7 @@ def as_map(out: Tensor) -> Tensor:
 
 
 def _map_shape(out: object, batch: int) -> tuple[int, ...]:
-    """Shape of a module's output as a map of ``batch`` images; empty if it is none (the windows of a Swin, say)."""
+    """Shape of a module's output as a map of ``batch`` square images; empty if it is none (the windows of a Swin, say)."""
     if not isinstance(out, Tensor) or out.ndim not in (3, 4) or len(out) != batch:
         return ()
     if out.ndim == 3:
@@ -98,7 +98,8 @@ def _map_shape(out: object, batch: int) -> tuple[int, ...]:
         if side < 2 or out.shape[1] - side * side > 5:
             return ()
     shape = as_map(out).shape
-    return tuple(shape) if min(shape[-2:]) > 1 else ()
+    # Queries and keys (B, heads, N, d) are no map: of a square image a map is square.
+    return tuple(shape) if shape[-1] == shape[-2] > 1 else ()
 
 
 def _outputs(module: nn.Module) -> int:
