@@ -13,7 +13,7 @@ from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, policy_order, recommend
+from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, _ours, policy_order, recommend
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.report import HeldOutArm
 
@@ -136,6 +136,27 @@ def test_without_looking_sets_are_the_best_policys():
     constant = torch.randn(6).log_softmax(0).expand(200, -1)
     chosen = {tuple(way.views[0].tolist()) for way in _choices(constant, 2, order)}
     assert best in chosen and tuple(order[:2]) == best
+
+
+def test_weights_are_chosen_after_temperatures():
+    """φ is nearly always right and far too sure of it: all views alike know little, but are not punished for being bold."""
+    n, columns = 200, 4
+    one_hot = torch.nn.functional.one_hot
+    right, view = torch.arange(n) % 3, torch.arange(n) % columns
+    # Under one view the answer is right, under the others wrong, and sure; φ knows the view, but for a tenth of the images.
+    said = torch.where(torch.arange(columns) == view[:, None], right[:, None], right[:, None] + 1) % 3
+    logits = one_hot(said, 3)[:, None].float() * 40
+    rows = {
+        "plain": Rows(None, n, (3,), torch.float32, n, {}),
+        "logits": Rows(None, n, (1, columns, 3), torch.float32, n, {}),
+    }
+    rows["plain"].put(slice(0, n), logits[:, 0, 0])
+    rows["logits"].put(slice(0, n), logits)
+    held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), right), 1, rows, torch.device("cpu"))
+    log_p = (one_hot((view + (torch.arange(n) % 10 == 0)) % columns, columns) * 30.0).log_softmax(1)
+    ours = _ours(HeldOut(held), log_p, columns, False, list(range(columns)))
+    # Of all four views, weighted by φ or equally: nine in ten right, or none.
+    assert ours.setting["aggregate"] == "probability" and ours.correct.mean() == 0.9
 
 
 def arm(name, k, correct, nll, setting=True):

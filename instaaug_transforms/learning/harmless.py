@@ -254,11 +254,20 @@ def _mean_nll(scores: HeldOut, log_p: Tensor, order: list[int]) -> float:
 
 
 def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
-    """Our best way of choosing and weighting k views."""
-    best = min(_choices(log_p, k, order), key=lambda way: scores.average_nll(way.views, way.weights))
-    # φ's look at the classifier's features is a forward of its own, unless it is that of the image itself.
-    cost = k + (look and not best.setting["include_identity"])
-    return scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting)
+    """Our best way of choosing and weighting k views.
+
+    The best of equal weights and the best of φ's own meet after their temperatures: averages of many views are shy, those
+    that φ weighs are bold, and what the one or the other needs is no reason to choose it.
+    """
+    ways = _choices(log_p, k, order)
+    equal, weighted = [way for way in ways if way.weights is None], [way for way in ways if way.weights is not None]
+    arms = []
+    for some in filter(None, (equal, weighted)):
+        best = min(some, key=lambda way: scores.average_nll(way.views, way.weights))
+        # φ's look at the classifier's features is a forward of its own, unless it is that of the image itself.
+        cost = k + (look and not best.setting["include_identity"])
+        arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
+    return min(arms, key=lambda arm: arm.nll.mean())
 
 
 def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: AugmentParams) -> list[HeldOutArm]:
