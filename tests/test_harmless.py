@@ -18,6 +18,20 @@ from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.report import HeldOutArm
 
 
+class Corners(nn.Module):
+    """Four classes by the brightest quarter; no turn takes every quarter to its mirror image."""
+
+    def forward(self, x):
+        return 4 * nn.functional.adaptive_avg_pool2d(x.mean(1), 2).flatten(1)
+
+
+def corners(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images, and labels that `Corners` gives to their mirror images."""
+    corner = torch.arange(n) % 4
+    bright = nn.functional.one_hot(corner, 4).reshape(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return torch.rand(n, 3, 16, 16) * 0.2 + 0.8 * bright, corner + 1 - 2 * (corner % 2)
+
+
 class Reader(nn.Module):
     """Three classes by the brightness of left, top and blue: turns and lights change its answer."""
 
@@ -57,25 +71,43 @@ def test_a_deployed_model_answers_as_the_report_says(fitted):
 def test_zooms_and_mirror_images_are_scored_as_they_are_deployed():
     """The transform turns and no more, the classifier wants mirror images: the report must see what they give."""
     torch.set_num_threads(1)
-
-    class Corners(nn.Module):
-        """Four classes by the brightest quarter; no turn takes every quarter to its mirror image."""
-
-        def forward(self, x):
-            return 4 * nn.functional.adaptive_avg_pool2d(x.mean(1), 2).flatten(1)
-
-    corner = torch.arange(80) % 4
-    images = torch.rand(80, 3, 16, 16) * 0.2
-    images += 0.8 * nn.functional.one_hot(corner, 4).reshape(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(
-        8, 3
-    )
-    labels = corner + 1 - 2 * (corner % 2)
+    images, labels = corners(80)
     aug = ia.LearnedAugment(["turn"])
     config = ia.FitConfig(max_steps=5, held_out=0.5, progress=False)
     recommended = ia.fit(aug, Corners(), (images, labels), config=config).report.recommended
     assert (recommended.name, recommended.n_views) == ("best input-free", 1) and recommended.correct.all()
     model = ia.TTAModel.recommended(Corners(), aug)
     torch.testing.assert_close(model(images).softmax(1), Corners()(images.flip(-1)).softmax(1))
+
+
+@pytest.mark.parametrize("n", [1, 9, 10])
+def test_a_handful_of_images_recommends_nothing(n):
+    """Mirror images are right every time and plain ones never; with one image every such difference is a certainty."""
+    torch.set_num_threads(1)
+    aug, config = ia.LearnedAugment(["turn"]), ia.FitConfig(max_steps=1, progress=False)
+    report = ia.fit(aug, Corners(), corners(20), corners(n), config=config).report
+    few = n < 10
+    assert (report.recommended.name, aug.recommended["recommended"]["arm"]) == (
+        ("one view",) * 2 if few else ("best input-free",) * 2
+    )
+    assert (f"only {n} held-out images: too few to tell" in str(report)) == few
+
+
+def test_copies_of_an_image_are_one_witness():
+    """A nuisance that does nothing makes six equal copies: intervals, and what is recommended, are those of one."""
+    torch.set_num_threads(1)
+    images, labels = corners(40)
+    labels[::3] = 0
+    found = []
+    for draws in (1, 6):
+        config = ia.FitConfig(max_steps=1, nuisance_draws=draws, nuisance_probability=1, progress=False)
+        aug = ia.LearnedAugment(["turn"])
+        report = ia.fit(aug, Corners(), (images, labels), (images, labels), config, nuisance=nn.Identity()).report
+        found.append([row for row in report.rows() if row["arm"] != "ours" and "shuffled" not in row["arm"]])
+        assert all(arm.correct.shape == (40,) for arm in report.arms)
+    for one, six in zip(*found, strict=True):
+        assert one["arm"] == six["arm"]
+        assert list(six.values())[1:] == pytest.approx(list(one.values())[1:], abs=1e-3)
 
 
 def test_view_offsets_are_kept_with_the_weights(fitted, tmp_path):
@@ -189,7 +221,7 @@ def test_a_classifier_that_needs_no_help_is_left_alone():
     images = torch.rand(80, 3, 1, 1).expand(-1, -1, 16, 16).contiguous()
     labels = Reader()(images).argmax(1)
     aug = ia.LearnedAugment(["turn"])
-    result = ia.fit(aug, Reader(), (images, labels), config=ia.FitConfig(max_steps=5, progress=False))
+    result = ia.fit(aug, Reader(), (images, labels), config=ia.FitConfig(max_steps=5, held_out=0.5, progress=False))
     assert result.report.recommended.name == "one view" and "looking does not pay" in str(result.report)
     assert math.isclose(result.report.recommended.cost, 1)
 

@@ -23,6 +23,7 @@ TILTS = (0.1, 0.5, 2.0)  # nats a place in the best input-free order counts
 MATERIAL = 1e-3  # nats; less is rounding
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 MOST_ROWS = 20_000  # that a search for input-free views reads
+FEWEST = 10  # held-out images below which nothing but one view is recommended
 CHUNK = 256
 
 
@@ -94,6 +95,9 @@ class HeldOut:
         temperature = best_temperature(averaged, self.target)
         nll = -((averaged / temperature).log_softmax(-1) * self.target).sum(-1)
         correct = averaged.argmax(-1) == self.right
+        draws = self.held.draws
+        if draws > 1:  # copies of one image are no independent witnesses
+            nll, correct = (part.float().unflatten(0, (-1, draws)).mean(1) for part in (nll, correct))
         return HeldOutArm(name, k, cost, correct.numpy(), nll.numpy(), setting)
 
 
@@ -148,15 +152,20 @@ def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams, o
         arms = sorted([*arms, *ours], key=lambda arm: (arm.n_views, arm.cost, arm.name))
         single = next(arm for arm in arms if arm.name == "one view")
         arms = [single, *[arm for arm in arms if arm is not single]]
-        recommended = recommend(arms)
-        if recommended is single:
+        recommended, n = recommend(arms), len(held.images)
+        if n < FEWEST:
+            recommended = single
+            notes.append(
+                f"only {n} held-out images: too few to tell; give more, or FitConfig(held_out=0.5), or val_data"
+            )
+        elif recommended is single:
             notes.append(
                 "looking does not pay here: one plain view is as good as any average; use the classifier as it is"
             )
         elif recommended.name != "ours":
             notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
         against = "labels" if scores.labelled else "the classifier's own answers"
-        report = HeldOutReport(arms, recommended, len(held.images), against, notes)
+        report = HeldOutReport(arms, recommended, n, against, notes)
         aug.recommended = report.to_json()
         return report
 
@@ -276,13 +285,15 @@ def _arms(aug: LearnedAugment, scores: HeldOut, log_p: Tensor, candidates: Augme
     zero = torch.zeros(n, 1, dtype=torch.long)
     arms = [scores.arm("one view", 1, 1, scores.average(zero), {"n_views": 1, "policy": _policy(candidates, [0])})]
     losses = scores.losses
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    halves = order[: n // 2], order[n // 2 :]
+    draws = scores.held.draws
+    images = torch.randperm(n // draws, generator=torch.Generator().manual_seed(0))
+    order = (images[:, None] * draws + torch.arange(draws)).flatten()  # all copies of an image in one half
+    halves = order[: len(images) // 2 * draws], order[len(images) // 2 * draws :]
     most = max(_ks(columns))
     # Searched on one half and scored on the other: what was searched on the images it is scored on looks better than it is.
     policies = [greedy(losses[half if len(half) else order], most) for half in reversed(halves)]
     everywhere = greedy(losses, most)
-    shuffled = log_p[order.roll(1)][order.argsort()]
+    shuffled = log_p[order.roll(draws)][order.argsort()]
     for k in _ks(columns):
         views = torch.zeros(n, k, dtype=torch.long)
         for half, policy in zip(halves, policies, strict=True):
