@@ -105,3 +105,19 @@ def test_a_classifier_of_any_precision_is_fitted_to(data, families, kind):
     aug = ia.LearnedAugment(families)
     result = ia.fit(aug, Colours().to(kind), data, config=ia.FitConfig(epochs=1, max_steps=2, progress=False))
     assert result.best["loss"] == result.best["loss"]
+
+
+def test_turned_images_do_not_make_labels_wrong(data, caplog):
+    """Half of the images are turned, so that the sure classifier is worse than guessing there; as they are, it is right."""
+    images = torch.rand(40, 3, 8, 8) * 0.1
+    labels = torch.arange(40) % 3
+    images[torch.arange(40), labels, :4] += 0.8
+    images[torch.arange(40), (labels + 1) % 3, 4:] += 0.8  # what is below says another class
+    classifier = Colours(lambda logits: 4 * logits)
+    config = ia.FitConfig(max_steps=2, held_out=0.5, nuisance_probability=1, progress=False)
+    ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, labels), nuisance=["turn"], labels=True, config=config)
+    assert "labels" not in caplog.text
+    for given, said in (((labels + 1) % 3, "Check their order"), (torch.where(labels == 0, 1, labels), r"are right")):
+        caplog.clear()
+        ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, given), config=config)
+        assert said in caplog.text
