@@ -121,3 +121,18 @@ def test_turned_images_do_not_make_labels_wrong(data, caplog):
         caplog.clear()
         ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, given), config=config)
         assert said in caplog.text
+
+
+@pytest.mark.parametrize("families", [["turn"], ["rotate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        (nn.CrossEntropyLoss(), r"\(\)"),
+        (lambda outputs, targets: (outputs - targets[:, None]).square(), r"\(\d+, 3\)"),
+        (lambda outputs, targets: 1.0, "float"),
+    ],
+    ids=["mean", "per output", "number"],
+)
+def test_a_loss_that_is_not_per_view_is_refused(data, families, loss, given):
+    with pytest.raises(ia.InstaAugError, match=rf"loss: expected one loss per view, \(\d+,\), got {given}; use"):
+        ia.fit(ia.LearnedAugment(families), Colours(), data, loss=loss, config=CONFIG)

@@ -17,7 +17,7 @@ from ..tta.arms import families_for
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import as_weights
-from .losses import PerViewLoss, cross_entropy, describe_loss
+from .losses import PerViewLoss, cross_entropy, describe_loss, per_view
 
 
 class Viewer:
@@ -119,9 +119,8 @@ def build_loss_table(
     viewer = Viewer(aug, classifier, table.candidates(), amp)
 
     def compute(images: Tensor, targets: Tensor, _: slice) -> dict[str, Tensor]:
-        return {
-            "losses": torch.stack([loss(viewer.outputs(images, a), targets).float() for a in range(len(viewer))], 1)
-        }
+        kept = [per_view(loss, viewer.outputs(images, a), targets, len(images)) for a in range(len(viewer))]
+        return {"losses": torch.stack(kept, 1).float()}
 
     about = {} if folder is None else {**viewer.about(), "loss": describe_loss(loss), "images": source.fingerprint()}
     with frozen(classifier):

@@ -126,6 +126,12 @@ class InstaAugObjective(nn.Module):
         losses = self._checked(per_view, sample, "per_view")
         detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
         entropies = sample.distribution.entropies()
+        wanted = self.training and any(weight.requires_grad for weight in self.aug.predictor.parameters())
+        if wanted and torch.is_grad_enabled() and not any(h.requires_grad for h in entropies.values()):
+            raise InstaAugError(
+                "sample: it has no way back to φ, which would not learn; call aug.sample outside torch.no_grad() (or, where "
+                "nothing is to be learned, objective.eval())"
+            )
         means = distributed.all_reduce_mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
         if sample.enumerated:
             product = CandidateProduct(self.aug.anchor_families)

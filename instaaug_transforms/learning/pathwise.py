@@ -10,7 +10,7 @@ from ..engine.data import LabelledImages
 from ..params import AugmentParams
 from ..utils import distributed
 from ..utils.outputs import as_weights
-from .losses import PerViewLoss
+from .losses import PerViewLoss, per_view
 
 
 def view_losses(
@@ -47,7 +47,7 @@ def view_losses(
             views = aug.apply(images, some.replace(**leaves))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
                 outputs = classifier(as_weights(classifier, views))
-            value = loss(outputs, targets)
+            value = per_view(loss, outputs, targets, len(part))
         losses[part] = value.detach().to(losses)
         if wanted:
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()))
