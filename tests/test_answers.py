@@ -136,3 +136,33 @@ def test_turned_images_do_not_make_labels_wrong(data, caplog):
 def test_a_loss_that_is_not_per_view_is_refused(data, families, loss, given):
     with pytest.raises(ia.InstaAugError, match=rf"loss: expected one loss per view, \(\d+,\), got {given}; use"):
         ia.fit(ia.LearnedAugment(families), Colours(), data, loss=loss, config=CONFIG)
+
+
+class Segments(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(torch.cat([x, 1 - x], 1))
+
+
+SEGMENTATIONS = {
+    r"a tensor \(\d+, 1, 8, 8\); its softmax is 1 everywhere": lambda z: z[:, :1],
+    r"a tensor \(\d+, 6\); for classifiers": lambda z: z.mean((2, 3)),
+    "a tuple of 1; wrap it": lambda z: (z,),
+    "a dict of logits; wrap it": lambda z: {"logits": z},
+}
+
+
+@pytest.mark.parametrize("got", SEGMENTATIONS)
+def test_what_is_no_segmentation_is_refused(data, got):
+    with pytest.raises(ia.InstaAugError, match=rf"model: expected logits \(B, classes, h, w\), got {got}"):
+        ia.SegmentationTTA(Segments(SEGMENTATIONS[got]), ia.LearnedAugment(["turn"]), 2)(data[0])
+
+
+def test_one_channel_becomes_two_as_the_remedy_says(data):
+    """The softmax of (0, z) is the sigmoid of z; of a network that looks at single pixels, turned views say the same."""
+    two = Segments(lambda z: torch.cat([0 * z[:, :1], z[:, :1]], 1))
+    found = ia.SegmentationTTA(two, ia.LearnedAugment(["turn"]), 4)(data[0]).exp()
+    torch.testing.assert_close(found[:, 1], data[0][:, 0].sigmoid())

@@ -35,6 +35,24 @@ def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
     raise InstaAugError(f"{name}: expected logits (B, classes), got {_describe(outputs)}; {fix}")
 
 
+def check_maps(outputs: Any, name: str = "model") -> Tensor:
+    """``(B, classes, h, w)`` logits of two classes or more, as they came or as the entry ``"out"`` of a dictionary.
+
+    Raises:
+        InstaAugError: anything else; it says how to wrap the model.
+    """
+    maps = outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs
+    if isinstance(maps, Tensor) and maps.ndim == 4 and maps.shape[1] > 1:
+        return maps
+    if isinstance(maps, Tensor) and maps.ndim == 4:
+        fix = "its softmax is 1 everywhere; wrap it so that the background has logit 0: torch.cat([0 * z, z], 1)"
+    elif isinstance(maps, Tensor):
+        fix = "for classifiers there is TTAModel"
+    else:
+        fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
+    raise InstaAugError(f"{name}: expected logits (B, classes, h, w), got {_describe(maps)}; {fix}")
+
+
 def are_probabilities(outputs: Tensor) -> bool:
     """Whether every row of ``(B, classes)`` is a distribution: a softmax is inside the classifier."""
     outputs = outputs.detach().float()
