@@ -254,3 +254,25 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     arms = {arm.name: arm for arm in _arms(aug, HeldOut(held), log_p, aug.families[0].candidates()) if arm.n_views == 1}
     assert arms["best input-free (ours, shuffled)"].correct.all()
     assert arms["best input-free"].correct.mean() < 0.5
+
+
+def test_what_is_recommended_is_of_one_classifier_and_one_fit(tmp_path, caplog):
+    torch.set_num_threads(1)
+    data = corners(40)
+    aug, config = ia.LearnedAugment(["turn"]), ia.FitConfig(max_steps=1, held_out=0.5, progress=False)
+    one, other = (nn.Sequential(Corners(), nn.Linear(4, 4).eval()) for _ in range(2))
+    ia.fit(aug, one, data, config=config)
+    aug.save(tmp_path / "w.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "w.safetensors")
+    ia.TTAModel.recommended(one, again)
+    assert "another one" not in caplog.text
+    ia.TTAModel.recommended(other, again)
+    assert "found on held-out images of another one" in caplog.text
+    squared = lambda outputs, targets: (outputs - outputs.detach() + 1).square().mean(1)  # noqa: E731
+    ia.fit(again.requires_grad_(True), one, data, loss=squared, config=config)  # which has no report
+    objective = ia.InstaAugObjective(aug)
+    views, sample = aug.sample(data[0][:4])
+    objective(views.mean((1, 2, 3)), sample)
+    for changed in (again, aug):
+        with pytest.raises(ia.InstaAugError, match="nothing says which setting won"):
+            ia.TTAModel.recommended(one, changed)

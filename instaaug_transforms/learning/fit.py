@@ -20,6 +20,7 @@ from ..engine.rows import rows_in
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import check_module
 from .answers import check_answers
@@ -138,9 +139,12 @@ def fit(
             warn_about_data(prepared, held)
         order = policy_order(prepared) if alone else []
         settings = _settings(config, alone, len(prepared))
+        aug.recommended = None  # what another fit recommended is of another φ
         learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)
         result = _best_of(settings, order, *learning)
         summary = do_no_harm(aug, held, candidates, order) if report else None
+        if summary:
+            aug.recommended["classifier"] = fingerprint(classifier)
         if summary and own and undo is None:
             summary.notes.append(
                 "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="

@@ -143,6 +143,7 @@ class InstaAugObjective(nn.Module):
                     value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
         penalty = self.controller.penalty(entropies)
         if self.training and torch.is_grad_enabled():
+            self.aug.recommended = None  # of a φ that is no more
             self._latest = means[0] if credit is None else losses.detach().mean()
             with torch.no_grad():
                 self._information = sample.distribution.information()

@@ -1,5 +1,6 @@
 """Test-time augmentation: a classifier that averages over learned views of each image."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,12 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
 from ..utils.outputs import check_logits, check_module
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
 from .views import ViewModel, load_setting, look
+
+logger = logging.getLogger(__name__)
 
 
 class TTAModel(ViewModel):
@@ -90,6 +94,8 @@ class TTAModel(ViewModel):
             result: what `fit` gave back; by default what ``aug`` itself remembers.
             **overrides: other arguments, ``chunk_size`` say.
 
+        It is logged where ``aug`` was fitted to another classifier: what won there need not win here.
+
         Raises:
             InstaAugError: nothing is known of a recommended setting.
         """
@@ -98,6 +104,11 @@ class TTAModel(ViewModel):
             raise InstaAugError(
                 "aug: nothing says which setting won on held-out images: its fit had no report. Give n_views yourself, "
                 "TTAModel(classifier, aug, n_views=4), or choose one with `instaaug validate`"
+            )
+        if result is None and known.get("classifier") not in (None, fingerprint(classifier)):
+            logger.warning(
+                "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
+                "on this one first, by `instaaug validate`, or fit again"
             )
         return cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
 
