@@ -166,3 +166,28 @@ def test_one_channel_becomes_two_as_the_remedy_says(data):
     two = Segments(lambda z: torch.cat([0 * z[:, :1], z[:, :1]], 1))
     found = ia.SegmentationTTA(two, ia.LearnedAugment(["turn"]), 4)(data[0]).exp()
     torch.testing.assert_close(found[:, 1], data[0][:, 0].sigmoid())
+
+
+def test_what_is_measured_is_a_module_that_gives_a_tensor(data):
+    for answer, given in ((lambda z: {"logits": z}, "dict"), (lambda z: z[:, 0], r"a tensor \(\d+,\)")):
+        with pytest.raises(
+            ia.InstaAugError, match=rf"model: expected outputs \(B, classes\) as one tensor, got {given}; wrap"
+        ):
+            ia.measure_invariance(Colours(answer), data, progress=False)
+    with pytest.raises(ia.InstaAugError, match="model: expected a torch.nn.Module, got function"):
+        ia.measure_invariance(lambda images: images, data, progress=False)
+
+
+def test_a_printed_report_is_its_summary(data):
+    report = ia.measure_invariance(Colours(), data, progress=False)
+    assert str(report) == report.summary() and "| rotate" in str(report)
+
+
+def test_a_model_in_double_precision_is_measured(data):
+    rows = [
+        ia.measure_invariance(model, data, progress=False).summary_rows() for model in (Colours(), Colours().double())
+    ]
+    for single, double in zip(*rows, strict=True):
+        assert {
+            key: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for key, value in single.items()
+        } == double

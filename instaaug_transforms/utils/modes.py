@@ -30,6 +30,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
     Gradients still flow to the input. The state comes back after an exception too.
     """
+    check_module(model, "model")
     needs_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     with evaluating(model):
