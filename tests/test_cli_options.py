@@ -204,7 +204,9 @@ def test_classes_that_the_classifier_does_not_have(data, tmp_path, capsys, unrea
         "from tests.test_cli_options import Mean\ndef make():\n    return Mean(1000)\n"
     )
     given = command("fit", data, "--out", tmp_path / "o.safetensors", model=tmp_path / "thousand.py:make")
-    assert re.search("tells 1000 classes apart, .*train' names 3, so that labels need not mean", fails(capsys, given))
+    assert re.search(
+        "tells 1000 classes apart, .*train' names 3, so that labels need not mean.*or --no-labels", fails(capsys, given)
+    )
     (tmp_path / "two.py").write_text("from tests.test_cli_options import Mean\ndef make():\n    return Mean(2)\n")
     given = command("fit", data, "--out", tmp_path / "o.safetensors", model=tmp_path / "two.py:make")
     assert "tells 2 classes apart, but labels go up to 2" in fails(capsys, given)
@@ -214,7 +216,9 @@ def test_a_checkpoint_of_more_classes_than_folders(data, tmp_path, capsys, unrea
     torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), tmp_path / "m.pth")
     more = ["--checkpoint", tmp_path / "m.pth", "--out", tmp_path / "o.safetensors"]
     shown = fails(capsys, command("fit", data, *more, model="test_resnet"))
-    assert re.search(r"is \(9,\), not \(3,\).*made for the 3 classes of the folders: .* give --class-map", shown)
+    assert re.search(
+        r"is \(9,\), not \(3,\).*made for the 3 classes of the folders: .* give --class-map, or --no-labels", shown
+    )
 
 
 def test_class_map_changes_what_is_right(data, tmp_path, capsys):

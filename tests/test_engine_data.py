@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler
+from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.engine import hold_out, load
@@ -53,3 +55,55 @@ def test_what_is_held_out_is_not_fitted_on(streamed):
 def test_one_image_cannot_be_held_out():
     with pytest.raises(ia.InstaAugError, match="at least two images, got 1"):
         hold_out(load((torch.rand(1, 3, 4, 4), torch.zeros(1))), 0)
+
+
+class Pairs(list):
+    """No subclass of torch's Dataset: a length, and samples by index."""
+
+
+def samples(how, n=6):
+    images = torch.arange(n, dtype=torch.uint8).reshape(n, 1, 1, 1).expand(n, 3, 4, 4)
+    return Pairs(how(image, i) for i, image in enumerate(images))
+
+
+HOWS = {
+    "tensors": lambda image, i: (image, i),
+    "PIL": lambda image, i: (F.to_pil_image(image), i),
+    "arrays": lambda image, i: (image.permute(1, 2, 0).numpy(), i),
+    "Hugging Face": lambda image, i: {"image": F.to_pil_image(image), "label": i},
+    "CIFAR there": lambda image, i: {"img": F.to_pil_image(image), "fine_label": i, "coarse_label": 0},
+}
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_samples_come_in_many_forms(how):
+    images = load(samples(HOWS[how]))
+    batch, targets = images.batch(torch.tensor([4, 1]))
+    assert targets.tolist() == [4, 1] and (batch[:, :, 0, 0] * 255).tolist() == [[4.0] * 3, [1.0] * 3]
+    assert images.in_memory().images.dtype == torch.uint8
+
+
+def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
+    images = np.zeros((5, 3, 4, 4), np.uint8)
+    for labels in (np.arange(5), list(range(5)), torch.arange(5)):
+        assert load((images, labels)).targets.tolist() == [0, 1, 2, 3, 4]
+    assert load(images).targets is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (samples(lambda image, i: {"scan": image, "y": i}), "dictionaries of scan, y; call the image 'image'"),
+        (samples(lambda image, i: (i, image)), "got int for an image"),
+        (samples(lambda image, i: (image[None], i)), r"got a tensor \(1, 3, 4, 4\) for an image"),
+        (samples(lambda image, i: (image, f"class {i}")), "labels must be numbers, got list of str"),
+        ((torch.zeros(2, 3, 4, 4), ["cat", "dog"]), "targets must be a tensor of numbers, got list of str"),
+        ("photographs", r"got str; of a folder make torchvision.datasets.ImageFolder"),
+        ({"train": samples(HOWS["PIL"])}, r"got dict; give one of its splits"),
+        ((sample for sample in samples(HOWS["PIL"])), r"got generator; of what can only be iterated make a list"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else type(given).__name__,
+)
+def test_what_holds_no_images_says_what_would(data, message):
+    with pytest.raises(ia.InstaAugError, match=f"data: .*{message}"):
+        load(data, "data").batch(slice(0, 2))

@@ -50,5 +50,34 @@ def test_errors():
         Nuisance([3])
     with pytest.raises(ia.InstaAugError, match="at least one"):
         Nuisance([])
+    with pytest.raises(ia.InstaAugError, match="nuisance: unknown family 'tilt'; known are .*turn"):
+        Nuisance("tilt")
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda image: None, "made NoneType; it must give an image"),
+        (lambda image: image[None], r"made a tensor \(1, 3, 16, 16\)"),
+        (v2.Grayscale(1), r"made a tensor \(1, 16, 16\)"),
+        (v2.Normalize([0.5] * 3, [0.5] * 3), "gave values from -1 to 1; images stay in"),
+        (lambda image: image * 255, "gave values from 0 to 255"),
+        (lambda image: image * float("nan"), "gave values from nan to nan"),
+    ],
+)
+def test_a_transform_that_gives_no_image_is_refused(transform, message):
+    images = torch.rand(2, 3, 16, 16).sub(0.5).sign().clamp_min(0)  # black and white
+    with pytest.raises(ia.InstaAugError, match=f"nuisance: .*{message}"):
+        Nuisance(transform, 1.0)(images, torch.arange(2))
+
+
+def test_bytes_and_pil_images_are_images():
+    images = torch.randint(256, (2, 3, 16, 16)) / 255
+    for transform in (v2.ToDtype(torch.uint8, scale=True), v2.Compose([v2.ToPILImage(), v2.RandomVerticalFlip(1)])):
+        out = Nuisance(transform, 1.0)(images, torch.arange(2))
+        expected = images.flip(-2) if isinstance(transform, v2.Compose) else images
+        torch.testing.assert_close(out, expected, atol=1 / 255, rtol=0)
+    out = Nuisance(lambda image: image * 1.005, 1.0)(images, torch.arange(2))
+    torch.testing.assert_close(out, (images * 1.005).clamp(max=1))
     with pytest.raises(ia.InstaAugError, match="changes the size"):
         Nuisance(v2.Resize(8), 0.5)(torch.rand(40, 3, 16, 16), torch.arange(40))

@@ -77,6 +77,13 @@ def test_layers_are_found_in_timm_models(name, layer, channels):
     assert tapped.penultimate.ndim == 2 and tapped.logits.shape == (2, 7)
 
 
+def test_keys_of_an_attention_are_no_map():
+    """Few tokens: the normalised keys (B, heads, tokens, d) are larger than the map, and were taken for one."""
+    model = wrap(timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=64, qk_norm=True))
+    layer, classes = find_layer(model, torch.rand(2, 3, 64, 64))
+    assert Taps(model, layer, classes)(torch.rand(2, 3, 64, 64)).map.shape == (2, 192, 4, 4)  # 64/16
+
+
 def test_tokens_become_maps_in_reading_order():
     tokens = torch.arange(2 * 5 * 3.0).reshape(2, 5, 3)
     maps = as_map(tokens)  # the class token comes first

@@ -14,10 +14,24 @@ from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, _on_train, policy_order
+from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, _on_train, _ours, policy_order
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.recommendation import recommend
 from instaaug_transforms.learning.report import HeldOutArm
+
+
+class Corners(nn.Module):
+    """Four classes by the brightest quarter; no turn takes every quarter to its mirror image."""
+
+    def forward(self, x):
+        return 4 * nn.functional.adaptive_avg_pool2d(x.mean(1), 2).flatten(1)
+
+
+def corners(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images, and labels that `Corners` gives to their mirror images."""
+    corner = torch.arange(n) % 4
+    bright = nn.functional.one_hot(corner, 4).reshape(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    return torch.rand(n, 3, 16, 16) * 0.2 + 0.8 * bright, corner + 1 - 2 * (corner % 2)
 
 
 class Reader(nn.Module):
@@ -54,6 +68,48 @@ def test_a_deployed_model_answers_as_the_report_says(fitted):
         model = ia.TTAModel(Reader(), aug, **arm.setting)
         correct = (model(images).argmax(1) == labels).numpy()
         assert (correct == arm.correct).mean() > 0.98, (arm.name, arm.n_views)  # ties may fall either way
+
+
+def test_zooms_and_mirror_images_are_scored_as_they_are_deployed():
+    """The transform turns and no more, the classifier wants mirror images: the report must see what they give."""
+    torch.set_num_threads(1)
+    images, labels = corners(80)
+    aug = ia.LearnedAugment(["turn"])
+    config = ia.FitConfig(max_steps=5, held_out=0.5, progress=False)
+    recommended = ia.fit(aug, Corners(), (images, labels), config=config).report.recommended
+    assert (recommended.name, recommended.n_views) == ("best input-free", 1) and recommended.correct.all()
+    model = ia.TTAModel.recommended(Corners(), aug)
+    torch.testing.assert_close(model(images).softmax(1), Corners()(images.flip(-1)).softmax(1))
+
+
+@pytest.mark.parametrize("n", [1, 9, 10])
+def test_a_handful_of_images_recommends_nothing(n):
+    """Mirror images are right every time and plain ones never; with one image every such difference is a certainty."""
+    torch.set_num_threads(1)
+    aug, config = ia.LearnedAugment(["turn"]), ia.FitConfig(max_steps=1, progress=False)
+    report = ia.fit(aug, Corners(), corners(20), corners(n), config=config).report
+    few = n < 10
+    assert (report.recommended.name, aug.recommended["recommended"]["arm"]) == (
+        ("one view",) * 2 if few else ("best input-free",) * 2
+    )
+    assert (f"only {n} held-out images: too few to tell" in str(report)) == few
+
+
+def test_copies_of_an_image_are_one_witness():
+    """A nuisance that does nothing makes six equal copies: intervals, and what is recommended, are those of one."""
+    torch.set_num_threads(1)
+    images, labels = corners(40)
+    labels[::3] = 0
+    found = []
+    for draws in (1, 6):
+        config = ia.FitConfig(max_steps=1, nuisance_draws=draws, nuisance_probability=1, progress=False)
+        aug = ia.LearnedAugment(["turn"])
+        report = ia.fit(aug, Corners(), (images, labels), (images, labels), config, nuisance=nn.Identity()).report
+        found.append([row for row in report.rows() if row["arm"] != "ours" and "shuffled" not in row["arm"]])
+        assert all(arm.correct.shape == (40,) for arm in report.arms)
+    for one, six in zip(*found, strict=True):
+        assert one["arm"] == six["arm"]
+        assert list(six.values())[1:] == pytest.approx(list(one.values())[1:], abs=1e-3)
 
 
 def test_view_offsets_are_kept_with_the_weights(fitted, tmp_path):
@@ -114,6 +170,27 @@ def test_without_looking_sets_are_the_best_policys():
     constant = torch.randn(6).log_softmax(0).expand(200, -1)
     chosen = {tuple(way.views[0].tolist()) for way in _choices(constant, 2, order)}
     assert best in chosen and tuple(order[:2]) == best
+
+
+def test_weights_are_chosen_after_temperatures():
+    """φ is nearly always right and far too sure of it: all views alike know little, but are not punished for being bold."""
+    n, columns = 200, 4
+    one_hot = torch.nn.functional.one_hot
+    right, view = torch.arange(n) % 3, torch.arange(n) % columns
+    # Under one view the answer is right, under the others wrong, and sure; φ knows the view, but for a tenth of the images.
+    said = torch.where(torch.arange(columns) == view[:, None], right[:, None], right[:, None] + 1) % 3
+    logits = one_hot(said, 3)[:, None].float() * 40
+    rows = {
+        "plain": Rows(None, n, (3,), torch.float32, n, {}),
+        "logits": Rows(None, n, (1, columns, 3), torch.float32, n, {}),
+    }
+    rows["plain"].put(slice(0, n), logits[:, 0, 0])
+    rows["logits"].put(slice(0, n), logits)
+    held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), right), 1, rows, torch.device("cpu"))
+    log_p = (one_hot((view + (torch.arange(n) % 10 == 0)) % columns, columns) * 30.0).log_softmax(1)
+    ours = _ours(HeldOut(held), log_p, columns, False, list(range(columns)))
+    # Of all four views, weighted by φ or equally: nine in ten right, or none.
+    assert ours.setting["aggregate"] == "probability" and ours.correct.mean() == 0.9
 
 
 def arm(name, k, correct, nll, setting=True):
@@ -180,7 +257,7 @@ def test_a_classifier_that_needs_no_help_is_left_alone():
     images = torch.rand(80, 3, 1, 1).expand(-1, -1, 16, 16).contiguous()
     labels = Reader()(images).argmax(1)
     aug = ia.LearnedAugment(["turn"])
-    result = ia.fit(aug, Reader(), (images, labels), config=ia.FitConfig(max_steps=5, progress=False))
+    result = ia.fit(aug, Reader(), (images, labels), config=ia.FitConfig(max_steps=5, held_out=0.5, progress=False))
     assert result.report.recommended.name == "one view" and "looking does not pay" in str(result.report)
     assert math.isclose(result.report.recommended.cost, 1)
 
@@ -217,3 +294,25 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     }
     assert arms["best input-free (ours, shuffled)"].correct.all()
     assert arms["best input-free"].correct.mean() < 0.5
+
+
+def test_what_is_recommended_is_of_one_classifier_and_one_fit(tmp_path, caplog):
+    torch.set_num_threads(1)
+    data = corners(40)
+    aug, config = ia.LearnedAugment(["turn"]), ia.FitConfig(max_steps=1, held_out=0.5, progress=False)
+    one, other = (nn.Sequential(Corners(), nn.Linear(4, 4).eval()) for _ in range(2))
+    ia.fit(aug, one, data, config=config)
+    aug.save(tmp_path / "w.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "w.safetensors")
+    ia.TTAModel.recommended(one, again)
+    assert "another one" not in caplog.text
+    ia.TTAModel.recommended(other, again)
+    assert "found on held-out images of another one" in caplog.text
+    squared = lambda outputs, targets: (outputs - outputs.detach() + 1).square().mean(1)  # noqa: E731
+    ia.fit(again.requires_grad_(True), one, data, loss=squared, config=config)  # which has no report
+    objective = ia.InstaAugObjective(aug)
+    views, sample = aug.sample(data[0][:4])
+    objective(views.mean((1, 2, 3)), sample)
+    for changed in (again, aug):
+        with pytest.raises(ia.InstaAugError, match="nothing says which setting won"):
+            ia.TTAModel.recommended(one, changed)

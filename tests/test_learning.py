@@ -266,3 +266,16 @@ def test_the_table_looks_as_the_transform_does():
         assert torch.allclose(
             table[:, a], nn.functional.cross_entropy(model(seen), labels, reduction="none"), atol=1e-5
         )
+
+
+def test_views_without_a_way_back_are_refused():
+    objective = ia.InstaAugObjective(ia.LearnedAugment(["crop"]))
+    losses = torch.rand(4, requires_grad=True)
+    with torch.no_grad():
+        _, sample = objective.aug.sample(torch.rand(4, 3, 16, 16))
+    with pytest.raises(ia.InstaAugError, match=r"sample: it has no way back to φ.*torch.no_grad"):
+        objective(losses, sample)
+    objective.eval()(losses, sample).backward()
+    assert torch.equal(losses.grad, torch.full((4,), 0.25))
+    objective.train().aug.requires_grad_(False)  # a classifier that learns from views that stay as they are
+    objective(losses, sample)

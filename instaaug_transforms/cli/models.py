@@ -75,6 +75,7 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
                 raise
             raise InstaAugError(
                 f"{error}; the model was made for the {n_classes} classes of the folders: where it has others, give --class-map"
+                f"{_unlabelled(arguments)}"
             ) from error
     else:
         model = _call(named(arguments.model, "model"), arguments.model, n_classes)
@@ -111,8 +112,12 @@ def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders
         if arguments.num_classes is None and not folder.numbered and len(folder.classes) != n:
             raise InstaAugError(
                 f"num-classes: {arguments.model} tells {n} classes apart, {folder.root!r} names {len(folder.classes)}, so that "
-                "labels need not mean the same; say with --class-map which label each folder is"
+                f"labels need not mean the same; say with --class-map which label each folder is{_unlabelled(arguments)}"
             )
+
+
+def _unlabelled(arguments: argparse.Namespace) -> str:
+    return ", or --no-labels if they say nothing" if "no_labels" in arguments else ""
 
 
 def _call(factory: Callable[..., Any], path: str, n_classes: int | None) -> nn.Module:

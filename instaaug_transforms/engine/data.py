@@ -1,18 +1,19 @@
 """Images to learn from and to report on: tensors in memory, or a Dataset that is read as it is needed."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, default_collate
-from torchvision.transforms.v2 import functional as F
 
 from ..functional.inputs import check_range
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.progress import bar
+from .samples import as_image, kind, parts
 
 
 class Images:
@@ -91,7 +92,8 @@ class StreamedImages(Images):
     """Images of a map-style Dataset, read when they are asked for: memory does not grow with their number.
 
     Args:
-        dataset: gives images, or tuples of image and target; PIL images or tensors, all of one size.
+        dataset: anything with a length and samples by index: images, tuples of image and target, or dictionaries with
+            an image and a label (`samples.parts`); PIL images, arrays or tensors, all of one size.
         name: the argument's name, for errors.
         workers: processes that read ahead.
         rows: indices into ``dataset``; all of it by default.
@@ -102,12 +104,16 @@ class StreamedImages(Images):
         self.rows = torch.arange(len(dataset)) if rows is None else rows
         if not len(self.rows):
             raise InstaAugError(f"{name}: the Dataset is empty; give at least one sample")
-        first = dataset[int(self.rows[0])]
-        labelled = isinstance(first, (tuple, list)) and len(first) > 1
+        labelled = parts(dataset[int(self.rows[0])], name)[1] is not None
         self._size, targets = None, _known_targets(dataset) if labelled else None
         if labelled and targets is None:  # nothing but reading tells them
-            targets = default_collate([dataset[i][1] for i in range(len(dataset))])
-        self.targets = None if targets is None else torch.as_tensor(targets)[self.rows]
+            targets = default_collate([parts(dataset[i], name)[1] for i in range(len(dataset))])
+        try:
+            self.targets = None if targets is None else torch.as_tensor(targets)[self.rows]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InstaAugError(
+                f"{name}: labels must be numbers, got {kind(targets)}; give the classes' numbers"
+            ) from error
         self.identities = _names(_known_identities(dataset), self.rows)
 
     def __len__(self) -> int:
@@ -118,7 +124,7 @@ class StreamedImages(Images):
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         rows = [self.rows[index] for index in indices]
         loader = DataLoader(
-            _ImagesOnly(self.dataset),
+            _ImagesOnly(self.dataset, self.name),
             batch_sampler=[row.tolist() for row in rows],
             num_workers=self.workers if len(rows) > 1 else 0,
             collate_fn=_stack,
@@ -154,17 +160,16 @@ class StreamedImages(Images):
         return fingerprint(images, names, *([] if self.targets is None else [self.targets]))
 
     def in_memory(self, progress: bool | None = None) -> LabelledImages:
-        parts, order = [], torch.arange(len(self)).split(256)
+        read, order = [], torch.arange(len(self)).split(256)
         loop = self.batches(order)
         for images, _ in bar(
             loop, desc=f"reading {self.name}", total=len(order), leave=False, progress=progress, unit="batch"
         ):
-            parts.append(images.mul(255).round_().to(torch.uint8) if self._is_bytes() else images)
-        return LabelledImages(torch.cat(parts), self.targets, self.identities)
+            read.append(images.mul(255).round_().to(torch.uint8) if self._is_bytes() else images)
+        return LabelledImages(torch.cat(read), self.targets, self.identities)
 
     def _is_bytes(self) -> bool:
-        first = self.dataset[int(self.rows[0])]
-        first = first[0] if isinstance(first, (tuple, list)) else first
+        first, _ = parts(self.dataset[int(self.rows[0])], self.name)
         return not (isinstance(first, Tensor) and first.is_floating_point())
 
 
@@ -199,8 +204,8 @@ def load(
     """What a user gives as images to `Images`.
 
     Args:
-        data: ``(images, targets)`` tensors, images ``(N, C, H, W)`` alone, a map-style Dataset, or its DataLoader (whose
-            sampler must go through the Dataset in some order).
+        data: ``(images, targets)`` tensors or arrays, images ``(N, C, H, W)`` alone, a map-style Dataset (or a list of
+            samples), or its DataLoader (whose sampler must go through the Dataset in some order).
         name: the argument's name, for errors.
         workers: processes that read a Dataset.
         progress: unused for tensors; bars where a Dataset must be read whole.
@@ -228,22 +233,31 @@ def _load(data: Any, name: str, workers: int) -> Images:
         return data
     if isinstance(data, DataLoader):
         return StreamedImages(data.dataset, name, workers or data.num_workers, _sampled(data, name))
-    if isinstance(data, Tensor):
+    if isinstance(data, (Tensor, np.ndarray)):
         data = (data, None)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], Tensor):
-        images, targets = data
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
+        images, targets = data[0], data[1]
+        numbers = isinstance(targets, (list, tuple)) and all(isinstance(target, (int, float)) for target in targets)
+        images, targets = (
+            torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in (images, targets)
+        )
+        targets = torch.tensor(targets) if numbers else targets
         if targets is not None and not isinstance(targets, Tensor):
-            raise InstaAugError(f"{name}: targets must be a tensor, got {type(targets).__name__}")
+            raise InstaAugError(f"{name}: targets must be a tensor of numbers, got {kind(targets)}")
         given = f"images {tuple(images.shape)} {images.dtype}"
         given += "" if targets is None else f", targets {tuple(targets.shape)}"
         if images.ndim != 4 or 0 in images.shape or (targets is not None and targets.shape[:1] != images.shape[:1]):
             raise InstaAugError(f"{name}: expected images (N, C, H, W) with one target each, at least one; got {given}")
         _check_images(images, f"{name} of {given}")
         return LabelledImages(images, targets)
-    if isinstance(data, Dataset) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    samples = hasattr(data, "__getitem__") and hasattr(data, "__len__")  # Hugging Face's datasets are no subclass
+    if samples and not isinstance(data, (str, bytes, Mapping)):
         return StreamedImages(data, name, workers)
+    fix = "of a folder make torchvision.datasets.ImageFolder(folder, transform)" if isinstance(data, str) else ""
+    fix = "give one of its splits: data['train'], say" if isinstance(data, Mapping) else fix
     raise InstaAugError(
-        f"{name}: expected images, (images, labels) tensors, a Dataset or a DataLoader, got {type(data).__name__}"
+        f"{name}: expected images, (images, labels) tensors, a Dataset or a DataLoader, got {type(data).__name__}; "
+        f"{fix or 'of what can only be iterated make a list: list(data)'}"
     )
 
 
@@ -255,13 +269,11 @@ def _check_images(images: Tensor, name: str) -> None:
 
 
 class _ImagesOnly(Dataset):
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset, name: str) -> None:
+        self.dataset, self.name = dataset, name
 
     def __getitem__(self, index: int) -> Tensor:
-        sample = self.dataset[index]
-        image = sample[0] if isinstance(sample, (tuple, list)) else sample
-        return (image if isinstance(image, Tensor) else F.to_image(image)).as_subclass(Tensor)
+        return as_image(parts(self.dataset[index], self.name)[0], self.name)
 
 
 def _stack(images: list[Tensor]) -> Tensor | str:

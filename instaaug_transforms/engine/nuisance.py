@@ -4,13 +4,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from .. import functional
-from ..families import Family, create
+from ..families import Family, available, create
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 
+OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
 Step = str | Family | Callable[[Tensor], Tensor]
 
 
@@ -19,7 +22,8 @@ class Nuisance:
 
     Args:
         steps: names of families, or families, drawn as widely as they can undo (`Family.disturb`); or torchvision
-            transforms, which take images ``(C, H, W)`` in [0, 1]. Several act one after the other.
+            transforms, which take images ``(C, H, W)`` in [0, 1] and give such, or bytes, or PIL images. Several act one
+            after the other.
         probability: that an image is disturbed at all; the others stay as they are.
         seed: of everything drawn.
 
@@ -36,6 +40,10 @@ class Nuisance:
         self.probability, self.seed, self.steps = float(probability), int(seed), []
         for step in steps:
             if isinstance(step, (str, Family)):
+                if isinstance(step, str) and step not in available():
+                    raise InstaAugError(
+                        f"nuisance: unknown family {step!r}; known are {', '.join(available())}; or give a transform"
+                    )
                 (step,) = create([step])
             elif not callable(step):
                 raise InstaAugError(
@@ -84,7 +92,7 @@ class Nuisance:
     def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, row: int, draw: int) -> Tensor:
         with torch.random.fork_rng([]):  # torchvision draws from the global generator
             torch.manual_seed(self._key(row, draw, 0))
-            return step(image)
+            return _checked(step(image), image)
 
     def _uniform(self, rows: Tensor, draw: int, count: int, place: int = 0) -> Tensor:
         """``(n, count)`` in [0, 1)."""
@@ -100,3 +108,27 @@ class Nuisance:
         for part in (self.seed, row, draw, place):
             key = (key * 6_364_136_223_846_793_005 + part + 1_442_695_040_888_963_407) % 2**63
         return key
+
+
+def _checked(out: Any, image: Tensor) -> Tensor:
+    """What a transform made of an image, float in [0, 1] as that was.
+
+    Raises:
+        InstaAugError: it is no image, or has left [0, 1].
+    """
+    if isinstance(out, Image):
+        out = F.to_image(out)
+    if not isinstance(out, Tensor) or out.ndim != 3 or len(out) != len(image):
+        given = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
+        raise InstaAugError(
+            f"nuisance: of an image {tuple(image.shape)} a transform made {given}; it must give an image with as many channels"
+        )
+    if out.dtype == torch.uint8:
+        out = out / 255
+    low, high = out.min().item(), out.max().item()
+    if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
+        raise InstaAugError(
+            f"nuisance: a transform gave values from {low:g} to {high:g}; images stay in [0, 1]. Leave v2.Normalize to the "
+            "classifier, and clamp what noise adds"
+        )
+    return out.as_subclass(Tensor).to(image.dtype).clamp(0, 1)

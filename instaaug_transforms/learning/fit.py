@@ -20,7 +20,10 @@ from ..engine.rows import rows_in
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
+from ..utils.outputs import check_module
+from .answers import check_answers
 from .config import FitConfig, FitResult
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
@@ -81,9 +84,10 @@ def fit(
             ``outside``, ``seconds``, and per family ``entropy/crop``, ``val_entropy/crop``, ``lambda/crop``.
 
     Raises:
-        InstaAugError: unusable data, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
+        InstaAugError: unusable data, answers, labels, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
+    check_module(classifier)
     if next(aug.predictor.parameters()).dtype == torch.float16:
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
@@ -98,6 +102,8 @@ def fit(
     else:
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
     own = _fits_to_own_answers(labels, nuisance, train, loss)
+    if not own and val.targets is None:
+        raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
     if ranges or config.objective == "sampled":  # images are looked at again in every step
@@ -123,6 +129,8 @@ def fit(
     streamed = any(isinstance(part, StreamedImages) for part in (train, val))
     with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
         shared = (aug, classifier, loss, config)
+        if loss is cross_entropy:
+            check_answers(aug, classifier, {"train_data": train, "val_data": val})
         prepared = prepare(train, table, "table", *shared, views, undo, own, rows)
         held_views = candidates if alone else None
         held = prepare(val, val_table, "val_table", *shared, held_views, undo, own, rows, logits=report)
@@ -131,9 +139,13 @@ def fit(
             warn_about_data(prepared, held)
         order = policy_order(prepared) if alone else []
         settings = _settings(config, alone, len(prepared))
+        aug.recommended = None  # what another fit recommended is of another φ
         learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)
         result = _best_of(settings, order, *learning)
-        summary = do_no_harm(aug, held, candidates, order, None if own else prepared) if report else None
+        hard = not own and train.targets.ndim == 1  # then losses are those of the labels, of an average too
+        summary = do_no_harm(aug, held, candidates, order, prepared if hard else None) if report else None
+        if summary:
+            aug.recommended["classifier"] = fingerprint(classifier)
         if summary and own and undo is None:
             summary.notes.append(
                 "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="

@@ -24,6 +24,7 @@ N_VIEWS = (1, 2, 4, 10)
 TILTS = (0.1, 0.5, 2.0)  # nats a place in the best input-free order counts
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 MOST_ROWS = 20_000  # that a search for input-free views reads
+FEWEST = 10  # held-out images below which nothing but one view is recommended
 CHUNK = 256
 
 
@@ -41,12 +42,11 @@ class HeldOut:
         plain = held.rows["plain"].tensor().float()
         # Without labels: the classifier's own answers on the images as they were.
         answers = plain.softmax(-1)
+        soft = answers if targets is None else targets if targets.ndim == 2 else None
         images = torch.arange(self.n) // held.draws
-        self.right = (targets if self.labelled else answers.argmax(-1))[images]
-        self.target = torch.nn.functional.one_hot(self.right, answers.shape[-1]).float()
-        if not self.labelled:
-            self.target = answers[images]
-        self.classes = answers.shape[-1]
+        self.right = (targets if soft is None else soft.argmax(-1))[images]
+        self.classes, self.hard = answers.shape[-1], soft is None
+        self.target = torch.nn.functional.one_hot(self.right, self.classes).float() if self.hard else soft[images]
 
     def log_p(self, rows: Tensor, views: Tensor) -> Tensor:
         """Log-probabilities ``(B, K, C)`` of views ``(B, K)`` of copies ``(B,)``."""
@@ -82,7 +82,7 @@ class HeldOut:
 
     def average_nll(self, views: Tensor, weights: Tensor | None = None) -> float:
         """Mean cross-entropy, nats, of the target and what `average` gives."""
-        if not self.labelled:
+        if not self.hard:
             return -(self.average(views, weights) * self.target).sum(-1).mean().item()
         log_w = torch.zeros(views.shape) if weights is None else weights
         return -torch.logsumexp(log_w.log_softmax(1) - self.losses.gather(1, views), 1).mean().item()
@@ -96,6 +96,9 @@ class HeldOut:
         temperature = best_temperature(averaged, self.target)
         nll = -((averaged / temperature).log_softmax(-1) * self.target).sum(-1)
         correct = averaged.argmax(-1) == self.right
+        draws = self.held.draws
+        if draws > 1:  # copies of one image are no independent witnesses
+            nll, correct = (part.float().unflatten(0, (-1, draws)).mean(1) for part in (nll, correct))
         return HeldOutArm(name, k, cost, correct.numpy(), nll.numpy(), setting)
 
 
@@ -153,15 +156,18 @@ def do_no_harm(
         arms = sorted([*arms, *ours], key=lambda arm: (arm.n_views, arm.cost, arm.name))
         single = next(arm for arm in arms if arm.name == "one view")
         arms = [single, *[arm for arm in arms if arm is not single]]
-        recommended = recommend(arms)
-        if recommended is single:
+        recommended, n = recommend(arms), len(held.images)
+        if n < FEWEST:
+            recommended = single
+            notes.append(f"only {n} held-out images tell too little: give more, FitConfig(held_out=0.5) or val_data")
+        elif recommended is single:
             notes.append(
                 "looking does not pay here: one plain view is as good as any average; use the classifier as it is"
             )
         elif recommended.name != "ours":
             notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
         against = "labels" if scores.labelled else "the classifier's own answers"
-        report = HeldOutReport(arms, recommended, len(held.images), against, notes)
+        report = HeldOutReport(arms, recommended, n, against, notes)
         aug.recommended = report.to_json()
         return report
 
@@ -228,11 +234,20 @@ def _mean_nll(scores: HeldOut, log_p: Tensor, order: list[int]) -> float:
 
 
 def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
-    """Our best way of choosing and weighting k views."""
-    best = min(_choices(log_p, k, order), key=lambda way: scores.average_nll(way.views, way.weights))
-    # φ's look at the classifier's features is a forward of its own, unless it is that of the image itself.
-    cost = k + (look and not best.setting["include_identity"])
-    return scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting)
+    """Our best way of choosing and weighting k views.
+
+    The best of equal weights and the best of φ's own meet after their temperatures: averages of many views are shy, those
+    that φ weighs are bold, and what the one or the other needs is no reason to choose it.
+    """
+    ways = _choices(log_p, k, order)
+    equal, weighted = [way for way in ways if way.weights is None], [way for way in ways if way.weights is not None]
+    arms = []
+    for some in filter(None, (equal, weighted)):
+        best = min(some, key=lambda way: scores.average_nll(way.views, way.weights))
+        # φ's look at the classifier's features is a forward of its own, unless it is that of the image itself.
+        cost = k + (look and not best.setting["include_identity"])
+        arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
+    return min(arms, key=lambda arm: arm.nll.mean())
 
 
 def _arms(
@@ -250,13 +265,15 @@ def _arms(
     setting = {"n_views": 1, "policy": _policy(candidates, [0])}
     arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
     losses = scores.losses
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    halves = order[: n // 2], order[n // 2 :]
+    draws = scores.held.draws
+    images = torch.randperm(n // draws, generator=torch.Generator().manual_seed(0))
+    order = (images[:, None] * draws + torch.arange(draws)).flatten()  # all copies of an image in one half
+    halves = order[: len(images) // 2 * draws], order[len(images) // 2 * draws :]
     most = max(_ks(columns))
     # Searched on one half and scored on the other: what was searched on the images it is scored on looks better than it is.
     policies = [greedy(losses[half if len(half) else order], most) for half in reversed(halves)]
     everywhere = greedy(losses, most)
-    shuffled = log_p[order.roll(1)][order.argsort()]
+    shuffled = log_p[order.roll(draws)][order.argsort()]
     for k in _ks(columns):
         views = torch.zeros(n, k, dtype=torch.long)
         for half, policy in zip(halves, policies, strict=True):

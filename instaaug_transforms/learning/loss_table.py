@@ -6,15 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import functional
 from ..augment import LearnedAugment
 from ..engine.data import load
 from ..engine.rows import compute_rows
 from ..families import CandidateProduct
 from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
+from ..tta.arms import families_for
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
-from .losses import PerViewLoss, cross_entropy, describe_loss
+from ..utils.outputs import as_weights
+from .losses import PerViewLoss, cross_entropy, describe_loss, per_view
 
 
 class Viewer:
@@ -23,7 +26,8 @@ class Viewer:
     Args:
         aug: its families, output size, fill and interpolation make the views.
         classifier: images in [0, 1] to outputs, in eval mode.
-        views: ``(V,)`` parameters, the same for all images; every combination of ``aug``'s candidates by default.
+        views: ``(V,)`` parameters, the same for all images; every combination of ``aug``'s candidates by default. Crops
+            and rotations act too where ``aug`` has neither.
         amp: bfloat16 autocast.
     """
 
@@ -33,6 +37,9 @@ class Viewer:
         self.aug, self.classifier, self.amp = aug, classifier, amp
         self.views = CandidateProduct(aug.anchor_families).candidates() if views is None else views
         self.views = self.views.to(aug.device)
+        own = {field for family in aug.families for field in family.fields}
+        # Zooms and mirror images, say, beside a transform that only turns: the families act that act in a `TTAModel`.
+        self.families = None if set(self.views) <= own else families_for(aug)
 
     def __len__(self) -> int:
         return self.views.batch_shape[0]
@@ -40,7 +47,10 @@ class Viewer:
     def outputs(self, images: Tensor, view: int) -> Tensor:
         """The classifier's outputs of ``(B, C, H, W)`` images through one view."""
         params = self.views.map(lambda field: field[view].expand(len(images)))
-        return self._run(self.aug.apply(images, params))
+        aug = self.aug
+        if self.families is None:
+            return self._run(aug.apply(images, params))
+        return self._run(functional.apply(images, params, self.families, aug.output_size, aug.fill, aug.interpolation))
 
     def plain(self, images: Tensor) -> Tensor:
         """The classifier's outputs of the images themselves, at the size at which it sees the views."""
@@ -57,16 +67,16 @@ class Viewer:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            return self.classifier(images)
+            return self.classifier(as_weights(self.classifier, images))
 
     def about(self) -> dict[str, Any]:
         """What its answers depend on, as JSON values; the images apart."""
         config = self.aug.config()
         kept = ("families", "output_size", "fill", "interpolation")
         views = {name: field.tolist() for name, field in self.views.items()}
-        return {"classifier": fingerprint(self.classifier), "views": views, "amp": self.amp} | {
-            name: config[name] for name in kept
-        }
+        about = {"classifier": fingerprint(self.classifier), "views": views, "amp": self.amp}
+        about |= {} if self.families is None else {"acting": [family.name for family in self.families]}
+        return about | {name: config[name] for name in kept}
 
 
 def build_loss_table(
@@ -109,9 +119,8 @@ def build_loss_table(
     viewer = Viewer(aug, classifier, table.candidates(), amp)
 
     def compute(images: Tensor, targets: Tensor, _: slice) -> dict[str, Tensor]:
-        return {
-            "losses": torch.stack([loss(viewer.outputs(images, a), targets).float() for a in range(len(viewer))], 1)
-        }
+        kept = [per_view(loss, viewer.outputs(images, a), targets, len(images)) for a in range(len(viewer))]
+        return {"losses": torch.stack(kept, 1).float()}
 
     about = {} if folder is None else {**viewer.about(), "loss": describe_loss(loss), "images": source.fingerprint()}
     with frozen(classifier):

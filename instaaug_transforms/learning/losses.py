@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 
 # Outputs and targets to losses (B,).
@@ -19,6 +20,22 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``(B, classes)`` logits and ``(B,)`` labels, or ``(B, classes)`` probabilities, to ``(B,)`` nats."""
     # Classes that the classifier rules out have logits of −∞: finite, they may meet a probability of 0.
     return F.cross_entropy(logits.float().clamp(-1e4, 1e4), targets, reduction="none")
+
+
+def per_view(loss: PerViewLoss, outputs: Any, targets: Tensor, n: int) -> Tensor:
+    """``loss`` of n views, ``(n,)``.
+
+    Raises:
+        InstaAugError: it gives something else: their mean, a loss per class.
+    """
+    losses = loss(outputs, targets)
+    if not isinstance(losses, Tensor) or losses.shape != (n,):
+        given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+        raise InstaAugError(
+            f'loss: expected one loss per view, ({n},), got {given}; use reduction="none", and .flatten(1).mean(1) over what '
+            "else it leaves"
+        )
+    return losses
 
 
 def describe_loss(loss: Any) -> str:

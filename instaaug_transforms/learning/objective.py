@@ -126,6 +126,12 @@ class InstaAugObjective(nn.Module):
         losses = self._checked(per_view, sample, "per_view")
         detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
         entropies = sample.distribution.entropies()
+        wanted = self.training and any(weight.requires_grad for weight in self.aug.predictor.parameters())
+        if wanted and torch.is_grad_enabled() and not any(h.requires_grad for h in entropies.values()):
+            raise InstaAugError(
+                "sample: it has no way back to φ, which would not learn; call aug.sample outside torch.no_grad() (or, where "
+                "nothing is to be learned, objective.eval())"
+            )
         means = distributed.all_reduce_mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
         if sample.enumerated:
             product = CandidateProduct(self.aug.anchor_families)
@@ -137,6 +143,7 @@ class InstaAugObjective(nn.Module):
                     value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
         penalty = self.controller.penalty(entropies)
         if self.training and torch.is_grad_enabled():
+            self.aug.recommended = None  # of a φ that is no more
             self._latest = means[0] if credit is None else losses.detach().mean()
             with torch.no_grad():
                 self._information = sample.distribution.information()

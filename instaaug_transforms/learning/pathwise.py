@@ -9,7 +9,8 @@ from ..augment import LearnedAugment
 from ..engine.data import LabelledImages
 from ..params import AugmentParams
 from ..utils import distributed
-from .losses import PerViewLoss
+from ..utils.outputs import as_weights
+from .losses import PerViewLoss, per_view
 
 
 def view_losses(
@@ -45,8 +46,8 @@ def view_losses(
         with torch.set_grad_enabled(bool(wanted)):
             views = aug.apply(images, some.replace(**leaves))
             with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                outputs = classifier(views)
-            value = loss(outputs, targets)
+                outputs = classifier(as_weights(classifier, views))
+            value = per_view(loss, outputs, targets, len(part))
         losses[part] = value.detach().to(losses)
         if wanted:
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()))

@@ -19,7 +19,7 @@ from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from .config import FitConfig
 from .loss_table import Viewer
-from .losses import PerViewLoss, describe_loss, own_answers
+from .losses import PerViewLoss, describe_loss, own_answers, per_view
 
 NOT_MEANT = ("progress", "checkpoint_seconds")  # options of a fit that change none of its numbers
 
@@ -145,7 +145,7 @@ def prepare(
             ):  # view b of what view a made is view orbit[a, b] of the image: nothing is looked at twice
                 every = [answer[0] for answer in answers]
                 answers = [[every[int(c)] for c in orbit[d]] for d in range(draws)]
-            kept = [[loss(outputs, targets).float() for outputs in answer] for answer in answers]
+            kept = [[per_view(loss, outputs, targets, len(batch)).float() for outputs in answer] for answer in answers]
             out["losses"] = torch.stack([torch.stack(row, 1) for row in kept], 1)
             if logits:
                 stacked = [torch.stack(answer, 1).float().clamp(-6e4, 6e4).half() for answer in answers]

@@ -16,7 +16,8 @@ class HeldOutArm:
         name: ``"one view"``, ``"best input-free"``, ``"ours"``, ….
         n_views: K.
         cost: forwards of the classifier per image, φ's own look included.
-        correct, nll: ``(R,)`` per held-out copy; nll after one temperature per arm.
+        correct, nll: ``(N,)`` per held-out image, means of its copies where there are several; nll after one temperature
+            per arm.
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """

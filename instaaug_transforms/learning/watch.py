@@ -5,9 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from ..families import Family
 from .entropy import LIMITS, EntropyController
+from .losses import cross_entropy
 from .prepared import Prepared
 
 logger = logging.getLogger(__name__)
@@ -100,12 +102,8 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
         train, held: with tables; column 0 is the image itself.
     """
     losses = [part.rows["losses"].tensor()[:, :, 0].mean(1) for part in (train, held)]
-    classes = held.rows["plain"][slice(0, 1)].shape[-1] if "plain" in held.rows else 0
-    if classes and held.images.targets is not None and losses[1].mean() > math.log(classes):
-        logger.warning(
-            f"labels: the held-out loss, {losses[1].mean():.2f} nats, is above ln {classes} = {math.log(classes):.2f}, that of "
-            "guessing: the labels do not match the classifier's classes. Check their order, or the class map"
-        )
+    if "plain" in held.rows and held.images.targets is not None:
+        _warn_about_labels(held.rows["plain"].tensor().float(), held.images.targets.cpu())
     if len(losses[0]) < 50 or len(losses[1]) < 50:
         return
     # Memorised images are nearly all sure: half of them have next to no loss, where others have some.
@@ -116,4 +114,26 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
             f"train_data: the classifier's loss on it is {losses[0].mean():.2f} nats, on the held-out images "
             f"{losses[1].mean():.2f}: it has memorised the former, and what is fitted to them will not hold for others. Fit "
             "on images it was not trained on"
+        )
+
+
+def _warn_about_labels(logits: Tensor, targets: Tensor) -> None:
+    """Log that answers ``(N, classes)`` on images as they are, not disturbed, do worse than guessing."""
+    n, classes = logits.shape
+    loss = cross_entropy(logits, targets).mean().item()
+    if loss <= math.log(classes):
+        return
+    right = (logits.argmax(1) == (targets.argmax(1) if targets.ndim == 2 else targets)).float().mean().item()
+    chance = 1 / classes
+    worse = (
+        f"labels: the held-out loss, {loss:.2f} nats, is above ln {classes} = {math.log(classes):.2f}, that of guessing"
+    )
+    if right > chance + 3 * math.sqrt(chance * (1 - chance) / n):
+        logger.warning(
+            f"{worse}, though {100 * right:.0f} % are right: the classifier is sure of wrong answers. These images are unlike "
+            "those it was trained on, or some labels do not match its classes: check the class map"
+        )
+    else:
+        logger.warning(
+            f"{worse}: the labels do not match the classifier's classes. Check their order, or the class map"
         )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..utils.errors import InstaAugError
 from ..utils.hooks import record
 from ..utils.modes import evaluating
+from ..utils.outputs import as_weights
 
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]
 PENULTIMATE, OUTPUT = "penultimate", "output"
@@ -36,15 +37,19 @@ def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embe
 
     def embed(images: Tensor) -> tuple[Tensor, Tensor]:
         with record(model, inputs=inputs, outputs=outputs) as seen:
-            output = model(images)
+            output = model(as_weights(model, images))
+        if not isinstance(output, Tensor) or output.ndim < 2:
+            given = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+            raise InstaAugError(
+                f"model: expected outputs (B, classes) as one tensor, got {given}; wrap it in a module whose forward returns "
+                "these alone: return model(x).logits, say, or model(x)[:, None]"
+            )
         if (inputs or outputs) and seen == ({}, {}):
             raise InstaAugError(f"layer: {name} gives nothing: it was not run")
         z = next(iter({**seen.inputs, **seen.outputs}.values()), output)
         if not isinstance(z, Tensor) or z.ndim < 2 or z.shape[0] != len(images):
             got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
             raise InstaAugError(f"layer: {name} must give a tensor that leads with B = {len(images)}, got {got}")
-        if not isinstance(output, Tensor):
-            raise InstaAugError(f"model: expected outputs as one tensor, got {type(output).__name__}")
         return z.float(), output.float()
 
     with evaluating(model), torch.no_grad():
@@ -56,7 +61,7 @@ def _head(model: nn.Module, example: Tensor) -> str | None:
     """The name of the linear layer whose output is the model's; None if the model does not end in one."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     with record(model, outputs=linear) as seen, evaluating(model), torch.no_grad():
-        output = model(example)
+        output = model(as_weights(model, example))
     for name, out in reversed(seen.outputs.items()):
         same = isinstance(output, Tensor) and out.shape == output.shape
         if same and (out.data_ptr() == output.data_ptr() or torch.equal(out, output)):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..utils.errors import InstaAugError
 from ..utils.hooks import record, submodule
 from ..utils.modes import evaluating
+from ..utils.outputs import as_weights, check_logits
 
 LARGEST_MAP = 8
 
@@ -44,7 +45,7 @@ class Taps:
     def __call__(self, images: Tensor) -> Tapped:
         """Images ``(B, C, H, W)`` in [0, 1], in eval mode, without gradients; the classifier's modes come back."""
         with evaluating(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
-            logits = self.classifier(images)
+            logits = self.classifier(as_weights(self.classifier, images))
         maps = as_map(seen.outputs[self._layer])
         penultimate = next(iter(seen.inputs.values()), maps.flatten(2).mean(-1))
         if max(maps.shape[-2:]) > LARGEST_MAP:
@@ -64,10 +65,8 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
     size = len(images)
     recording = record(classifier, outputs=names, keep=lambda out: _map_shape(out, size))
     with evaluating(classifier), torch.no_grad(), recording as seen:
-        logits = classifier(images)
+        logits = check_logits(classifier(as_weights(classifier, images)))
     shapes = seen.outputs
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise InstaAugError("classifier: φ can read the features of models with logits (B, classes) alone")
     maps = {name: shape for name, shape in shapes.items() if shape}
     if not maps:
         raise InstaAugError("classifier: none of its layers gives a feature map; name one, or use predictor='conv'")
@@ -90,7 +89,7 @@ def as_map(out: Tensor) -> Tensor:
 
 
 def _map_shape(out: object, batch: int) -> tuple[int, ...]:
-    """Shape of a module's output as a map of ``batch`` images; empty if it is none (the windows of a Swin, say)."""
+    """Shape of a module's output as a map of ``batch`` square images; empty if it is none (the windows of a Swin, say)."""
     if not isinstance(out, Tensor) or out.ndim not in (3, 4) or len(out) != batch:
         return ()
     if out.ndim == 3:
@@ -99,7 +98,8 @@ def _map_shape(out: object, batch: int) -> tuple[int, ...]:
         if side < 2 or out.shape[1] - side * side > 5:
             return ()
     shape = as_map(out).shape
-    return tuple(shape) if min(shape[-2:]) > 1 else ()
+    # Queries and keys (B, heads, N, d) are no map: of a square image a map is square.
+    return tuple(shape) if shape[-1] == shape[-2] > 1 else ()
 
 
 def _outputs(module: nn.Module) -> int:

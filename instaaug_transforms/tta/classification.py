@@ -1,5 +1,6 @@
 """Test-time augmentation: a classifier that averages over learned views of each image."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +12,12 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
+from ..utils.hashing import fingerprint
+from ..utils.outputs import check_logits, check_module
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
 from .views import ViewModel, load_setting, look
+
+logger = logging.getLogger(__name__)
 
 
 class TTAModel(ViewModel):
@@ -40,7 +45,8 @@ class TTAModel(ViewModel):
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
 
     Raises:
-        InstaAugError: an argument that is not one of these. When called: a classifier in training mode.
+        InstaAugError: an argument that is not one of these. When called: a classifier in training mode, or one that gives
+            something else than logits ``(B, classes)`` (any tensor will do for ``"mean_logit"``).
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class TTAModel(ViewModel):
         policy: Mapping[str, Sequence[float]] | None = None,
         view_offsets: Sequence[float] | None = None,
     ) -> None:
+        check_module(classifier)
         choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets)
         super().__init__(classifier, aug, *choice)
         if aggregate not in AGGREGATIONS:
@@ -87,6 +94,8 @@ class TTAModel(ViewModel):
             result: what `fit` gave back; by default what ``aug`` itself remembers.
             **overrides: other arguments, ``chunk_size`` say.
 
+        It is logged where ``aug`` was fitted to another classifier: what won there need not win here.
+
         Raises:
             InstaAugError: nothing is known of a recommended setting.
         """
@@ -95,6 +104,11 @@ class TTAModel(ViewModel):
             raise InstaAugError(
                 "aug: nothing says which setting won on held-out images: its fit had no report. Give n_views yourself, "
                 "TTAModel(classifier, aug, n_views=4), or choose one with `instaaug validate`"
+            )
+        if result is None and known.get("classifier") not in (None, fingerprint(classifier)):
+            logger.warning(
+                "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
+                "on this one first, by `instaaug validate`, or fit again"
             )
         return cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
 
@@ -129,7 +143,10 @@ class TTAModel(ViewModel):
         # images, so that they are gone when the classifier needs the memory.
         layout = batch.contiguous(memory_format=torch.channels_last)
         views = back(self._views(torch.cat([layout] * n), others.flatten()))
-        logits = self.model(views).unflatten(0, (n, -1))
+        outputs = self.model(views)
+        # The mean of anything is a mean; all others are means of probabilities.
+        free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
+        logits = (outputs if free else check_logits(outputs)).unflatten(0, (n, -1))
         if known:
             logits = torch.cat([plain[None].to(logits), logits])
         return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
+from ..utils.outputs import check_maps, check_module
 from .inverse import invert_maps
 from .views import ViewModel
 
@@ -26,7 +27,8 @@ class SegmentationTTA(ViewModel):
         chunk_size: views per forward at most (at least the views of one image).
 
     Raises:
-        InstaAugError: an argument that is not one of these. When called: a model in training mode.
+        InstaAugError: an argument that is not one of these. When called: a model in training mode, or one that gives
+            something else.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class SegmentationTTA(ViewModel):
         range_fraction: float = 1.0,
         chunk_size: int = 64,
     ) -> None:
+        check_module(model, "model")
         super().__init__(model, aug, n_views, select, True, range_fraction, chunk_size)
         if aug.output_size is not None:
             raise InstaAugError(f"aug: views must be as large as the images, got output_size={aug.output_size}")
@@ -55,8 +58,7 @@ class SegmentationTTA(ViewModel):
         if self.n_views == 1:  # one view that cuts something off would leave pixels without an answer
             params = distribution.identity().map(lambda field: field[None])
         views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))
-        out = self.model(views)
-        logits = out["out"] if isinstance(out, dict) else out
+        logits = check_maps(self.model(views))
         probs = logits.float().softmax(1).unflatten(0, (self.n_views, len(batch)))
         found, seen = invert_maps(
             self.aug, probs, params, tuple(batch.shape[-2:])

@@ -7,10 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import get_worker_info
 
+from .outputs import check_module
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside; afterwards, also after an exception, every submodule is in the mode it was in before."""
+    check_module(model, "model")
     modes = {module: module.training for module in model.modules()}
     try:
         for module in modes:
@@ -27,6 +30,7 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
 
     Gradients still flow to the input. The state comes back after an exception too.
     """
+    check_module(model, "model")
     needs_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     with evaluating(model):

@@ -80,6 +80,9 @@ class Report(ABC):
         """The sections' text and tables as Markdown."""
         return "\n\n".join(section.markdown() for section in self.sections() if section.records)
 
+    def __str__(self) -> str:
+        return self.summary()
+
     def plot(self, path: str | os.PathLike | None = None) -> Any:
         """Draw the report, and write the picture to ``path`` (.png, .svg, .pdf) if one is given.
 

@@ -1,0 +1,60 @@
+"""One sample of a Dataset, however it comes: image and label in a tuple, in a dictionary, or an image alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from ..utils.errors import InstaAugError
+
+# As Hugging Face's datasets call them.
+IMAGE_KEYS, LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
+
+
+def parts(sample: Any, name: str) -> tuple[Any, Any]:
+    """Image and label of a sample; None for a label that it has not.
+
+    Args:
+        sample: as a Dataset gives it.
+        name: the argument's name, for errors.
+
+    Raises:
+        InstaAugError: a dictionary without an image.
+    """
+    if isinstance(sample, Mapping):
+        image, label = (next((sample[key] for key in keys if key in sample), None) for keys in (IMAGE_KEYS, LABEL_KEYS))
+        if image is None:
+            raise InstaAugError(
+                f"{name}: its samples are dictionaries of {', '.join(map(str, sample))}; call the image {IMAGE_KEYS[0]!r} "
+                f"and the label {LABEL_KEYS[0]!r}"
+            )
+        return image, label
+    if isinstance(sample, (tuple, list)):
+        return sample[0], sample[1] if len(sample) > 1 else None
+    return sample, None
+
+
+def as_image(image: Any, name: str) -> Tensor:
+    """A PIL image, an array ``(H, W, C)`` or a tensor ``(C, H, W)`` as the latter.
+
+    Raises:
+        InstaAugError: something else, a batch say.
+    """
+    if isinstance(image, (Image, np.ndarray)):
+        image = F.to_image(image)
+    if isinstance(image, Tensor) and image.ndim == 3:
+        return image.as_subclass(Tensor)
+    given = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else kind(image)
+    raise InstaAugError(
+        f"{name}: expected samples (image, label) or images alone, PIL or tensors (C, H, W), one by index; got {given} for "
+        "an image"
+    )
+
+
+def kind(thing: Any) -> str:
+    """The type of something, and of its first element."""
+    inner = f" of {type(thing[0]).__name__}" if isinstance(thing, (list, tuple)) and thing else ""
+    return type(thing).__name__ + inner

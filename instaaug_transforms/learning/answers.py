@@ -1,0 +1,65 @@
+"""Whether a classifier's answers and the labels go together, found out from a few images before the long work."""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..augment import LearnedAugment
+from ..engine.data import Images
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError
+from ..utils.outputs import are_probabilities, check_logits
+from .loss_table import Viewer
+
+logger = logging.getLogger(__name__)
+
+FEW = 4
+
+
+def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str, Images]) -> None:
+    """Raise where the cross-entropy of answers and labels would fail, or mean nothing; labels are made int64.
+
+    Args:
+        aug: on the classifier's device.
+        classifier: images in [0, 1] to logits, held in eval mode by the caller.
+        data: images by argument name.
+
+    Raises:
+        InstaAugError: a classifier on another device, whose answers are no logits, or labels that are not its classes.
+    """
+    weight = next(classifier.parameters(), None)
+    if weight is not None and weight.device.type != aug.device.type:
+        raise InstaAugError(
+            f"classifier: its weights are on {weight.device}, the transform's on {aug.device}; move one to the other: "
+            f"aug.to({weight.device.type!r})"
+        )
+    images, _ = next(iter(data.values())).batch(slice(0, FEW), aug.device)
+    identity = {name: torch.tensor([value]) for family in aug.families for name, value in family.identity().items()}
+    with torch.no_grad():
+        logits = check_logits(Viewer(aug, classifier, AugmentParams(**identity)).plain(images))
+    if are_probabilities(logits):
+        logger.warning(
+            "classifier: its answers are probabilities already, and the softmax of probabilities is nearly flat; give "
+            "logits, or their logarithm: return model(x).clamp_min(1e-9).log()"
+        )
+    for name, part in data.items():
+        if part.targets is not None:
+            part.targets = _as_labels(part.targets, logits.shape[1], name)
+
+
+def _as_labels(targets: Tensor, classes: int, name: str) -> Tensor:
+    """Class numbers ``(N,)`` as int64, or probabilities ``(N, classes)`` as they are."""
+    hard = targets.ndim == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
+    if hard and int(targets.min()) >= 0 and int(targets.max()) < classes:
+        return targets.long()
+    soft = targets.ndim == 2 and targets.shape[1] == classes and targets.is_floating_point()
+    if soft and bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all()):
+        return targets.float()
+    given = f"{tuple(targets.shape)} {targets.dtype}, from {targets.min().item():g} to {targets.max().item():g}"
+    raise InstaAugError(
+        f"{name}: expected labels (N,), integers from 0 to {classes - 1}, for a classifier of {classes} classes, or "
+        f"probabilities (N, {classes}); got {given}. Map them to the classifier's classes; for several classes an image, "
+        "or numbers, give a loss of your own"
+    )

@@ -1,0 +1,75 @@
+"""What a classifier must be and answer, checked before anything long is computed of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import InstaAugError
+
+
+def check_module(model: Any, name: str = "classifier") -> None:
+    """Raise unless ``model`` is a module, which can be frozen and put in eval mode."""
+    if not isinstance(model, nn.Module):
+        raise InstaAugError(
+            f"{name}: expected a torch.nn.Module, got {type(model).__name__}; wrap it in a module whose forward calls it"
+        )
+
+
+def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
+    """``outputs`` as they came, ``(B, classes)`` logits of two classes or more.
+
+    Raises:
+        InstaAugError: anything else; it says how to wrap the classifier.
+    """
+    if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
+        return outputs
+    if isinstance(outputs, Tensor) and outputs.ndim in (1, 2):
+        fix = (
+            "wrap it so that the other class has logit 0: z = model(x).reshape(-1, 1); return torch.cat([0 * z, z], 1)"
+        )
+    elif isinstance(outputs, Tensor):
+        fix = "wrap it in a module whose forward pools, or flattens, them to that; for maps there is SegmentationTTA"
+    else:
+        fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
+    raise InstaAugError(f"{name}: expected logits (B, classes), got {_describe(outputs)}; {fix}")
+
+
+def check_maps(outputs: Any, name: str = "model") -> Tensor:
+    """``(B, classes, h, w)`` logits of two classes or more, as they came or as the entry ``"out"`` of a dictionary.
+
+    Raises:
+        InstaAugError: anything else; it says how to wrap the model.
+    """
+    maps = outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs
+    if isinstance(maps, Tensor) and maps.ndim == 4 and maps.shape[1] > 1:
+        return maps
+    if isinstance(maps, Tensor) and maps.ndim == 4:
+        fix = "its softmax is 1 everywhere; wrap it so that the background has logit 0: torch.cat([0 * z, z], 1)"
+    elif isinstance(maps, Tensor):
+        fix = "for classifiers there is TTAModel"
+    else:
+        fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
+    raise InstaAugError(f"{name}: expected logits (B, classes, h, w), got {_describe(maps)}; {fix}")
+
+
+def are_probabilities(outputs: Tensor) -> bool:
+    """Whether every row of ``(B, classes)`` is a distribution: a softmax is inside the classifier."""
+    outputs = outputs.detach().float()
+    return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-2).all())
+
+
+def as_weights(model: nn.Module, images: Tensor) -> Tensor:
+    """Images in the floating-point type of the model's weights: half and double precision models take no others."""
+    kinds = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return images.to(next(kinds, images.dtype))
+
+
+def _describe(outputs: Any) -> str:
+    if isinstance(outputs, Tensor):
+        return f"a tensor {tuple(outputs.shape)}"
+    if isinstance(outputs, Mapping):
+        return f"a {type(outputs).__name__} of {', '.join(map(str, outputs))}"
+    if isinstance(outputs, (tuple, list)):
+        return f"a {type(outputs).__name__} of {len(outputs)}"
+    return f"a {type(outputs).__name__}"

@@ -1,0 +1,193 @@
+"""Classifiers that answer otherwise than by logits, and labels that are not their classes: said before the long work."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+
+CONFIG = ia.FitConfig(max_steps=2, held_out=0.5, progress=False)
+
+
+class Colours(nn.Module):
+    """Three classes by the mean of the channels of the upper half; ``answer`` says in what form."""
+
+    def __init__(self, answer=lambda logits: logits):
+        super().__init__()
+        self.gain, self.answer = nn.Parameter(torch.tensor(8.0)), answer
+
+    def forward(self, x):
+        if x.dtype != self.gain.dtype:
+            raise TypeError(f"{x.dtype} images for {self.gain.dtype} weights")
+        return self.answer(self.gain * x[:, :, :4].mean((2, 3)))
+
+
+@pytest.fixture
+def data(one_thread):
+    images = torch.rand(40, 3, 8, 8)
+    return images, Colours()(images).argmax(1)
+
+
+OTHERS = {
+    "a dict of logits": lambda z: {"logits": z},
+    "a SimpleNamespace": lambda z: SimpleNamespace(logits=z),
+    "a tuple of 2": lambda z: (z, z),
+    r"a tensor \(\d+, 1\)": lambda z: z[:, :1],
+    r"a tensor \(\d+,\)": lambda z: z[:, 0],
+    r"a tensor \(\d+, 3, 1, 1\)": lambda z: z[:, :, None, None],
+}
+
+
+@pytest.mark.parametrize("got", OTHERS)
+def test_answers_that_are_no_logits_are_refused_with_the_remedy(data, got):
+    classifier, message = Colours(OTHERS[got]), rf"classifier: expected logits \(B, classes\), got {got}; wrap it"
+    for given in (data, data[0]):
+        with pytest.raises(ia.InstaAugError, match=message):
+            ia.fit(ia.LearnedAugment(["turn"]), classifier, given, nuisance=["turn"], config=CONFIG)
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.TTAModel(classifier, ia.LearnedAugment(["turn"]), 2)(data[0])
+
+
+def test_the_mean_of_numbers_that_are_no_logits_is_their_mean(data):
+    images, regressor = data[0], Colours(OTHERS[r"a tensor \(\d+,\)"])
+    model = ia.TTAModel(
+        regressor, ia.LearnedAugment(["turn"]), 2, aggregate="mean_logit", policy={"turn_angle": [0, 180]}
+    )
+    torch.testing.assert_close(model(images), (regressor(images) + regressor(images.rot90(2, (2, 3)))) / 2)
+
+
+def test_a_function_is_no_classifier(data):
+    for call in (lambda f: ia.fit(ia.LearnedAugment(["turn"]), f, data), lambda f: ia.TTAModel(f, None, 2)):
+        with pytest.raises(ia.InstaAugError, match=r"classifier: expected a torch.nn.Module, got function; wrap it"):
+            call(lambda images: images)
+
+
+def test_probabilities_are_noticed(data, caplog):
+    for answer, noticed in ((lambda z: z.softmax(1), True), (lambda z: z.log_softmax(1), False)):
+        caplog.clear()
+        ia.fit(ia.LearnedAugment(["turn"]), Colours(answer), data, nuisance=["turn"], config=CONFIG)
+        assert ("classifier: its answers are probabilities already" in caplog.text) == noticed
+
+
+@pytest.mark.parametrize("nuisance", [None, ["turn"]])
+def test_labels_that_are_not_the_classes_are_refused(data, nuisance):
+    images, labels = data
+    wrong = [labels + 3, labels - 1, labels.float(), labels[:, None], labels > 0, torch.full((40, 3), 0.9)]
+    for given in wrong:
+        with pytest.raises(ia.InstaAugError, match=r"train_data: expected labels \(N,\), integers from 0 to 2"):
+            ia.fit(ia.LearnedAugment(["turn"]), Colours(), (images, given), nuisance=nuisance, config=CONFIG)
+    with pytest.raises(ia.InstaAugError, match="val_data: expected labels"):
+        ia.fit(ia.LearnedAugment(["turn"]), Colours(), data, (images, labels + 3), nuisance=nuisance, config=CONFIG)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, "probabilities"])
+def test_labels_of_every_kind_give_one_report(data, kind):
+    images, labels = data
+    given = nn.functional.one_hot(labels, 3).float() if kind == "probabilities" else labels.to(kind)
+    rows = []
+    for targets in (labels, given):
+        torch.manual_seed(0)
+        report = ia.fit(ia.LearnedAugment(["turn"]), Colours(), (images, targets), config=CONFIG).report
+        rows.append([(row["arm"], row["K"], row["top1"], pytest.approx(row["nll"], abs=1e-4)) for row in report.rows()])
+    assert rows[0] == rows[1]
+
+
+def test_labels_for_one_part_alone_are_refused(data):
+    with pytest.raises(ia.InstaAugError, match="val_data: it has no labels, and train_data has"):
+        ia.fit(ia.LearnedAugment(["turn"]), Colours(), data, data[0], config=CONFIG)
+
+
+@pytest.mark.parametrize("families", [["turn"], ["rotate"]], ids=" ".join)
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_a_classifier_of_any_precision_is_fitted_to(data, families, kind):
+    aug = ia.LearnedAugment(families)
+    result = ia.fit(aug, Colours().to(kind), data, config=ia.FitConfig(epochs=1, max_steps=2, progress=False))
+    assert result.best["loss"] == result.best["loss"]
+
+
+def test_turned_images_do_not_make_labels_wrong(data, caplog):
+    """Half of the images are turned, so that the sure classifier is worse than guessing there; as they are, it is right."""
+    images = torch.rand(40, 3, 8, 8) * 0.1
+    labels = torch.arange(40) % 3
+    images[torch.arange(40), labels, :4] += 0.8
+    images[torch.arange(40), (labels + 1) % 3, 4:] += 0.8  # what is below says another class
+    classifier = Colours(lambda logits: 4 * logits)
+    config = ia.FitConfig(max_steps=2, held_out=0.5, nuisance_probability=1, progress=False)
+    ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, labels), nuisance=["turn"], labels=True, config=config)
+    assert "labels" not in caplog.text
+    for given, said in (((labels + 1) % 3, "Check their order"), (torch.where(labels == 0, 1, labels), r"are right")):
+        caplog.clear()
+        ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, given), config=config)
+        assert said in caplog.text
+
+
+@pytest.mark.parametrize("families", [["turn"], ["rotate"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("loss", "given"),
+    [
+        (nn.CrossEntropyLoss(), r"\(\)"),
+        (lambda outputs, targets: (outputs - targets[:, None]).square(), r"\(\d+, 3\)"),
+        (lambda outputs, targets: 1.0, "float"),
+    ],
+    ids=["mean", "per output", "number"],
+)
+def test_a_loss_that_is_not_per_view_is_refused(data, families, loss, given):
+    with pytest.raises(ia.InstaAugError, match=rf"loss: expected one loss per view, \(\d+,\), got {given}; use"):
+        ia.fit(ia.LearnedAugment(families), Colours(), data, loss=loss, config=CONFIG)
+
+
+class Segments(nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        return self.answer(torch.cat([x, 1 - x], 1))
+
+
+SEGMENTATIONS = {
+    r"a tensor \(\d+, 1, 8, 8\); its softmax is 1 everywhere": lambda z: z[:, :1],
+    r"a tensor \(\d+, 6\); for classifiers": lambda z: z.mean((2, 3)),
+    "a tuple of 1; wrap it": lambda z: (z,),
+    "a dict of logits; wrap it": lambda z: {"logits": z},
+}
+
+
+@pytest.mark.parametrize("got", SEGMENTATIONS)
+def test_what_is_no_segmentation_is_refused(data, got):
+    with pytest.raises(ia.InstaAugError, match=rf"model: expected logits \(B, classes, h, w\), got {got}"):
+        ia.SegmentationTTA(Segments(SEGMENTATIONS[got]), ia.LearnedAugment(["turn"]), 2)(data[0])
+
+
+def test_one_channel_becomes_two_as_the_remedy_says(data):
+    """The softmax of (0, z) is the sigmoid of z; of a network that looks at single pixels, turned views say the same."""
+    two = Segments(lambda z: torch.cat([0 * z[:, :1], z[:, :1]], 1))
+    found = ia.SegmentationTTA(two, ia.LearnedAugment(["turn"]), 4)(data[0]).exp()
+    torch.testing.assert_close(found[:, 1], data[0][:, 0].sigmoid())
+
+
+def test_what_is_measured_is_a_module_that_gives_a_tensor(data):
+    for answer, given in ((lambda z: {"logits": z}, "dict"), (lambda z: z[:, 0], r"a tensor \(\d+,\)")):
+        with pytest.raises(
+            ia.InstaAugError, match=rf"model: expected outputs \(B, classes\) as one tensor, got {given}; wrap"
+        ):
+            ia.measure_invariance(Colours(answer), data, progress=False)
+    with pytest.raises(ia.InstaAugError, match="model: expected a torch.nn.Module, got function"):
+        ia.measure_invariance(lambda images: images, data, progress=False)
+
+
+def test_a_printed_report_is_its_summary(data):
+    report = ia.measure_invariance(Colours(), data, progress=False)
+    assert str(report) == report.summary() and "| rotate" in str(report)
+
+
+def test_a_model_in_double_precision_is_measured(data):
+    rows = [
+        ia.measure_invariance(model, data, progress=False).summary_rows() for model in (Colours(), Colours().double())
+    ]
+    for single, double in zip(*rows, strict=True):
+        assert {
+            key: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for key, value in single.items()
+        } == double
