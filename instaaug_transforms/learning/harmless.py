@@ -159,7 +159,7 @@ def do_no_harm(
         recommended, n = recommend(arms), len(held.images)
         if n < FEWEST:
             recommended = single
-            notes.append(f"only {n} held-out images tell too little: give more, FitConfig(held_out=0.5) or val_data")
+            notes.append(f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data")
         elif recommended is single:
             notes.append(
                 "looking does not pay here: one plain view is as good as any average; use the classifier as it is"
