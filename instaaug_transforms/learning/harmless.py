@@ -156,7 +156,7 @@ def do_no_harm(aug: LearnedAugment, held: Prepared, candidates: AugmentParams, o
         if n < FEWEST:
             recommended = single
             notes.append(
-                f"only {n} held-out images: too few to tell; give more images, or hold out more of them (held_out=0.5)"
+                f"only {n} held-out images: too few to tell; give more, or FitConfig(held_out=0.5), or val_data"
             )
         elif recommended is single:
             notes.append(
