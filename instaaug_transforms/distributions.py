@@ -49,7 +49,7 @@ class AnchorCategorical(Distribution):
         """Uniform numbers ``(*sample_shape, *batch_shape)`` in [0, 1) to anchor indices of the same shape."""
         cdf = self.probs.detach().cumsum(-1)
         cdf = cdf / cdf[..., -1:]
-        if value.shape == self.batch_shape:
+        if value.ndim == len(self.batch_shape):
             index = torch.searchsorted(cdf, value.unsqueeze(-1).contiguous(), right=True).squeeze(-1)
             return index.clamp_(max=self.n_candidates - 1)
         samples = value.shape[: value.ndim - len(self.batch_shape)].numel()  # there may be no images

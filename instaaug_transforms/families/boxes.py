@@ -102,7 +102,7 @@ class BoxHead(nn.Module):
         units = features.map.flatten(2).transpose(1, 2)  # (B, h·w, C): no copy where channels lie last
         local = F.linear(units, self.local.weight, self.local.bias)  # (B, h·w, H)
         context = self.context(features.vector).unsqueeze(1)  # (B, 1, H)
-        hidden = torch.baddbmm(context, self.windows.T.expand(len(local), -1, -1), local).relu_()  # (B, N, H)
+        hidden = torch.baddbmm(context, self.windows.T.expand(local.shape[0], -1, -1), local).relu_()  # (B, N, H)
         weight = GAIN * self.weight.flatten(0, 1).index_select(0, self.row)  # (A, H)
         if len(self.box) > hidden.shape[1]:
             hidden = hidden.index_select(1, self.box)  # (B, A, H)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,17 +106,20 @@ def shrink(images: Tensor, side: int) -> Tensor:
     images = images if images.dtype == torch.uint8 else images.float()  # CPUs have no kernel for halves
     if (height, width) == (side, side):
         return images
-    if images.dtype == torch.uint8 or images.device.type != "cpu":
+    if images.dtype == torch.uint8 or images.device.type != "cpu" or torch.compiler.is_compiling():
         return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
     with without_autocast(images.device):
-        return _filter(height, side).T @ (images @ _filter(width, side))
+        down, across = (torch.from_numpy(_filter(n, side)) for n in (height, width))
+        return down.T @ (images @ across)
 
 
 @lru_cache(maxsize=64)
-def _filter(n: int, side: int) -> Tensor:
-    """Weights ``(n, side)`` of a triangular filter as wide as a pixel of the copy, or of the image where that is larger."""
+def _filter(n: int, side: int) -> np.ndarray:
+    """Weights ``(n, side)`` of a triangular filter as wide as a pixel of the copy, or of the image where that is larger.
+
+    An array, and no tensor: whoever traces this code must not find a tensor of another trace.
+    """
     step = n / side
-    centres = (torch.arange(side, dtype=torch.float64) + 0.5) * step
-    distance = (torch.arange(n, dtype=torch.float64)[:, None] + 0.5 - centres).abs()
-    weights = (1 - distance / max(step, 1)).clamp(min=0)
-    return (weights / weights.sum(0)).float()
+    distance = abs(np.arange(n)[:, None] + 0.5 - (np.arange(side) + 0.5) * step)
+    weights = np.maximum(1 - distance / max(step, 1), 0)
+    return (weights / weights.sum(0)).astype(np.float32)

@@ -66,7 +66,7 @@ class PatchPredictor(Predictor):
         scale = 4 / 255 if copies.dtype == torch.uint8 else 4.0
         # (copies − 0.5) · 4, by the weights: fewer numbers than pixels.
         weight, bias = scale * self.embed.weight, self.embed.bias - 2 * self.embed.weight.sum(1)
-        if len(copies) > FEW:
+        if torch.compiler.is_compiling() or len(copies) > FEW:
             kernel = weight.unflatten(1, (self.in_channels, side, side))
             units = F.conv2d(copies.to(dtype), kernel, bias, side).flatten(2).transpose(1, 2)
         else:  # the same, without what a convolution costs before it starts
@@ -75,7 +75,7 @@ class PatchPredictor(Predictor):
             units = F.linear(patches.to(dtype), weight, bias)
         units = F.layer_norm(units, units.shape[1:])  # (B, 64, width)
         units = torch.addcmul(self.shift, units, self.scale).relu_()
-        mixed = self.mix(torch.baddbmm(units, self.around.expand(len(units), -1, -1), units))
+        mixed = self.mix(torch.baddbmm(units, self.around.expand(units.shape[0], -1, -1), units))
         units = units + mixed.relu_()
         cells = F.avg_pool2d(_as_map(self.summary(units)), GRID // SUMMARY_GRID)  # (B, 16, 4, 4)
         return Features(_as_map(units), self.norm(cells.flatten(1)))
