@@ -102,7 +102,7 @@ class AugmentDistribution(Distribution):
         if offsets is not None:
             product = CandidateProduct([part.family for part in anchors], max_columns=10**9)
             scores = product.log_p({part.family.name: part for part in anchors}) + offsets.to(self.device)
-            fields |= product.take(AnchorCategorical(scores).top(k))
+            fields |= product.take(AnchorCategorical(scores, validate_args=False).top(k))
         elif len(anchors) > 1:
             fields |= _likeliest(anchors, k)
         rest = [part for part in self.parts.values() if not (fields and part in anchors)]
