@@ -56,11 +56,6 @@ def crop_tinyimagenet(**overrides: Any) -> Any:
     return learned_augment("crop_tinyimagenet", **overrides)
 
 
-def crop_tinyimagenet_small(**overrides: Any) -> Any:
-    """Few crops of a small copy, fitted to a frozen ResNet-18 on Tiny-ImageNet."""
-    return learned_augment("crop_tinyimagenet_small", **overrides)
-
-
 def crop_rotate_hsv_tinyimagenet(**overrides: Any) -> Any:
     """Crops, rotations and colours, fitted to a frozen ResNet-18 on Tiny-ImageNet."""
     return learned_augment("crop_rotate_hsv_tinyimagenet", **overrides)

@@ -1,8 +1,8 @@
 """Make crop_tinyimagenet: crops, centre zooms and mirror images for natural photographs, and print the table of its card.
 
 The table of losses comes from an int8 copy of the classifier (see int8.py), on a CPU a quarter of the time; what is chosen on
-held-out images and reported on val/ comes from the classifier itself. 1,000 images that the classifier has not been trained on
-are held out. Seed 0 is kept.
+held-out images and reported on val/ comes from the classifier itself. Of the 10,000 images that the classifier has not been trained
+on (*policy*) 1,000 are held out and the others fitted on; with --split all, those that it knows too. Seed 0 is kept.
 
     python hub/recipes/crop_tinyimagenet.py --data DIR --checkpoint resnet18.safetensors --seeds 0 1 2 --workdir work
     python hub/recipes/crop_tinyimagenet.py --data DIR --checkpoint resnet18.safetensors --seeds 0 1 2 --workdir work --predictor features
@@ -49,6 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--split", choices=("policy", "all"), default="policy", help="images to fit on (%(default)s)")
     parser.add_argument("--images", type=int, help="to fit on, drawn at random (all)")
     parser.add_argument("--predictor", choices=("patches", "conv", "features"), default="patches")
     parser.add_argument("--steps", type=int, default=3000, help="for each λ (%(default)s)")
@@ -61,7 +62,8 @@ def main() -> None:
     images, labels, names = read(options.data / "train")
     policy = torch.tensor([i for i, name in enumerate(names) if unseen(name)])
     held = policy[torch.randperm(len(policy), generator=torch.Generator().manual_seed(0))][:HELD_OUT]
-    rest = torch.ones(len(images), dtype=torch.bool).index_fill(0, held, False).nonzero().flatten()
+    of_split = policy if options.split == "policy" else torch.arange(len(images))
+    rest = of_split[~torch.isin(of_split, held)]
     rest = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(0))][: options.images]
     train, chosen_on = (images[rest], labels[rest]), (images[held], labels[held])
     val = load(read(options.data / "val")[:2], "val")

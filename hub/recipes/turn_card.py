@@ -22,10 +22,10 @@ from instaaug_transforms.utils.stats import mean_interval
 
 
 @torch.no_grad()
-def turned(function, images: Tensor) -> Tensor:
+def turned(function, images: Tensor, amp: bool) -> Tensor:
     """``(4, N, …)``: a function of images in [0, 1] at each of the four quarter turns."""
     parts = images.split(64)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
         every = [[function(torch.rot90(part.float() / 255, k, (-2, -1))).float() for part in parts] for k in range(4)]
     return torch.stack([torch.cat(turn) for turn in every])
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--workdir", type=Path, help="keeps the table of a fit")
     options = parser.parse_args()
     classifier, (images, labels) = classifier_of(options), read_split(options, "val")
-    probs, every = turned(lambda x: classifier(x).softmax(-1), images), torch.arange(len(images))
+    probs, every = turned(lambda x: classifier(x).softmax(-1), images, options.amp), torch.arange(len(images))
     turn = torch.randint(4, (len(images),), generator=torch.Generator().manual_seed(100))
 
     def right(p: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def main() -> None:
     rows: dict[str, list[Tensor]] = {}
     for seed in options.seeds:
         aug = fitted(options, classifier, seed) if options.fit else ia.LearnedAugment.from_pretrained(options.weights)
-        log_p = turned(lambda x, aug=aug: aug.distribution(x).parts["turn"].categorical.logits, images)
+        log_p = turned(lambda x, aug=aug: aug.distribution(x).parts["turn"].categorical.logits, images, options.amp)
         for name, given in (("turned", turn), ("as they are", torch.zeros_like(turn))):
             seen, first = log_p[given, every], probs[given, every]
             view = [probs[(given + k) % 4, every] for k in range(4)]  # what each candidate makes of it
@@ -80,7 +80,7 @@ def fitted(options: argparse.Namespace, classifier: torch.nn.Module, seed: int) 
     predictor = ia.FeaturesPredictor(classifier, options.size)
     aug = ia.LearnedAugment(["turn"], predictor=predictor)
     data = fitted_on(options)
-    config = ia.FitConfig(nuisance_probability=1.0, amp=True, table_batch_size=64, progress=True)
+    config = ia.FitConfig(nuisance_probability=1.0, amp=options.amp, table_batch_size=64, progress=True)
     result = ia.fit(aug, classifier, data, nuisance=["turn"], labels=False, config=config, workdir=options.workdir)
     print(
         f"\nseed {seed}: table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s\n\n{result.report}\n",

@@ -36,8 +36,9 @@ def main() -> None:
 
     @torch.no_grad()
     def probabilities(x: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return torch.cat([classifier(part).float() for part in x.split(50)]).softmax(-1)
+        parts = x.contiguous(memory_format=torch.channels_last).split(50)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.amp):
+            return torch.cat([classifier(part).float() for part in parts]).softmax(-1)
 
     others, truth = read_split(options, "many")
     some = torch.randperm(len(others), generator=torch.Generator().manual_seed(options.seed))[: options.searched_on]

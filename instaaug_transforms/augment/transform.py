@@ -54,7 +54,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             learned distribution for all images; ``"symmetric"``, the same with ranges centred on the identity (Augerino);
             ``ClassPredictor(n_classes)``, one per class, chosen by the label while training.
         backend: whose kernels move pixels and change colours: ``"kornia"``, ``"torch"`` (the package's own), or ``"auto"``,
-            Kornia's on accelerators and ours on a CPU. They agree within 1e-5.
+            Kornia's on accelerators and ours on a CPU. They agree within 1e-5. A PIL image that is only cropped is resized by PIL.
         compile: run the colour families through torch.compile: several times faster from the second call of a size on.
             Where there is no compiler it warns and goes on without.
 
@@ -271,7 +271,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         """One leaf by the parameters of its sample."""
         made: AugmentParams = params["params"]
         swap = params.get("swap", False)
-        if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not swap:
+        if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not swap and self.backend != "kornia":
             view = cut(inpt, made, self.families, self.in_channels, self.output_size, self.interpolation)
             if view is not None:
                 return view

@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import InstaAugError
@@ -100,7 +99,9 @@ class BoxHead(nn.Module):
     def forward(self, features: Features) -> Tensor:
         # Windows sum to 1: the shared layer comes first, on fewer numbers.
         units = features.map.flatten(2).transpose(1, 2)  # (B, h·w, C): no copy where channels lie last
-        local = F.linear(units, self.local.weight, self.local.bias)  # (B, h·w, H)
+        # Not `F.linear`: what that rounds depends on whether its weights are being trained (torch 2.14).
+        rows = torch.addmm(self.local.bias, units.flatten(0, 1), self.local.weight.T)
+        local = rows.view(-1, units.shape[1], HIDDEN)  # (B, h·w, H)
         context = self.context(features.vector).unsqueeze(1)  # (B, 1, H)
         hidden = torch.baddbmm(context, self.windows.T.expand(local.shape[0], -1, -1), local).relu_()  # (B, N, H)
         weight = GAIN * self.weight.flatten(0, 1).index_select(0, self.row)  # (A, H)
