@@ -241,7 +241,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         image = next((leaf for leaf in leaves if is_image(leaf)), None)
         if image is None:
             kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
-            raise InstaAugError(f"inputs: expected an image to look at (PIL, tensor, tv_tensor; v2.ToImage() takes arrays), got {kinds} alone")
+            raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone; v2.ToImage() takes arrays")
         if params is not None:
             return self._plan(leaves, image, self._checked(params))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):

@@ -21,7 +21,8 @@ from .report import HeldOutArm, HeldOutReport
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 N_VIEWS = (1, 2, 4, 10)
-TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)  # nats a place in the best input-free order counts; the last is that order for nearly all images
+# Nats that a place in the best input-free order counts; the last gives nearly all images that order.
+TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 MOST_ROWS = 20_000  # that a search for input-free views reads
 FEWEST = 10  # held-out images below which nothing but one view is recommended
