@@ -49,7 +49,7 @@ def test_a_worker_refuses_weights_on_the_gpu(monkeypatch):
     class OnGPU(torch.nn.Parameter):
         is_cuda = True
 
-    aug.predictor.embed.weight = OnGPU(aug.predictor.embed.weight.data)
+    aug.predictor.scale = OnGPU(aug.predictor.scale.data)
     with pytest.raises(ia.InstaAugError, match=r"aug.cpu\(\)"):
         aug(torch.rand(3, 16, 16))
 

@@ -308,12 +308,12 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return batch, back
 
     def _check_device(self, device: torch.device) -> None:
-        own = self.device
-        if own.type == "cuda" and in_worker():
+        weight = next(self.predictor.parameters())
+        if weight.is_cuda and in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
-        if device != own:
+        if device != weight.device:
             raise InstaAugError(
-                f"images: they are on {device}, the transform's weights on {own}. v2.Compose moves no "
+                f"images: they are on {device}, the transform's weights on {weight.device}. v2.Compose moves no "
                 f"weights: call aug.to({str(device)!r}) yourself, or move the images"
             )
 
