@@ -15,13 +15,14 @@ from . import rivals
 
 def test_crop_of_small_images(race, device):
     images = torch.rand(64, 3, 64, 64, device=device)
-    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet").to(device)
+    aug, larger = rivals.fitted(["crop"], device), rivals.fitted(["crop"], device, predictor=ia.ConvPredictor())
     params = aug.distribution(images).sample()
     work = "`aug(x)`, crop, 64×3×64×64"
     tv, batched = "torchvision RandomResizedCrop per sample", "kornia RandomResizedCrop, batch"
     race(
         {
             work: lambda: aug(images),
+            "larger": lambda: larger(images),
             "its predictor alone": lambda: aug.predictor(images),
             "its apply alone": lambda: aug.apply(images, params),
             tv: rivals.per_sample(v2.RandomResizedCrop(64, antialias=True), images),
@@ -31,6 +32,7 @@ def test_crop_of_small_images(race, device):
         [
             (work, work, tv, 0.8),
             (work, work, batched, 1.2),
+            (work + ", φ of convolutions", "larger", tv, None),
             (work + ": the predictor", "its predictor alone", tv, None),
             (work + ": apply", "its apply alone", tv, None),
         ],
@@ -39,7 +41,7 @@ def test_crop_of_small_images(race, device):
 
 def test_crop_of_a_hundred(race, device):
     images = torch.rand(100, 3, 64, 64, device=device)
-    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet").to(device)
+    aug = rivals.fitted(["crop"], device)
     work, against = "`aug(x)`, crop, 100×3×64×64", "affine_grid + grid_sample"
     race({work: lambda: aug(images), against: rivals.grid_sample(images)}, 100, [(work, work, against, 3.0)])
 
@@ -78,14 +80,14 @@ def test_crop_of_one_pil_image(race, device, shape, side, bar):
     if device.type != "cpu":
         pytest.skip("PIL images are on the CPU")
     image = rivals.photograph(*shape)
-    aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=side)
-    larger = ia.LearnedAugment(["crop"], predictor=ia.ConvPredictor(), output_size=side)
+    aug = rivals.fitted(["crop"], device, output_size=side)
+    larger = rivals.fitted(["crop"], device, output_size=side, predictor=ia.ConvPredictor())
     pixels = functional.pictures.pixels(image, 3)
     work, against = f"one PIL image, crop, {shape[0]}×{shape[1]} to {side} px", "torchvision RandomResizedCrop"
     convolutions, alone = work + ", φ of convolutions", work + ": the predictor"
     calls = {
         work: lambda: aug(image),
-        convolutions: lambda larger=larger.eval().requires_grad_(False): larger(image),
+        convolutions: lambda: larger(image),
         alone: torch.inference_mode()(lambda: aug.predictor(pixels)),
         against: lambda crop=v2.RandomResizedCrop(side, antialias=True): crop(image),
     }
@@ -101,7 +103,7 @@ def test_data_loader(race, device, tmp_path):
         rivals.photograph(375, 500, seed=i).save(tmp_path / "class" / f"{i}.jpg", quality=90)
     rest = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
     work, against = "DataLoader, 2 workers, JPEGs of 500×375 to 224 px, crop", "torchvision RandomResizedCrop"
-    crops = {work: ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=224)}
+    crops = {work: rivals.fitted(["crop"], device, output_size=224)}
     crops[against] = v2.RandomResizedCrop(224, antialias=True)
     loaders = {
         name: DataLoader(ImageFolder(str(tmp_path), v2.Compose([crop, *rest])), 16, num_workers=2)
