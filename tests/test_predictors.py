@@ -6,7 +6,7 @@ from instaaug_transforms import families
 from instaaug_transforms.families.base import GAIN
 from instaaug_transforms.families.boxes import box_windows
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.predictors import ConvPredictor, EquivariantPredictor, PatchPredictor, conv
+from instaaug_transforms.predictors import ConvPredictor, EquivariantPredictor, PatchPredictor, conv, copies
 
 from .conftest import make_lively
 
@@ -206,9 +206,9 @@ def test_bytes_say_what_floats_say(kind):
 def test_copies_are_those_of_interpolate(size, side):
     images = torch.rand(2, 3, *size)
     expected = torch.nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    assert torch.allclose(conv.shrink(images, side), expected, atol=2e-6)
+    assert torch.allclose(copies.shrink(images, side), expected, atol=2e-6)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.allclose(conv.shrink(images, side), expected, atol=2e-6)
+        assert torch.allclose(copies.shrink(images, side), expected, atol=2e-6)
     small = torch.rand(1, 3, *size, dtype=torch.float64, requires_grad=True)
-    conv.shrink(small, side).square().sum().backward()
+    copies.shrink(small, side).square().sum().backward()
     assert small.grad.isfinite().all() and small.grad.any()

@@ -1,21 +1,16 @@
-"""An invariance module φ of convolutions over a small copy of the image, and how copies are made."""
+"""An invariance module φ of convolutions over a small copy of the image."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import islice
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
-from ..utils.errors import InstaAugError
-from ..utils.modes import without_autocast
 from .base import Predictor, register_predictor
+from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, as_bytes, check_multiple, shrink
 
-SUMMARY_GRID = 4
-SUMMARY_CHANNELS = 16
 CHUNK = 32  # images at a time on the CPU
 
 
@@ -25,7 +20,7 @@ class ConvPredictor(Predictor):
 
     It looks at an antialiased copy of ``image_size`` × ``image_size`` pixels whatever the image's size, so a module
     trained on small images serves large ones. GroupNorm and not BatchNorm: what an image gets must not depend on the
-    rest of its batch, in training as in evaluation. `PatchPredictor` takes a quarter of the multiplications.
+    rest of its batch, in training as in evaluation. `PatchPredictor` takes a third of the multiplications.
 
     Args:
         image_size: side of the copy, pixels; a multiple of 16.
@@ -36,10 +31,8 @@ class ConvPredictor(Predictor):
 
     def __init__(self, image_size: int = 64, width: int = 32) -> None:
         super().__init__()
-        for name, value, step in (("image_size", image_size, 16), ("width", width, 4)):
-            # The limit keeps a damaged file from asking for all of the memory.
-            if not isinstance(value, int) or not step <= value <= 1024 or value % step:
-                raise InstaAugError(f"{name} of the predictor must be a multiple of {step} up to 1024, got {value!r}")
+        check_multiple("image_size", image_size, 16)
+        check_multiple("width", width, 4)
         self.image_size, self.width = image_size, width
 
     def _build(self, families: Sequence[Family]) -> None:
@@ -90,36 +83,3 @@ class ConvPredictor(Predictor):
         first = self.trunk[0]
         bias = first.bias - 2 * first.weight.sum((1, 2, 3))
         return F.conv2d(copies, 4 * first.weight, bias, first.stride)
-
-
-def as_bytes(copies: Tensor) -> Tensor:
-    """Floats in [0, 1] as uint8; what is uint8 stays."""
-    return copies if copies.dtype == torch.uint8 else copies.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def shrink(images: Tensor, side: int) -> Tensor:
-    """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, side, side)``, antialiased; of uint8 uint8, else fp32.
-
-    What `F.interpolate` gives with ``antialias=True``; of floats on a CPU by two products of matrices, four times as fast.
-    """
-    height, width = images.shape[-2:]
-    images = images if images.dtype == torch.uint8 else images.float()  # CPUs have no kernel for halves
-    if (height, width) == (side, side):
-        return images
-    if images.dtype == torch.uint8 or images.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    with without_autocast(images.device):
-        down, across = (torch.from_numpy(_filter(n, side)) for n in (height, width))
-        return down.T @ (images @ across)
-
-
-@lru_cache(maxsize=64)
-def _filter(n: int, side: int) -> np.ndarray:
-    """Weights ``(n, side)`` of a triangular filter as wide as a pixel of the copy, or of the image where that is larger.
-
-    An array, and no tensor: whoever traces this code must not find a tensor of another trace.
-    """
-    step = n / side
-    distance = abs(np.arange(n)[:, None] + 0.5 - (np.arange(side) + 0.5) * step)
-    weights = np.maximum(1 - distance / max(step, 1), 0)
-    return (weights / weights.sum(0)).astype(np.float32)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..families import Features, FeatureSpec
 from ..utils.errors import InstaAugError
 from .base import Predictor, register_predictor
-from .conv import as_bytes, shrink
+from .copies import as_bytes, check_multiple, shrink
 
 POSES = 8
 SUMMARY_FIELDS, SUMMARY_GRID = 16, 4
@@ -129,8 +129,7 @@ class EquivariantPredictor(Predictor):
         blocks: tuple[int, int, int] = (0, 1, 2),
     ) -> None:
         super().__init__()
-        if not isinstance(image_size, int) or not 64 <= image_size <= 1024 or image_size % 64:
-            raise InstaAugError(f"image_size of the predictor must be a multiple of 64 up to 1024, got {image_size!r}")
+        check_multiple("image_size", image_size, 64)
         wrong = any(not 8 <= c <= 1024 or c % 8 for c in channels) or any(not 0 <= b <= 64 for b in blocks)
         if len(channels) != 3 or len(blocks) != 3 or wrong:
             raise InstaAugError(

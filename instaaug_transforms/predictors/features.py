@@ -10,7 +10,7 @@ from ..families import Family, Features, FeatureSpec
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from .base import Predictor, register_predictor
-from .conv import shrink
+from .copies import shrink
 from .taps import Tapped, Taps, find_layer
 
 CONFIDENCES = 3
