@@ -75,7 +75,7 @@ def test_model_cards_name_every_checkpoint():
     cards = (ROOT / "hub" / "README.md").read_text(encoding="utf-8")
     assert all(f"`{name}`" in cards for name in ia.list_weights())
     for name in ia.list_weights():
-        assert any((ROOT / "hub" / "recipes" / f"{name}{kind}").exists() for kind in (".sh", ".py"))
+        assert (ROOT / "hub" / "recipes" / f"{name}.sh").exists()
 
 
 def test_every_yes_of_the_feature_table_leads_to_a_test():

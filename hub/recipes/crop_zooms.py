@@ -1,11 +1,11 @@
-"""Make crop_tinyimagenet: crops, centre zooms and mirror images for natural photographs, and print the table of its card.
+"""Crops, centre zooms and mirror images of Tiny-ImageNet through a frozen ResNet-18: the fit of crop_tinyimagenet under the rules of the report.
 
 The table of losses comes from an int8 copy of the classifier (see int8.py), on a CPU a quarter of the time; what is chosen on
 held-out images and reported on val/ comes from the classifier itself. Of the 10,000 images that the classifier has not been trained
 on (*policy*) 1,000 are held out and the others fitted on; with --split all, those that it knows too. Seed 0 is kept.
 
-    python hub/recipes/crop_tinyimagenet.py --data DIR --checkpoint resnet18.safetensors --seeds 0 1 2 --workdir work
-    python hub/recipes/crop_tinyimagenet.py --data DIR --checkpoint resnet18.safetensors --seeds 0 1 2 --workdir work --predictor features
+    python hub/recipes/crop_zooms.py --data DIR --checkpoint resnet18.safetensors --seeds 0 1 2 --workdir work
+    python hub/recipes/crop_zooms.py --data DIR --checkpoint resnet18.safetensors --seeds 0 1 2 --workdir work --predictor features
 
 DIR holds Tiny-ImageNet as train/<wnid>/ and val/<wnid>/; the checkpoint is a timm resnet18 (200 classes, 64 px) trained on the *fit* images
 alone (see tinyimagenet_splits.py).
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[0.1, 0.3], help="λ to choose among (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("crop_tinyimagenet.safetensors"))
+    parser.add_argument("--out", type=Path, default=Path("crop_zooms.safetensors"))
     options = parser.parse_args()
     classifier = ia.timm.create_classifier("resnet18", options.checkpoint, 200).eval()
     images, labels, names = read(options.data / "train")
