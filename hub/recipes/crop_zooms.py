@@ -1,4 +1,4 @@
-"""Crops, centre zooms and mirror images of Tiny-ImageNet through a frozen ResNet-18: the fit of crop_tinyimagenet under the rules of the report.
+"""Crops, centre zooms and mirror images through a frozen ResNet-18 on Tiny-ImageNet: fitted and chosen by the report's rules.
 
 The table of losses comes from an int8 copy of the classifier (see int8.py), on a CPU a quarter of the time; what is chosen on
 held-out images and reported on val/ comes from the classifier itself. Of the 10,000 images that the classifier has not been trained
