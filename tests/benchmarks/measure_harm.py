@@ -27,27 +27,29 @@ from .measure_recommendation import digits
 
 
 @torch.no_grad()
-def answers(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def answers(model: torch.nn.Module, images: Tensor, labels: Tensor, amp: bool) -> Tensor:
     """Which images are right, ``(N,)``."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=images.shape[-1] > 32):
+    with torch.autocast("cpu", torch.bfloat16, enabled=amp):
         parts = [model(part.float() / 255).float().argmax(1) for part in images.split(50)]
     return (torch.cat(parts) == labels).double()
 
 
-def judge(classifier, families, train, test: tuple[Tensor, Tensor], seed: int, size: int, labels: bool) -> list:
+def judge(
+    classifier, families, train, test: tuple[Tensor, Tensor], seed: int, size: int, labels: bool, amp: bool
+) -> list:
     """A row: accuracy of one view, of the best input-free arm and of what is recommended, and what the latter gains over both."""
     torch.manual_seed(seed)
     aug = ia.LearnedAugment(families, predictor=ia.FeaturesPredictor(classifier, size))
-    config = ia.FitConfig(seed=seed, amp=size > 32, progress=False, table_batch_size=64)
+    config = ia.FitConfig(seed=seed, amp=amp, progress=False, table_batch_size=64)
     result = ia.fit(aug, classifier, train, config=config, labels=labels)
-    right = {"one view": answers(classifier, *test)}
+    right = {"one view": answers(classifier, *test, amp)}
     for arm in result.report.arms:
         if arm.name.startswith("best input-free") and arm.setting is not None:
-            right[f"K = {arm.n_views}"] = answers(ia.TTAModel(classifier, aug, **load_setting(arm.setting)), *test)
+            right[f"K = {arm.n_views}"] = answers(ia.TTAModel(classifier, aug, **load_setting(arm.setting)), *test, amp)
     chosen = result.report.recommended
     ours = right["one view"]
     if chosen is not result.report.arms[0]:
-        ours = answers(ia.TTAModel.recommended(classifier, aug, result), *test)
+        ours = answers(ia.TTAModel.recommended(classifier, aug, result), *test, amp)
     free = max((name for name in right if name != "one view"), key=lambda name: right[name].mean().item())
     best = max(right, key=lambda name: right[name].mean().item())
     text = "{:+.2f} [{:+.2f}, {:+.2f}]".format
@@ -87,6 +89,7 @@ def main() -> None:
     parser.add_argument("--test-images", type=int, default=3000, help="(%(default)s)")
     parser.add_argument("--families", nargs="+", default=["crop", "turn", "light"], help="a × b for a product")
     parser.add_argument("--no-labels", action="store_true")
+    parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that are faster by it")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     rows, start = [], time.perf_counter()
@@ -98,7 +101,10 @@ def main() -> None:
         else:
             classifier, train, test = from_folders(options, seed)
         for names in options.families:
-            rows.append(judge(classifier, names.split(" × "), train, test, seed, options.size, not options.no_labels))
+            row = judge(
+                classifier, names.split(" × "), train, test, seed, options.size, not options.no_labels, options.amp
+            )
+            rows.append(row)
             print(*rows[-1], f"{time.perf_counter() - start:.0f} s", sep=" | ", flush=True)
     headers = [
         "families",
