@@ -14,7 +14,8 @@ from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning.harmless import HeldOut, _arms, _choices, _on_train, _ours, policy_order
+from instaaug_transforms.learning.harmless import _arms, _choices, _on_train, _ours, policy_order
+from instaaug_transforms.learning.held_out import ClassScores
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.recommendation import recommend
 from instaaug_transforms.learning.report import HeldOutArm
@@ -168,7 +169,7 @@ def test_without_looking_sets_are_the_best_policys():
 
     order = policy_order(Table())
     constant = torch.randn(6).log_softmax(0).expand(200, -1)
-    chosen = {tuple(way.views[0].tolist()) for way in _choices(constant, 2, order)}
+    chosen = {tuple(way.views[0].tolist()) for way in _choices(constant, 2, order, ClassScores)}
     assert best in chosen and tuple(order[:2]) == best
 
 
@@ -188,7 +189,7 @@ def test_weights_are_chosen_after_temperatures():
     rows["logits"].put(slice(0, n), logits)
     held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), right), 1, rows, torch.device("cpu"))
     log_p = (one_hot((view + (torch.arange(n) % 10 == 0)) % columns, columns) * 30.0).log_softmax(1)
-    ours = _ours(HeldOut(held), log_p, columns, False, list(range(columns)))
+    ours = _ours(ClassScores(held), log_p, columns, False, list(range(columns)))
     # Of all four views, weighted by φ or equally: nine in ten right, or none.
     assert ours.setting["aggregate"] == "probability" and ours.correct.mean() == 0.9
 
@@ -289,7 +290,7 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     aug = ia.LearnedAugment(["turn"])
     arms = {
         arm.name: arm
-        for arm in _arms(aug, HeldOut(held), log_p, aug.families[0].candidates(), [], None)
+        for arm in _arms(aug, ClassScores(held), log_p, aug.families[0].candidates(), [], None)
         if arm.n_views == 1
     }
     assert arms["best input-free (ours, shuffled)"].correct.all()
@@ -308,8 +309,10 @@ def test_what_is_recommended_is_of_one_classifier_and_one_fit(tmp_path, caplog):
     assert "another one" not in caplog.text
     ia.TTAModel.recommended(other, again)
     assert "found on held-out images of another one" in caplog.text
-    squared = lambda outputs, targets: (outputs - outputs.detach() + 1).square().mean(1)  # noqa: E731
-    ia.fit(again.requires_grad_(True), one, data, loss=squared, config=config)  # which has no report
+    maps = nn.Sequential(Corners(), nn.Unflatten(1, (4, 1, 1)), nn.Upsample(40))  # whose pixels move with the views
+    loss = lambda outputs, targets: outputs.square().flatten(1).mean(1)  # noqa: E731
+    result = ia.fit(again.requires_grad_(True), maps, data, loss=loss, config=config)
+    assert result.report is None and "report: none" in caplog.text
     objective = ia.InstaAugObjective(aug)
     views, sample = aug.sample(data[0][:4])
     objective(views.mean((1, 2, 3)), sample)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +13,12 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from ..utils.outputs import are_probabilities, check_logits
 from .loss_table import Viewer
+from .losses import PerViewLoss, own_answers, per_view
 
 logger = logging.getLogger(__name__)
 
 FEW = 4
+MOST_NUMBERS = 4096  # per image; what has more is a map, whose pixels move with the views
 
 
 def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str, Images]) -> None:
@@ -35,10 +38,7 @@ def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str,
             f"classifier: its weights are on {weight.device}, the transform's on {aug.device}; move one to the other: "
             f"aug.to({weight.device.type!r})"
         )
-    images, _ = next(iter(data.values())).batch(slice(0, FEW), aug.device)
-    identity = {name: torch.tensor([value]) for family in aug.families for name, value in family.identity().items()}
-    with torch.no_grad():
-        logits = check_logits(Viewer(aug, classifier, AugmentParams(**identity)).plain(images))
+    logits = check_logits(_few(aug, classifier, next(iter(data.values())))[0])
     if are_probabilities(logits):
         logger.warning(
             "classifier: its answers are probabilities already, and the softmax of probabilities is nearly flat; give "
@@ -47,6 +47,32 @@ def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str,
     for name, part in data.items():
         if part.targets is not None:
             part.targets = _as_labels(part.targets, logits.shape[1], name)
+
+
+def can_average(aug: LearnedAugment, model: nn.Module, loss: PerViewLoss, data: Images, own: bool) -> bool:
+    """Whether outputs of several views can be averaged, and the average be judged by ``loss``: one tensor of a few numbers.
+
+    Args:
+        aug: on the model's device.
+        model: images in [0, 1] to outputs, held in eval mode by the caller.
+        loss: of one's own; it is called once, so that it fails before the long work where it fails.
+        data: with targets unless ``own``.
+        own: whether the targets are the model's own outputs.
+    """
+    outputs, targets = _few(aug, model, data)
+    targets = own_answers(loss)(outputs) if own else targets
+    single = isinstance(outputs, Tensor) and outputs.is_floating_point()
+    n = min(FEW, len(data))
+    per_view(loss, outputs, targets, n)
+    return single and outputs.shape[:1] == (n,) and outputs[0].numel() <= MOST_NUMBERS
+
+
+def _few(aug: LearnedAugment, model: nn.Module, data: Images) -> tuple[Any, Tensor | None]:
+    """Outputs of the first images as they are, and their targets."""
+    images, targets = data.batch(slice(0, FEW), aug.device)
+    identity = {name: torch.tensor([value]) for family in aug.families for name, value in family.identity().items()}
+    with torch.no_grad():
+        return Viewer(aug, model, AugmentParams(**identity)).plain(images), targets
 
 
 def _as_labels(targets: Tensor, classes: int, name: str) -> Tensor:

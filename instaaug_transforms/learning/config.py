@@ -98,7 +98,7 @@ class FitResult:
         stopped_early: whether patience ran out.
         table_seconds, fit_seconds: wall times of the loss tables and of the rest.
         report: what one view, the best policy that does not look at the image, and ours give on held-out images, and
-            which of them to use; None where views cannot be tabulated (ranges) or outputs are no logits.
+            which of them to use; None where ``val_table`` was given, or outputs are maps or anything but one tensor.
         held_out: names of the held-out images, where the data has names.
     """
 

@@ -1,6 +1,7 @@
 """`fit`: learn an augmentation through a frozen classifier."""
 
 import copy
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -23,13 +24,17 @@ from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import check_module
-from .answers import check_answers
+from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
-from .losses import PerViewLoss, cross_entropy
+from .held_out import ClassScores, HeldOut, OutputScores
+from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import Prepared, prepare
+from .report_by_views import report_by_views
 from .watch import warn_about_data
+
+logger = logging.getLogger(__name__)
 
 
 def fit(
@@ -39,7 +44,7 @@ def fit(
     val_data: Any = None,
     config: FitConfig | None = None,
     *,
-    loss: PerViewLoss = cross_entropy,
+    loss: PerViewLoss | str = cross_entropy,
     nuisance: Step | Sequence[Step] | None = None,
     labels: bool | None = None,
     table: Tensor | None = None,
@@ -56,8 +61,8 @@ def fit(
     score-function gradient has the table as its control variate. The epoch kept is the one with the lowest held-out
     objective (mean loss − Σ λ·entropy, at the latest λ), where a nat outside the band costs a nat of loss.
 
-    Where a table says all, the image moves φ only as far as held-out images reward, and `FitResult.report` says what
-    one view, the best policy that does not look at the image, and ours give there, and which of them to use.
+    Where a table says all, the image moves φ only as far as held-out images reward. `FitResult.report` says what one view,
+    the best policy that does not look at the image, and ours give there, and which of them to use.
 
     Where `torch.distributed` is initialised, its processes share the classifier's work: the table's rows and the chunks
     of every step. φ itself, small, is trained by each of them alike, so all end with the weights of a single process.
@@ -69,7 +74,8 @@ def fit(
             memorised.
         val_data: likewise, to choose on; a part of ``train_data`` is held out by default.
         config: see `FitConfig`.
-        loss: ``(outputs, targets)`` to per-view losses ``(B,)``.
+        loss: ``"cross_entropy"`` of logits and labels; ``"binary_cross_entropy"`` of logits and 0 or 1 for each of several
+            classes; ``"squared_error"`` of numbers; or a function of ``(outputs, targets)`` to per-view losses ``(B,)``.
         nuisance: what the images suffer before φ sees them, with ``config.nuisance_probability``: names of families,
             drawn as widely as they can undo, or torchvision transforms. See `Nuisance`.
         labels: whether to fit to the labels. Without them the target is the classifier's own answer on the image as it
@@ -88,6 +94,7 @@ def fit(
     """
     config = config or FitConfig()
     check_module(classifier)
+    loss = find_loss(loss)
     if next(aug.predictor.parameters()).dtype == torch.float16:
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
@@ -101,13 +108,13 @@ def fit(
         train, val = hold_out(train, config.seed, config.held_out)
     else:
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
-    own = _fits_to_own_answers(labels, nuisance, train, loss)
-    if not own and val.targets is None:
+    own = own_answers(loss) if _fits_to_own_answers(labels, nuisance, train) else None
+    if own is None and val.targets is None:
         raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
     if ranges or config.objective == "sampled":  # images are looked at again in every step
-        if undo is not None or own:
+        if undo is not None or own is not None:
             raise InstaAugError(
                 "nuisance: a fit to disturbed images, or without labels, is made from a table; use families of candidates "
                 "(crop, turn, light, …) and objective='paper'"
@@ -118,54 +125,67 @@ def fit(
         folder.mkdir(parents=True, exist_ok=True)
     # Without a table, candidates are learned from samples, as any family that is not differentiable.
     tabled = bool(anchors) and config.objective != "sampled"
+    if val_table is not None and (ranges or not tabled):
+        raise InstaAugError(
+            "val_table: ranges and objective='sampled' are held to sampled views, which no table holds; leave it out"
+        )
     views = CandidateProduct(anchors, config.max_columns).candidates() if tabled else None
     alone = tabled and not ranges
-    report = alone and val_table is None and loss is cross_entropy
-    # What its columns are compared with, on the held-out images alone.
-    candidates = with_extras(aug, views) if report else views
     # What φ draws for its dropout comes from the global generator: seeded by every step, and put back.
     devices = [aug.device] if aug.device.type == "cuda" else []
     start = time.perf_counter()
     streamed = any(isinstance(part, StreamedImages) for part in (train, val))
     with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
-        shared = (aug, classifier, loss, config)
-        if loss is cross_entropy:
+        by_classes = loss is cross_entropy
+        if by_classes:
             check_answers(aug, classifier, {"train_data": train, "val_data": val})
+        judged = by_classes or can_average(aug, classifier, loss, val, own is not None)
+        report = judged and val_table is None
+        if not judged:
+            logger.warning(
+                "report: none, because averages of several views' outputs cannot be judged: they are maps, or not one tensor of "
+                "numbers. Compare with one view on held-out images yourself before you use what is learned"
+            )
+        kept = (torch.float16 if by_classes else torch.float32) if report and alone else None
+        # What its columns are compared with, on the held-out images alone.
+        candidates = with_extras(aug, views) if report and alone else views
+        shared = (aug, classifier, loss, config)
         prepared = prepare(train, table, "table", *shared, views, undo, own, rows)
-        held_views = candidates if alone else None
-        held = prepare(val, val_table, "val_table", *shared, held_views, undo, own, rows, logits=report)
+        held = prepare(
+            val, val_table, "val_table", *shared, candidates if alone else None, undo, own, rows, logits=kept
+        )
         table_seconds = time.perf_counter() - start
-        if report and not own:
+        if kept and by_classes and own is None:
             warn_about_data(prepared, held)
-        order = policy_order(prepared) if alone else []
+        order = policy_order(prepared, by_classes) if alone else []
+        scores = None if kept is None else ClassScores(held) if by_classes else OutputScores(held, loss)
         settings = _settings(config, alone, len(prepared))
         aug.recommended = None  # what another fit recommended is of another φ
         learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)
-        result = _best_of(settings, order, *learning)
-        hard = not own and train.targets.ndim == 1  # then losses are those of the labels, of an average too
-        summary = do_no_harm(aug, held, candidates, order, prepared if hard else None) if report else None
+        result = _best_of(settings, order, scores, *learning)
+        summary = None
+        if scores is not None:
+            # Losses of labels are those of an average too; of soft targets and of losses of one's own they are not.
+            hard = by_classes and own is None and train.targets.ndim == 1
+            summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None)
+        elif report:
+            summary = report_by_views(aug, classifier, val, loss, config)
         if summary:
             aug.recommended["classifier"] = fingerprint(classifier)
-        if summary and own and undo is None:
+        if summary and own is not None and undo is None:
             summary.notes.append(
                 "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
             )
     return replace(result, report=summary, held_out=val.identities)
 
 
-def _fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images, loss: PerViewLoss) -> bool:
+def _fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images) -> bool:
     """Whether the classifier's own answers are the targets."""
     if labels and data.targets is None:
         raise InstaAugError(
             "labels: asked for, but train_data has none; give (images, labels), or leave labels=True out"
         )
-    own = data.targets is None or (nuisance is not None and labels is None) or labels is False
-    if own and loss is not cross_entropy:
-        raise InstaAugError(
-            "loss: a loss of one's own needs labels, and this fit is to the classifier's own answers; give (images, labels) "
-            "and labels=True"
-        )
-    return own
+    return data.targets is None or (nuisance is not None and labels is None) or labels is False
 
 
 def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
@@ -180,6 +200,7 @@ def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
 def _best_of(
     settings: list[FitConfig],
     order: list[int],
+    scores: HeldOut | None,
     aug: LearnedAugment,
     classifier: nn.Module,
     train: Prepared,
@@ -199,7 +220,7 @@ def _best_of(
         result = Fitting(aug, classifier, train, val, config, loss, folder, table_seconds, numbered).run(resume)
         if len(settings) == 1:
             return result
-        kept.append((average_loss(aug, val, order), copy.deepcopy(aug.predictor.state_dict()), result))
+        kept.append((average_loss(aug, val, order, scores), copy.deepcopy(aug.predictor.state_dict()), result))
     _, state, result = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
     return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))

@@ -5,7 +5,6 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +19,76 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """``(B, classes)`` logits and ``(B,)`` labels, or ``(B, classes)`` probabilities, to ``(B,)`` nats."""
     # Classes that the classifier rules out have logits of −∞: finite, they may meet a probability of 0.
     return F.cross_entropy(logits.float().clamp(-1e4, 1e4), targets, reduction="none")
+
+
+def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``(B, …)`` outputs and as many target numbers to ``(B,)``, the mean over an image's numbers: regression."""
+    return (outputs.float() - _alike(outputs, targets, "squared_error")).square().reshape(len(outputs), -1).mean(1)
+
+
+def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``(B, classes)`` logits, and targets in [0, 1], to ``(B,)`` nats, the mean over classes: several classes an image."""
+    targets = _alike(outputs, targets, "binary_cross_entropy")
+    if not bool(((targets >= 0) & (targets <= 1)).all()):
+        low, high = targets.min().item(), targets.max().item()
+        raise InstaAugError(f"binary_cross_entropy: expected targets in [0, 1], got {low:g} to {high:g}")
+    outputs = outputs.float().clamp(-1e4, 1e4)
+    return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").reshape(len(outputs), -1).mean(1)
+
+
+def _alike(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
+    """Targets in the shape of the outputs, at least ``(B, 1)``; a missing or additional dimension of 1 is none."""
+    given = f"outputs {_shape(outputs)} and targets {_shape(targets)}"
+    if not isinstance(outputs, Tensor) or outputs.shape[:1] != targets.shape[:1] or outputs.numel() != targets.numel():
+        raise InstaAugError(f"{name}: expected as many numbers in the targets as in the outputs, got {given}")
+    return targets.reshape(outputs.shape).to(outputs.device).float()
+
+
+def _shape(value: Any) -> Any:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+LOSSES: dict[str, PerViewLoss] = {
+    "cross_entropy": cross_entropy,
+    "squared_error": squared_error,
+    "binary_cross_entropy": binary_cross_entropy,
+}
+# What a loss takes as targets when they are the model's own outputs.
+OWN = {
+    cross_entropy: lambda logits: logits.float().softmax(-1),
+    squared_error: Tensor.float,
+    binary_cross_entropy: Tensor.sigmoid,
+}
+
+
+def find_loss(loss: PerViewLoss | str) -> PerViewLoss:
+    """A loss by its name, or as it is given.
+
+    Raises:
+        InstaAugError: an unknown name, or no function.
+    """
+    if isinstance(loss, str) and loss in LOSSES:
+        return LOSSES[loss]
+    if callable(loss):
+        return loss
+    raise InstaAugError(
+        f"loss: expected one of {', '.join(LOSSES)}, or a function of outputs and targets; got {loss!r}"
+    )
+
+
+def own_answers(loss: PerViewLoss) -> Callable[[Tensor], Tensor]:
+    """What makes targets of the model's own outputs.
+
+    Raises:
+        InstaAugError: a loss of one's own, of which nobody knows that.
+    """
+    made = next((make for known, make in OWN.items() if known is loss), None)
+    if made is None:
+        raise InstaAugError(
+            "loss: a loss of one's own needs labels, and this fit is to the model's own answers; give (images, labels) and "
+            f"labels=True, or one of {', '.join(map(repr, LOSSES))}"
+        )
+    return made
 
 
 def per_view(loss: PerViewLoss, outputs: Any, targets: Tensor, n: int) -> Tensor:
@@ -80,8 +149,3 @@ def _describe_code(code: Any) -> str:
         for value in code.co_consts
     ]
     return f"{code.co_code.hex()} {constants} {code.co_names}"
-
-
-def own_answers(logits: Tensor) -> Tensor:
-    """The classifier's probabilities ``(B, classes)``: targets where there are no labels."""
-    return torch.softmax(logits.float(), -1)

@@ -1,6 +1,7 @@
 """What a fit needs of its images besides the images: what φ sees of them, and the losses of their views."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from .config import FitConfig
 from .loss_table import Viewer
-from .losses import PerViewLoss, describe_loss, own_answers, per_view
+from .losses import PerViewLoss, describe_loss, per_view
 
 NOT_MEANT = ("progress", "checkpoint_seconds")  # options of a fit that change none of its numbers
 
@@ -80,9 +81,9 @@ def prepare(
     config: FitConfig,
     views: AugmentParams | None,
     nuisance: Nuisance | None,
-    own: bool,
+    own: Callable[[Tensor], Tensor] | None,
     folder: Path | None,
-    logits: bool = False,
+    logits: torch.dtype | None = None,
 ) -> Prepared:
     """One pass over the images for all of it, or what is in ``folder`` already.
 
@@ -92,10 +93,10 @@ def prepare(
         name: ``"table"`` or ``"val_table"``.
         views: ``(V,)`` parameters of the columns, the table's A first; None without a table.
         nuisance: disturbs images before φ and the classifier see them.
-        own: whether the classifier's answers on the images as they are are the targets, not labels.
-        logits: also keep the logits of every view.
+        own: what makes targets of the classifier's answers on the images as they are; None with labels.
+        logits: also keep the outputs of every view, in this type; in half precision for logits alone.
     """
-    orbit = _orbit(aug, nuisance) if views is not None and table is None and not logits else None
+    orbit = _orbit(aug, nuisance) if views is not None and table is None and logits is None else None
     draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
     viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
     columns = 0 if viewer is None or table is not None else len(viewer)
@@ -113,9 +114,9 @@ def prepare(
         out: dict[str, Tensor] = {}
         if viewer is not None and (own or logits):
             plain = viewer.plain(batch)
-            targets = own_answers(plain) if own else targets
+            targets = own(plain) if own else targets
             if logits:
-                out["plain"] = plain.float().clamp(-6e4, 6e4).half()
+                out["plain"] = _stored(plain, logits)
         parts: dict[str, list[Tensor]] = {}
         answers = []
         for draw in range(draws):
@@ -148,15 +149,14 @@ def prepare(
             kept = [[per_view(loss, outputs, targets, len(batch)).float() for outputs in answer] for answer in answers]
             out["losses"] = torch.stack([torch.stack(row, 1) for row in kept], 1)
             if logits:
-                stacked = [torch.stack(answer, 1).float().clamp(-6e4, 6e4).half() for answer in answers]
-                out["logits"] = torch.stack(stacked, 1)
+                out["logits"] = torch.stack([_stored(torch.stack(answer, 1), logits) for answer in answers], 1)
         return out | {key: torch.stack(values, 1) for key, values in parts.items()}
 
     about: dict[str, Any] = {}
     if folder is not None:
-        about = {"predictor": predictor.config(), "images": images.fingerprint(), "own": own}
+        about = {"predictor": predictor.config(), "images": images.fingerprint(), "own": own is not None}
         about |= {"nuisance": None if nuisance is None else nuisance.about(), "draws": draws}
-        about |= {} if viewer is None else {**viewer.about(), "loss": describe_loss(loss), "logits": logits}
+        about |= {} if viewer is None else {**viewer.about(), "loss": describe_loss(loss), "logits": logits is not None}
     rows = compute_rows(
         images,
         compute,
@@ -187,6 +187,11 @@ def prepare(
     ):
         raise InstaAugError(f"{name}: holds losses that are not finite; look at the classifier's outputs")
     return prepared
+
+
+def _stored(outputs: Tensor, dtype: torch.dtype) -> Tensor:
+    """Outputs as they are kept; numbers too large for half precision, as of classes that are ruled out, as its largest."""
+    return outputs.float().clamp(-6e4, 6e4).half() if dtype == torch.float16 else outputs.to(dtype)
 
 
 def _chunks(n: int, size: int) -> list[slice]:

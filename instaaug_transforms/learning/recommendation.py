@@ -4,9 +4,33 @@ import math
 
 import numpy as np
 
-from .report import HeldOutArm
+from .report import HeldOutArm, HeldOutReport
 
-MATERIAL = 1e-3  # nats; less is rounding
+MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is rounding
+FEWEST = 10  # held-out images below which nothing but one view is recommended
+
+
+def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
+    """The report of arms on ``n`` held-out images.
+
+    Args:
+        arms: one of them is ``"one view"``.
+        n: images, each of several copies counted once.
+        labelled: whether the targets are the user's.
+    """
+    arms = sorted(arms, key=lambda arm: (arm.name != "one view", arm.n_views, arm.cost, arm.name))
+    recommended, notes = recommend(arms), []
+    if n < FEWEST:
+        recommended = arms[0]
+        notes.append(f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data")
+    elif recommended is arms[0]:
+        notes.append("looking does not pay here: one plain view is as good as any average; use the classifier as it is")
+    elif recommended.name != "ours":
+        notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
+    by_classes = arms[0].correct is not None
+    against = "labels" if by_classes else "targets"
+    own = "the classifier's own answers" if by_classes else "the model's own outputs"
+    return HeldOutReport(arms, recommended, n, against if labelled else own, notes)
 
 
 def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
@@ -19,12 +43,13 @@ def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
     ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     single, able = arms[0], []
+    material = MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
     for arm in arms[1:]:
         saving, spread = _paired(single.nll, arm.nll)
         in_all, spread_in_all = _paired(*_with_more(single, arm))
-        gain, error = _paired(arm.correct, single.correct)
+        gain, error = (0.0, 0.0) if arm.correct is None else _paired(arm.correct, single.correct)
         sure = saving > 2 * spread or in_all > 2 * spread_in_all
-        if arm.setting is not None and sure and saving > MATERIAL and gain >= -error:
+        if arm.setting is not None and sure and saving > material and gain >= -error:
             able.append(arm)
     if not able:
         return single

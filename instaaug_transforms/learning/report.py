@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ..utils.held_out_table import show_table
 from ..utils.stats import mean_interval
 
 
@@ -16,8 +17,9 @@ class HeldOutArm:
         name: ``"one view"``, ``"best input-free"``, ``"ours"``, ….
         n_views: K.
         cost: forwards of the classifier per image, φ's own look included.
-        correct, nll: ``(N,)`` per held-out image, means of its copies where there are several; nll after one temperature
-            per arm.
+        correct: ``(N,)`` per held-out image, a mean over its copies where there are several; None in a fit with a loss of
+            one's own.
+        nll: likewise, nats, after one temperature per arm; with a loss of one's own, that of the averaged outputs.
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """
@@ -25,14 +27,17 @@ class HeldOutArm:
     name: str
     n_views: int
     cost: float
-    correct: np.ndarray = field(repr=False)
+    correct: np.ndarray | None = field(repr=False)
     nll: np.ndarray = field(repr=False)
     setting: dict[str, Any] | None = None
     more: np.ndarray | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
-        """JSON values: accuracy in percent, NLL in nats."""
-        figures = {"top1": 100 * float(self.correct.mean()), "nll": float(self.nll.mean())}
+        """JSON values: accuracy in percent and NLL in nats, or the loss."""
+        if self.correct is None:
+            figures = {"loss": float(self.nll.mean())}
+        else:
+            figures = {"top1": 100 * float(self.correct.mean()), "nll": float(self.nll.mean())}
         return {"arm": self.name, "K": self.n_views, "cost": self.cost, **figures}
 
 
@@ -44,7 +49,8 @@ class HeldOutReport:
         arms: in the order of the table; the first is one plain view.
         recommended: the arm that held-out images recommend.
         n_images: held-out images.
-        against: ``"labels"``, or ``"the classifier's own answers"`` on the images as they were.
+        against: ``"labels"``, or ``"the classifier's own answers"`` on the images as they were; with a loss of one's own
+            ``"targets"`` and ``"the model's own outputs"``.
         notes: what else a user should know, a sentence each.
     """
 
@@ -55,12 +61,16 @@ class HeldOutReport:
     notes: list[str] = field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One JSON-ready row per arm: accuracy, NLL, and the gain over one view with its 95 % interval, in points."""
-        rows = []
+        """One JSON-ready row per arm: accuracy, NLL, and the gain over one view with its 95 % interval, in points; or, with a
+        loss of one's own, the loss and how much it is below that of one view."""
+        rows, single = [], self.arms[0]
         for arm in self.arms:
-            gain = mean_interval(arm.correct.astype(float) - self.arms[0].correct.astype(float))
+            if arm.correct is None:
+                gain = mean_interval(single.nll.astype(float) - arm.nll.astype(float))
+            else:
+                gain = [100 * v for v in mean_interval(arm.correct.astype(float) - single.correct.astype(float))]
             keys = ("gain", "gain_low", "gain_high")
-            rows.append(arm.summary() | {key: 100 * float(value) for key, value in zip(keys, gain, strict=True)})
+            rows.append(arm.summary() | {key: float(value) for key, value in zip(keys, gain, strict=True)})
         return rows
 
     def to_json(self) -> dict[str, Any]:
@@ -73,22 +83,7 @@ class HeldOutReport:
         }
 
     def __str__(self) -> str:
-        from tabulate import tabulate
-
-        lines = [
-            [
-                row["arm"] + (" ←" if arm is self.recommended else ""),
-                row["K"],
-                f"{row['cost']:g}",
-                f"{row['top1']:.2f}",
-                "" if arm is self.arms[0] else f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]",
-                f"{row['nll']:.3f}",
-            ]
-            for row, arm in zip(self.rows(), self.arms, strict=True)
-        ]
-        headers = ["views", "K", "forwards", "top-1 %", "points over one view [95 %]", "NLL"]
-        table = tabulate(lines, headers, tablefmt="github", disable_numparse=True)
         arm = self.recommended
         advice = f"recommended: {arm.name}" + (f", K = {arm.n_views}" if arm is not self.arms[0] else "")
         against = f"{self.n_images} held-out images, against {self.against}"
-        return "\n".join([against, "", table, "", advice, *self.notes])
+        return "\n".join([against, "", show_table(self.rows(), self.arms.index(arm)), "", advice, *self.notes])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InstaAugError
+from .held_out_table import show_table
 
 PREFIX = "hf-hub:"
 FILE = "learned_augment.safetensors"
@@ -83,8 +84,6 @@ def make_card(config: Mapping[str, Any], sha256: str, repo: str, license: str | 
         license: an identifier of the hub, ``"apache-2.0"`` say.
         text: of your own, below the summary.
     """
-    from tabulate import tabulate
-
     families = ", ".join(entry["name"] for entry in config["families"])
     reads = "classifier_sha256" in config["predictor"]
     data = _hub().ModelCardData(
@@ -101,13 +100,7 @@ def make_card(config: Mapping[str, Any], sha256: str, repo: str, license: str | 
     parts.append(loading + ("\n\nIt reads the features of the classifier it was fitted with." if reads else ""))
     found = config.get("recommended") or {}
     if "table" in found:
-        rows = [
-            [row["arm"], row["K"], f"{row['cost']:g}", f"{row['top1']:.2f}", _interval(row), f"{row['nll']:.3f}"]
-            for row in found["table"]
-        ]
-        headers = ["views", "K", "forwards", "top-1 %", "points over one view [95 %]", "NLL"]
-        table = tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-        parts += [f"## On {found['n']} held-out images, against {found['against']}", table]
+        parts += [f"## On {found['n']} held-out images, against {found['against']}", show_table(found["table"])]
     if "recommended" in found:
         setting = ", ".join(f"{name} = {value}" for name, value in found["recommended"].items())
         parts.append(f"Recommended: {setting}; `TTAModel.recommended(classifier, aug)` uses it.")
@@ -115,10 +108,6 @@ def make_card(config: Mapping[str, Any], sha256: str, repo: str, license: str | 
     if notes:
         parts.append("\n".join(f"- {name}: {value}" for name, value in notes.items()))
     return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    return f"{row['gain']:+.2f} [{row['gain_low']:+.2f}, {row['gain_high']:+.2f}]"
 
 
 def _hub() -> Any:

@@ -1,0 +1,195 @@
+"""Scores of views, and of averages of them, on held-out images: by the labels of a classifier, or by a loss of one's own."""
+
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..tta.arms import greedy
+from .losses import PerViewLoss, own_answers
+from .prepared import Prepared
+from .report import HeldOutArm
+
+CHUNK = 256
+
+
+class HeldOut:
+    """Outputs of every view of the held-out copies, and how averages of them are judged.
+
+    Args:
+        held: what `prepare` made, with outputs.
+
+    Attributes:
+        aggregate: of `TTAModel`, where views weigh the same.
+        weighs: whether views may weigh what φ's probability of them is.
+        labelled: whether the targets are the user's.
+        losses: ``(R, V)`` of each view alone.
+    """
+
+    aggregate = "mean_prob"
+    weighs = True
+    losses: Tensor
+
+    def __init__(self, held: Prepared) -> None:
+        self.held, self.n = held, len(held)
+        self.labelled = held.images.targets is not None
+
+    def outputs(self, rows: Tensor) -> Tensor:
+        """``(B, V, …)`` of copies ``(B,)``, on the CPU."""
+        return self.held.take("logits", rows).cpu().float()
+
+    def setting(self, **arguments: Any) -> dict[str, Any]:
+        """Arguments of a `TTAModel` whose views weigh the same, as JSON values."""
+        return arguments if self.aggregate == "mean_prob" else {**arguments, "aggregate": self.aggregate}
+
+    def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
+        """What averages of views ``(R, K)`` answer, ``(R, …)``; log-weights ``(R, K)``, equal by default."""
+        raise NotImplementedError
+
+    def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
+        """Mean loss of what `average` gives."""
+        raise NotImplementedError
+
+    def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
+        """``k`` of the first ``columns``, each the one that lowers the loss of the average most, given those before it."""
+        raise NotImplementedError
+
+    def arm(
+        self, name: str, k: int, cost: float, averaged: Tensor, setting: dict[str, Any] | None = None
+    ) -> HeldOutArm:
+        """What an arm answers, scored."""
+        correct, losses = self.score(averaged)
+        draws = self.held.draws
+        if draws > 1:  # copies of one image are no independent witnesses
+            losses = losses.unflatten(0, (-1, draws)).mean(1)
+            correct = None if correct is None else correct.float().unflatten(0, (-1, draws)).mean(1)
+        return HeldOutArm(name, k, cost, None if correct is None else correct.numpy(), losses.numpy(), setting)
+
+    def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
+        raise NotImplementedError
+
+
+class ClassScores(HeldOut):
+    """Probabilities of classes, averaged; judged by the cross-entropy after one temperature, and by which are right."""
+
+    def __init__(self, held: Prepared) -> None:
+        super().__init__(held)
+        targets = held.images.targets
+        plain = held.rows["plain"].tensor().float()
+        # Without labels: the classifier's own answers on the images as they were.
+        answers = plain.softmax(-1)
+        soft = answers if targets is None else targets if targets.ndim == 2 else None
+        images = torch.arange(self.n) // held.draws
+        self.right = (targets if soft is None else soft.argmax(-1))[images]
+        self.classes, self.hard = answers.shape[-1], soft is None
+        self.target = F.one_hot(self.right, self.classes).float() if self.hard else soft[images]
+
+    def log_p(self, rows: Tensor, views: Tensor) -> Tensor:
+        """Log-probabilities ``(B, K, C)`` of views ``(B, K)`` of copies ``(B,)``."""
+        logits = self.held.take("logits", rows).cpu()
+        chosen = logits.gather(1, views[:, :, None].expand(-1, -1, self.classes))
+        return chosen.float().log_softmax(-1)
+
+    @cached_property
+    def losses(self) -> Tensor:
+        """``(R, V)``: −log of the probability of the target, soft targets by cross-entropy."""
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            log_p = self.outputs(rows).log_softmax(-1)
+            parts.append(-(log_p * self.target[rows][:, None]).sum(-1))
+        return torch.cat(parts)
+
+    def most_confident(self, columns: int) -> Tensor:
+        """``(R, 1)``: of the first ``columns`` views, the one with the highest probability of any class."""
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            log_p = self.outputs(rows)[:, :columns].log_softmax(-1)
+            parts.append(log_p.amax(-1).argmax(1, keepdim=True))
+        return torch.cat(parts)
+
+    def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Log of the weighted mean probability, ``(R, C)``."""
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            log_p = self.log_p(rows, views[rows])
+            log_w = torch.zeros(log_p.shape[:2]) if weights is None else weights[rows]
+            parts.append(torch.logsumexp(log_p + log_w.log_softmax(1)[..., None], 1))
+        return torch.cat(parts)
+
+    def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
+        if not self.hard:
+            return -(self.average(views, weights) * self.target).sum(-1).mean().item()
+        log_w = torch.zeros(views.shape) if weights is None else weights
+        return -torch.logsumexp(log_w.log_softmax(1) - self.losses.gather(1, views), 1).mean().item()
+
+    def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
+        return greedy(self.losses[rows, :columns], k)
+
+    def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
+        from ..tta.calibration import best_temperature  # SciPy, which takes a while to import
+
+        temperature = best_temperature(averaged, self.target)
+        nll = -((averaged / temperature).log_softmax(-1) * self.target).sum(-1)
+        return averaged.argmax(-1) == self.right, nll
+
+
+class OutputScores(HeldOut):
+    """Outputs of any shape, averaged as they are; judged by the loss of the average.
+
+    Args:
+        held: as above.
+        loss: outputs and targets to per-view losses.
+    """
+
+    aggregate = "mean_logit"
+    weighs = False
+
+    def __init__(self, held: Prepared, loss: PerViewLoss) -> None:
+        super().__init__(held)
+        targets = held.images.targets
+        if targets is None:
+            targets = own_answers(loss)(held.rows["plain"].tensor().float())
+        self.loss, self.target = loss, targets.cpu()[torch.arange(self.n) // held.draws]
+
+    def judge(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        """Losses ``(B,)`` of outputs ``(B, …)`` for copies ``(B,)``."""
+        device = self.held.device  # where the loss may have weights of its own
+        return self.loss(outputs.to(device), self.target[rows].to(device)).detach().float().cpu()
+
+    @cached_property
+    def losses(self) -> Tensor:
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            every = self.outputs(rows).unbind(1)
+            parts.append(torch.stack([self.judge(outputs, rows) for outputs in every], 1))
+        return torch.cat(parts)
+
+    def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
+        parts = []
+        for rows in torch.arange(self.n).split(CHUNK):
+            outputs = self.outputs(rows)
+            parts.append(outputs[torch.arange(len(rows))[:, None], views[rows]].mean(1))
+        return torch.cat(parts)
+
+    def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
+        return self.score(self.average(views))[1].mean().item()
+
+    def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
+        parts = rows.split(CHUNK)
+        sums: list[Tensor | float] = [0.0] * len(parts)
+        chosen: list[int] = []
+        for n in range(1, k + 1):
+            score: Tensor | float = 0.0
+            for part, total in zip(parts, sums, strict=True):
+                every = self.outputs(part)[:, :columns].unbind(1)
+                score = score + torch.stack([self.judge((total + one) / n, part).sum() for one in every])
+            chosen.append(int(score.argmin()))
+            sums = [total + self.outputs(part)[:, chosen[-1]] for part, total in zip(parts, sums, strict=True)]
+        return chosen
+
+    def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
+        every = torch.arange(self.n)
+        return None, torch.cat([self.judge(averaged[rows], rows) for rows in every.split(CHUNK)])

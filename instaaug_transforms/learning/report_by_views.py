@@ -1,0 +1,187 @@
+"""The report of a fit whose views no table holds, ranges among them: views are made, looked at and compared."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..augment import LearnedAugment
+from ..augment_distribution import AugmentDistribution
+from ..engine.data import Images
+from ..engine.rows import Rows
+from ..params import AugmentParams
+from ..predictors import FeaturesPredictor
+from ..tta.arms import policy_candidates
+from ..tta.shared import SharedViews
+from ..tta.views import choose_views
+from ..utils.outputs import as_weights
+from ..utils.progress import bar
+from .config import FitConfig
+from .harmless import N_VIEWS, policy_of
+from .held_out import ClassScores, HeldOut, OutputScores
+from .losses import PerViewLoss, cross_entropy
+from .prepared import Prepared
+from .recommendation import conclude
+from .report import HeldOutArm, HeldOutReport
+
+FRACTIONS = (1.0, 0.5)  # of every range
+MOST_IMAGES = 1000  # that are looked at
+MOST_OUTPUTS = 2 * 10**8  # numbers that are kept; of fewer images where each has many
+CHUNK = 64
+
+
+class Views(NamedTuple):
+    """K views of N images, and the arguments of a `TTAModel` that makes them; None where none does."""
+
+    k: int
+    params: AugmentParams
+    setting: dict[str, Any] | None
+
+
+@torch.no_grad()
+def report_by_views(
+    aug: LearnedAugment, classifier: nn.Module, val: Images, loss: PerViewLoss, config: FitConfig
+) -> HeldOutReport:
+    """Compare one view, the same views for every image, and learned views on held-out images; ``aug`` remembers what won.
+
+    The same views for every image are centre zooms, mirror images and candidates, searched greedily, or those of φ's mean
+    outputs: one range for all images. Learned views are `TTAModel`'s, over all or the middle half of every range.
+
+    Args:
+        aug: the fitted transform.
+        classifier: images in [0, 1] to outputs, held in eval mode by the caller.
+        val: held-out images; of more than `MOST_IMAGES`, some.
+        loss: per-view loss.
+        config: of the fit.
+    """
+    val = val.subset(torch.randperm(len(val), generator=torch.Generator().manual_seed(config.seed))[:MOST_IMAGES])
+    raw = _outputs_of_phi(aug, val)
+    candidates = policy_candidates(aug)
+    ours = _learned(AugmentDistribution(aug.families, raw))
+    mean = {name: value.mean(0, keepdim=True).expand_as(value) for name, value in raw.items()}
+    alike = [
+        Views(k, params, {"n_views": k, "policy": policy_of(params.map(lambda field: field[:, 0]), list(range(k)))})
+        for k, params, _ in _learned(AugmentDistribution(aug.families, mean))
+    ]
+    # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
+    shuffled = [Views(k, params.map(lambda field: field.roll(1, 1)), None) for k, params, _ in ours]
+    everywhere = candidates.map(lambda field: field[:, None].expand(-1, len(val)).to(aug.device))
+    sets = [everywhere, *(views.params for views in (*alike, *ours, *shuffled))]
+    scores = _look(aug, classifier, val, sets, loss, config)
+    starts = torch.tensor([params.batch_shape[0] for params in sets]).cumsum(0).tolist()
+    look, arms = isinstance(aug.predictor, FeaturesPredictor), _fixed(scores, candidates)
+    starts = iter(starts)
+    for name, made in (("best input-free", alike), ("ours", ours), ("best input-free (ours, shuffled)", shuffled)):
+        for views in made:
+            start = next(starts)
+            plain = bool(views.setting and views.setting.get("include_identity"))
+            cost = views.k + (look and name == "ours" and not plain)
+            columns = torch.arange(start, start + views.k).expand(scores.n, -1)
+            setting = views.setting and scores.setting(**views.setting)
+            arms.append(scores.arm(name, views.k, cost, scores.average(columns), setting))
+    report = conclude(_best_of_each(arms), scores.n, scores.labelled)
+    aug.recommended = report.to_json()
+    return report
+
+
+def _learned(distribution: AugmentDistribution) -> list[Views]:
+    """At each K, over all or the middle of every range, with and without the image itself."""
+    made = []
+    for k in N_VIEWS:
+        for fraction in FRACTIONS:
+            for plain in (False, True)[: min(k, 2)]:
+                params = choose_views(distribution.narrowed(fraction), k, "top", plain)
+                setting = {"n_views": k, "include_identity": plain, "range_fraction": fraction}
+                made.append(Views(k, params, setting))
+    return made
+
+
+def _outputs_of_phi(aug: LearnedAugment, val: Images) -> dict[str, Tensor]:
+    """``(N, R)`` per family."""
+    training, raw = aug.predictor.training, dict[str, list[Tensor]]()
+    aug.predictor.eval()
+    for images, _ in val.batches(_parts(len(val)), aug.device):
+        for name, value in aug.predictor(images).items():
+            raw.setdefault(name, []).append(value)
+    aug.predictor.train(training)
+    return {name: torch.cat(values) for name, values in raw.items()}
+
+
+def _look(
+    aug: LearnedAugment,
+    classifier: nn.Module,
+    val: Images,
+    sets: list[AugmentParams],
+    loss: PerViewLoss,
+    config: FitConfig,
+) -> HeldOut:
+    """Outputs of all sets of views ``(n, N)``, one after another, for as many images as there is room for."""
+    flat = _Flat(classifier)
+    shared = SharedViews(flat, aug, config.table_batch_size, config.amp)
+    parts, kept, n = _parts(len(val)), list[Tensor](), 0
+    with bar(desc="report", total=len(val), unit="image", progress=config.progress) as shown:
+        for part, (images, _) in zip(parts, val.batches(parts, aug.device), strict=True):
+            asked = [params.map(lambda field, part=part: field[:, part]) for params in sets]
+            outputs = torch.cat(shared.logits(images, asked)).transpose(0, 1)  # (B, V, numbers)
+            kept.append(outputs.clamp(-6e4, 6e4).half() if loss is cross_entropy else outputs)
+            n += len(images)
+            shown.update(len(images))
+            if (n + CHUNK) * outputs[0].numel() > MOST_OUTPUTS:
+                break
+    every = torch.cat(kept)
+    every = every.reshape(n, 1, every.shape[1], *flat.shape)
+    rows = {}
+    for name, values in (("logits", every), ("plain", every[:, 0, 0])):
+        rows[name] = Rows(None, n, values.shape[1:], values.dtype, n, {})
+        rows[name].put(slice(0, n), values)
+    held = Prepared(val.subset(slice(0, n)), 1, rows, aug.device)
+    return ClassScores(held) if loss is cross_entropy else OutputScores(held, loss)
+
+
+class _Flat(nn.Module):
+    """A model's outputs as ``(B, numbers)``; their shape is kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.shape = model, ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.model(as_weights(self.model, images))
+        self.shape = outputs.shape[1:]
+        return outputs.reshape(len(outputs), -1)
+
+
+def _parts(n: int) -> list[slice]:
+    return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+
+
+def _fixed(scores: HeldOut, candidates: AugmentParams) -> list[HeldOutArm]:
+    """One view, and views that are the same for every image: searched on one half of the images, scored on the other."""
+    n, most = scores.n, max(N_VIEWS)
+    zero = torch.zeros(n, 1, dtype=torch.long)
+    setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
+    arms = [scores.arm("one view", 1, 1, scores.average(zero), setting)]
+    halves = torch.arange(n)[: n // 2], torch.arange(n)[n // 2 :]
+    columns = candidates.batch_shape[0]
+    policies = [scores.search(half if len(half) else torch.arange(n), most, columns) for half in reversed(halves)]
+    everywhere = scores.search(torch.arange(n), most, columns)
+    for k in N_VIEWS:
+        views = torch.zeros(n, k, dtype=torch.long)
+        for half, policy in zip(halves, policies, strict=True):
+            views[half] = torch.tensor(policy[:k])
+        setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
+        arms.append(scores.arm("best input-free", k, k, scores.average(views), setting))
+    return arms
+
+
+def _best_of_each(arms: list[HeldOutArm]) -> list[HeldOutArm]:
+    """Of all arms of one name and K the one with the lowest loss; shuffled ones only where nothing that does not look is better."""
+    best: dict[tuple[str, int], HeldOutArm] = {}
+    for arm in arms:
+        key = arm.name, arm.n_views
+        best[key] = min(best.get(key, arm), arm, key=lambda one: float(one.nll.mean()))
+    free = {k: arm for (name, k), arm in best.items() if name == "best input-free"}
+    shuffled = "best input-free (ours, shuffled)"
+    return [
+        arm for (name, k), arm in best.items() if name != shuffled or float(arm.nll.mean()) < float(free[k].nll.mean())
+    ]

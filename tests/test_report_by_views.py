@@ -1,0 +1,178 @@
+"""Reports of fits that no table holds, and of losses of one's own: what is deployed does what was reported."""
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.learning import report_by_views as module
+
+QUIET = {"progress": False}
+
+
+class Halves(nn.Module):
+    """Three numbers: the brightness of the left, of the top, and of blue."""
+
+    def forward(self, x):
+        return torch.stack([x[:, :, :, :8].mean((1, 2, 3)), x[:, :, :8].mean((1, 2, 3)), x[:, 2].mean((1, 2))], 1)
+
+
+class Classes(Halves):
+    def forward(self, x):
+        return 9 * super().forward(x)
+
+
+class FromFeatures(nn.Module):
+    """A classifier with a map that φ can read."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.fc, self.num_classes = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(8, 3), 3
+
+    def forward_features(self, x):
+        return self.body(x)
+
+    def forward_head(self, x, pre_logits=False):
+        return x.mean((2, 3)) if pre_logits else self.fc(x.mean((2, 3)))
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+def pictures(n: int) -> torch.Tensor:
+    images = torch.rand(n, 3, 16, 16) * torch.rand(n, 3, 1, 1)
+    images[:, :, :, :8] *= 0.3
+    return images
+
+
+def losses(model, images, targets):
+    return (model(images) - targets).square().mean(1)
+
+
+@pytest.mark.parametrize(
+    ("names", "options"),
+    [(["rotate", "hsv"], {}), (["crop", "rotate"], {}), (["crop"], {"objective": "sampled", "views": 2})],
+    ids=["ranges", "both", "sampled"],
+)
+def test_a_deployed_model_does_what_the_report_says(names, options):
+    images, held = pictures(60), pictures(40)
+    model, aug = Halves().eval(), ia.LearnedAugment(names)
+    for head in aug.predictor.heads.values():  # wide ranges, which differ between images
+        for parameter in head.parameters():
+            nn.init.normal_(parameter, std=0.05)
+    config = ia.FitConfig(epochs=1, **options, **QUIET)
+    targets = Halves()(held)
+    result = ia.fit(aug, model, (images, Halves()(images)), (held, targets), config, loss="squared_error", labels=True)
+    ours = [arm for arm in result.report.arms if arm.name == "ours"]
+    assert [arm.n_views for arm in ours] == [1, 2, 4, 10]
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    for arm in [result.report.arms[0], *ours]:
+        deployed = ia.TTAModel(model, aug, **arm.setting)
+        expected = losses(deployed, held[order], targets[order])
+        torch.testing.assert_close(torch.from_numpy(arm.nll), expected, rtol=1e-3, atol=1e-6)
+    assert result.report.recommended.name == "one view"  # the targets are what it says of the images as they are
+    assert aug.recommended["recommended"]["arm"] == "one view" and len(aug.recommended["classifier"]) == 64
+
+
+def test_a_range_that_undoes_what_happened_is_recommended(tmp_path):
+    """All images are turned by 90°, and the model measures upright ones: one range for all images, or ours."""
+    upright = pictures(160)
+    data = upright.rot90(1, (-2, -1)), Classes()(upright).argmax(1)
+    model, aug = Classes().eval(), ia.LearnedAugment(["rotate"])
+    config = ia.FitConfig(epochs=1, held_out=0.5, **QUIET)
+    with torch.no_grad():
+        aug.predictor.heads["rotate"].out.bias.copy_(torch.tensor([-4.0, -1.0986]))  # −90°, where the sigmoid is ¼
+    report = ia.fit(aug, model, data, config=config).report
+    assert report.recommended.name != "one view" and report.recommended.correct.mean() > 0.97
+    assert report.arms[0].correct.mean() < 0.9
+    aug.save(tmp_path / "w.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "w.safetensors")
+    deployed = ia.TTAModel.recommended(model, again)
+    assert (deployed(data[0]).argmax(1) == data[1]).float().mean() > 0.97
+
+
+def test_fixed_views_are_what_was_searched():
+    """Mirrored images, and a transform that rotates: the mirror image is among the views that are the same for all."""
+    upright = pictures(80)
+    data = upright.flip(-1), Halves()(upright)
+    aug = ia.LearnedAugment(["rotate"])
+    report = ia.fit(
+        aug, Halves().eval(), data, loss="squared_error", config=ia.FitConfig(epochs=1, held_out=0.5, **QUIET)
+    ).report
+    assert (report.recommended.name, report.recommended.n_views) == ("best input-free", 1)
+    assert report.recommended.setting["policy"]["flip"] == [1.0]
+    assert losses(ia.TTAModel.recommended(Halves().eval(), aug), *data).max() < 1e-6
+    assert "below one view" in str(report) and "top1" not in report.rows()[0]
+
+
+def test_of_large_outputs_fewer_images_are_kept(monkeypatch):
+    monkeypatch.setattr(module, "MOST_OUTPUTS", 64 * 126 * 3)
+    images = pictures(150)
+    data = images, Halves()(images)
+    config = ia.FitConfig(epochs=1, **QUIET)
+    report = ia.fit(
+        ia.LearnedAugment(["rotate"]), Halves().eval(), data, data, config, loss="squared_error", labels=True
+    ).report
+    assert report.n_images == 64
+
+
+def test_a_look_at_features_costs_a_forward():
+    torch.manual_seed(0)
+    model = FromFeatures().eval()
+    images = pictures(40)
+    aug = ia.LearnedAugment(["rotate"], predictor=ia.FeaturesPredictor(model, 16))
+    report = ia.fit(aug, model, (images, model(images).argmax(1)), config=ia.FitConfig(epochs=1, **QUIET)).report
+    for arm in report.arms:
+        looks = arm.name == "ours" and not arm.setting["include_identity"]
+        assert arm.cost == arm.n_views + looks
+
+
+def test_turns_of_a_regressor_are_undone_without_labels():
+    """The target is the model's own output on the upright image; averages of numbers, not of probabilities."""
+    model, aug = Halves().eval(), ia.LearnedAugment(["turn"], predictor=ia.ConvPredictor(16, 8))
+    config = ia.FitConfig(epochs=20, batch_size=16, lr=1e-2, nuisance_probability=1.0, held_out=0.3, **QUIET)
+    report = ia.fit(aug, model, pictures(160), loss="squared_error", nuisance=["turn"], config=config).report
+    assert report.against == "the model's own outputs" and report.recommended.name == "ours"
+    assert report.recommended.nll.mean() < 0.2 * report.arms[0].nll.mean()
+    upright = pictures(64)
+    turned = torch.stack([image.rot90(i % 4, (-2, -1)) for i, image in enumerate(upright)])
+    deployed = ia.TTAModel.recommended(model, aug)
+    assert losses(deployed, turned, model(upright)).mean() < 0.3 * losses(model, turned, model(upright)).mean()
+    assert deployed(turned).shape == (64, 3)
+
+
+def test_several_classes_an_image():
+    model = nn.Sequential(Halves(), nn.Linear(3, 4)).eval()
+    images = pictures(60)
+    targets = (model(images) > 0).long()
+    for names in (["turn"], ["rotate"]):
+        aug = ia.LearnedAugment(names)
+        config = ia.FitConfig(epochs=1, held_out=0.5, **QUIET)
+        report = ia.fit(aug, model, (images, targets), loss="binary_cross_entropy", config=config).report
+        assert report.arms[0].correct is None and report.against == "targets"
+        single = nn.functional.binary_cross_entropy_with_logits(model(images), targets.float(), reduction="none")
+        assert report.arms[0].nll.min() >= single.mean(1).min() - 1e-6
+
+
+def test_wrong_losses_and_tables_say_so():
+    images, model = pictures(20), Halves().eval()
+    fit, aug = lambda *data, **more: ia.fit(aug, model, *data, **more), ia.LearnedAugment(["turn"])
+    with pytest.raises(ia.InstaAugError, match="loss: expected one of cross_entropy, squared_error"):
+        fit((images, model(images)), loss="mse")
+    with pytest.raises(ia.InstaAugError, match=r"squared_error: expected as many numbers .* outputs .* and"):
+        fit((images, torch.rand(20)), loss="squared_error")
+    with pytest.raises(ia.InstaAugError, match=r"binary_cross_entropy: expected targets in \[0, 1\], got 2 to 2"):
+        fit((images, torch.full((20, 3), 2)), loss="binary_cross_entropy")
+    with pytest.raises(ia.InstaAugError, match="a loss of one's own needs labels"):
+        fit(images, loss=lambda outputs, targets: (outputs - targets).square().mean(1), nuisance=["turn"])
+    aug = ia.LearnedAugment(["turn", "rotate"])
+    table = torch.rand(20, 4)
+    with pytest.raises(ia.InstaAugError, match="val_table: ranges"):
+        data = images, torch.zeros(20).long()
+        fit(data, data, table=table, val_table=table)
