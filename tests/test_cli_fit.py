@@ -87,13 +87,13 @@ def test_fit_writes_weights_that_load(fitted):
     aug = ia.LearnedAugment.from_pretrained(fitted)
     assert [family.name for family in aug.families] == ["crop", "rotate"]
     notes = weights.read(fitted)[0]["notes"]
-    names = unpack_names(notes.pop("held_out"))  # by path, one in ten
-    assert len(names) == 4 and all((fitted.parent.parent / name).suffix == ".png" for name in names)
+    names = unpack_names(notes.pop("held_out"))  # by path, of so few every other
+    assert len(names) == 20 and all((fitted.parent.parent / name).suffix == ".png" for name in names)
     assert notes == {
         "model": "tests.test_cli_fit:brightness",
         "split": "train",
         "seed": 0,
-        "n": 36,
+        "n": 20,
         "bands": {"crop": [0.1, 0.4]},
     }
 
@@ -114,7 +114,7 @@ def test_fit_says_what_it_did(data, tmp_path, capsys):
     ]
     assert main(fit_arguments(data, tmp_path / "f.safetensors", *arguments)) == 0
     shown = capsys.readouterr().out
-    assert "36 images" in shown and "held-out loss" in shown and "(4 images)" in shown
+    assert "20 images" in shown and "held-out loss" in shown and "(20 images)" in shown
     config = weights.read(tmp_path / "f.safetensors")[0]
     assert config["families"][0]["config"]["scales"] == [1.0, 0.5] and config["families"][0]["config"]["flips"]
     assert "classifier_sha256" in config["predictor"]
@@ -153,8 +153,9 @@ def test_validate_prints_and_writes_every_arm(data, fitted, tmp_path, capsys, ki
         "ours, shuffled",
         "ours",
         "oracle (any candidate view)",
+        "recommended",
     }
-    assert all(arm in shown for arm in arms) and "n = 12, choices on 4 images of train" in shown
+    assert all(arm in shown for arm in arms) and "n = 12, choices on 20 images of train" in shown
     ours = next(row for row in rows if row["arm"] == "ours" and int(row["K"]) == 4)
     model, aug = brightness(2), ia.LearnedAugment.from_pretrained(fitted)
     folder = torchvision.datasets.ImageFolder(str(data / "val"))
@@ -260,7 +261,7 @@ def test_the_band_with_the_lower_held_out_nll_is_kept(data, tmp_path, capsys, mo
     assert "crop=0.1,0.2: held-out NLL of 4 views" in shown and "crop=0.8,0.9: held-out NLL" in shown
     config, tensors = weights.read(out)
     assert config["notes"]["bands"] == {"crop": [[0.1, 0.2], [0.8, 0.9]][better]}
-    assert [n for _, n in seen] == [4, 4] and not all(torch.equal(seen[0][0][k], seen[1][0][k]) for k in tensors)
+    assert [n for _, n in seen] == [20, 20] and not all(torch.equal(seen[0][0][k], seen[1][0][k]) for k in tensors)
     assert all(torch.equal(seen[better][0][k], v) for k, v in tensors.items())
     kept = out.read_bytes()
     seen.clear()

@@ -275,7 +275,7 @@ def test_fit_without_labels(data, tmp_path, capsys):
     ):
         assert main(command("fit", data, "--out", tmp_path / f"{name}.safetensors", *more)) == 0
         config, found[name] = weights.read(tmp_path / f"{name}.safetensors")
-        assert config["notes"]["n"] == 33 and config["notes"]["split"] == (None if name == "flat" else "all")
+        assert config["notes"]["n"] == 18 and config["notes"]["split"] == (None if name == "flat" else "all")
         against = "labels" if name == "labelled" else "the classifier's own answers"
         assert config["recommended"]["against"] == against
     assert all(torch.equal(found["nested"][key], value) for key, value in found["flat"].items())

@@ -47,9 +47,15 @@ def test_parts_and_sums_of_datasets_keep_their_labels_and_names():
 @pytest.mark.parametrize("streamed", [False, True])
 def test_what_is_held_out_is_not_fitted_on(streamed):
     data = Numbered(50) if streamed else (torch.zeros(50, 3, 4, 4), torch.arange(50))
-    fitted, held = (set(part.targets.tolist()) for part in hold_out(load(data), 3))
+    fitted, held = (set(part.targets.tolist()) for part in hold_out(load(data), 3, 0.1))
     assert len(held) == 5 and not fitted & held and fitted | held == set(range(50))
-    assert set(hold_out(load(data), 3)[1].targets.tolist()) == held != set(hold_out(load(data), 4)[1].targets.tolist())
+    again, other = (set(hold_out(load(data), seed, 0.1)[1].targets.tolist()) for seed in (3, 4))
+    assert again == held != other
+
+
+@pytest.mark.parametrize(("n", "held"), [(2, 1), (60, 30), (200, 100), (900, 100), (1000, 100), (3000, 300)])
+def test_enough_is_held_out_by_default(n, held):
+    assert len(hold_out(load((torch.zeros(n, 1, 4, 4), torch.arange(n))), 0)[1]) == held
 
 
 def test_one_image_cannot_be_held_out():

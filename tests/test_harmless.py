@@ -297,6 +297,20 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     assert arms["best input-free"].correct.mean() < 0.5
 
 
+@pytest.mark.parametrize("features", [False, True])
+@pytest.mark.parametrize("copies", [0, 10])
+def test_held_out_images_that_are_among_the_others_are_noticed(copies, features, caplog):
+    torch.set_num_threads(1)
+    (images, labels), (others, theirs) = corners(40), corners(30)
+    others[:copies], theirs[:copies] = images[:copies], labels[:copies]
+    classifier = ia.timm.create_classifier("test_resnet", num_classes=4).eval()
+    predictor = ia.FeaturesPredictor(classifier, 16) if features else "patches"
+    aug, config = ia.LearnedAugment(["turn"], predictor=predictor), ia.FitConfig(max_steps=1, progress=False)
+    ia.fit(aug, classifier, (images, labels), (others, theirs), config)
+    said = "val_data: 10 of the 30 held-out images are among those φ learns from" in caplog.text
+    assert said == bool(copies)
+
+
 def test_what_is_recommended_is_of_one_classifier_and_one_fit(tmp_path, caplog):
     torch.set_num_threads(1)
     data = corners(40)

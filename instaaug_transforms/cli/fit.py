@@ -110,11 +110,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--checkpoint-seconds", "checkpoint_seconds", positive, "between checkpoints "),
         ("--nuisance-probability", "nuisance_probability", fraction, "that an image is disturbed at all "),
         ("--nuisance-draws", "nuisance_draws", positive_int, "disturbed copies per image "),
-        ("--held-out", "held_out", fraction, "share of the images to choose on "),
         ("--max-columns", "max_columns", positive_int, "of a table of candidates "),
     ):
         default = getattr(defaults, name)
         group.add_argument(option, dest=name, type=kind, default=default, help=f"{what}(%(default)s)")
+    group.add_argument(
+        "--held-out",
+        type=fraction,
+        help="share of the images to choose on (a tenth; of fewer than 1,000 images, 100 or half of them)",
+    )
     group.add_argument("--workdir", type=Path, help="folder for tables and checkpoints (<out>.work)")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
 

@@ -39,7 +39,7 @@ def held_out_of(data: Images, packed: str | None, seed: int) -> Images:
         InstaAugError: some of them are not among ``data``.
     """
     if packed is None:
-        return hold_out(data, seed)[1]
+        return hold_out(data, seed, 0.1)[1]  # as files without names were fitted
     names, places = unpack_names(packed), {name: i for i, name in enumerate(data.identities or ())}
     missing = [name for name in names if name not in places]
     if missing:

@@ -15,6 +15,8 @@ from ..utils.hashing import fingerprint
 from ..utils.progress import bar
 from .samples import as_image, kind, parts
 
+ENOUGH = 100  # images to choose on; with a tenth of a few hundred, chance decides
+
 
 class Images:
     """N images and, where there are any, their targets.
@@ -178,8 +180,13 @@ def hash_text(text: str) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-def hold_out(data: Images, seed: int, fraction: float = 0.1) -> tuple[Images, Images]:
-    """Nine tenths to fit on and, chosen by the seed, one tenth to choose on; the same ones for the same seed.
+def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Images, Images]:
+    """A part to fit on and, chosen by the seed, a part to choose on; the same ones for the same seed.
+
+    Args:
+        data: at least two images.
+        seed: of the choice.
+        fraction: share to choose on; by default a tenth, but `ENOUGH` images, or half of them all where they are few.
 
     Raises:
         InstaAugError: fewer than two images.
@@ -189,7 +196,8 @@ def hold_out(data: Images, seed: int, fraction: float = 0.1) -> tuple[Images, Im
             f"train_data: a part is held out to choose on, which takes at least two images, got {len(data)}; or give val_data"
         )
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    held = max(1, int(len(data) * fraction))
+    share = max(0.1 * len(data), min(ENOUGH, len(data) / 2)) if fraction is None else len(data) * fraction
+    held = max(1, int(share))
     return data.subset(order[held:]), data.subset(order[:held])
 
 

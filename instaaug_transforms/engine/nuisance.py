@@ -64,6 +64,11 @@ class Nuisance:
         """Which images ``rows`` (n,) are disturbed, ``(n,)`` bool."""
         return self._uniform(rows, draw, 1)[:, 0] < self.probability
 
+    def drawn(self, place: int, rows: Tensor, draw: int = 0) -> AugmentParams:
+        """What step ``place``, a family, does to images ``rows`` (n,), where they are disturbed: ``(n,)`` parameters."""
+        step = self.steps[place]
+        return AugmentParams(**step.disturb(self._uniform(rows, draw, step.n_disturb, place + 1)))
+
     def __call__(self, images: Tensor, rows: Tensor, draw: int = 0) -> Tensor:
         """Disturbed copies of images ``(n, C, H, W)`` in [0, 1].
 
@@ -76,8 +81,7 @@ class Nuisance:
         out = images
         for place, step in enumerate(self.steps):
             if isinstance(step, Family):
-                uniform = self._uniform(rows, draw, step.n_disturb, place + 1).to(images.device)
-                out = functional.apply(out, AugmentParams(**step.disturb(uniform)), [step])
+                out = functional.apply(out, self.drawn(place, rows.cpu(), draw).to(images.device), [step])
             else:
                 out = torch.stack([self._one(step, *pair, draw) for pair in zip(out, rows.tolist(), strict=True)])
         if bool(disturbed.all()):

@@ -34,7 +34,8 @@ class FitConfig:
         table_batch_size: views per forward of the classifier.
         nuisance_draws: disturbed copies per image, where there is a nuisance.
         nuisance_probability: that a copy is disturbed at all.
-        held_out: share of the images that is held out to choose on, where no ``val_data`` is given.
+        held_out: share of the images that is held out to choose on, where no ``val_data`` is given; by default a tenth, but 100
+            images, or half of them all where they are few.
         max_columns: of a loss table, the product of the families' candidates.
         seed: of everything random in the fit.
         checkpoint_seconds: between checkpoints, where there is a ``workdir``; one is also made after every epoch.
@@ -56,7 +57,7 @@ class FitConfig:
     table_batch_size: int = 256
     nuisance_draws: int = 1
     nuisance_probability: float = 0.5
-    held_out: float = 0.1
+    held_out: float | None = None
     max_columns: int = MAX_COLUMNS
     seed: int = 0
     checkpoint_seconds: float = 60.0
@@ -81,7 +82,7 @@ class FitConfig:
         ):
             if not getattr(self, name) > 0:
                 raise InstaAugError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if not 0 < self.held_out < 1:
+        if self.held_out is not None and not 0 < self.held_out < 1:
             raise InstaAugError(f"held_out: expected a share in (0, 1), got {self.held_out}")
         if not self.entropy_weights or not all(weight > 0 for weight in self.entropy_weights):
             raise InstaAugError(f"entropy_weights: expected positive numbers, got {self.entropy_weights}")

@@ -32,7 +32,7 @@ from .held_out import ClassScores, HeldOut, OutputScores
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import Prepared, prepare
 from .report_by_views import report_by_views
-from .watch import warn_about_data
+from .watch import warn_about_copies, warn_about_data
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +155,7 @@ def fit(
             val, val_table, "val_table", *shared, candidates if alone else None, undo, own, rows, logits=kept
         )
         table_seconds = time.perf_counter() - start
+        warn_about_copies(prepared, held)
         if kept and by_classes and own is None:
             warn_about_data(prepared, held)
         order = policy_order(prepared, by_classes) if alone else []

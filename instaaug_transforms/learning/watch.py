@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ PATIENCE = 200  # updates in a row before anything is said: every run starts nar
 COLLAPSED = 1.0  # nats below the band
 TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
+COPIES = 0.02  # of the held-out images, that may be among the others
 
 
 class Watch:
@@ -115,6 +117,24 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
             f"{losses[1].mean():.2f}: it has memorised the former, and what is fitted to them will not hold for others. Fit "
             "on images it was not trained on"
         )
+
+
+def warn_about_copies(train: Prepared, held: Prepared) -> None:
+    """Log that φ sees of held-out images exactly what it sees of images it learns from: they are no witnesses."""
+    names = [name for name in train.rows if name.startswith("seen-")]
+    name = min(names, key=lambda name: train.rows[name][:1].numel())  # of several things it sees, the smallest
+    known = {row.tobytes() for row in _images(train, name)}
+    copies = sum(row.tobytes() in known for row in _images(held, name))
+    if copies > max(1, COPIES * len(held)):
+        logger.warning(
+            f"val_data: {copies} of the {len(held)} held-out images are among those φ learns from, so what is chosen on them, "
+            "and the report, flatter the fit; leave copies out, or give other images as val_data"
+        )
+
+
+def _images(data: Prepared, name: str) -> Iterator[np.ndarray]:
+    for index in torch.arange(len(data)).split(256):
+        yield from data.take(name, index).cpu().numpy()
 
 
 def _warn_about_labels(logits: Tensor, targets: Tensor) -> None:

@@ -12,9 +12,9 @@ from torchvision.transforms import v2
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..families import CandidateProduct, Family, create
+from ..families import CandidateProduct, Family
 from ..params import AugmentParams
-from .views import choose_views
+from .views import choose_views, families_beside
 
 # Images (B, C, H, W) to (n, B) parameters, or to the image itself and then finished views (n - 1, B, C, H, W).
 Arm = Callable[[Tensor, torch.Generator], AugmentParams | Tensor]
@@ -37,8 +37,7 @@ def zoom_candidates() -> AugmentParams:
 
 def families_for(aug: LearnedAugment) -> list[Family]:
     """The families that act on an arm's parameters: crop and rotate for the fixed views, and the transform's own."""
-    own = {family.name: family for family in aug.families}
-    return create([own.get(name, name) for name in dict.fromkeys(["crop", "rotate", *own])])
+    return families_beside(aug, "crop", "rotate")
 
 
 def union(families: Sequence[Family], parts: Sequence[AugmentParams]) -> AugmentParams:

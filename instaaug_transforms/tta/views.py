@@ -64,8 +64,7 @@ class ViewModel(nn.Module):
                 )
             self.view_offsets = torch.as_tensor(view_offsets, dtype=torch.float32)
         if policy is not None:
-            own = {family.name: family for family in aug.families}
-            every = create([own.get(name, name) for name in dict.fromkeys(["crop", *own])])
+            every = families_beside(aug, "crop")
             known = {field for family in every for field in family.fields}
             if not policy or set(policy) - known or {len(column) for column in policy.values()} != {n_views}:
                 raise InstaAugError(
@@ -97,6 +96,12 @@ class ViewModel(nn.Module):
                 for name, column in self.policy.items()
             }
         )
+
+
+def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
+    """The transform's families and, for views that are the same for every image, others whose fields it does not have."""
+    own = {field for family in aug.families for field in family.fields}
+    return create([*aug.families, *(name for name in names if not own & set(create([name])[0].fields))])
 
 
 def check_eval(classifier: nn.Module) -> None:
