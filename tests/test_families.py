@@ -246,3 +246,13 @@ def test_what_a_stretched_crop_shows_is_turned_rigidly(size):
     rotation = image[:, None] * matrix / frame
     assert torch.allclose(rotation @ rotation.T, torch.eye(2), atol=1e-5)
     assert torch.allclose(rotation[0, 0], torch.tensor(30.0).deg2rad().cos(), atol=1e-5)
+
+
+def test_a_crop_says_which_box_it_shows():
+    params = ia.AugmentParams(
+        **{name: torch.tensor([v]) for name, v in {"cx": 0.3, "cy": 0.6, "w": 0.4, "h": 0.5, "flip": 1.0}.items()}
+    )
+    *corners, mirrored = Crop().box(params)
+    assert corners == pytest.approx([0.1, 0.35, 0.5, 0.85]) and mirrored
+    assert not Crop().box(params.replace(flip=torch.zeros(1)))[-1]
+    assert ia.LearnedAugment(["rotate"]).families[0].box(params) is None

@@ -166,6 +166,11 @@ class Family(ABC):
         """Width over height, in pixels, of the frame the next family acts in."""
         return aspect
 
+    def box(self, params: AugmentParams) -> tuple[float, float, float, float, bool] | None:
+        """What ``(1,)`` parameters show, if that is a box of the image: left, top, right and bottom, fractions, and whether
+        it is mirrored. None where only `matrix` says what they do."""
+        return None
+
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1], fp32, with this family's change to the pixels' values."""
         raise NotImplementedError(f"family {self.name!r} does not change pixel values")

@@ -115,6 +115,11 @@ class Crop(AnchorFamily):
     def frame_aspect(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         return aspect * params.w / params.h
 
+    def box(self, params: AugmentParams) -> tuple[float, float, float, float, bool]:
+        cx, cy, w, h = (params[name].item() for name in ("cx", "cy", "w", "h"))
+        mirrored = "flip" in params and params.flip.item() == 1
+        return cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2, mirrored
+
     def jittered(self, fields: dict[str, Tensor], uniform: Tensor) -> dict[str, Tensor]:
         """Fields moved by ``(*, B, 3)`` uniforms: across, down, aspect. The box stays inside the image."""
         anchor = fields["anchor"]

@@ -59,19 +59,31 @@ def cut(
     if mode != "bilinear" or image.mode not in CUT or any(family.stage != "geometry" for family in acting):
         return None
     width, height = image.size
-    matrix = geometry_matrix(acting, params, height, width)
-    if matrix is None:
-        left, top, right, bottom, mirrored = 0.0, 0.0, 1.0, 1.0, False
-    else:
-        (xx, xy, x), (yx, yy, y), _ = matrix[0].tolist()
-        if xy or yx or yy <= 0 or not xx:
-            return None
-        mirrored, xx = xx < 0, abs(xx)
-        left, top, right, bottom = ((x - xx + 1) / 2, (y - yy + 1) / 2, (x + xx + 1) / 2, (y + yy + 1) / 2)
-        if min(left, top) < -ROUNDING or max(right, bottom) > 1 + ROUNDING:
-            return None
+    box = acting[0].box(params) if len(acting) == 1 else None
+    if box is None:
+        box = _box(geometry_matrix(acting, params, height, width))
+    if box is None:
+        return None
+    left, top, right, bottom, mirrored = box
+    if min(left, top) < -ROUNDING or max(right, bottom) > 1 + ROUNDING:
+        return None
     size = image.size if output_size is None else output_size[::-1]
-    box = (max(left, 0) * width, max(top, 0) * height, min(right, 1) * width, min(bottom, 1) * height)
+    cut_out = (max(left, 0) * width, max(top, 0) * height, min(right, 1) * width, min(bottom, 1) * height)
     # PIL hands back the image itself where there is nothing to do.
-    view = image.copy() if (size, box) == (image.size, (0, 0, *image.size)) else image.resize(size, Image.BILINEAR, box)
+    view = (
+        image.copy()
+        if (size, cut_out) == (image.size, (0, 0, *image.size))
+        else image.resize(size, Image.BILINEAR, cut_out)
+    )
     return ImageOps.mirror(view) if mirrored else view
+
+
+def _box(matrix: Tensor | None) -> tuple[float, float, float, float, bool] | None:
+    """What an out→in matrix ``(1, 3, 3)`` shows, as `Family.box` has it; None where that is no box."""
+    if matrix is None:
+        return 0.0, 0.0, 1.0, 1.0, False
+    (xx, xy, x), (yx, yy, y), _ = matrix[0].tolist()
+    if xy or yx or yy <= 0 or not xx:
+        return None
+    mirrored, xx = xx < 0, abs(xx)
+    return (x - xx + 1) / 2, (y - yy + 1) / 2, (x + xx + 1) / 2, (y + yy + 1) / 2, mirrored
