@@ -36,6 +36,14 @@ def test_anchor_icdf_covers_the_ends():
     assert d.icdf(torch.full((2,), math.nextafter(1.0, 0.0))).tolist() == [4, 4]
 
 
+def test_a_number_on_the_border_of_two_anchors_is_of_the_second():
+    """[0, ¼) is of the first, [¼, ½) of the second: one number or several an image, a border is not drawn twice."""
+    d = AnchorCategorical(torch.tensor([0.25, 0.25, 0.5]).log()[None])
+    borders = torch.tensor([[0.0], [0.25], [0.5]])
+    assert d.icdf(borders).tolist() == [[0], [1], [2]]
+    assert [d.icdf(border).item() for border in borders] == [0, 1, 2]
+
+
 def test_anchor_of_no_probability_is_never_drawn():
     d = AnchorCategorical(torch.tensor([[-math.inf, 0.0, -math.inf]]))
     assert d.sample((1000,)).unique().tolist() == [1]

@@ -89,6 +89,24 @@ def test_leave_one_out_over_the_batch_where_there_is_one_view():
     assert torch.allclose(expected, p * (losses - (p * losses).sum(1, keepdim=True)), atol=1e-12)
 
 
+def test_the_baseline_of_a_view_is_the_mean_loss_of_the_others():
+    """Of the same image's other views; of one view an image, of the other images'. The score's gradient says which it was."""
+    losses = torch.tensor([[1.0, 4.0, 2.5, 7.0], [3.0, 0.5, 6.0, 2.0], [8.0, 1.5, 0.25, 5.0]])
+    for drawn in (losses, losses[:1]):
+        log_prob = torch.zeros_like(drawn, requires_grad=True)
+        (gradient,) = torch.autograd.grad(estimators.rloo(drawn, log_prob).sum(), log_prob)
+        n, batch = drawn.shape
+        for k in range(n):
+            for b in range(batch):
+                others = (
+                    [drawn[j, b] for j in range(n) if j != k]
+                    if n > 1
+                    else [drawn[0, c] for c in range(batch) if c != b]
+                )
+                expected = (drawn[k, b] - sum(others) / len(others)) / n
+                assert gradient[k, b] == pytest.approx(expected.item(), abs=1e-6)
+
+
 def test_a_single_view_of_a_single_image_has_no_baseline():
     log_prob = torch.zeros(1, 1, requires_grad=True)
     estimators.rloo(torch.tensor([[2.0]]), log_prob).sum().backward()

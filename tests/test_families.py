@@ -38,6 +38,26 @@ def test_a_white_image_stays_white_under_every_crop():
     assert functional.apply(white, crop.candidates(), [crop]).min() > 1 - 1e-6
 
 
+@pytest.mark.parametrize("flips", [False, True, "centre"])
+def test_a_crop_starts_as_the_whole_image(flips, images):
+    """p(whole image) is 0.9 before any fit, and what is left is spread evenly over the other scales, mirrored ones too."""
+    aug = ia.LearnedAugment([Crop(scales=(1.0, 0.5), grids=(1, 2), flips=flips)])
+    with torch.no_grad():
+        aug.predictor.heads["crop"].weight.zero_()
+        p = aug.distribution(images).parts["crop"].categorical.probs
+    others = {False: [1], True: [1, 1, 1], "centre": [1, 1]}[flips]  # scales, and mirror images of them
+    counts = {False: [4], True: [4, 1, 4], "centre": [4, 1]}[flips]
+    expected = [0.9] + [0.1 / len(others) / n for n in counts for _ in range(n)]
+    assert p.shape == (len(images), len(expected)) and Crop(flips=flips).n_uniforms == 1
+    torch.testing.assert_close(p, torch.tensor(expected).expand_as(p), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.0])
+def test_no_views_are_refused(n, images):
+    with pytest.raises(ia.InstaAugError, match="n: expected at least one view"):
+        ia.LearnedAugment(["crop"]).views(images, n)
+
+
 def test_anchor_table_of_the_paper():
     assert Crop().n_candidates == 30
     assert Crop(scales=(1.0, 0.75, 0.375), grids=(1, 8, 16)).n_candidates == 321

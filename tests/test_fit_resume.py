@@ -31,6 +31,7 @@ def config(**changes):
             "progress": False,
             "patience": 9,
             "entropy": BAND,
+            "held_out": 0.1,
             **changes,
         }
     )

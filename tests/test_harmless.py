@@ -15,10 +15,10 @@ from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.learning.harmless import _arms, _choices, _on_train, _ours, policy_order
-from instaaug_transforms.learning.held_out import ClassScores
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.recommendation import recommend
 from instaaug_transforms.learning.report import HeldOutArm
+from instaaug_transforms.learning.scores import ClassScores
 
 
 class Corners(nn.Module):

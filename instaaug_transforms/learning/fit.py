@@ -28,10 +28,10 @@ from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
-from .held_out import ClassScores, HeldOut, OutputScores
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import Prepared, prepare
 from .report_by_views import report_by_views
+from .scores import ClassScores, OutputScores, Scores
 from .watch import warn_about_copies, warn_about_data
 
 logger = logging.getLogger(__name__)
@@ -201,7 +201,7 @@ def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
 def _best_of(
     settings: list[FitConfig],
     order: list[int],
-    scores: HeldOut | None,
+    scores: Scores | None,
     aug: LearnedAugment,
     classifier: nn.Module,
     train: Prepared,

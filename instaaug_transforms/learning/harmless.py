@@ -14,10 +14,10 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
-from .held_out import CHUNK, ClassScores, HeldOut
 from .prepared import Prepared
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
+from .scores import CHUNK, ClassScores, Scores
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 N_VIEWS = (1, 2, 4, 10)
@@ -28,7 +28,7 @@ MOST_ROWS = 20_000  # that a search for input-free views reads
 
 
 @torch.no_grad()
-def average_loss(aug: LearnedAugment, held: Prepared, order: list[int], scores: HeldOut | None) -> float:
+def average_loss(aug: LearnedAugment, held: Prepared, order: list[int], scores: Scores | None) -> float:
     """Loss of averages of learned views on held-out images, a mean over K: what fits are chosen by.
 
     Args:
@@ -69,7 +69,7 @@ def table_of(data: Prepared, rows: Tensor | None = None) -> Tensor:
 def do_no_harm(
     aug: LearnedAugment,
     held: Prepared,
-    scores: HeldOut,
+    scores: Scores,
     candidates: AugmentParams,
     order: list[int],
     train: Prepared | None = None,
@@ -122,7 +122,7 @@ class _Way:
     setting: dict[str, Any]
 
 
-def _choices(log_p: Tensor, k: int, order: list[int], scores: HeldOut) -> list[_Way]:
+def _choices(log_p: Tensor, k: int, order: list[int], scores: Scores) -> list[_Way]:
     """Ways of choosing k views, with equal weights or, where they are averaged as probabilities, φ's own.
 
     The likeliest; the image itself and the likeliest others; or, so that the set is chosen for what its average does, the
@@ -149,13 +149,13 @@ def _choices(log_p: Tensor, k: int, order: list[int], scores: HeldOut) -> list[_
     return ways
 
 
-def _mean_loss(scores: HeldOut, log_p: Tensor, order: list[int]) -> float:
+def _mean_loss(scores: Scores, log_p: Tensor, order: list[int]) -> float:
     """Loss of the best way at each K, a mean over K."""
     ways = [_choices(log_p, k, order, scores) for k in _ks(log_p.shape[1])]
     return sum(min(scores.average_loss(way.views, way.weights) for way in some) for some in ways) / len(ways)
 
 
-def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
+def _ours(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
     """Our best way of choosing and weighting k views.
 
     The best of equal weights and the best of φ's own meet after their temperatures: averages of many views are shy, those
@@ -174,7 +174,7 @@ def _ours(scores: HeldOut, log_p: Tensor, k: int, look: bool, order: list[int]) 
 
 def _arms(
     aug: LearnedAugment,
-    scores: HeldOut,
+    scores: Scores,
     log_p: Tensor,
     candidates: AugmentParams,
     known: list[int],
@@ -189,18 +189,11 @@ def _arms(
     draws = scores.held.draws
     images = torch.randperm(n // draws, generator=torch.Generator().manual_seed(0))
     order = (images[:, None] * draws + torch.arange(draws)).flatten()  # all copies of an image in one half
-    halves = order[: len(images) // 2 * draws], order[len(images) // 2 * draws :]
-    most = max(_ks(columns))
-    # Searched on one half and scored on the other: what was searched on the images it is scored on looks better than it is.
-    policies = [scores.search(half if len(half) else order, most) for half in reversed(halves)]
-    everywhere = scores.search(torch.arange(n), most)
+    policies, everywhere = scores.searched(order, max(_ks(columns)))
     shuffled = log_p[order.roll(draws)][order.argsort()]
     for k in _ks(columns):
-        views = torch.zeros(n, k, dtype=torch.long)
-        for half, policy in zip(halves, policies, strict=True):
-            views[half] = torch.tensor(policy[:k])
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
-        searched = scores.arm("best input-free", k, k, scores.average(views), setting)
+        searched = scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting)
         if len(known) >= k:  # fewer views to choose from, and many times as many images to choose on
             views = torch.tensor(known[:k]).expand(n, -1)
             setting = scores.setting(n_views=k, policy=policy_of(candidates, known[:k]))
@@ -252,7 +245,7 @@ def policy_of(candidates: AugmentParams, columns: list[int]) -> dict[str, list[f
     return {name: field[columns].tolist() for name, field in candidates.items()}
 
 
-def _shrink(aug: LearnedAugment, held: Prepared, scores: HeldOut, order: list[int]) -> float:
+def _shrink(aug: LearnedAugment, held: Prepared, scores: Scores, order: list[int]) -> float:
     """Move φ's logits towards their mean over images as far as held-out averages gain by it."""
     heads = getattr(aug.predictor, "heads", None)
     if heads is None or not all(hasattr(head, "shrink_") for head in heads.values()):

@@ -18,11 +18,11 @@ from ..utils.outputs import as_weights
 from ..utils.progress import bar
 from .config import FitConfig
 from .harmless import N_VIEWS, policy_of
-from .held_out import ClassScores, HeldOut, OutputScores
 from .losses import PerViewLoss, cross_entropy
 from .prepared import Prepared
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
+from .scores import ClassScores, OutputScores, Scores
 
 FRACTIONS = (1.0, 0.5)  # of every range
 MOST_IMAGES = 1000  # that are looked at
@@ -114,7 +114,7 @@ def _look(
     sets: list[AugmentParams],
     loss: PerViewLoss,
     config: FitConfig,
-) -> HeldOut:
+) -> Scores:
     """Outputs of all sets of views ``(n, N)``, one after another, for as many images as there is room for."""
     flat = _Flat(classifier)
     shared = SharedViews(flat, aug, config.table_batch_size, config.amp)
@@ -155,22 +155,16 @@ def _parts(n: int) -> list[slice]:
     return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
 
 
-def _fixed(scores: HeldOut, candidates: AugmentParams) -> list[HeldOutArm]:
+def _fixed(scores: Scores, candidates: AugmentParams) -> list[HeldOutArm]:
     """One view, and views that are the same for every image: searched on one half of the images, scored on the other."""
     n, most = scores.n, max(N_VIEWS)
     zero = torch.zeros(n, 1, dtype=torch.long)
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
     arms = [scores.arm("one view", 1, 1, scores.average(zero), setting)]
-    halves = torch.arange(n)[: n // 2], torch.arange(n)[n // 2 :]
-    columns = candidates.batch_shape[0]
-    policies = [scores.search(half if len(half) else torch.arange(n), most, columns) for half in reversed(halves)]
-    everywhere = scores.search(torch.arange(n), most, columns)
+    policies, everywhere = scores.searched(torch.arange(n), most, candidates.batch_shape[0])
     for k in N_VIEWS:
-        views = torch.zeros(n, k, dtype=torch.long)
-        for half, policy in zip(halves, policies, strict=True):
-            views[half] = torch.tensor(policy[:k])
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
-        arms.append(scores.arm("best input-free", k, k, scores.average(views), setting))
+        arms.append(scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting))
     return arms
 
 

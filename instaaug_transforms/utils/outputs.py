@@ -26,7 +26,8 @@ def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
         return outputs
     if isinstance(outputs, Tensor) and outputs.ndim in (1, 2):
         fix = (
-            "wrap it so that the other class has logit 0: z = model(x).reshape(-1, 1); return torch.cat([0 * z, z], 1)"
+            "wrap it so that the other class has logit 0: z = model(x).reshape(-1, 1); return torch.cat([0 * z, z], 1); or, in "
+            "a fit, loss='binary_cross_entropy'"
         )
     elif isinstance(outputs, Tensor):
         fix = "wrap it in a module whose forward pools, or flattens, them to that; for maps there is SegmentationTTA"

@@ -15,7 +15,7 @@ from .report import HeldOutArm
 CHUNK = 256
 
 
-class HeldOut:
+class Scores:
     """Outputs of every view of the held-out copies, and how averages of them are judged.
 
     Args:
@@ -56,6 +56,23 @@ class HeldOut:
         """``k`` of the first ``columns``, each the one that lowers the loss of the average most, given those before it."""
         raise NotImplementedError
 
+    def searched(self, order: Tensor, most: int, columns: int | None = None) -> tuple[Tensor, list[int]]:
+        """Fixed views ``(R, most)``, for each half of the images those searched on the other half; and those searched on all.
+
+        What was searched on the images it is scored on looks better than it is.
+
+        Args:
+            order: of the copies ``(R,)``, all of an image together; its first and its second half are the halves.
+            most: views to choose.
+            columns: of the views, the first that may be chosen.
+        """
+        middle = len(order) // self.held.draws // 2 * self.held.draws
+        halves = order[:middle], order[middle:]
+        views = torch.zeros(self.n, most, dtype=torch.long)
+        for half, other in (halves, halves[::-1]):
+            views[half] = torch.tensor(self.search(other if len(other) else order, most, columns))
+        return views, self.search(torch.arange(self.n), most, columns)
+
     def arm(
         self, name: str, k: int, cost: float, averaged: Tensor, setting: dict[str, Any] | None = None
     ) -> HeldOutArm:
@@ -72,7 +89,7 @@ class HeldOut:
         raise NotImplementedError
 
 
-class ClassScores(HeldOut):
+class ClassScores(Scores):
     """Probabilities of classes, averaged; judged by the cross-entropy after one temperature, and by which are right."""
 
     def __init__(self, held: Prepared) -> None:
@@ -136,7 +153,7 @@ class ClassScores(HeldOut):
         return averaged.argmax(-1) == self.right, nll
 
 
-class OutputScores(HeldOut):
+class OutputScores(Scores):
     """Outputs of any shape, averaged as they are; judged by the loss of the average.
 
     Args:

@@ -8,9 +8,9 @@ import torch
 
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
-from instaaug_transforms.learning.held_out import ClassScores, OutputScores
 from instaaug_transforms.learning.losses import binary_cross_entropy, squared_error
 from instaaug_transforms.learning.prepared import Prepared
+from instaaug_transforms.learning.scores import ClassScores, OutputScores
 
 
 def prepared(outputs: torch.Tensor, targets: torch.Tensor | None) -> Prepared:
