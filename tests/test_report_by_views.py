@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.learning import report_by_views as module
 
 QUIET = {"progress": False}
@@ -120,6 +121,19 @@ def test_of_large_outputs_fewer_images_are_kept(monkeypatch):
         ia.LearnedAugment(["rotate"]), Halves().eval(), data, data, config, loss="squared_error", labels=True
     ).report
     assert report.n_images == 64
+
+
+def test_of_many_candidates_only_zooms_are_searched():
+    looked: list[int] = []
+    model = Halves().eval()
+    model.register_forward_hook(lambda module, inputs, outputs: looked.append(len(inputs[0])))
+    images = pictures(40)
+    config = ia.FitConfig(epochs=1, objective="sampled", views=2, **QUIET)
+    aug = ia.LearnedAugment([Crop("paper_64px")])
+    data = images, Halves()(images)
+    ia.fit(aug, model, data, data, config, loss="squared_error", labels=True)
+    # Two samples a step, a validation, and of each image at most 16 zooms and three times 34 views.
+    assert sum(looked) < 40 * (2 + 4 + 1 + 16 + 3 * 34 + 1)
 
 
 def test_a_look_at_features_costs_a_forward():

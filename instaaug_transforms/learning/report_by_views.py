@@ -11,7 +11,7 @@ from ..engine.data import Images
 from ..engine.rows import Rows
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
-from ..tta.arms import policy_candidates
+from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import SharedViews
 from ..tta.views import choose_views
 from ..utils.outputs import as_weights
@@ -25,6 +25,7 @@ from .report import HeldOutArm, HeldOutReport
 from .scores import ClassScores, OutputScores, Scores
 
 FRACTIONS = (1.0, 0.5)  # of every range
+MOST_CANDIDATES = 100  # that every image is looked at through
 MOST_IMAGES = 1000  # that are looked at
 MOST_OUTPUTS = 2 * 10**8  # numbers that are kept; of fewer images where each has many
 CHUNK = 64
@@ -57,6 +58,8 @@ def report_by_views(
     val = val.subset(torch.randperm(len(val), generator=torch.Generator().manual_seed(config.seed))[:MOST_IMAGES])
     raw = _outputs_of_phi(aug, val)
     candidates = policy_candidates(aug)
+    if candidates.batch_shape[0] > MOST_CANDIDATES:  # what is likely of them is among the views of φ's mean outputs
+        candidates = union(families_for(aug), [zoom_candidates()])
     ours = _learned(AugmentDistribution(aug.families, raw))
     mean = {name: value.mean(0, keepdim=True).expand_as(value) for name, value in raw.items()}
     alike = [
