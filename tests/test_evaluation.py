@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import scipy.optimize
 import torch
 from torch import nn
 
@@ -7,6 +8,7 @@ import instaaug_transforms as ia
 from instaaug_transforms import tta as evaluation
 from instaaug_transforms.tta import Evaluation, evaluate, runner
 from instaaug_transforms.tta import arms as baselines
+from instaaug_transforms.tta.weights_per_scale import fit_scale_weights
 
 from .conftest import make_lively
 
@@ -161,3 +163,20 @@ def test_classes_that_are_ruled_out_leave_finite_averages():
         weights = torch.zeros(3, 5) if how in ("weighted", "probability") else None
         p = aggregate(logits, how, log_weights=weights).softmax(-1)
         assert p.isfinite().all() and (p[:, 2] == 0).all(), how
+
+
+def test_weights_per_scale_are_those_that_scipy_finds():
+    """Views of two bins, one of which knows more: the same minimum of the NLL and its pull towards equal weights."""
+    generator = torch.Generator().manual_seed(0)
+    logits, targets = torch.randn(4, 200, 3, generator=generator), torch.randint(3, (200,), generator=generator)
+    bins = torch.tensor([0, 0, 3, 3])[:, None].expand(-1, 200)
+    logits[2:] += 3 * nn.functional.one_hot(targets, 3)
+    p = logits.double().softmax(-1).numpy()[:, np.arange(200), targets]  # (4, 200)
+
+    def value(weights):
+        w = np.exp(weights[bins[:, 0]])
+        return -np.log((w[:, None] * p).sum(0) / w.sum()).mean() + 1e-3 * (weights**2).sum()
+
+    expected = scipy.optimize.minimize(value, np.zeros(6), options={"gtol": 1e-8}).x
+    found = fit_scale_weights(logits, bins, targets).numpy()
+    assert expected[3] - expected[0] > 1 and np.allclose(found, expected, atol=0.02)

@@ -4,7 +4,7 @@ from timm.layers import DropPath
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.tta.aggregation import aggregate
+from instaaug_transforms.tta.aggregation import aggregate, scale_bins
 from instaaug_transforms.tta.views import choose_views
 
 from .conftest import make_lively
@@ -123,3 +123,12 @@ def test_values_outside_the_range_warn_and_are_clamped(images):
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.TTAModel(Tiny(), make_lively(["crop"]), **kwargs)
+
+
+def test_views_are_binned_by_the_size_of_their_crop():
+    """The side is √(w·h): six bins, the whole image in the last, as are views without a crop."""
+    sides = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.95, 1.0])
+    square = ia.AugmentParams(w=sides, h=sides)
+    assert scale_bins(square).tolist() == [0, 1, 2, 3, 4, 5]
+    assert scale_bins(ia.AugmentParams(w=torch.tensor([1.0]), h=torch.tensor([0.16]))).tolist() == [1]
+    assert scale_bins(ia.AugmentParams(angle=torch.zeros(2))).tolist() == [5, 5]
