@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         InstaAugObjective,
         build_loss_table,
         fit,
+        recommend,
     )
     from .measure import measure_invariance
     from .params import AugmentParams
@@ -71,6 +72,7 @@ __all__ = [
     "invert_points",
     "list_weights",
     "measure_invariance",
+    "recommend",
     "register",
     "register_predictor",
 ]
@@ -90,6 +92,7 @@ _NAMES = {
         "InstaAugObjective",
         "build_loss_table",
         "fit",
+        "recommend",
     ],
     "measure": ["measure_invariance"],
     "params": ["AugmentParams"],

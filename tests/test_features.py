@@ -173,13 +173,17 @@ def test_dropout_is_seeded_and_leaves_the_global_generator_alone(model):
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-def test_test_time_views_share_the_forward_of_the_image_itself(model, aug):
+@pytest.mark.parametrize("n_views", [2, 4])
+def test_test_time_views_share_the_forward_of_the_image_itself(model, aug, n_views):
     model.eval(), aug.eval()
-    images = torch.rand(6, 3, 32, 32)
-    plain = ia.TTAModel(nn.Sequential(model), aug, 4)(images)  # another module: nothing is shared
+    images, looked = torch.rand(6, 3, 32, 32), []
+    plain = ia.TTAModel(nn.Sequential(model), aug, n_views)(images)  # another module: nothing is shared
     model.calls = 0
-    shared = ia.TTAModel(model, aug, 4)(images)
-    assert model.calls == 2  # the images themselves, and the three other views
+    handle = model.register_forward_pre_hook(lambda _, inputs: looked.append(len(inputs[0])))
+    shared = ia.TTAModel(model, aug, n_views)(images)
+    handle.remove()
+    assert model.calls == 2  # the images themselves, and the other views
+    assert looked[-1] == 6 * (n_views - 1)
     assert torch.allclose(plain, shared, atol=1e-5)
 
 

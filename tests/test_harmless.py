@@ -16,7 +16,7 @@ from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.learning.harmless import _arms, _choices, _on_train, _ours, policy_order
 from instaaug_transforms.learning.prepared import Prepared
-from instaaug_transforms.learning.recommendation import recommend
+from instaaug_transforms.learning.recommendation import choose_arm
 from instaaug_transforms.learning.report import HeldOutArm
 from instaaug_transforms.learning.scores import ClassScores
 
@@ -206,19 +206,19 @@ def test_one_view_is_recommended_unless_another_is_better_than_chance():
     right = np.arange(n) < 200
     plain = arm("one view", 1, right, 1.0)
     # Standard error 0.025: a saving of 0.04 may be luck, one of 0.06 is not.
-    assert recommend([plain, arm("ours", 2, right, 0.96 + noise)]) is plain
+    assert choose_arm([plain, arm("ours", 2, right, 0.96 + noise)]) is plain
     better = arm("ours", 2, right, 0.94 + noise)
-    assert recommend([plain, better]) is better
-    assert recommend([plain, arm("ours", 2, np.arange(n) < 190, 0.94 + noise)]) is plain  # surer, and more often wrong
+    assert choose_arm([plain, better]) is better
+    assert choose_arm([plain, arm("ours", 2, np.arange(n) < 190, 0.94 + noise)]) is plain  # surer, and more often wrong
     cheap, best = arm("ours", 1, right, 0.52), arm("ours", 4, right, 0.5 + noise)
-    assert recommend([plain, cheap, best]) is cheap  # what four views save may be luck
-    assert recommend([plain, arm("ours", 1, right, 0.6), best]) is best
+    assert choose_arm([plain, cheap, best]) is cheap  # what four views save may be luck
+    assert choose_arm([plain, arm("ours", 1, right, 0.6), best]) is best
     near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.49 + noise)
-    assert recommend([plain, near, best]) is near  # less than one standard error, 0.025
-    assert recommend([plain, arm("ours", 1, right, 0.52), best]) is best
+    assert choose_arm([plain, near, best]) is near  # less than one standard error, 0.025
+    assert choose_arm([plain, arm("ours", 1, right, 0.52), best]) is best
     fixed = arm("best input-free", 2, right, 0.94 + noise)
-    assert recommend([plain, better, fixed]) is fixed
-    assert recommend([plain, better, arm("most confident candidate", 1, right, 0.1, setting=False)]) is better
+    assert choose_arm([plain, better, fixed]) is fixed
+    assert choose_arm([plain, better, arm("most confident candidate", 1, right, 0.1, setting=False)]) is better
 
 
 def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
@@ -228,13 +228,13 @@ def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
     right, more = np.arange(n) < 50, np.tile(noise, 9)
     plain = replace(arm("one view", 1, right, 1.0), more=np.ones(9 * n))
     unsure = arm("best input-free", 4, right, 0.93 + noise)  # standard error 0.05; of all images 0.016
-    assert recommend([plain, unsure]) is plain
-    assert recommend([plain, sure := replace(unsure, more=0.93 + more)]) is sure
+    assert choose_arm([plain, unsure]) is plain
+    assert choose_arm([plain, sure := replace(unsure, more=0.93 + more)]) is sure
     # What was memorised does not recommend what held-out images speak against.
-    assert recommend([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=0.5 + more)]) is plain
+    assert choose_arm([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=0.5 + more)]) is plain
     cheap = replace(arm("best input-free", 2, right, 0.96 + noise[::-1]), more=0.96 + more[::-1])
-    assert recommend([plain, cheap, sure]) is sure
-    assert recommend([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
+    assert choose_arm([plain, cheap, sure]) is sure
+    assert choose_arm([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
 
 
 def test_fixed_views_are_scored_on_the_half_they_were_not_searched_on():

@@ -131,3 +131,17 @@ def test_a_predictor_that_is_none_is_named(saved, tmp_path, predictor):
     weights.write(tmp_path / "b.safetensors", {**config, "predictor": predictor}, tensors)
     with pytest.raises(ia.InstaAugError, match="weights: "):
         ia.LearnedAugment.from_pretrained(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"a": 1}', '{"a": {}}', '{"a": {"file": "../a", "sha256": "0"}}'])
+def test_a_damaged_manifest_says_so(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "hub_dir", lambda: tmp_path)
+    if text is not None:
+        (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ia.InstaAugError, match=r"weights: .*manifest\.json is damaged"):
+        ia.list_weights()
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path):
+    with pytest.raises(ia.InstaAugError, match="weights: "):
+        weights.read(tmp_path, "0" * 64)

@@ -6,6 +6,7 @@ from .entropy import EntropyConfig, EntropyController
 from .fit import fit
 from .loss_table import build_loss_table
 from .objective import InstaAugObjective
+from .recommend import recommend
 
 __all__ = [
     "EntropyConfig",
@@ -17,4 +18,5 @@ __all__ = [
     "contrastive_credit",
     "contrastive_losses",
     "fit",
+    "recommend",
 ]

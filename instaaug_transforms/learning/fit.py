@@ -36,6 +36,10 @@ from .watch import warn_about_copies, warn_about_data
 
 logger = logging.getLogger(__name__)
 
+RIGHT_BY_DEFINITION = (
+    "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
+)
+
 
 def fit(
     aug: LearnedAugment,
@@ -108,7 +112,7 @@ def fit(
         train, val = hold_out(train, config.seed, config.held_out)
     else:
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
-    own = own_answers(loss) if _fits_to_own_answers(labels, nuisance, train) else None
+    own = own_answers(loss) if fits_to_own_answers(labels, nuisance, train) else None
     if own is None and val.targets is None:
         raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
@@ -135,7 +139,7 @@ def fit(
     devices = [aug.device] if aug.device.type == "cuda" else []
     start = time.perf_counter()
     streamed = any(isinstance(part, StreamedImages) for part in (train, val))
-    with _no_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
+    with without_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
         by_classes = loss is cross_entropy
         if by_classes:
             check_answers(aug, classifier, {"train_data": train, "val_data": val})
@@ -174,13 +178,11 @@ def fit(
         if summary:
             aug.recommended["classifier"] = fingerprint(classifier)
         if summary and own is not None and undo is None:
-            summary.notes.append(
-                "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
-            )
+            summary.notes.append(RIGHT_BY_DEFINITION)
     return replace(result, report=summary, held_out=val.identities)
 
 
-def _fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images) -> bool:
+def fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images) -> bool:
     """Whether the classifier's own answers are the targets."""
     if labels and data.targets is None:
         raise InstaAugError(
@@ -232,7 +234,7 @@ def _with_run(callback: Callback, run: int, logs: dict[str, float]) -> None:
 
 
 @contextmanager
-def _no_jitter(aug: LearnedAugment):
+def without_jitter(aug: LearnedAugment):
     """A table holds the candidates themselves: jitter stays off while it is used."""
     jittering = [family for family in aug.anchor_families if family.jitter]
     for family in jittering:

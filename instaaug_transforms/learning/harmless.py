@@ -1,6 +1,7 @@
 """Do no harm: how far the image may move φ, and which views to average, by held-out images."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,7 @@ def table_of(data: Prepared, rows: Tensor | None = None) -> Tensor:
     return torch.cat([data.losses(part).cpu() for part in rows.split(CHUNK)])
 
 
+@torch.no_grad()
 def do_no_harm(
     aug: LearnedAugment,
     held: Prepared,
@@ -84,16 +86,27 @@ def do_no_harm(
         order: what `policy_order` gave.
         train: what φ learned from, where its table holds losses of the labels.
     """
-    with torch.no_grad():
-        _shrink(aug, held, scores, order)
-        log_p = joint(aug, held)
-        arms, ours = _arms(aug, scores, log_p, candidates, order, train), []
-        look = isinstance(aug.predictor, FeaturesPredictor)
-        for k in _ks(log_p.shape[1]):
-            ours.append(_ours(scores, log_p, k, look, order))
-        report = conclude([*arms, *ours], len(held.images), scores.labelled)
-        aug.recommended = report.to_json()
-        return report
+    _shrink(aug, held, scores, order)
+    return compare(aug, held, scores, candidates, order, train)
+
+
+@torch.no_grad()
+def compare(
+    aug: LearnedAugment,
+    held: Prepared,
+    scores: Scores,
+    candidates: AugmentParams,
+    order: Sequence[int] = (),
+    train: Prepared | None = None,
+) -> HeldOutReport:
+    """Arms on held-out images, and which of them to use, which ``aug`` remembers; the arguments are those of `do_no_harm`."""
+    log_p, order = joint(aug, held), list(order)
+    look = isinstance(aug.predictor, FeaturesPredictor)
+    arms = _arms(aug, scores, log_p, candidates, order, train)
+    arms += [_ours(scores, log_p, k, look, order) for k in _ks(log_p.shape[1])]
+    report = conclude(arms, len(held.images), scores.labelled)
+    aug.recommended = report.to_json()
+    return report
 
 
 def joint(aug: LearnedAugment, held: Prepared) -> Tensor:

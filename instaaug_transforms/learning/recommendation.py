@@ -19,7 +19,7 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
         labelled: whether the targets are the user's.
     """
     arms = sorted(arms, key=lambda arm: (arm.name != "one view", arm.n_views, arm.cost, arm.name))
-    recommended, notes = recommend(arms), []
+    recommended, notes = choose_arm(arms), []
     if n < FEWEST:
         recommended = arms[0]
         notes.append(f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data")
@@ -33,7 +33,7 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
     return HeldOutReport(arms, recommended, n, against if labelled else own, notes)
 
 
-def recommend(arms: list[HeldOutArm]) -> HeldOutArm:
+def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
 
     Decided by NLL, which tells arms apart with a tenth of the images that accuracy needs. An arm comes into question if its

@@ -102,13 +102,13 @@ class TTAModel(ViewModel):
         known = result.report.to_json() if getattr(result, "report", None) is not None else aug.recommended
         if not known:
             raise InstaAugError(
-                "aug: nothing says which setting won on held-out images: its fit had no report. Give n_views yourself, "
-                "TTAModel(classifier, aug, n_views=4), or choose one with `instaaug validate`"
+                "aug: nothing says which setting won on held-out images of yours. Find out, ia.recommend(aug, classifier, data), or "
+                "give n_views yourself, TTAModel(classifier, aug, n_views=4)"
             )
         if result is None and known.get("classifier") not in (None, fingerprint(classifier)):
             logger.warning(
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
-                "on this one first, by `instaaug validate`, or fit again"
+                "on this one first, by ia.recommend or `instaaug validate`, or fit again"
             )
         return cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
 

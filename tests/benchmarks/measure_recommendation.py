@@ -19,7 +19,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.recommendation import recommend
+from instaaug_transforms.learning.recommendation import choose_arm
 from instaaug_transforms.learning.report import HeldOutArm
 from instaaug_transforms.tta import arms
 from instaaug_transforms.tta.calibration import best_temperature
@@ -39,7 +39,7 @@ def by_accuracy(errors: float) -> Callable[[list[HeldOutArm]], HeldOutArm]:
     return rule
 
 
-RULES = {"NLL (the package's)": recommend, "accuracy, 1 s.e.": by_accuracy(1), "accuracy, 2 s.e.": by_accuracy(2)}
+RULES = {"NLL (the package's)": choose_arm, "accuracy, 1 s.e.": by_accuracy(1), "accuracy, 2 s.e.": by_accuracy(2)}
 RULES |= {"most accurate": by_accuracy(0), "never": lambda made: made[0]}
 
 

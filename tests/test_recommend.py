@@ -1,0 +1,83 @@
+"""`recommend`: a transform that is fitted already meets other images and another classifier."""
+
+import pytest
+import torch
+from torch import nn
+
+import instaaug_transforms as ia
+
+from .test_harmless import Corners, corners
+from .test_report_by_views import Classes, Halves, losses, pictures
+
+QUIET = ia.FitConfig(progress=False)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def upright(tmp_path_factory):
+    """Weights that turn pictures upright, fitted without labels through `Classes`."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    aug = ia.LearnedAugment(["turn"], predictor=ia.ConvPredictor(16, 8))
+    config = ia.FitConfig(epochs=20, batch_size=16, lr=1e-2, nuisance_probability=1.0, progress=False)
+    ia.fit(aug, Classes().eval(), pictures(240), nuisance=["turn"], config=config)
+    path = tmp_path_factory.mktemp("w") / "upright.safetensors"
+    aug.save(path)
+    return path
+
+
+def test_pretrained_weights_are_recommended_where_they_pay(upright):
+    """Another model, of numbers, whose images come turned; the weights stay as they were."""
+    aug, model, images = ia.LearnedAugment.from_pretrained(upright), Halves().eval(), pictures(120)
+    turned = torch.stack([image.rot90(i % 4, (-2, -1)) for i, image in enumerate(images)])
+    before = {name: value.clone() for name, value in aug.state_dict().items()}
+    report = ia.recommend(aug, model, (turned, model(images)), QUIET, loss="squared_error")
+    assert report.recommended.name == "ours" and report.n_images == 120
+    assert all(torch.equal(before[name], value) for name, value in aug.state_dict().items())
+    views = ia.TTAModel.recommended(model, aug)
+    assert losses(views, turned, model(images)).mean() < 0.3 * losses(model, turned, model(images)).mean()
+    torch.testing.assert_close(
+        losses(views, turned, model(images)), torch.from_numpy(report.recommended.nll), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_they_are_not_where_images_are_upright(upright, caplog):
+    aug, model, images = ia.LearnedAugment.from_pretrained(upright), Classes().eval(), pictures(120)
+    report = ia.recommend(aug, model, (images, model(images).argmax(1)), QUIET)
+    assert report.recommended.name == "one view"
+    assert torch.equal(ia.TTAModel.recommended(model, aug)(images).argmax(1), model(images).argmax(1))
+    ia.TTAModel.recommended(nn.Sequential(model, nn.Linear(3, 3)).eval(), aug)
+    assert "found on held-out images of another one" in caplog.text
+
+
+def test_without_labels_disturbed_images_are_held_against_the_classifiers_own_answers(upright, tmp_path):
+    aug, model, images = ia.LearnedAugment.from_pretrained(upright), Classes().eval(), pictures(80)
+    config = ia.FitConfig(progress=False, nuisance_probability=1.0)
+    report = ia.recommend(aug, model, images, config, nuisance=["turn"], workdir=tmp_path)
+    assert report.against == "the classifier's own answers" and report.recommended.name == "ours"
+    looked = []
+    model.register_forward_hook(lambda _, inputs, outputs: looked.append(len(inputs[0])))
+    again = ia.recommend(aug, model, images, config, nuisance=["turn"], workdir=tmp_path)
+    assert again.rows() == report.rows() and sum(looked) < 80  # of 80 × 20: what it said of the views is kept
+    plain = ia.recommend(aug, model, images, QUIET)
+    assert "one view is right by definition" in str(plain)
+
+
+def test_views_that_are_the_same_for_every_image_and_ranges():
+    aug = ia.LearnedAugment(["rotate"])
+    report = ia.recommend(aug, Corners(), corners(80), QUIET)
+    assert (report.recommended.name, report.recommended.n_views) == ("best input-free", 1)
+    with pytest.raises(ia.InstaAugError, match="nuisance: disturbed images"):
+        ia.recommend(aug, Corners(), corners(80), QUIET, nuisance=["turn"])
+
+
+def test_maps_are_refused():
+    maps = nn.Sequential(Corners(), nn.Unflatten(1, (4, 1, 1)), nn.Upsample(40)).eval()
+    loss = lambda outputs, targets: outputs.flatten(1).mean(1)  # noqa: E731
+    with pytest.raises(ia.InstaAugError, match="outputs are maps"):
+        ia.recommend(ia.LearnedAugment(["turn"]), maps, corners(20), QUIET, loss=loss)
