@@ -1,4 +1,4 @@
-"""``instaaug fit | validate | measure | show | export | weights``; ``python -m instaaug_transforms.cli`` is the same.
+"""``instaaug fit | validate | recommend | measure | show | export | weights``; ``python -m instaaug_transforms.cli`` is the same.
 
 A command's module, and torch with it, is imported when that command is named: `--version` and `--help` answer at once.
 """
@@ -16,6 +16,7 @@ from .own_code import import_own
 COMMANDS = {
     "fit": "Fit a transform to a frozen classifier, from folders of images, and write its weights.",
     "validate": "Compare a classifier with and without learned test-time views, beside every input-free way to choose views.",
+    "recommend": "Say whether weights that are fitted already pay on your images, through your classifier, and in which setting.",
     "measure": "Measure what a model is invariant to, on a folder of images; writes a page with plots, and CSV files.",
     "show": "Draw what was learned for photographs: crops, rotation, colour, and a sheet of samples.",
     "export": "Write a classifier that averages learned views as an ONNX file, and compare it with PyTorch on your images.",

@@ -1,0 +1,77 @@
+"""Say whether weights that are fitted already pay on your images, through your classifier, and in which setting."""
+
+import argparse
+from pathlib import Path
+
+from ..engine import Nuisance
+from ..learning import FitConfig
+from ..learning import recommend as recommend_setting
+from .arguments import fraction, positive_int
+from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
+from .models import add_model_arguments, build_classifier, check_answers
+from .outputs import check_file, check_folder
+from .own_code import nuisance_of
+from .validate import add_weights_arguments, load_transform
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Classifier, weights, images, and where the recommendation goes."""
+    add_model_arguments(parser)
+    add_data_arguments(parser)
+    defaults = FitConfig()
+    group = parser.add_argument_group("recommend")
+    add_reading_arguments(group, batch_size=64, per="forward")
+    add_weights_arguments(group)
+    group.add_argument(
+        "--split",
+        help="folder of images that neither the classifier nor the weights were trained on (val; where there is none, --data itself)",
+    )
+    group.add_argument("--no-labels", action="store_true", help="take all images, in whatever folders, without labels")
+    group.add_argument("--nuisance", help="what images suffer first, as `instaaug fit --nuisance` takes it")
+    group.add_argument(
+        "--use-labels",
+        action="store_true",
+        help="with --nuisance: the labels are the target, not the classifier's answers",
+    )
+    group.add_argument(
+        "--nuisance-probability",
+        type=fraction,
+        default=defaults.nuisance_probability,
+        help="that an image is disturbed at all (%(default)s)",
+    )
+    group.add_argument(
+        "--nuisance-draws", type=positive_int, default=1, help="disturbed copies per image (%(default)s)"
+    )
+    group.add_argument("--workdir", type=Path, help="keep what is computed there; the same command goes on from it")
+    group.add_argument("--out", type=Path, help="write the weights there, with the recommendation: .safetensors")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the report, and write the weights that remember it."""
+    if arguments.out:
+        check_file(arguments.out, "out", ".safetensors")
+    if arguments.workdir:
+        check_folder(arguments.workdir, "workdir")
+    nuisance = nuisance_of(arguments)
+    if nuisance is not None:
+        Nuisance(nuisance, arguments.nuisance_probability)
+    labels = "none" if arguments.no_labels else "auto"
+    arguments.split = find_split(arguments, "val", labels)
+    folder = folder_of(arguments, arguments.split, labels)
+    n_classes = count_classes(folder)
+    classifier = build_classifier(arguments, n_classes)
+    check_answers(classifier, arguments, folder)
+    aug, notes = load_transform(arguments, classifier, n_classes)
+    config = FitConfig(
+        amp=arguments.amp,
+        table_batch_size=arguments.batch_size,
+        nuisance_probability=arguments.nuisance_probability,
+        nuisance_draws=arguments.nuisance_draws,
+        seed=arguments.seed,
+    )
+    data, use = read(arguments, folder, True), True if arguments.use_labels else None
+    report = recommend_setting(aug, classifier, data, config, nuisance=nuisance, labels=use, workdir=arguments.workdir)
+    print(f"{arguments.weights} through {arguments.model}: {report}")
+    if arguments.out:
+        aug.save(arguments.out, **notes)
+        print(f"\n{arguments.out}")

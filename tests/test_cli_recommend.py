@@ -1,0 +1,61 @@
+"""`instaaug recommend`: weights that are fitted already, on folders of images."""
+
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms.cli.__main__ import main
+from instaaug_transforms.utils import weights
+
+from .conftest import make_lively
+from .test_cli_options import data, three_classes  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def command(data, *more):  # noqa: F811
+    base = ["recommend", "--model", "tests.test_cli_options:three_classes", "--img-size", "16", "--workers", "0"]
+    return [str(word) for word in (*base, "--weights", data / "aug.safetensors", *more)]
+
+
+def test_it_prints_the_report_and_keeps_it_with_the_weights(data, tmp_path, capsys):  # noqa: F811
+    out = tmp_path / "here.safetensors"
+    assert main(command(data, "--data", data / "classes", "--class-map", data / "map.txt", "--out", out)) == 0
+    shown = capsys.readouterr().out
+    assert "18 held-out images, against labels" in shown and "recommended: " in shown
+    before, after = (weights.read(path) for path in (data / "aug.safetensors", out))
+    assert all(torch.equal(before[1][name], value) for name, value in after[1].items())
+    known = after[0]["recommended"]
+    assert known["n"] == 18 and known["table"][0]["top1"] == 100.0
+    aug = ia.LearnedAugment.from_pretrained(out)
+    image = torch.rand(2, 3, 16, 16)
+    model = ia.TTAModel.recommended(three_classes().eval(), aug)
+    assert known["recommended"]["arm"] != "one view" or torch.allclose(
+        model(image).softmax(1), three_classes()(image).softmax(1), atol=1e-6
+    )
+
+
+def test_photographs_without_labels_and_a_nuisance(data, tmp_path, capsys):  # noqa: F811
+    make_lively(["turn"]).save(tmp_path / "turn.safetensors")
+    given = ["--weights", tmp_path / "turn.safetensors", "--data", data / "flat", "--nuisance", "turn"]
+    given += ["--nuisance-probability", "1", "--nuisance-draws", "2", "--workdir", tmp_path / "work"]
+    assert main(command(data, *given)) == 0
+    first = capsys.readouterr().out
+    assert "36 held-out images, against the classifier's own answers" in first and "most confident candidate" in first
+    assert main(command(data, *given)) == 0 and capsys.readouterr().out == first
+    assert any((tmp_path / "work").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--out", "/proc/a.safetensors"], "out: cannot write in '/proc'"),
+        (["--nuisance", "storm"], "nuisance: unknown family 'storm'"),
+        (["--split", "test"], "is no folder"),
+        (["--weights", "nothing"], "weights: 'nothing' is neither a file nor a known name"),
+    ],
+)
+def test_errors_are_one_line(data, capsys, more, message):  # noqa: F811
+    assert main(command(data, "--data", data / "classes", "--class-map", data / "map.txt", *more)) == 2
+    shown = capsys.readouterr().err
+    assert message in shown and shown.count("\n") == 1
