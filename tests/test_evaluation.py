@@ -134,6 +134,13 @@ def test_arms_start_with_the_image_itself(images):
     assert torch.allclose(shuffled.angle, ours.angle.roll(1, 1), atol=1e-3)
 
 
+def test_zooms_start_with_the_image_itself_and_its_mirror_image_is_among_them():
+    zooms = baselines.zoom_candidates()
+    first = {name: field[0].item() for name, field in zooms.items()}
+    assert first == {"cx": 0.5, "cy": 0.5, "w": 1.0, "h": 1.0, "flip": 0.0}
+    assert ((zooms.w == 1) & (zooms.flip == 1)).sum() == 1 and zooms.w.min() > 0.5 and (zooms.cx == 0.5).all()
+
+
 def test_candidates_hold_every_anchor_with_and_without_flip():
     crop = baselines.policy_candidates(make_lively(["crop"]))
     assert crop.batch_shape == (16 + 2 * 29,)

@@ -10,6 +10,7 @@ without labels, once per seed, every image turned; without it, the weights named
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import instaaug_transforms as ia
+from instaaug_transforms.utils import weights
 from instaaug_transforms.utils.stats import mean_interval
 
 
@@ -53,12 +55,16 @@ def main() -> None:
             view = [probs[(given + k) % 4, every] for k in range(4)]  # what each candidate makes of it
             top, stacked = seen.topk(2, 1), torch.stack(view, 1)
             best = stacked.gather(1, top.indices[:, :, None].expand(-1, -1, stacked.shape[2]))
-            weights = top.values.softmax(1)[:, :, None]
+            shares = top.values.softmax(1)[:, :, None]
             confident = stacked[every, stacked.amax(-1).argmax(1)]
             arms = {"one view": right(first), "mean of four turns": right(stacked.mean(1))}
             arms |= {"most confident of four": right(confident), "ours, K = 1": right(best[:, 0])}
-            arms |= {"ours, K = 2": right(best.mean(1)), "ours, K = 2, weighted": right((weights * best).sum(1))}
+            arms |= {"ours, K = 2": right(best.mean(1)), "ours, K = 2, weighted": right((shares * best).sum(1))}
             arms |= {"upright": right(probs[0]), "orientation right": ((top.indices[:, 0] + given) % 4 == 0).double()}
+            if not options.fit:  # for photographs of which no more are upright than not
+                likeliest = (seen - torch.tensor([prior_of(options.weights), 0.0, 0.0, 0.0])).argmax(1)
+                arms["ours without its prior, K = 1"] = right(stacked[every, likeliest])
+                arms["orientation right, without its prior"] = ((likeliest + given) % 4 == 0).double()
             for arm, correct in arms.items():
                 rows.setdefault(f"{name}: {arm}", []).append(correct)
     lines = []
@@ -68,10 +74,16 @@ def main() -> None:
         for rival in ("one view", "mean of four turns", "upright"):
             other = torch.stack(rows[f"{condition}: {rival}"]).mean(0).numpy()
             gain = [100 * value for value in mean_interval(mean - other)]
-            line.append("" if name.endswith("right") else f"{gain[0]:+.2f} [{gain[1]:+.2f}, {gain[2]:+.2f}]")
+            line.append("" if "orientation" in name else f"{gain[0]:+.2f} [{gain[1]:+.2f}, {gain[2]:+.2f}]")
         lines.append(line)
     print(f"{options.model} at {options.size} px, n = {len(images)}, seeds {options.seeds}\n")
     print(tabulate(lines, ["photographs", "top-1 %", "over one view", "over mean of four", "over upright"], "github"))
+
+
+def prior_of(name: str) -> float:
+    """What `TTAModel(view_offsets=…)` takes from the logit of "nothing was done" for turns to be equally likely."""
+    prior = weights.read(name)[0]["notes"]["prior"]
+    return math.log(3 * prior / (1 - prior))
 
 
 def fitted(options: argparse.Namespace, classifier: torch.nn.Module, seed: int) -> ia.LearnedAugment:

@@ -62,11 +62,11 @@ ROOMS = {
         "families/uniform.py": "families distributions more_families",
     },
     "estimators": {"learning/estimators.py": "estimators"},
-    "fit": {"learning/fit.py": "fit fit_resume", "learning/fitting.py": "fit fit_resume"},
+    "fit": {"learning/fit.py": "harmless fit fit_resume", "learning/fitting.py": "fit fit_resume"},
     "report": {
         "learning/harmless.py": "harmless",
         "learning/losses.py": "losses scores report_by_views",
-        "learning/recommendation.py": "harmless",
+        "learning/recommendation.py": "harmless report_by_views",
         "learning/report.py": "harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",
         "learning/scores.py": "scores harmless",
