@@ -20,7 +20,7 @@ def affine(**changes):
     return TF.affine(SMOOTH, **arguments, interpolation=TF.InterpolationMode.BILINEAR)
 
 
-@pytest.mark.parametrize("t", STANDARD.values(), ids=str)
+@pytest.mark.parametrize("t", STANDARD.values(), ids=STANDARD)
 def test_every_sweep_holds_an_exact_identity(t):
     assert t.magnitudes.count(t.identity) == 1
     assert t.apply(SMOOTH, t.identity) is SMOOTH
