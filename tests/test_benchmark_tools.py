@@ -92,7 +92,9 @@ def test_harm_is_none_where_the_recommendation_is_one_view(capsys):
 
     classifier, images, labels = digits(0)
     images = (images * 255).byte()
-    row = judge(classifier, ["turn"], (images[:120], labels[:120]), (images[300:400], labels[300:400]), 0, 32, True)
+    row = judge(
+        classifier, ["turn"], (images[:120], labels[:120]), (images[300:400], labels[300:400]), 0, 32, True, False
+    )
     one, _, ours = (float(cell) for cell in row[2:5])
     with torch.no_grad():
         right = (classifier(images[300:400].float() / 255).argmax(1) == labels[300:400]).double().mean()
