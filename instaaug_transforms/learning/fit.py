@@ -31,7 +31,7 @@ from .harmless import average_loss, do_no_harm, policy_order
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import Prepared, prepare
 from .report_by_views import report_by_views
-from .scores import ClassScores, OutputScores, Scores
+from .scores import Scores, kept_as, scores_of
 from .watch import warn_about_copies, warn_about_data
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ def fit(
                 "report: none, because averages of several views' outputs cannot be judged: they are maps, or not one tensor of "
                 "numbers. Compare with one view on held-out images yourself before you use what is learned"
             )
-        kept = (torch.float16 if by_classes else torch.float32) if report and alone else None
+        kept = kept_as(loss) if report and alone else None
         # What its columns are compared with, on the held-out images alone.
         candidates = with_extras(aug, views) if report and alone else views
         shared = (aug, classifier, loss, config)
@@ -163,7 +163,7 @@ def fit(
         if kept and by_classes and own is None:
             warn_about_data(prepared, held)
         order = policy_order(prepared, by_classes) if alone else []
-        scores = None if kept is None else ClassScores(held) if by_classes else OutputScores(held, loss)
+        scores = None if kept is None else scores_of(held, loss)
         settings = _settings(config, alone, len(prepared))
         aug.recommended = None  # what another fit recommended is of another φ
         learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)

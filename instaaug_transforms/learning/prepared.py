@@ -116,7 +116,7 @@ def prepare(
             plain = viewer.plain(batch)
             targets = own(plain) if own else targets
             if logits:
-                out["plain"] = _stored(plain, logits)
+                out["plain"] = stored(plain, logits)
         parts: dict[str, list[Tensor]] = {}
         answers = []
         for draw in range(draws):
@@ -149,7 +149,7 @@ def prepare(
             kept = [[per_view(loss, outputs, targets, len(batch)).float() for outputs in answer] for answer in answers]
             out["losses"] = torch.stack([torch.stack(row, 1) for row in kept], 1)
             if logits:
-                out["logits"] = torch.stack([_stored(torch.stack(answer, 1), logits) for answer in answers], 1)
+                out["logits"] = torch.stack([stored(torch.stack(answer, 1), logits) for answer in answers], 1)
         return out | {key: torch.stack(values, 1) for key, values in parts.items()}
 
     about: dict[str, Any] = {}
@@ -189,7 +189,7 @@ def prepare(
     return prepared
 
 
-def _stored(outputs: Tensor, dtype: torch.dtype) -> Tensor:
+def stored(outputs: Tensor, dtype: torch.dtype) -> Tensor:
     """Outputs as they are kept; numbers too large for half precision, as of classes that are ruled out, as its largest."""
     return outputs.float().clamp(-6e4, 6e4).half() if dtype == torch.float16 else outputs.to(dtype)
 

@@ -26,7 +26,7 @@ from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import prepare
 from .report import HeldOutReport
 from .report_by_views import report_by_views
-from .scores import ClassScores, OutputScores
+from .scores import kept_as, scores_of
 
 
 def recommend(
@@ -68,10 +68,10 @@ def recommend(
             "(crop, turn, light, …)"
         )
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
-    folder, by_classes = None if workdir is None else Path(workdir), loss is cross_entropy
+    folder = None if workdir is None else Path(workdir)
     streamed = isinstance(held, StreamedImages)
     with torch.no_grad(), without_jitter(aug), frozen(classifier), rows_in(folder, streamed and tabled) as rows:
-        if by_classes:
+        if loss is cross_entropy:
             check_answers(aug, classifier, {"data": held})
         elif not can_average(aug, classifier, loss, held, own is not None):
             raise InstaAugError(
@@ -79,11 +79,9 @@ def recommend(
             )
         if tabled:
             candidates = with_extras(aug, CandidateProduct(aug.anchor_families, config.max_columns).candidates())
-            kept = torch.float16 if by_classes else torch.float32
             shared = (aug, classifier, loss, config)
-            prepared = prepare(held, None, "val_table", *shared, candidates, undo, own, rows, logits=kept)
-            scores = ClassScores(prepared) if by_classes else OutputScores(prepared, loss)
-            report = compare(aug, prepared, scores, candidates)
+            prepared = prepare(held, None, "val_table", *shared, candidates, undo, own, rows, logits=kept_as(loss))
+            report = compare(aug, prepared, scores_of(prepared, loss), candidates)
         else:
             report = report_by_views(aug, classifier, held, loss, config)
     aug.recommended["classifier"] = fingerprint(classifier)

@@ -1,5 +1,6 @@
 """The report of a fit whose views no table holds, ranges among them: views are made, looked at and compared."""
 
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -18,11 +19,11 @@ from ..utils.outputs import as_weights
 from ..utils.progress import bar
 from .config import FitConfig
 from .harmless import N_VIEWS, policy_of
-from .losses import PerViewLoss, cross_entropy
-from .prepared import Prepared
+from .losses import PerViewLoss
+from .prepared import Prepared, stored
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
-from .scores import ClassScores, OutputScores, Scores
+from .scores import Scores, kept_as, scores_of
 
 FRACTIONS = (1.0, 0.5)  # of every range
 MOST_CANDIDATES = 100  # that every image is looked at through
@@ -71,9 +72,8 @@ def report_by_views(
     everywhere = candidates.map(lambda field: field[:, None].expand(-1, len(val)).to(aug.device))
     sets = [everywhere, *(views.params for views in (*alike, *ours, *shuffled))]
     scores = _look(aug, classifier, val, sets, loss, config)
-    starts = torch.tensor([params.batch_shape[0] for params in sets]).cumsum(0).tolist()
+    starts = accumulate(params.batch_shape[0] for params in sets)
     look, arms = isinstance(aug.predictor, FeaturesPredictor), _fixed(scores, candidates)
-    starts = iter(starts)
     for name, made in (("best input-free", alike), ("ours", ours), ("best input-free (ours, shuffled)", shuffled)):
         for views in made:
             start = next(starts)
@@ -126,7 +126,7 @@ def _look(
         for part, (images, _) in zip(parts, val.batches(parts, aug.device), strict=True):
             asked = [params.map(lambda field, part=part: field[:, part]) for params in sets]
             outputs = torch.cat(shared.logits(images, asked)).transpose(0, 1)  # (B, V, numbers)
-            kept.append(outputs.clamp(-6e4, 6e4).half() if loss is cross_entropy else outputs)
+            kept.append(stored(outputs, kept_as(loss)))
             n += len(images)
             shown.update(len(images))
             if (n + CHUNK) * outputs[0].numel() > MOST_OUTPUTS:
@@ -138,7 +138,7 @@ def _look(
         rows[name] = Rows(None, n, values.shape[1:], values.dtype, n, {})
         rows[name].put(slice(0, n), values)
     held = Prepared(val.subset(slice(0, n)), 1, rows, aug.device)
-    return ClassScores(held) if loss is cross_entropy else OutputScores(held, loss)
+    return scores_of(held, loss)
 
 
 class _Flat(nn.Module):

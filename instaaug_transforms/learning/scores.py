@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..tta.arms import greedy
-from .losses import PerViewLoss, own_answers
+from .losses import PerViewLoss, cross_entropy, own_answers
 from .prepared import Prepared
 from .report import HeldOutArm
 
@@ -210,3 +210,13 @@ class OutputScores(Scores):
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         every = torch.arange(self.n)
         return None, torch.cat([self.judge(averaged[rows], rows) for rows in every.split(CHUNK)])
+
+
+def kept_as(loss: PerViewLoss) -> torch.dtype:
+    """What outputs are kept as to be scored: logits in half precision, numbers of other kinds as they are."""
+    return torch.float16 if loss is cross_entropy else torch.float32
+
+
+def scores_of(held: Prepared, loss: PerViewLoss) -> Scores:
+    """How averages are judged where ``loss`` was fitted to."""
+    return ClassScores(held) if loss is cross_entropy else OutputScores(held, loss)
