@@ -27,8 +27,9 @@ from .datasets import add_data_arguments, add_reading_arguments, count_classes, 
 from .held_out import pack_names
 from .image_files import ImageFiles
 from .models import add_model_arguments, build_classifier, check_answers
+from .nuisance import add_nuisance_arguments, nuisance_of
 from .outputs import check_file, check_folder
-from .own_code import named, nuisance_of
+from .own_code import named
 
 Bands = dict[str, tuple[float, float]]
 COPIES = {"patches": PatchPredictor, "conv": ConvPredictor}  # what looks at a copy, of a size that may be chosen
@@ -66,14 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--grids", type=positive_int, nargs="+", help="centres per axis of each scale (1 2 3 4)")
     group.add_argument("--zooms", type=fraction, nargs="+", help="sides of further crops in the middle of the image")
     group.add_argument("--flips", action="store_true", help="also offer every crop mirrored")
-    group.add_argument(
-        "--nuisance",
-        help="what images suffer before φ sees them: families, comma-separated, drawn as widely as they can undo (turn, "
-        "light), or file.py:name of a torchvision transform; fitted to the classifier's answers on the images as they were",
-    )
-    group.add_argument(
-        "--use-labels", action="store_true", help="with --nuisance: fit to the labels, not to the classifier's answers"
-    )
+    add_nuisance_arguments(group)
     group.add_argument(
         "--predictor",
         default="patches",
@@ -108,8 +102,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--lr", "lr", positive, ""),
         ("--weight-decay", "weight_decay", not_negative, ""),
         ("--checkpoint-seconds", "checkpoint_seconds", positive, "between checkpoints "),
-        ("--nuisance-probability", "nuisance_probability", fraction, "that an image is disturbed at all "),
-        ("--nuisance-draws", "nuisance_draws", positive_int, "disturbed copies per image "),
         ("--max-columns", "max_columns", positive_int, "of a table of candidates "),
     ):
         default = getattr(defaults, name)

@@ -1,6 +1,5 @@
 """Code of the user's own: modules that register families, and objects named as ``module:name``."""
 
-import argparse
 import importlib
 import importlib.util
 import sys
@@ -65,10 +64,3 @@ def _reason(error: Exception) -> str:
     inside = last.filename.startswith("<") or last.filename == __file__  # the import machinery, or here
     where = "" if inside else f" ({last.filename}, line {last.lineno})"
     return f"{type(error).__name__}: {error}{where}"
-
-
-def nuisance_of(arguments: argparse.Namespace) -> Any:
-    """``--nuisance`` as `fit` takes it."""
-    if not arguments.nuisance:
-        return None
-    return named(arguments.nuisance, "nuisance") if ":" in arguments.nuisance else arguments.nuisance.split(",")

@@ -6,11 +6,10 @@ from pathlib import Path
 from ..engine import Nuisance
 from ..learning import FitConfig
 from ..learning import recommend as recommend_setting
-from .arguments import fraction, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
 from .models import add_model_arguments, build_classifier, check_answers
+from .nuisance import add_nuisance_arguments, nuisance_of
 from .outputs import check_file, check_folder
-from .own_code import nuisance_of
 from .validate import add_weights_arguments, load_transform
 
 
@@ -18,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Classifier, weights, images, and where the recommendation goes."""
     add_model_arguments(parser)
     add_data_arguments(parser)
-    defaults = FitConfig()
     group = parser.add_argument_group("recommend")
     add_reading_arguments(group, batch_size=64, per="forward")
     add_weights_arguments(group)
@@ -27,21 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of images that neither the classifier nor the weights were trained on (val; where there is none, --data itself)",
     )
     group.add_argument("--no-labels", action="store_true", help="take all images, in whatever folders, without labels")
-    group.add_argument("--nuisance", help="what images suffer first, as `instaaug fit --nuisance` takes it")
-    group.add_argument(
-        "--use-labels",
-        action="store_true",
-        help="with --nuisance: the labels are the target, not the classifier's answers",
-    )
-    group.add_argument(
-        "--nuisance-probability",
-        type=fraction,
-        default=defaults.nuisance_probability,
-        help="that an image is disturbed at all (%(default)s)",
-    )
-    group.add_argument(
-        "--nuisance-draws", type=positive_int, default=1, help="disturbed copies per image (%(default)s)"
-    )
+    add_nuisance_arguments(group)
     group.add_argument("--workdir", type=Path, help="keep what is computed there; the same command goes on from it")
     group.add_argument("--out", type=Path, help="write the weights there, with the recommendation: .safetensors")
 

@@ -18,8 +18,8 @@ from .arguments import fraction, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, folder_of, read
 from .held_out import held_out_of
 from .models import add_model_arguments, build_classifier, check_answers
+from .nuisance import nuisance_of
 from .outputs import check_file, check_folder
-from .own_code import nuisance_of
 
 ENOUGH = 200  # images to choose on
 
