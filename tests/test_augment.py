@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.augment_distribution import AugmentDistribution
@@ -105,6 +106,41 @@ def test_params_replay(lively, images):
         assert torch.allclose(lively(images, params=params.index(k)), views[k], atol=1e-6)
     assert torch.equal(lively(images, generator=seeded(4)), lively(images, generator=seeded(4)))
     assert not torch.equal(lively(images, generator=seeded(4)), lively(images, generator=seeded(5)))
+
+
+ALONE = [  # fields by themselves, and what torchvision makes of an image then
+    ("crop", {"flip": 1.0}, F.horizontal_flip),
+    ("crop", {"anchor": 0}, lambda image: image),
+    ("turn", {"turn": 1}, lambda image: image.rot90(1, (-2, -1))),
+    ("turn", {"turn_angle": 180.0}, lambda image: image.rot90(2, (-2, -1))),
+    ("hsv", {"saturation": 0.0}, lambda image: image.amax(-3, keepdim=True).expand_as(image)),
+    ("hsv", {"value": 0.5}, lambda image: F.adjust_brightness(image, 0.5)),
+    ("shear", {"shear_y": 0.0}, lambda image: image),
+]
+
+
+@pytest.mark.parametrize(("family", "fields", "made"), ALONE)
+def test_fields_that_are_left_out_are_the_identity(family, fields, made, images):
+    """Whichever they are, for images, PIL images, boxes and fixed views alike."""
+    aug = ia.LearnedAugment([family])
+    params = ia.AugmentParams(**{name: torch.full((6,), value) for name, value in fields.items()})
+    expected = made(images)
+    assert torch.allclose(aug(images, params=params), expected, atol=1e-5)
+    assert torch.allclose(aug.apply(images, params), expected, atol=1e-5)
+    picture = F.to_pil_image(images[0])
+    one = F.pil_to_tensor(aug(picture, params=params.index(slice(0, 1))))
+    assert (one.int() - F.pil_to_tensor(F.to_pil_image(expected[0])).int()).abs().max() <= 1
+    means = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten()).eval()
+    policy = {name: [value] for name, value in fields.items()}
+    found = ia.TTAModel(means, aug, 1, policy=policy, aggregate="mean_logit")(images)
+    assert torch.allclose(found, means(expected), atol=1e-5)
+
+
+def test_a_box_is_mirrored_by_its_flip_alone():
+    box = tv_tensors.BoundingBoxes([[2, 4, 10, 12]], format="XYXY", canvas_size=(32, 32))
+    image = tv_tensors.Image(torch.rand(3, 32, 32))
+    _, moved = ia.LearnedAugment(["crop"])(image, box, params=ia.AugmentParams(flip=torch.ones(1)))
+    assert moved.tolist() == F.horizontal_flip(box).tolist()
 
 
 def test_views_of_a_single_image(lively, images):

@@ -187,3 +187,42 @@ def test_weights_per_scale_are_those_that_scipy_finds():
     expected = scipy.optimize.minimize(value, np.zeros(6), options={"gtol": 1e-8}).x
     found = fit_scale_weights(logits, bins, targets).numpy()
     assert expected[3] - expected[0] > 1 and np.allclose(found, expected, atol=0.02)
+
+
+@pytest.mark.parametrize(("families", "there"), [(["turn"], True), (["crop"], True), (["turn", "crop"], False)])
+def test_the_surest_of_all_candidates_is_an_arm_where_there_are_few(families, there):
+    """For disturbed images alone, at what it costs: of four turns, by ``rot90``, the answer with the highest probability."""
+    model, aug = Tiny(), make_lively(families)
+    data = [(torch.rand(n, 3, 32, 32), torch.randint(4, (n,))) for n in (20, 20)]
+    plain = evaluate(model, aug, *data, (1, 2), only=[], progress=False)
+    lit = evaluate(model, aug, *data, (1, 2), only=[], nuisance=nn.Identity(), progress=False)
+    name, a = "most confident candidate", baselines.own_candidates(aug)[0].batch_shape[0]
+    assert name not in {key[0] for key in plain.arms} and ((name, 1) in lit.arms) == there
+    if there:
+        assert lit.arms[name, 1].cost == a
+    if families != ["turn"]:
+        return
+    images, labels = (part[torch.randperm(20, generator=torch.Generator().manual_seed(0))] for part in data[0])
+    p = torch.stack([model(images.rot90(k, (-2, -1))).softmax(-1) for k in range(4)])
+    surest = p.amax(-1).argmax(0)
+    expected = p[surest, torch.arange(20)].argmax(-1) == labels
+    assert np.array_equal(lit.arms[name, 1].correct, expected.numpy())
+
+
+def test_weights_per_scale_are_fitted_for_each_arm_on_its_own_views():
+    """Of two arms and two K, what `TTAModel` gives with the weights of the choice images."""
+    model, aug = Tiny(), make_lively(["crop"])
+    data, choice = [(torch.rand(n, 3, 32, 32), torch.randint(4, (n,))) for n in (30, 50)]
+    found = evaluate(
+        model, aug, data, choice, (2, 4), how="weighted", only=["horizontal flip"], batch_size=64, progress=False
+    )
+    images, labels = (part[torch.randperm(30, generator=torch.Generator().manual_seed(0))] for part in data)
+    for k in (2, 4):
+        params = evaluation.choose_views(aug.distribution(choice[0]), k)
+        views = torch.stack([model(aug(choice[0], params=params.index(v))) for v in range(k)])
+        bins = evaluation.aggregation.scale_bins(params)
+        weights = fit_scale_weights(views.detach(), bins, choice[1])
+        logits = ia.TTAModel(model, aug, k, aggregate="weighted", scale_weights=weights.tolist())(images)
+        arm = found.arms["ours", k]
+        nll = nn.functional.cross_entropy(logits / arm.temperature, labels, reduction="none")
+        assert np.allclose(arm.nll, nll, atol=2e-3), k

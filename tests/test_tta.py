@@ -134,3 +134,78 @@ def test_views_are_binned_by_the_size_of_their_crop():
     assert scale_bins(square).tolist() == [0, 1, 2, 3, 4, 5]
     assert scale_bins(ia.AugmentParams(w=torch.tensor([1.0]), h=torch.tensor([0.16]))).tolist() == [1]
     assert scale_bins(ia.AugmentParams(angle=torch.zeros(2))).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("how", ["mean_prob", "probability"])
+def test_a_policy_gives_every_image_the_same_views_and_asks_nobody(how, images):
+    """Turns by ``rot90`` and mirror images, a crop that the transform does not have; views weigh the same."""
+    model, aug = Tiny(), make_lively(["turn"])
+    aug.predictor.register_forward_hook(lambda *_: pytest.fail("φ was asked"))
+    policy = {"turn_angle": [0.0, 90.0, 180.0], "flip": [1.0, 0.0, 0.0]}
+    views = [images.flip(-1), images.rot90(1, (-2, -1)), images.rot90(2, (-2, -1))]
+    expected = torch.stack([model(view).softmax(-1) for view in views]).mean(0)
+    found = ia.TTAModel(model, aug, 3, policy=policy, aggregate=how)(images)
+    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
+    assert model.largest == 18 and (expected - model(images).softmax(-1)).abs().max() > 1e-3
+
+
+def test_views_weigh_what_phi_says_of_them(images):
+    aug, model = make_lively(["turn"]), Tiny()
+    found = ia.TTAModel(model, aug, 2, aggregate="probability", include_identity=False)(images)
+    p, best = aug.distribution(images).parts["turn"].categorical.probs.topk(2)
+    shown = torch.stack(
+        [torch.stack([x.rot90(int(k), (-2, -1)) for k in ks]) for x, ks in zip(images, best, strict=True)]
+    )
+    answers = model(shown.flatten(0, 1)).softmax(-1).unflatten(0, (6, 2))
+    expected = (p[..., None] * answers).sum(1) / p.sum(1, keepdim=True)
+    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
+
+
+def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
+    """Three sources: a result with a report, a result without one, and what the transform remembers."""
+
+    class Result:
+        def __init__(self, n):
+            self.report = n and self
+            self.n = n
+
+        def to_json(self):
+            return {"recommended": {"n_views": self.n, "include_identity": False}}
+
+    aug = make_lively(["turn"])
+    aug.recommended = {"recommended": {"n_views": 3}}
+    found = [ia.TTAModel.recommended(Tiny(), aug, result) for result in (Result(2), Result(None), None)]
+    assert [(model.n_views, model.include_identity) for model in found] == [(2, False), (3, True), (3, True)]
+    aug.recommended = None
+    with pytest.raises(ia.InstaAugError, match=r"nothing says which setting won.*ia\.recommend"):
+        ia.TTAModel.recommended(Tiny(), aug, Result(None))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"policy": {}}, "policy: expected 3 numbers for each of some fields"),
+        ({"policy": {"turn_angle": [0.0, 90.0]}}, "'turn_angle': 2"),
+        ({"policy": {"hue": [0.0, 0.1, 0.2]}}, "policy: expected 3 numbers"),
+        ({"scale_weights": [0.0] * 6}, "scale_weights: 'weighted' needs them"),
+        ({"aggregate": "weighted"}, "scale_weights: 'weighted' needs them"),
+        ({"aggregate": "weighted", "scale_weights": [0.0] * 5}, "scale_weights: expected 6 numbers, got 5"),
+        ({"range_fraction": 0.0}, "range_fraction"),
+        ({"range_fraction": 1.1}, "range_fraction"),
+    ],
+)
+def test_more_bad_arguments(kwargs, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.TTAModel(Tiny(), make_lively(["turn"]), 3, **kwargs)
+
+
+def test_weights_by_size_of_crop_are_applied_to_each_view(images):
+    aug, model = make_lively(["crop"]), Tiny()
+    log_w = [0.0, 0.3, -1.0, 2.0, 0.0, 0.5]
+    found = ia.TTAModel(model, aug, 4, aggregate="weighted", scale_weights=log_w)(images)
+    params = choose_views(aug.distribution(images), 4)
+    side = (params.w * params.h).sqrt()
+    w = torch.tensor(log_w)[(side[..., None] > torch.tensor([0.3, 0.5, 0.7, 0.85, 0.98])).sum(-1)].exp()  # (4, B)
+    answers = torch.stack([model(aug(images, params=params.index(k))).softmax(-1) for k in range(4)])
+    expected = (w[..., None] * answers).sum(0) / w.sum(0)[:, None]
+    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)

@@ -332,7 +332,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 f"params: expected AugmentParams that lead with (B,) and have fields of {', '.join(sorted(known))}; got "
                 f"{params if isinstance(params, AugmentParams) else type(params).__name__}"
             )
-        return params.to(self.device)
+        return functional.complete(self.families, params).to(self.device)
 
     def extra_repr(self) -> str:
         parts = [f"families={self.families}"]

@@ -58,6 +58,19 @@ class AnchorFamily(Family):
         return self.fields[-1]
 
     @property
+    def acting_fields(self) -> tuple[str, ...]:
+        """Not the index of a candidate, unless there is nothing else."""
+        return self.fields[:-1] or self.fields
+
+    def left_out(self, params: AugmentParams) -> dict[str, Tensor]:
+        """As for every family; where the index is there, what the candidate has."""
+        if self.index_field not in params:
+            return super().left_out(params)
+        absent = [name for name in self.acting_fields if name not in params]
+        taken = self.take(params[self.index_field].long()) if absent else {}
+        return {name: taken[name] for name in absent}
+
+    @property
     def n_candidates(self) -> int:
         """A."""
         return self._size

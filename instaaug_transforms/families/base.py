@@ -9,6 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..params import AugmentParams
@@ -100,6 +101,20 @@ class Family(ABC):
     @abstractmethod
     def identity(self) -> dict[str, float]:
         """The value of each field that leaves an image alone."""
+
+    @property
+    def acting_fields(self) -> tuple[str, ...]:
+        """The fields that views are applied by."""
+        return self.fields
+
+    def left_out(self, params: AugmentParams) -> dict[str, Tensor]:
+        """What acting fields that ``params`` leave out stand for, if they have others of this family: the identity."""
+        absent = [name for name in self.acting_fields if name not in params]
+        present = [name for name in self.acting_fields if name in params]
+        if not absent or not present:
+            return {}
+        identity, device = self.identity(), params[present[0]].device
+        return {name: torch.full(params.batch_shape, float(identity[name]), device=device) for name in absent}
 
     @abstractmethod
     def head(self, spec: FeatureSpec) -> nn.Module:

@@ -1,7 +1,7 @@
 """Pixels: concrete parameters to transformed images, masks, boxes and points. No learning, no randomness."""
 
 from .backends import BACKENDS
-from .compose import Transformation, apply, colours, geometry_matrix
+from .compose import Transformation, apply, colours, complete, geometry_matrix
 from .resample import resample, resample_labels
 from .warp import Fill
 
@@ -11,6 +11,7 @@ __all__ = [
     "Transformation",
     "apply",
     "colours",
+    "complete",
     "geometry_matrix",
     "resample",
     "resample_labels",

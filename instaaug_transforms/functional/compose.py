@@ -31,6 +31,8 @@ class Transformation(Protocol):
     stage: str
     uses_backend: bool
 
+    def left_out(self, params: AugmentParams) -> dict[str, Tensor]: ...
+
     def keeps_inside(self, height: int, width: int) -> bool: ...
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor: ...
@@ -40,6 +42,14 @@ class Transformation(Protocol):
     def box(self, params: AugmentParams) -> tuple[float, float, float, float, bool] | None: ...
 
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor: ...
+
+
+def complete(families: Sequence[Transformation], params: AugmentParams) -> AugmentParams:
+    """``params`` with every field of the families that they have some fields of."""
+    missing: dict[str, Tensor] = {}
+    for family in families:
+        missing |= family.left_out(params)
+    return params.replace(**missing) if missing else params
 
 
 def geometry_matrix(
@@ -56,7 +66,8 @@ def geometry_matrix(
     Raises:
         InstaAugError: a family whose matrix is not affine (not while compiling, which cannot look).
     """
-    matrix = None
+    params = complete(families, params)
+    matrix: Tensor | None = None
     aspect: Tensor | None = None
     steps: list[tuple[Transformation, Tensor]] = []
     for family in families:
@@ -131,6 +142,7 @@ def apply(
         InstaAugError: a family whose matrix is not affine, or an unknown backend.
     """
     backends.check(backend)
+    params = complete(families, params)
     height, width = images.shape[-2:]
     swap = swap and output_size is None
     size = tuple(output_size) if output_size is not None else (width, height) if swap else (height, width)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from .compose import Transformation, geometry_matrix
+from .compose import Transformation, complete, geometry_matrix
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CUT = ("L", "RGB")  # of the others PIL's resize weighs colours by alpha, which ours does not
@@ -55,6 +55,7 @@ def cut(
         InstaAugError: an image of another mode than that of so many ``channels``.
     """
     check_mode(image, channels)
+    params = complete(families, params)
     acting = [family for family in families if family.fields[0] in params]
     if mode != "bilinear" or image.mode not in CUT or any(family.stage != "geometry" for family in acting):
         return None

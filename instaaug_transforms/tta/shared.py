@@ -11,7 +11,7 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from .arms import families_for
-from .views import acting_fields, look
+from .views import look
 
 
 class SharedViews:
@@ -28,7 +28,7 @@ class SharedViews:
         self.classifier, self.aug, self.batch_size, self.amp = classifier, aug, batch_size, amp
         self._looked: tuple[Tensor, Tensor | None, AugmentDistribution] | None = None
         self.families = families_for(aug)
-        fields = [(i, name) for i, family in enumerate(self.families) for name in acting_fields(family)]
+        fields = [(i, name) for i, family in enumerate(self.families) for name in family.acting_fields]
         self._names, self._family = [name for _, name in fields], torch.tensor([i for i, _ in fields])
         identity = {name: value for family in self.families for name, value in family.identity().items()}
         self._neutral = torch.tensor([float(identity[name]) for name in self._names])

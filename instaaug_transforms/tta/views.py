@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..families import AnchorFamily, Family, create
+from ..families import Family, create
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
@@ -72,7 +73,8 @@ class ViewModel(nn.Module):
                     f"{ {name: len(column) for name, column in policy.items()} }"
                 )
             self.families: list[Family] = [f for f in every if any(field in policy for field in f.fields)]
-            self.policy = {name: torch.tensor(column, dtype=torch.float32) for name, column in policy.items()}
+            given = {name: torch.tensor(column, dtype=torch.float32) for name, column in policy.items()}
+            self.policy = functional.complete(self.families, AugmentParams(**given))
 
     def chunks(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """``run`` on as many images at a time as ``chunk_size`` allows; a single image ``(C, H, W)`` is a batch of one."""
@@ -90,12 +92,7 @@ class ViewModel(nn.Module):
 
     def policy_views(self, batch: Tensor) -> AugmentParams:
         """The fixed views, ``(n, B)``."""
-        return AugmentParams(
-            **{
-                name: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous()
-                for name, column in self.policy.items()
-            }
-        )
+        return self.policy.map(lambda column: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous())
 
 
 def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
@@ -132,7 +129,7 @@ def choose_views(
         return selected
     plain = distribution.identity().map(lambda field: field[None])
     both = AugmentParams(**{name: torch.cat([plain[name], selected[name]]) for name in selected})
-    acting = [name for family in distribution.families for name in acting_fields(family)]
+    acting = [name for family in distribution.families for name in family.acting_fields]
     repeated = torch.stack([both[name] == plain[name] for name in acting]).all(0)
     repeated[0] = False
     if select != "top":
@@ -143,11 +140,6 @@ def choose_views(
         0, place, torch.arange(n + 1, device=place.device)[:, None].expand_as(place)
     )
     return both.map(lambda field: field.gather(0, order[:n]))
-
-
-def acting_fields(family: Family) -> tuple[str, ...]:
-    """The fields that views are applied by: not the index of a candidate, unless there is nothing else."""
-    return family.fields[:-1] or family.fields if isinstance(family, AnchorFamily) else family.fields
 
 
 def look(
