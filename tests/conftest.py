@@ -1,5 +1,6 @@
-"""Every test runs on the CPU, offline, on two threads, with its own seed."""
+"""Every test runs on the CPU, offline, on two threads (one where tests run side by side), with its own seed."""
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import instaaug_transforms as ia
 
 @pytest.fixture(autouse=True)
 def _seeded():
-    torch.set_num_threads(2)
+    torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
     torch.manual_seed(0)
 
 

@@ -28,7 +28,7 @@ def hook():
 
 
 @pytest.mark.slow
-def test_the_tour_runs_and_puts_turned_digits_right(hook):
+def test_the_tour_runs_and_puts_turned_digits_right(hook, one_thread):
     """As the site is built: the page shows what is printed and drawn."""
     ran, after = hook.run((DOCS / "tour.py").read_text("utf-8"))
     accuracy, model, labels = after["accuracy"], after["model"], after["labels"][after["test"]]

@@ -74,10 +74,11 @@ class Source:
         print(f"{self.name}: entropy bands {bands}, held-out NLL at K = 4 {found}")
         return bands[int(np.argmin(found))]
 
-    def compare(self, aug: ia.LearnedAugment, data: LabelledImages, seed: int) -> Arms:
-        """Every arm at every K on ``data``; in one order of the images, whatever the seed of the fit."""
+    def compare(self, aug: ia.LearnedAugment, data: LabelledImages, seed: int, only: list[str] | None = None) -> Arms:
+        """Every arm, or ours and ``only`` some, at every K on ``data``; in one order of the images, whatever the seed of the fit."""
         options, held = self.options, self.split(seed)[1].data
-        how = {"how": options.aggregate, "amp": options.amp, "seed": options.seeds[0], "oracle": self.name == "policy"}
+        how = {"how": options.aggregate, "amp": options.amp, "seed": options.seeds[0], "only": only}
+        how["oracle"] = self.name == "policy" and only is None
         found = evaluate(self.classifier, aug, data, held, **how).arms
         lists = {key: {"correct": arm.correct.tolist(), "nll": arm.nll.tolist()} for key, arm in found.items()}
         return {f"{name}: {k}": vars(arm) | lists[name, k] for (name, k), arm in found.items()}
@@ -89,7 +90,7 @@ class Source:
             aug, blind = (self.fit(seed, self.best_band(), kind) for kind in (self.options.predictor, "global"))
             aug.save(self.options.out / f"augment-{self.name}-{seed}.safetensors", seed=seed)
             arms = self.compare(aug, data, seed)
-            for arm in self.compare(blind, data, seed).values():
+            for arm in self.compare(blind, data, seed, []).values():
                 if arm["name"] == "ours":
                     arms[f"ours, without input: {arm['n_views']}"] = arm | {"name": "ours, without input"}
             return arms
@@ -157,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
         for seed in options.seeds:
             reads = {"classifier": first.classifier} if options.predictor == "features" else {}
             aug = ia.LearnedAugment.from_pretrained(options.out / f"augment-policy-{seed}.safetensors", **reads)
-            make = lambda aug=aug, seed=seed: second.compare(aug, val, seed)  # noqa: E731
+            make = lambda aug=aug, seed=seed: second.compare(aug, val, seed, [])  # noqa: E731
             carried.append(harness.stage(options, f"carried-{seed}", make))
         results["transfer"] = transfer(carried, [second.report(val, seed) for seed in options.seeds])
         print(f"## transfer to {options.second} without refitting\n\n{harness.show(results['transfer'])}")
