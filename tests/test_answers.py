@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 
@@ -191,3 +192,25 @@ def test_a_model_in_double_precision_is_measured(data):
         assert {
             key: pytest.approx(value, abs=1e-4) if isinstance(value, float) else value for key, value in single.items()
         } == double
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda x: (x.permute(0, 2, 3, 1).numpy(), None), r"have 8 channel.*come last: .*\.transpose\(0, 3, 1, 2\)"),
+        (lambda x: (x[:, :2], None), r"have 2 channel.*in_channels=2"),
+        (lambda x: (x, v2.RandomInvert), "nuisance: .* got the class RandomInvert; make one of it"),
+        (lambda x: (x, 3.0), "nuisance: expected names of families or torchvision transforms, got float"),
+    ],
+)
+def test_images_and_nuisances_of_the_wrong_kind_are_named_with_the_remedy(data, given, message):
+    images, nuisance = given(data[0])
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.fit(ia.LearnedAugment(["turn"]), Colours(), images, nuisance=nuisance and [nuisance])
+
+
+@pytest.mark.parametrize(("nuisance", "named"), [(None, "a fit without labels"), (["turn"], "nuisance: a fit to dist")])
+def test_ranges_need_labels_and_images_as_they_are(data, nuisance, named):
+    for call in (ia.fit, ia.recommend):
+        with pytest.raises(ia.InstaAugError, match=named if call is ia.fit else "through a table; use families"):
+            call(ia.LearnedAugment(["rotate"]), Colours(), data[0], nuisance=nuisance)

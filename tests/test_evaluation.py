@@ -1,3 +1,6 @@
+import csv
+import json
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -226,3 +229,33 @@ def test_weights_per_scale_are_fitted_for_each_arm_on_its_own_views():
         arm = found.arms["ours", k]
         nll = nn.functional.cross_entropy(logits / arm.temperature, labels, reduction="none")
         assert np.allclose(arm.nll, nll, atol=2e-3), k
+
+
+def test_calibration_error_is_guos_equation_3():
+    """Bins of a fifteenth: what is wrong on one side in one bin does not make up for the other side in another."""
+    from instaaug_transforms.tta.calibration import calibration_error
+
+    confidence = np.array([0.34, 0.36, 0.41, 0.95, 0.99, 1.0])  # bins (0.33, 0.4], (0.4, 0.47], (0.93, 1]
+    correct = np.array([True, False, False, True, True, False])
+    by_hand = (2 * abs(1 / 2 - 0.35) + 1 * abs(0 - 0.41) + 3 * abs(2 / 3 - 2.94 / 3)) / 6
+    assert calibration_error(confidence, correct) == pytest.approx(by_hand)
+    generator = np.random.default_rng(0)
+    sure = generator.uniform(0, 1, 400_000)
+    assert calibration_error(sure, generator.uniform(0, 1, 400_000) < sure) < 0.004
+    assert calibration_error(sure, generator.uniform(0, 1, 400_000) < sure**2) == pytest.approx(1 / 6, abs=0.004)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_an_evaluation_is_written_whole_or_not_at_all(report, kind, tmp_path):
+    *_, result = report
+    path = tmp_path / f"rows.{kind}"
+    result.write(path, kind, model="tiny")
+    text = path.read_text()
+    rows = json.loads(text) if kind == "json" else list(csv.DictReader(text.splitlines()))
+    assert len(rows) == len(result.arms) and {row["model"] for row in rows} == {"tiny"}
+    top = {(row["arm"], int(row["K"])): float(row["top1"]) for row in rows}
+    assert all(top[key] == pytest.approx(100 * arm.correct.mean()) for key, arm in result.arms.items())
+    with pytest.raises(ia.InstaAugError, match="results-file: folder .* does not exist"):
+        result.write(tmp_path / "none" / "rows.csv")
+    with pytest.raises(ia.InstaAugError, match="results-format: expected one of .* got 'xml'"):
+        result.write(path, "xml")

@@ -225,12 +225,12 @@ def load(
             ``channels`` and ``labelled`` do not allow.
     """
     images = _load(data, name, workers)
-    given = images.batch(slice(0, 1))[0].shape[1]
+    _, given, _, last = images.batch(slice(0, 1))[0].shape
     if channels not in (None, given):
-        raise InstaAugError(
-            f"{name}: images have {given} channel(s), the transform was made for {channels}; convert them, or make "
-            f"LearnedAugment(…, in_channels={given})"
-        )
+        fix = f"convert them, or make LearnedAugment(…, in_channels={given})"
+        if last == channels:
+            fix = "theirs come last: give tensors images.permute(0, 3, 1, 2), arrays images.transpose(0, 3, 1, 2)"
+        raise InstaAugError(f"{name}: images have {given} channel(s), the transform was made for {channels}; {fix}")
     if labelled and images.targets is None:
         raise InstaAugError(f"{name}: expected images with labels, got images alone; give (images, labels)")
     return images

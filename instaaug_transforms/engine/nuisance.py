@@ -45,10 +45,9 @@ class Nuisance:
                         f"nuisance: unknown family {step!r}; known are {', '.join(available())}; or give a transform"
                     )
                 (step,) = create([step])
-            elif not callable(step):
-                raise InstaAugError(
-                    f"nuisance: expected names of families or torchvision transforms, got {type(step).__name__}"
-                )
+            elif not callable(step) or isinstance(step, type):
+                given = f"the class {step.__name__}; make one of it" if isinstance(step, type) else type(step).__name__
+                raise InstaAugError(f"nuisance: expected names of families or torchvision transforms, got {given}")
             self.steps.append(step)
 
     @property

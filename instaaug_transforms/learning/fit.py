@@ -119,9 +119,9 @@ def fit(
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
     if ranges or config.objective == "sampled":  # images are looked at again in every step
         if undo is not None or own is not None:
+            what = "nuisance: a fit to disturbed images" if undo is not None else "train_data: a fit without labels"
             raise InstaAugError(
-                "nuisance: a fit to disturbed images, or without labels, is made from a table; use families of candidates "
-                "(crop, turn, light, …) and objective='paper'"
+                f"{what} is made from a table; use families of candidates (crop, turn, light, …) and objective='paper'"
             )
         train, val = train.in_memory(config.progress), val.in_memory(config.progress)
     folder = None if workdir is None else Path(workdir)

@@ -63,10 +63,8 @@ def recommend(
     own = own_answers(loss) if fits_to_own_answers(labels, nuisance, held) else None
     tabled = len(aug.anchor_families) == len(aug.families)
     if not tabled and (nuisance is not None or own is not None):
-        raise InstaAugError(
-            "nuisance: disturbed images, or images without labels, are looked at through a table; use families of candidates "
-            "(crop, turn, light, …)"
-        )
+        what = "nuisance: disturbed images" if nuisance is not None else "data: images without labels"
+        raise InstaAugError(f"{what} are looked at through a table; use families of candidates (crop, turn, light, …)")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     folder = None if workdir is None else Path(workdir)
     streamed = isinstance(held, StreamedImages)
