@@ -248,3 +248,20 @@ def test_classes_that_the_classifier_rules_out_leave_finite_features(model, imag
     loss = sum(raw.sum() for raw in aug.predictor(images).values())
     loss.backward()
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in aug.parameters())
+
+
+def test_a_look_at_another_size_than_the_classifiers_is_said(model, caplog):
+    """On one size it is the classifier's own; views that are made another size count as that size."""
+    torch.set_num_threads(1)
+    data, config = (torch.rand(24, 3, 32, 32), torch.arange(24) % 3), ia.FitConfig(max_steps=1, progress=False)
+    for size, output_size, said in ((32, None, False), (64, None, True), (16, 16, False)):
+        caplog.clear()
+        predictor = ia.FeaturesPredictor(model, image_size=size)
+        aug = ia.LearnedAugment(["crop"], predictor=predictor, output_size=output_size)
+        for call in (ia.fit, ia.recommend):
+            call(aug, model.eval(), data, config=config)
+            expected = (
+                "of 64-pixel copies, and the classifier at 32 pixels; FeaturesPredictor(classifier, image_size=32)"
+            )
+            assert (expected in caplog.text) == said == ("copies" in caplog.text)
+            caplog.clear()

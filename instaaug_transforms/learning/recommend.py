@@ -27,6 +27,7 @@ from .prepared import prepare
 from .report import HeldOutReport
 from .report_by_views import report_by_views
 from .scores import kept_as, scores_of
+from .watch import warn_about_look
 
 
 def recommend(
@@ -66,6 +67,7 @@ def recommend(
         what = "nuisance: disturbed images" if nuisance is not None else "data: images without labels"
         raise InstaAugError(f"{what} are looked at through a table; use families of candidates (crop, turn, light, …)")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
+    warn_about_look(aug, held)
     folder = None if workdir is None else Path(workdir)
     streamed = isinstance(held, StreamedImages)
     with torch.no_grad(), without_jitter(aug), frozen(classifier), rows_in(folder, streamed and tabled) as rows:

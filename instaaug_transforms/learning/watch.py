@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..augment import LearnedAugment
+from ..engine.data import Images
 from ..families import Family
+from ..predictors import FeaturesPredictor
 from .entropy import LIMITS, EntropyController
 from .losses import cross_entropy
 from .prepared import Prepared
@@ -116,6 +119,22 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
             f"train_data: the classifier's loss on it is {losses[0].mean():.2f} nats, on the held-out images "
             f"{losses[1].mean():.2f}: it has memorised the former, and what is fitted to them will not hold for others. Fit "
             "on images it was not trained on"
+        )
+
+
+def warn_about_look(aug: LearnedAugment, images: Images) -> None:
+    """Say where a predictor on features looks at images of another size than the classifier."""
+    predictor = aug.predictor
+    if not isinstance(predictor, FeaturesPredictor):
+        return
+    height, width = aug.output_size or images.batch(slice(0, 1))[0].shape[-2:]
+    if height == width != predictor.image_size:
+        logger.warning(
+            "predictor: it looks at the classifier's features of %d-pixel copies, and the classifier at %d pixels; "
+            "FeaturesPredictor(classifier, image_size=%d) sees what the classifier sees, and one forward pass then serves both",
+            predictor.image_size,
+            height,
+            height,
         )
 
 
