@@ -32,7 +32,7 @@ from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import Prepared, prepare
 from .report_by_views import report_by_views
 from .scores import Scores, kept_as, scores_of
-from .watch import warn_about_copies, warn_about_data, warn_about_look
+from .watch import warn_about_copies, warn_about_data, warn_about_look, warn_about_normalization
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +116,7 @@ def fit(
     if own is None and val.targets is None:
         raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
+    warn_about_normalization(classifier)
     warn_about_look(aug, val)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
     if ranges or config.objective == "sampled":  # images are looked at again in every step

@@ -27,7 +27,7 @@ from .prepared import prepare
 from .report import HeldOutReport
 from .report_by_views import report_by_views
 from .scores import kept_as, scores_of
-from .watch import warn_about_look
+from .watch import warn_about_look, warn_about_normalization
 
 
 def recommend(
@@ -67,6 +67,7 @@ def recommend(
         what = "nuisance: disturbed images" if nuisance is not None else "data: images without labels"
         raise InstaAugError(f"{what} are looked at through a table; use families of candidates (crop, turn, light, …)")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
+    warn_about_normalization(classifier)
     warn_about_look(aug, held)
     folder = None if workdir is None else Path(workdir)
     streamed = isinstance(held, StreamedImages)
