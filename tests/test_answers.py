@@ -3,9 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-import timm
 import torch
-import torchvision
 from torch import nn
 from torchvision.transforms import v2
 
@@ -216,24 +214,3 @@ def test_ranges_need_labels_and_images_as_they_are(data, nuisance, named):
     for call in (ia.fit, ia.recommend):
         with pytest.raises(ia.InstaAugError, match=named if call is ia.fit else "through a table; use families"):
             call(ia.LearnedAugment(["rotate"]), Colours(), data[0], nuisance=nuisance)
-
-
-def test_a_model_that_is_fitted_to_without_its_normalisation_is_named(caplog):
-    """Bare models of timm and torchvision; not those that carry it, need none, or are somebody's own."""
-    torch.set_num_threads(1)
-    images, config = torch.rand(24, 3, 32, 32), ia.FitConfig(max_steps=1, progress=False)
-    bare = timm.create_model("test_resnet", num_classes=3).eval()
-    plain = timm.create_model(
-        "test_resnet", num_classes=3, pretrained_cfg_overlay={"mean": (0, 0, 0), "std": (1, 1, 1)}
-    )
-    theirs = torchvision.models.squeezenet1_1(num_classes=3).eval()
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    cases = [(bare, bare.pretrained_cfg["mean"]), (theirs, mean), (ia.timm.wrap(bare), None), (plain.eval(), None)]
-    cases += [(torch.nn.Sequential(v2.Normalize(mean, std), theirs), None)]
-    for model, expected in cases:
-        aug = ia.LearnedAugment(["turn"])
-        for call in (ia.fit, ia.recommend):
-            caplog.clear()
-            call(aug, model, images, nuisance=["turn"], config=config)
-            assert ("normalised" in caplog.text) == (expected is not None)
-            assert expected is None or f"v2.Normalize({tuple(expected)}, " in caplog.text

@@ -1,8 +1,6 @@
 """`InstaAugObjective` and `LearnedAugment.sample` in training loops."""
 
-import logging
 import math
-import re
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 import instaaug_transforms as ia
 from instaaug_transforms.learning.entropy import EntropyConfig
-from instaaug_transforms.learning.watch import Watch, warn_outside_band
 
 
 def small_model() -> nn.Sequential:
@@ -248,50 +245,6 @@ def test_critic_learns_the_losses_of_the_anchors():
         optimizer.step()
     error = objective.critic(images)["crop"] - planted
     assert error.abs().mean() < 0.15
-
-
-@pytest.mark.parametrize(
-    ("entropy", "weight", "said"),
-    [(-4.0, 1.0, "(almost) nothing is augmented"), (-0.001, 1.0, "widest range"), (-1.2, 30.0, "λ is at its limit")],
-)
-def test_trouble_is_said_once(entropy, weight, said, caplog):
-    aug, objective, _ = make(["rotate"], entropy=ia.EntropyConfig(initial_weight=weight))
-    watch = Watch(aug.families, patience=5)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(4):
-            watch.update({"rotate": entropy}, objective.controller)
-        assert not caplog.records
-        for _ in range(20):
-            watch.update({"rotate": entropy}, objective.controller)
-    assert len(caplog.records) == 1 and said in caplog.records[0].getMessage()
-    caplog.clear()
-    watch.update({"rotate": -0.6}, objective.controller)
-    assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("entropy", "said"),
-    [
-        (-3.9, r"below its band.*epochs, EntropyConfig\(initial_weight=0.2\) or a higher lr"),
-        (0.0, r"above its band.*initial_weight=0.05"),
-    ],
-)
-def test_a_fit_that_ends_outside_its_band_says_what_to_change(entropy, said, caplog):
-    _, objective, _ = make(["rotate"])
-    with caplog.at_level(logging.WARNING):
-        warn_outside_band({"rotate": -0.6}, objective.controller)
-        assert not caplog.records
-        warn_outside_band({"rotate": entropy}, objective.controller)
-    assert re.search(said, caplog.records[0].getMessage())
-
-
-def test_a_fit_of_one_epoch_says_that_it_has_not_learned(caplog):
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
-    data = torch.rand(20, 3, 16, 16), torch.randint(3, (20,))
-    with caplog.at_level(logging.WARNING):
-        ia.fit(ia.LearnedAugment(["rotate"]), model, data, config=ia.FitConfig(epochs=1, progress=False))
-    assert "rotate: the epoch that was kept has entropy -3.9" in caplog.text and "more epochs" in caplog.text
 
 
 def test_errors_say_what_to_do(batch):

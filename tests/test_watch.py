@@ -1,0 +1,100 @@
+"""What is said in the log: trouble in training, and data, looks and classifiers that do not go together."""
+
+import logging
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+from instaaug_transforms.learning.watch import Watch, warn_outside_band
+
+
+@pytest.mark.parametrize(
+    ("entropy", "weight", "said"),
+    [(-4.0, 1.0, "(almost) nothing is augmented"), (-0.001, 1.0, "widest range"), (-1.2, 30.0, "λ is at its limit")],
+)
+def test_trouble_is_said_once(entropy, weight, said, caplog):
+    aug = ia.LearnedAugment(["rotate"])
+    controller = ia.InstaAugObjective(aug, entropy=ia.EntropyConfig(initial_weight=weight)).controller
+    watch = Watch(aug.families, patience=5)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(4):
+            watch.update({"rotate": entropy}, controller)
+        assert not caplog.records
+        for _ in range(20):
+            watch.update({"rotate": entropy}, controller)
+    assert len(caplog.records) == 1 and said in caplog.records[0].getMessage()
+    caplog.clear()
+    watch.update({"rotate": -0.6}, controller)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("entropy", "said"),
+    [
+        (-3.9, r"below its band.*epochs, EntropyConfig\(initial_weight=0.2\) or a higher lr"),
+        (0.0, r"above its band.*initial_weight=0.05"),
+    ],
+)
+def test_a_fit_that_ends_outside_its_band_says_what_to_change(entropy, said, caplog):
+    controller = ia.InstaAugObjective(ia.LearnedAugment(["rotate"])).controller
+    with caplog.at_level(logging.WARNING):
+        warn_outside_band({"rotate": -0.6}, controller)
+        assert not caplog.records
+        warn_outside_band({"rotate": entropy}, controller)
+    assert re.search(said, caplog.records[0].getMessage())
+
+
+def test_a_fit_of_one_epoch_says_that_it_has_not_learned(caplog):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
+    data = torch.rand(20, 3, 16, 16), torch.randint(3, (20,))
+    with caplog.at_level(logging.WARNING):
+        ia.fit(ia.LearnedAugment(["rotate"]), model, data, config=ia.FitConfig(epochs=1, progress=False))
+    assert "rotate: the epoch that was kept has entropy -3.9" in caplog.text and "more epochs" in caplog.text
+
+
+def test_a_look_at_another_size_than_the_classifiers_is_said(caplog):
+    """On one size it is the classifier's own; views that are made another size count as that size."""
+    torch.set_num_threads(1)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 4, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+    data, config = (torch.rand(24, 3, 32, 32), torch.arange(24) % 3), ia.FitConfig(max_steps=1, progress=False)
+    for size, output_size, said in ((32, None, False), (64, None, True), (16, 16, False)):
+        caplog.clear()
+        predictor = ia.FeaturesPredictor(model, image_size=size)
+        aug = ia.LearnedAugment(["crop"], predictor=predictor, output_size=output_size)
+        for call in (ia.fit, ia.recommend):
+            call(aug, model.eval(), data, config=config)
+            expected = (
+                "of 64-pixel copies, and the classifier at 32 pixels; FeaturesPredictor(classifier, image_size=32)"
+            )
+            assert (expected in caplog.text) == said == ("copies" in caplog.text)
+            caplog.clear()
+
+
+def test_a_model_that_is_fitted_to_without_its_normalisation_is_named(caplog):
+    """Bare models of timm and torchvision; not those that carry it, need none, or are somebody's own."""
+    torch.set_num_threads(1)
+    images, config = torch.rand(24, 3, 32, 32), ia.FitConfig(max_steps=1, progress=False)
+    bare = timm.create_model("test_resnet", num_classes=3).eval()
+    plain = timm.create_model(
+        "test_resnet", num_classes=3, pretrained_cfg_overlay={"mean": (0, 0, 0), "std": (1, 1, 1)}
+    )
+    theirs = torchvision.models.squeezenet1_1(num_classes=3).eval()
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    cases = [(bare, bare.pretrained_cfg["mean"]), (theirs, mean), (ia.timm.wrap(bare), None), (plain.eval(), None)]
+    cases += [(torch.nn.Sequential(v2.Normalize(mean, std), theirs), None)]
+    for model, expected in cases:
+        aug = ia.LearnedAugment(["turn"])
+        for call in (ia.fit, ia.recommend):
+            caplog.clear()
+            call(aug, model, images, nuisance=["turn"], config=config)
+            assert ("normalised" in caplog.text) == (expected is not None)
+            assert expected is None or f"v2.Normalize({tuple(expected)}, " in caplog.text
