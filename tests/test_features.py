@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 
 import instaaug_transforms as ia
 from instaaug_transforms.integrations.timm import wrap
+from instaaug_transforms.predictors.features import levels_of
 from instaaug_transforms.predictors.taps import Taps, as_map, find_layer
+from instaaug_transforms.tta.views import load_setting
 
 from .test_fit import corner_images
 
@@ -187,6 +190,36 @@ def test_test_time_views_share_the_forward_of_the_image_itself(model, aug, n_vie
     assert torch.allclose(plain, shared, atol=1e-5)
 
 
+@pytest.mark.parametrize(("n_views", "how"), [(1, "mean_prob"), (2, "probability"), (3, "mean_logit")])
+def test_views_that_are_the_image_itself_are_looked_at_once(model, n_views, how, monkeypatch):
+    """φ's look at the features answers for them; only turns, told by ``rot90``, go through the classifier again."""
+    model.eval()
+    torch.manual_seed(3)
+    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32)).eval()
+    images, looked = torch.rand(12, 3, 32, 32), []
+    with torch.no_grad():
+        aug.predictor.heads["turn"].out.weight.mul_(300)
+        aug.predictor.heads["turn"].out.bias.sub_(aug.predictor(images)["turn"].mean(0))
+    p, best = aug.distribution(images).parts["turn"].categorical.probs.topk(n_views)
+    assert 0 < (best == 0).sum() < 12  # some are upright, some are not
+    answers = torch.stack([model(images.rot90(k, (-2, -1))) for k in range(4)], 1)  # (12, 4, classes)
+    chosen = answers[torch.arange(12)[:, None], best]
+    weights = p if how == "probability" else torch.ones_like(p)
+    weights = (weights / weights.sum(1, keepdim=True))[..., None]
+    expected = (weights * (chosen if how == "mean_logit" else chosen.softmax(-1))).sum(1)
+    handle = model.register_forward_pre_hook(lambda _, inputs: looked.append(len(inputs[0])))
+    tta = ia.TTAModel(model, aug, n_views, aggregate=how, include_identity=False)
+    found = tta(images)
+    handle.remove()
+    assert looked == [12, int((best != 0).sum())]
+    assert torch.allclose(found if how == "mean_logit" else found.exp(), expected, atol=1e-5)
+    if n_views == 1:  # nothing is left to look at
+        upright = images[best[:, 0] == 0]
+        assert torch.allclose(tta(upright).exp(), model(upright).softmax(-1), atol=1e-6)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # where no shape may depend on values
+    assert torch.allclose(tta(images), found, atol=1e-5)
+
+
 def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
     path = tmp_path / "mine.safetensors"
     aug.save(path)
@@ -250,18 +283,79 @@ def test_classes_that_the_classifier_rules_out_leave_finite_features(model, imag
     assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in aug.parameters())
 
 
-def test_a_look_at_another_size_than_the_classifiers_is_said(model, caplog):
-    """On one size it is the classifier's own; views that are made another size count as that size."""
+def test_levels_are_quantiles_of_a_small_copy():
+    images = torch.rand(3, 3, 32, 32)
+    pixels = images.flatten(2).numpy()
+    expected = np.stack([np.quantile(pixels, q, 2, method="nearest") for q in (0.02, 0.1, 0.5, 0.9, 0.98)], 2)
+    assert np.array_equal(levels_of(images).numpy(), expected)
+    larger = images.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    assert levels_of(larger).shape == (3, 3, 5)
+    assert (levels_of(larger) - levels_of(images)).abs().max() < 0.2  # antialiased, so smoother
+
+
+def test_levels_are_read_where_a_family_changes_colours(tmp_path, model):
+    for families, levels in ((["crop", "turn"], False), (["light"], True), (["rotate", "hsv"], True)):
+        aug = ia.LearnedAugment(families, predictor=ia.FeaturesPredictor(model, image_size=32))
+        assert aug.predictor.config()["levels"] is levels
+    images = torch.rand(3, 3, 32, 32)
+    aug.save(tmp_path / "mine.safetensors")
+    loaded = ia.LearnedAugment.from_pretrained(tmp_path / "mine.safetensors", classifier=model)
+    assert torch.equal(loaded.predictor(images)["hsv"], aug.eval().predictor(images)["hsv"])
+    # Files from before there were levels have none.
+    config = {name: value for name, value in aug.predictor.config().items() if name != "levels"}
+    assert ia.FeaturesPredictor.from_config(config, model).levels is False
+
+
+@pytest.mark.parametrize("levels", [False, True])
+def test_levels_tell_the_light_that_a_classifier_takes_out(levels):
+    """φ reads a network that sees every image at the same brightness, and is fitted to one that does not."""
     torch.set_num_threads(1)
-    data, config = (torch.rand(24, 3, 32, 32), torch.arange(24) % 3), ia.FitConfig(max_steps=1, progress=False)
-    for size, output_size, said in ((32, None, False), (64, None, True), (16, 16, False)):
-        caplog.clear()
-        predictor = ia.FeaturesPredictor(model, image_size=size)
-        aug = ia.LearnedAugment(["crop"], predictor=predictor, output_size=output_size)
-        for call in (ia.fit, ia.recommend):
-            call(aug, model.eval(), data, config=config)
-            expected = (
-                "of 64-pixel copies, and the classifier at 32 pixels; FeaturesPredictor(classifier, image_size=32)"
-            )
-            assert (expected in caplog.text) == said == ("copies" in caplog.text)
-            caplog.clear()
+
+    class Blind(Small):
+        def forward(self, x):
+            mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True)
+            return super().forward((x - mean) / (std + 1e-6))
+
+    class Exposed(nn.Module):  # sure of a picture that is half bright, and of nothing darker or brighter
+        def forward(self, x):
+            off = (x.mean((2, 3)) - 0.5).abs().mean(1)
+            return torch.stack([4 - 40 * off, torch.zeros_like(off)], 1)
+
+    torch.manual_seed(0)
+    images = torch.rand(160, 3, 32, 32)
+    predictor = ia.FeaturesPredictor(Blind().eval(), image_size=32, levels=levels)
+    aug = ia.LearnedAugment(["light"], predictor=predictor)
+    config = ia.FitConfig(max_steps=300, batch_size=32, nuisance_probability=1, progress=False)
+    report = ia.fit(aug, Exposed(), images, nuisance=["light"], config=config).report
+    nll = {(arm.name, arm.n_views): float(arm.nll.mean()) for arm in report.arms}
+    assert (nll["best input-free", 1] - nll["ours", 1] > 0.1) == levels
+
+
+def test_costs_are_the_forwards_that_a_deployed_model_makes():
+    """Of every learned arm of a fit's report and of a comparison, counted image by image."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, looked = Small().eval(), []
+    model.register_forward_pre_hook(lambda _, inputs: looked.append(len(inputs[0])))
+    images, turned = torch.rand(60, 3, 32, 32), torch.rand(40, 3, 32, 32)
+    images[:, :, :16] *= 0.2
+    turned[:20, :, :16] *= 0.2
+    turned[20:, :, :, :16] *= 0.2
+    labels, held = model(images).argmax(1), model(turned).argmax(1)
+    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32))
+    config = ia.FitConfig(max_steps=60, lr=1e-2, progress=False)
+    report = ia.fit(aug, model, (images, labels), (turned, held), config).report
+
+    def forwards(setting):
+        looked.clear()
+        ia.TTAModel(model, aug, **load_setting(setting))(turned)
+        return sum(looked) / len(turned)
+
+    for arm in report.arms:
+        if arm.setting is not None:
+            assert forwards(arm.setting) == pytest.approx(arm.cost), (arm.name, arm.n_views)
+    compared = ia.tta.evaluate(model, aug, (turned, held), (images, labels), (1, 2), only=[], progress=False).arms
+    for k in (1, 2):
+        assert forwards({"n_views": k}) == pytest.approx(compared["ours", k].cost)
+    once, twice = (compared["ours", k].cost for k in (1, 2))
+    assert 1 <= once <= twice == 2

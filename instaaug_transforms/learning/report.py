@@ -16,7 +16,8 @@ class HeldOutArm:
     Attributes:
         name: ``"one view"``, ``"best input-free"``, ``"ours"``, ….
         n_views: K.
-        cost: forwards of the classifier per image, φ's own look included.
+        cost: forwards of the classifier per image, φ's own look included; a mean, where that look answers for images that φ
+            leaves as they are.
         correct: ``(N,)`` per held-out image, a mean over its copies where there are several; None in a fit with a loss of
             one's own.
         nll: likewise, nats, after one temperature per arm; with a loss of one's own, that of the averaged outputs.

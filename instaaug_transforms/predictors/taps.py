@@ -20,6 +20,7 @@ class Tapped(NamedTuple):
     map: Tensor
     penultimate: Tensor
     logits: Tensor
+    levels: Tensor | None = None  # (B, C, L) of the image itself, for who wants them
 
 
 class Taps:

@@ -1,7 +1,7 @@
 """Test-time augmentation: a classifier that averages over learned views of each image."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -129,27 +129,57 @@ class TTAModel(ViewModel):
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug.prepare(images, strict=False)
         if self.policy is not None:
-            params, distribution, plain, known = self.policy_views(batch), None, None, False
+            params, distribution, plain = self.policy_views(batch), None, None
         else:
             # What φ saw is what the classifier takes, unless normalisation came between.
             taken = self.aug.normalization is None and images.is_floating_point()
             plain, distribution = look(self.aug, self.model, batch, taken)
             params = self.choose(distribution, generator)
-            # The image itself, which comes first, may have been through the classifier already.
-            known = plain is not None and self.include_identity and self.n_views > 1
-        others = params.index(slice(1, None)) if known else params
-        n = others.batch_shape[0]
-        # Convolutions on a CPU are faster in this layout, whatever the weights' layout. No name is kept for the repeated
-        # images, so that they are gone when the classifier needs the memory.
+        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         layout = batch.contiguous(memory_format=torch.channels_last)
-        views = back(self._views(torch.cat([layout] * n), others.flatten()))
-        outputs = self.model(views)
+        if plain is None:
+            logits = self._answers(layout, back, params)
+        else:
+            logits = self._other_answers(layout, back, params, plain, distribution.identity())
+        return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))
+
+    def _answers(self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams) -> Tensor:
+        """Logits ``(n, B, classes)`` of views ``(n, B)``."""
+        n = params.batch_shape[0]
+        # No name is kept for the repeated images, so that they are gone when the classifier needs the memory.
+        views = back(self._views(torch.cat([batch] * n), params.flatten()))
+        return self._checked(self.model(views)).unflatten(0, (n, -1))
+
+    def _other_answers(
+        self,
+        batch: Tensor,
+        back: Callable[[Tensor], Any],
+        params: AugmentParams,
+        plain: Tensor,
+        identity: AugmentParams,
+    ) -> Tensor:
+        """The same where logits ``plain`` (B, classes) of the images themselves are known: these are not looked at again."""
+        n, size = params.batch_shape
+        if torch.compiler.is_compiling():  # no shape may depend on values
+            if not self.include_identity or n == 1:
+                return self._answers(batch, back, params)
+            rest = self._answers(batch, back, params.index(slice(1, None)))
+            return torch.cat([plain[None].to(rest), rest])
+        acting = [name for family in self.families for name in family.acting_fields]
+        itself = torch.stack([params[name] == identity[name] for name in acting]).all(0).flatten()  # (n·B,)
+        left = (~itself).nonzero()[:, 0]
+        if not len(left):
+            return plain.expand(n, -1, -1)
+        views = self._views(
+            batch[left % size].contiguous(memory_format=torch.channels_last), params.flatten().index(left)
+        )
+        found = self._checked(self.model(back(views)))
+        return plain.to(found).repeat(n, 1).index_copy_(0, left, found).unflatten(0, (n, -1))
+
+    def _checked(self, outputs: Any) -> Tensor:
         # The mean of anything is a mean; all others are means of probabilities.
         free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
-        logits = (outputs if free else check_logits(outputs)).unflatten(0, (n, -1))
-        if known:
-            logits = torch.cat([plain[None].to(logits), logits])
-        return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))
+        return outputs if free else check_logits(outputs)
 
     def _views(self, batch: Tensor, params: AugmentParams) -> Tensor:
         if self.policy is None:

@@ -110,7 +110,7 @@ def evaluate(
     about = {} if workdir is None else _about(classifier, aug, disturb, batch_size=batch_size, amp=amp, seed=seed)
     about |= {"n_views": list(n_views), "arms": sorted(rivals), "oracle": oracle, **settings}
     streamed = any(isinstance(part, StreamedImages) for part in (data, choice))
-    looks = float(isinstance(aug.predictor, FeaturesPredictor))
+    looks = isinstance(aug.predictor, FeaturesPredictor)
     with (
         frozen(classifier),
         torch.no_grad(),
@@ -135,12 +135,7 @@ def evaluate(
             _way(AUTO, several if aug.in_channels in (1, 3) else [], arms.auto_augment(most)),
             _way(GREEDY, n_views, arms.fixed(policies.index(pick_policy))),
             _way(SHUFFLED, several, arms.learned(*ours, True, include_identity, run.shared.predict)),
-            _way(
-                OURS,
-                several,
-                arms.learned(*ours, False, include_identity, run.shared.predict),
-                looks * (not include_identity),
-            ),
+            _way(OURS, several, arms.learned(*ours, False, include_identity, run.shared.predict), looks),
         ]
         ways = [way for way in ways if way.costs and (way.name in (SINGLE, OURS) or way.name in rivals)]
         if 1 in n_views:  # one view alone is the likeliest, not the image itself
@@ -159,11 +154,11 @@ def evaluate(
     return Evaluation(results, len(data), seed)
 
 
-def _way(name: str, ks: Sequence[int], arm: arms.Arm, look: float = 0.0) -> Way:
-    return Way(name, {k: k + look for k in ks}, arm)
+def _way(name: str, ks: Sequence[int], arm: arms.Arm, looks: bool = False) -> Way:
+    return Way(name, {k: float(k + looks) for k in ks}, arm, looks=looks)
 
 
-def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks: float) -> Way:
+def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks: bool) -> Way:
     """The setting that won on held-out images, as `TTAModel.recommended` has it."""
     model = TTAModel.recommended(classifier, aug)
     k = model.n_views
@@ -179,8 +174,8 @@ def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks:
             logits, model.aggregate, power=model.power, log_weights=None if weights is None else weights.cpu()
         )
 
-    cost = k + looks * (model.policy is None and (k == 1 or not model.include_identity))
-    return Way(RECOMMENDED, {k: cost}, arm, average)
+    looks = looks and model.policy is None
+    return Way(RECOMMENDED, {k: float(k + looks)}, arm, average, looks)
 
 
 def _about(classifier: nn.Module, aug: LearnedAugment, nuisance: Nuisance | None, **more: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ FORMATS = ("csv", "json")
 class ArmResult:
     """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, the temperature fitted on the choice data, ECE.
 
-    ``cost`` is in forwards of the classifier per image, φ's own look included.
+    ``cost`` is in forwards of the classifier per image, φ's own look included, a mean over images.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Evaluation(Report):
         records = [row | {"gain": UNDEFINED} if row["arm"] == SINGLE else row for row in self.records()]
         figures = {
             "K": ("K", "d", 1),
-            "forwards": ("cost", "g", 1),
+            "forwards": ("cost", ".3g", 1),
             "top-1 %": ("top1", ".2f", 1),
             "points over single view [95 %]": ("gain", "+.2f", 1),
             "NLL": ("nll", ".3f", 1),

@@ -30,15 +30,17 @@ class Way:
 
     Attributes:
         name: in the report.
-        costs: what each K costs, forwards of the classifier per image, φ's own look included.
+        costs: what each K costs at most, forwards of the classifier per image, φ's own look included.
         arm: gives the views, best first.
         average: logits ``(n, B, classes)`` and parameters of all views to ``(B, classes)``; the comparison's own by default.
+        looks: whether φ looks through the classifier, which answers for views that are the image itself.
     """
 
     name: str
     costs: dict[int, float]
     arm: arms.Arm
     average: Callable[[Tensor, AugmentParams | None], Tensor] | None = None
+    looks: bool = False
 
 
 Key = tuple[str, int]
@@ -118,21 +120,28 @@ class Runner:
                     scaled = self._average(way, k, *views, weights.get(key)) / temperatures[key]
                     confidence, best = scaled.softmax(-1).max(-1)
                     nll = _losses(scaled[:, None], targets)[:, 0]
-                    scores.append(torch.stack([best == targets, nll, confidence], -1))
+                    cost = torch.full_like(nll, way.costs[k])
+                    if way.looks:
+                        cost -= self.shared.unchanged(views[1].map(lambda field, k=k: field[:k])).sum(0)
+                    scores.append(torch.stack([best == targets, nll, confidence, cost], -1))
             if last:
                 every = seen[-1][0].transpose(0, 1)  # (B, V, classes)
                 right, nll = (every.argmax(-1) == targets[:, None]).any(1), _losses(every, targets).amin(1)
-                scores.append(torch.stack([right, nll, torch.zeros_like(nll)], -1))
+                scores.append(torch.stack([right, nll, torch.zeros_like(nll), torch.zeros_like(nll)], -1))
             return {"scores": torch.stack(scores, 1)}
 
         fitted = [[*key, temperatures[key], weights[key].tolist() if key in weights else None] for key in averages]
-        like = {"scores": (len(averages) + len(last), 3)}
+        like = {"scores": (len(averages) + len(last), 4)}
         rows = self._rows(data, "reported images", compute, like, {"fitted": fitted})["scores"].tensor().numpy()
-        right, nll, confidence = rows[..., 0].T.astype(bool), rows[..., 1].T, rows[..., 2].T
-        costs = {(way.name, k): cost for way in ways for k, cost in way.costs.items()}
+        right, nll, confidence, cost = rows[..., 0].T.astype(bool), rows[..., 1].T, rows[..., 2].T, rows[..., 3].T
         found = {
             key: ArmResult(
-                *key, right[i], nll[i], temperatures[key], calibration_error(confidence[i], right[i]), costs[key]
+                *key,
+                right[i],
+                nll[i],
+                temperatures[key],
+                calibration_error(confidence[i], right[i]),
+                float(cost[i].mean()),
             )
             for i, key in enumerate(averages)
         }

@@ -17,7 +17,7 @@ def show_table(rows: Sequence[Mapping[str, Any]], recommended: int | None = None
             else [f"{row['loss']:.4g}", _interval(row, ".3g")]
         )
         figures[1] = figures[1] if i else ""
-        lines.append([row["arm"] + (" ←" if i == recommended else ""), row["K"], f"{row['cost']:g}", *figures])
+        lines.append([row["arm"] + (" ←" if i == recommended else ""), row["K"], f"{row['cost']:.3g}", *figures])
     measures = ["top-1 %", "points over one view [95 %]", "NLL"] if by_classes else ["loss", "below one view [95 %]"]
     return tabulate(lines, ["views", "K", "forwards", *measures], tablefmt="github", disable_numparse=True)
 
