@@ -211,6 +211,11 @@ def test_selections(lively, images):
     counts = torch.stack([(spread.anchor == a).sum(0) for a in range(30)], 1)
     # A systematic sample: never more than one off the expected count.
     assert ((counts.cumsum(1) - 200 * part.categorical.probs.cumsum(1)).abs() <= 1.01).all()
+    torch.manual_seed(0)
+    (_, first), (_, second) = (lively.views(images, 4, "stratified") for _ in range(2))
+    torch.manual_seed(0)
+    assert torch.equal(lively.views(images, 4, "stratified")[1].angle, first.angle)  # the global generator's
+    assert not torch.equal(first.angle, second.angle)
     with pytest.raises(ia.InstaAugError, match="expected one of sample, top, stratified, got 'best'"):
         lively.views(images, 2, "best")
 

@@ -34,6 +34,8 @@ def test_anchor_icdf_covers_the_ends():
     d = AnchorCategorical(P.log())
     assert d.icdf(torch.zeros(2)).tolist() == [0, 0]
     assert d.icdf(torch.full((2,), math.nextafter(1.0, 0.0))).tolist() == [4, 4]
+    assert d.icdf(torch.ones(2)).tolist() == [4, 4]  # what a number a hair below 1 may be rounded to
+    assert d.icdf(torch.ones(3, 2)).tolist() == [[4, 4]] * 3
 
 
 def test_a_number_on_the_border_of_two_anchors_is_of_the_second():

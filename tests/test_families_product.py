@@ -35,3 +35,20 @@ def test_too_many_columns_say_so():
         CandidateProduct(families(), 100)
     with pytest.raises(ia.InstaAugError, match="at least one anchor family"):
         CandidateProduct([])
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, 61, 130])
+def test_the_likeliest_combinations_are_those_of_an_enumeration(k):
+    """Of 60; where more are asked for, they come again in the same order."""
+    aug = ia.LearnedAugment(["turn", "light"])
+    with torch.no_grad():
+        for head in aug.predictor.heads.values():
+            head.out.weight.normal_(0, 0.2)
+            head.out.bias.normal_()
+    distribution = aug.distribution(torch.rand(3, 3, 32, 32))
+    turn, light = (part.categorical.probs.detach() for part in distribution.parts.values())
+    top = distribution.top(k)
+    for b in range(3):
+        every = sorted(itertools.product(range(4), range(15)), key=lambda ab: -float(turn[b, ab[0]] * light[b, ab[1]]))
+        expected = list(itertools.islice(itertools.cycle(every), k))
+        assert list(zip(top.turn[:, b].tolist(), top.light[:, b].tolist(), strict=True)) == expected

@@ -39,7 +39,7 @@ ROOMS = {
     },
     "distributions": {
         "distributions.py": "distributions",
-        "augment_distribution.py": "distributions augment families",
+        "augment_distribution.py": "distributions augment families families_product",
     },
     "families": {
         "families/anchors.py": "families families_turn families_product more_families",
