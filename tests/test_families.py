@@ -4,6 +4,7 @@ from torch import nn
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
+from instaaug_transforms.families.anchors import AnchorFamily
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.families.rotate import Rotate
@@ -276,3 +277,31 @@ def test_a_crop_says_which_box_it_shows():
     assert corners == pytest.approx([0.1, 0.35, 0.5, 0.85]) and mirrored
     assert not Crop().box(params.replace(flip=torch.zeros(1)))[-1]
     assert ia.LearnedAugment(["rotate"]).families[0].box(params) is None
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.25])
+def test_the_widest_part_lies_around_the_identity_and_ends_at_the_bounds(fraction):
+    """A fraction of the whole range, half of it to either side; where the identity is nearer to an edge, up to the edge."""
+    ends = torch.tensor([0.0, 1.0])
+    turns = Rotate(bounds=(-180.0, 180.0)).widest(ends[:, None], fraction)["angle"]
+    assert turns.tolist() == pytest.approx([-180 * fraction, 180 * fraction])
+    low, high = HSV(value=(0.9, 3.9)).widest(ends[:, None].expand(2, 3), fraction)["value"].tolist()
+    assert (low, high) == pytest.approx((0.9, min(3.9, 1 + 3 * fraction / 2)))
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {},
+        {"cx": torch.zeros(2)},
+        {"cx": torch.zeros(2), "cy": torch.zeros(3)},
+        {"cx": torch.zeros(0), "cy": torch.zeros(0)},
+    ],
+)
+def test_tables_whose_columns_do_not_go_with_the_fields_are_refused(columns):
+    class Moved(AnchorFamily):
+        name, stage = "moved", "geometry"
+        fields = ("cx", "cy", "moved")
+
+    with pytest.raises(ia.InstaAugError, match="moved: candidates must be columns of equal length for cx, cy"):
+        Moved(columns)

@@ -2,7 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
+import scipy.integrate
 import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as TF
@@ -10,6 +12,7 @@ from torchvision.transforms.v2 import functional as TF
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
 from instaaug_transforms.families.blur import Blur
+from instaaug_transforms.families.boxes import box_windows
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.erase import Erase
 from instaaug_transforms.families.local_colour import LocalColour
@@ -160,3 +163,31 @@ def test_tables_of_the_paper_by_name():
 def test_bad_arguments(make, message):
     with pytest.raises(ia.InstaAugError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["erase", "blur"])
+def test_boxes_by_default_are_nine_halves_and_sixteen_thirds(name):
+    (family,) = families.create([name])
+    halves = [(0.25 + 0.25 * i, 0.25 + 0.25 * j, 0.5, 0.5) for j in range(3) for i in range(3)]
+    third = [0.165 + (1 - 0.33) * i / 3 for i in range(4)]
+    thirds = [(x, y, 0.33, 0.33) for y in third for x in third]
+    assert family.boxes[0, 2:].tolist() == [0, 0]
+    found = sorted(map(tuple, family.boxes[1:].round(decimals=4).tolist()))
+    assert np.allclose(found, sorted([*halves, *thirds]), atol=1e-3)
+
+
+def test_a_box_reads_the_units_under_it_by_a_window_that_falls_off_as_a_cosine_squared():
+    """Each unit weighs what SciPy integrates over it; of two axes the product; all together one."""
+    boxes = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.3, 0.6, 0.5, 0.4], [0.875, 0.125, 0.25, 0.25]])
+    found = box_windows(boxes, (4, 8)).T.unflatten(1, (4, 8)).numpy()
+
+    def along(centre, side, n):
+        def weight(x):
+            return np.cos(np.pi * (x - centre) / side) ** 2 if abs(x - centre) < side / 2 else 0.0
+
+        ends = [centre - side / 2, centre + side / 2]
+        return [scipy.integrate.quad(weight, k / n, (k + 1) / n, points=ends)[0] for k in range(n)]
+
+    for window, (cx, cy, w, h) in zip(found, boxes.tolist(), strict=True):
+        expected = np.outer(along(cy, h, 4), along(cx, w, 8))
+        assert np.allclose(window, expected / expected.sum(), atol=2e-3)
