@@ -93,3 +93,11 @@ def test_params_of_another_batch(aug):
     params = aug.distribution(torch.rand(3, 3, 8, 8)).mode
     with pytest.raises(ia.InstaAugError, match="3 transformations do not go with 4 images"):
         aug(torch.rand(4, 3, 8, 8), params=params)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,) * 3, (0.5,)), ((0.5,) * 3, (0.5, 0.0, 0.5)), ((0.5,), (-1.0,)), ((), (1.0,))]
+)
+def test_a_normalisation_that_cannot_be_undone_is_refused(mean, std):
+    with pytest.raises(ia.InstaAugError, match="normalization: mean and std need equal lengths and std > 0"):
+        ia.LearnedAugment(["turn"], normalization=(mean, std))
