@@ -6,6 +6,7 @@ import torch
 import instaaug_transforms as ia
 from instaaug_transforms.families import CandidateProduct, create
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.light import Light
 
 
 def families():
@@ -52,3 +53,11 @@ def test_the_likeliest_combinations_are_those_of_an_enumeration(k):
         every = sorted(itertools.product(range(4), range(15)), key=lambda ab: -float(turn[b, ab[0]] * light[b, ab[1]]))
         expected = list(itertools.islice(itertools.cycle(every), k))
         assert list(zip(top.turn[:, b].tolist(), top.light[:, b].tolist(), strict=True)) == expected
+
+
+def test_a_table_has_1024_columns_at_most_unless_asked_for():
+    exact, more = (Light(tuple(map(float, range(n))), tuple(map(float, range(m)))) for n, m in ((32, 32), (25, 41)))
+    assert CandidateProduct([exact]).n_candidates == 1024
+    with pytest.raises(ia.InstaAugError, match="1025 columns, more than 1024"):
+        CandidateProduct([more])
+    assert CandidateProduct([more], 1025).n_candidates == 1025

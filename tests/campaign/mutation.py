@@ -46,7 +46,7 @@ ROOMS = {
         "families/base.py": "families more_families",
         "families/blur.py": "more_families",
         "families/boxed.py": "more_families",
-        "families/boxes.py": "families",
+        "families/boxes.py": "families more_families",
         "families/crop.py": "families",
         "families/erase.py": "more_families",
         "families/hsv.py": "families",
