@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.learning.harmless import _arms, _choices, _on_train, _ours, policy_order
 from instaaug_transforms.learning.prepared import Prepared
-from instaaug_transforms.learning.recommendation import choose_arm
-from instaaug_transforms.learning.report import HeldOutArm
 from instaaug_transforms.learning.scores import ClassScores
 
 
@@ -192,49 +189,6 @@ def test_weights_are_chosen_after_temperatures():
     ours = _ours(ClassScores(held), log_p, columns, False, list(range(columns)))
     # Of all four views, weighted by φ or equally: nine in ten right, or none.
     assert ours.setting["aggregate"] == "probability" and ours.correct.mean() == 0.9
-
-
-def arm(name, k, correct, nll, setting=True):
-    correct = np.array(correct, dtype=bool)
-    return HeldOutArm(name, k, k, correct, np.broadcast_to(nll, correct.shape), {} if setting else None)
-
-
-def test_one_view_is_recommended_unless_another_is_better_than_chance():
-    n = 400
-    noise = np.random.default_rng(0).normal(0, 0.5, n)
-    noise -= noise.mean()
-    right = np.arange(n) < 200
-    plain = arm("one view", 1, right, 1.0)
-    # Standard error 0.025: a saving of 0.04 may be luck, one of 0.06 is not.
-    assert choose_arm([plain, arm("ours", 2, right, 0.96 + noise)]) is plain
-    better = arm("ours", 2, right, 0.94 + noise)
-    assert choose_arm([plain, better]) is better
-    assert choose_arm([plain, arm("ours", 2, np.arange(n) < 190, 0.94 + noise)]) is plain  # surer, and more often wrong
-    cheap, best = arm("ours", 1, right, 0.52), arm("ours", 4, right, 0.5 + noise)
-    assert choose_arm([plain, cheap, best]) is cheap  # what four views save may be luck
-    assert choose_arm([plain, arm("ours", 1, right, 0.6), best]) is best
-    near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.49 + noise)
-    assert choose_arm([plain, near, best]) is near  # less than one standard error, 0.025
-    assert choose_arm([plain, arm("ours", 1, right, 0.52), best]) is best
-    fixed = arm("best input-free", 2, right, 0.94 + noise)
-    assert choose_arm([plain, better, fixed]) is fixed
-    assert choose_arm([plain, better, arm("most confident candidate", 1, right, 0.1, setting=False)]) is better
-
-
-def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
-    n = 100
-    noise = np.random.default_rng(0).normal(0, 0.5, n)
-    noise -= noise.mean()
-    right, more = np.arange(n) < 50, np.tile(noise, 9)
-    plain = replace(arm("one view", 1, right, 1.0), more=np.ones(9 * n))
-    unsure = arm("best input-free", 4, right, 0.93 + noise)  # standard error 0.05; of all images 0.016
-    assert choose_arm([plain, unsure]) is plain
-    assert choose_arm([plain, sure := replace(unsure, more=0.93 + more)]) is sure
-    # What was memorised does not recommend what held-out images speak against.
-    assert choose_arm([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=0.5 + more)]) is plain
-    cheap = replace(arm("best input-free", 2, right, 0.96 + noise[::-1]), more=0.96 + more[::-1])
-    assert choose_arm([plain, cheap, sure]) is sure
-    assert choose_arm([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
 
 
 def test_fixed_views_are_scored_on_the_half_they_were_not_searched_on():

@@ -36,10 +36,10 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
 def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
 
-    Decided by NLL, which tells arms apart with a tenth of the images that accuracy needs. An arm comes into question if its
-    NLL is lower than that of one plain view by two standard errors of their paired difference — on held-out images, or on
-    these and all that φ learned from, for an arm that looks at none — and its accuracy not lower by one. Of those, the cheapest
-    is taken whose NLL is within one standard error of the lowest, and at equal cost what does not look at the image.
+    An arm comes into question if its NLL is lower than that of one plain view and its accuracy not lower by a standard error
+    of their paired difference, and one of the two better by two: NLL on held-out images, or on these and all that φ learned
+    from, for an arm that looks at none; or accuracy, which tells more where the classifier is often wrong. Of those, the
+    cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does not look at the image.
     ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     single, able = arms[0], []
@@ -48,7 +48,7 @@ def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
         saving, spread = _paired(single.nll, arm.nll)
         in_all, spread_in_all = _paired(*_with_more(single, arm))
         gain, error = (0.0, 0.0) if arm.correct is None else _paired(arm.correct, single.correct)
-        sure = saving > 2 * spread or in_all > 2 * spread_in_all
+        sure = saving > 2 * spread or in_all > 2 * spread_in_all or gain > 2 * error
         if arm.setting is not None and sure and saving > material and gain >= -error:
             able.append(arm)
     if not able:

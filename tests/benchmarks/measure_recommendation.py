@@ -11,6 +11,7 @@ they are judged). Digits by default, or any folder of classes with a timm classi
 import argparse
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,7 +40,20 @@ def by_accuracy(errors: float) -> Callable[[list[HeldOutArm]], HeldOutArm]:
     return rule
 
 
-RULES = {"NLL (the package's)": choose_arm, "accuracy, 1 s.e.": by_accuracy(1), "accuracy, 2 s.e.": by_accuracy(2)}
+def by_nll(made: list[HeldOutArm]) -> HeldOutArm:
+    """The package's rule, blind to gains of accuracy."""
+    single = made[0].correct
+    blind = [replace(arm, correct=min(arm.correct, single, key=np.mean)) for arm in made]
+    chosen = choose_arm(blind)
+    return next(arm for arm, seen in zip(made, blind, strict=True) if seen is chosen)
+
+
+RULES = {
+    "either (the package's)": choose_arm,
+    "NLL": by_nll,
+    "accuracy, 1 s.e.": by_accuracy(1),
+    "accuracy, 2 s.e.": by_accuracy(2),
+}
 RULES |= {"most accurate": by_accuracy(0), "never": lambda made: made[0]}
 
 

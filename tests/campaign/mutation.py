@@ -66,7 +66,7 @@ ROOMS = {
     "report": {
         "learning/harmless.py": "harmless",
         "learning/losses.py": "losses scores report_by_views",
-        "learning/recommendation.py": "harmless report_by_views",
+        "learning/recommendation.py": "recommendation harmless report_by_views",
         "learning/report.py": "harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",
         "learning/scores.py": "scores harmless",

@@ -1,0 +1,67 @@
+"""Which of several arms is recommended: never what chance alone made look better."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from instaaug_transforms.learning.recommendation import choose_arm
+from instaaug_transforms.learning.report import HeldOutArm
+
+
+def arm(name, k, correct, nll, setting=True):
+    correct = np.array(correct, dtype=bool)
+    return HeldOutArm(name, k, k, correct, np.broadcast_to(nll, correct.shape), {} if setting else None)
+
+
+def test_one_view_is_recommended_unless_another_is_better_than_chance():
+    n = 400
+    noise = np.random.default_rng(0).normal(0, 0.5, n)
+    noise -= noise.mean()
+    right = np.arange(n) < 200
+    plain = arm("one view", 1, right, 1.0)
+    # Standard error 0.025: a saving of 0.04 may be luck, one of 0.06 is not.
+    assert choose_arm([plain, arm("ours", 2, right, 0.96 + noise)]) is plain
+    better = arm("ours", 2, right, 0.94 + noise)
+    assert choose_arm([plain, better]) is better
+    assert choose_arm([plain, arm("ours", 2, np.arange(n) < 190, 0.94 + noise)]) is plain  # surer, and more often wrong
+    cheap, best = arm("ours", 1, right, 0.52), arm("ours", 4, right, 0.5 + noise)
+    assert choose_arm([plain, cheap, best]) is cheap  # what four views save may be luck
+    assert choose_arm([plain, arm("ours", 1, right, 0.6), best]) is best
+    near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.49 + noise)
+    assert choose_arm([plain, near, best]) is near  # less than one standard error, 0.025
+    assert choose_arm([plain, arm("ours", 1, right, 0.52), best]) is best
+    fixed = arm("best input-free", 2, right, 0.94 + noise)
+    assert choose_arm([plain, better, fixed]) is fixed
+    assert choose_arm([plain, better, arm("most confident candidate", 1, right, 0.1, setting=False)]) is better
+
+
+def test_accuracy_speaks_where_losses_are_too_noisy_to():
+    """Of 500 images 115 are right, and by another arm 24 more; its NLL is lower by a fifth of what chance moves it."""
+    n, single = 500, np.arange(500) < 115
+    noise = np.random.default_rng(0).normal(0, 2, n)
+    noise -= noise.mean()
+    plain = arm("one view", 1, single, 3.5)
+    for k, recommended in ((24, True), (3, False)):  # 24 more are two standard errors, 3 are not: √24 / 500, √3 / 500
+        more = single.copy()
+        more[120 : 120 + k] = True
+        more[: (k == 3) * 2] = False
+        other = arm("best input-free", 2, more, 3.48 + noise)
+        assert (choose_arm([plain, other]) is other) == recommended
+    worse = arm("best input-free", 2, np.arange(n) < 139, 3.52 + noise)
+    assert choose_arm([plain, worse]) is plain  # more often right, and less sure where it matters
+
+
+def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
+    n = 100
+    noise = np.random.default_rng(0).normal(0, 0.5, n)
+    noise -= noise.mean()
+    right, more = np.arange(n) < 50, np.tile(noise, 9)
+    plain = replace(arm("one view", 1, right, 1.0), more=np.ones(9 * n))
+    unsure = arm("best input-free", 4, right, 0.93 + noise)  # standard error 0.05; of all images 0.016
+    assert choose_arm([plain, unsure]) is plain
+    assert choose_arm([plain, sure := replace(unsure, more=0.93 + more)]) is sure
+    # What was memorised does not recommend what held-out images speak against.
+    assert choose_arm([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=0.5 + more)]) is plain
+    cheap = replace(arm("best input-free", 2, right, 0.96 + noise[::-1]), more=0.96 + more[::-1])
+    assert choose_arm([plain, cheap, sure]) is sure
+    assert choose_arm([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
