@@ -12,7 +12,6 @@ import instaaug_transforms as ia
 from instaaug_transforms.integrations.timm import wrap
 from instaaug_transforms.predictors.features import levels_of
 from instaaug_transforms.predictors.taps import Taps, as_map, find_layer
-from instaaug_transforms.tta.views import load_setting
 
 from .test_fit import corner_images
 
@@ -176,50 +175,6 @@ def test_dropout_is_seeded_and_leaves_the_global_generator_alone(model):
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
 
 
-@pytest.mark.parametrize("n_views", [2, 4])
-def test_test_time_views_share_the_forward_of_the_image_itself(model, aug, n_views):
-    model.eval(), aug.eval()
-    images, looked = torch.rand(6, 3, 32, 32), []
-    plain = ia.TTAModel(nn.Sequential(model), aug, n_views)(images)  # another module: nothing is shared
-    model.calls = 0
-    handle = model.register_forward_pre_hook(lambda _, inputs: looked.append(len(inputs[0])))
-    shared = ia.TTAModel(model, aug, n_views)(images)
-    handle.remove()
-    assert model.calls == 2  # the images themselves, and the other views
-    assert looked[-1] == 6 * (n_views - 1)
-    assert torch.allclose(plain, shared, atol=1e-5)
-
-
-@pytest.mark.parametrize(("n_views", "how"), [(1, "mean_prob"), (2, "probability"), (3, "mean_logit")])
-def test_views_that_are_the_image_itself_are_looked_at_once(model, n_views, how, monkeypatch):
-    """φ's look at the features answers for them; only turns, told by ``rot90``, go through the classifier again."""
-    model.eval()
-    torch.manual_seed(3)
-    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32)).eval()
-    images, looked = torch.rand(12, 3, 32, 32), []
-    with torch.no_grad():
-        aug.predictor.heads["turn"].out.weight.mul_(300)
-        aug.predictor.heads["turn"].out.bias.sub_(aug.predictor(images)["turn"].mean(0))
-    p, best = aug.distribution(images).parts["turn"].categorical.probs.topk(n_views)
-    assert 0 < (best == 0).sum() < 12  # some are upright, some are not
-    answers = torch.stack([model(images.rot90(k, (-2, -1))) for k in range(4)], 1)  # (12, 4, classes)
-    chosen = answers[torch.arange(12)[:, None], best]
-    weights = p if how == "probability" else torch.ones_like(p)
-    weights = (weights / weights.sum(1, keepdim=True))[..., None]
-    expected = (weights * (chosen if how == "mean_logit" else chosen.softmax(-1))).sum(1)
-    handle = model.register_forward_pre_hook(lambda _, inputs: looked.append(len(inputs[0])))
-    tta = ia.TTAModel(model, aug, n_views, aggregate=how, include_identity=False)
-    found = tta(images)
-    handle.remove()
-    assert looked == [12, int((best != 0).sum())]
-    assert torch.allclose(found if how == "mean_logit" else found.exp(), expected, atol=1e-5)
-    if n_views == 1:  # nothing is left to look at
-        upright = images[best[:, 0] == 0]
-        assert torch.allclose(tta(upright).exp(), model(upright).softmax(-1), atol=1e-6)
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # where no shape may depend on values
-    assert torch.allclose(tta(images), found, atol=1e-5)
-
-
 def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
     path = tmp_path / "mine.safetensors"
     aug.save(path)
@@ -243,22 +198,6 @@ def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
 def test_errors(classifier, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.LearnedAugment(["crop"], predictor=ia.FeaturesPredictor(classifier))
-
-
-def test_what_phi_saw_is_not_what_a_normalised_classifier_takes(model, images):
-    """φ looks at images in [0, 1]; the image itself goes through the classifier as the pipeline normalised it."""
-    mean, std = (0.5,) * 3, (0.25,) * 3
-    predictor = ia.FeaturesPredictor(model, image_size=32)
-    aug = ia.LearnedAugment(["crop"], predictor=predictor, normalization=(mean, std)).eval()
-    given = (images - 0.5) / 0.25
-    average = ia.TTAModel(model.eval(), aug, 2, aggregate="mean_logit")
-    with torch.no_grad():
-        likeliest = (
-            aug.distribution(given).parts["crop"].categorical.logits.topk(2).indices.T
-        )  # the image itself is first
-        assert (likeliest[0] == 0).all()
-        crop = aug(given, params=ia.AugmentParams(**aug.families[0].take(likeliest[1])))
-        assert torch.allclose(average(given), (model(given) + model(crop)) / 2, atol=1e-4)
 
 
 def test_classes_that_the_classifier_rules_out_leave_finite_features(model, images):
@@ -329,33 +268,3 @@ def test_levels_tell_the_light_that_a_classifier_takes_out(levels):
     report = ia.fit(aug, Exposed(), images, nuisance=["light"], config=config).report
     nll = {(arm.name, arm.n_views): float(arm.nll.mean()) for arm in report.arms}
     assert (nll["best input-free", 1] - nll["ours", 1] > 0.1) == levels
-
-
-def test_costs_are_the_forwards_that_a_deployed_model_makes():
-    """Of every learned arm of a fit's report and of a comparison, counted image by image."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model, looked = Small().eval(), []
-    model.register_forward_pre_hook(lambda _, inputs: looked.append(len(inputs[0])))
-    images, turned = torch.rand(60, 3, 32, 32), torch.rand(40, 3, 32, 32)
-    images[:, :, :16] *= 0.2
-    turned[:20, :, :16] *= 0.2
-    turned[20:, :, :, :16] *= 0.2
-    labels, held = model(images).argmax(1), model(turned).argmax(1)
-    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32))
-    config = ia.FitConfig(max_steps=60, lr=1e-2, progress=False)
-    report = ia.fit(aug, model, (images, labels), (turned, held), config).report
-
-    def forwards(setting):
-        looked.clear()
-        ia.TTAModel(model, aug, **load_setting(setting))(turned)
-        return sum(looked) / len(turned)
-
-    for arm in report.arms:
-        if arm.setting is not None:
-            assert forwards(arm.setting) == pytest.approx(arm.cost), (arm.name, arm.n_views)
-    compared = ia.tta.evaluate(model, aug, (turned, held), (images, labels), (1, 2), only=[], progress=False).arms
-    for k in (1, 2):
-        assert forwards({"n_views": k}) == pytest.approx(compared["ours", k].cost)
-    once, twice = (compared["ours", k].cost for k in (1, 2))
-    assert 1 <= once <= twice == 2

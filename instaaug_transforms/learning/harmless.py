@@ -179,8 +179,8 @@ def _ours(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -
     arms = []
     for some in filter(None, (equal, weighted)):
         best = min(some, key=lambda way: scores.average_loss(way.views, way.weights))
-        # φ's look at the classifier's features is a forward of its own, and answers for views that are the image itself.
-        cost = k + look * (1 - float((best.views == 0).sum(1).float().mean()))
+        # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
+        cost = k + look - scores.held.answered * float((best.views == 0).sum(1).float().mean())
         arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
     return min(arms, key=lambda arm: arm.nll.mean())
 

@@ -16,6 +16,7 @@ from ..engine.rows import Rows, compute_rows
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..predictors.features import pack
+from ..tta.views import sees_images
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from .config import FitConfig
@@ -38,6 +39,7 @@ class Prepared:
             ``"logits"`` (N, D, V, C) of every view and ``"plain"`` (N, C) of the images as they are.
         device: of φ.
         weights: ``(D,)`` of the copies, 1 on average, where they are not equally likely.
+        answered: whether φ's look is the classifier's answer for the image itself.
     """
 
     images: Images
@@ -45,6 +47,7 @@ class Prepared:
     rows: dict[str, Rows]
     device: torch.device
     weights: Tensor | None = None
+    answered: bool = False
 
     def __len__(self) -> int:
         return len(self.images) * self.draws
@@ -172,7 +175,8 @@ def prepare(
     if orbit is not None and nuisance.probability < 1:  # the image as it is, and every turn as often as chance has it
         weights = torch.full((draws,), nuisance.probability)
         weights[0] += draws * (1 - nuisance.probability)
-    prepared = Prepared(images, draws, rows, aug.device, weights)
+    answered = sees_images(aug, classifier, images.batch(slice(0, 1))[0].shape[-2:])
+    prepared = Prepared(images, draws, rows, aug.device, weights, answered)
     if table is not None:
         expected = (len(images), views.batch_shape[0])
         if table.shape != expected:

@@ -14,7 +14,7 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import SharedViews
-from ..tta.views import choose_views
+from ..tta.views import choose_views, sees_images
 from ..utils.outputs import as_weights
 from ..utils.progress import bar
 from .config import FitConfig
@@ -74,10 +74,11 @@ def report_by_views(
     scores = _look(aug, classifier, val, sets, loss, config)
     starts = accumulate(params.batch_shape[0] for params in sets)
     look, arms = isinstance(aug.predictor, FeaturesPredictor), _fixed(scores, candidates)
+    answered = sees_images(aug, classifier, val.batch(slice(0, 1))[0].shape[-2:])
     for name, made in (("best input-free", alike), ("ours", ours), ("best input-free (ours, shuffled)", shuffled)):
         for views in made:
             start = next(starts)
-            plain = bool(views.setting and views.setting.get("include_identity"))
+            plain = answered and bool(views.setting and views.setting.get("include_identity"))
             cost = views.k + (look and name == "ours" and not plain)
             columns = torch.arange(start, start + views.k).expand(scores.n, -1)
             setting = views.setting and scores.setting(**views.setting)

@@ -15,7 +15,7 @@ from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.outputs import check_logits, check_module
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
-from .views import ViewModel, load_setting, look
+from .views import ViewModel, load_setting, look, same_views
 
 logger = logging.getLogger(__name__)
 
@@ -165,9 +165,7 @@ class TTAModel(ViewModel):
                 return self._answers(batch, back, params)
             rest = self._answers(batch, back, params.index(slice(1, None)))
             return torch.cat([plain[None].to(rest), rest])
-        acting = [name for family in self.families for name in family.acting_fields]
-        itself = torch.stack([params[name] == identity[name] for name in acting]).all(0).flatten()  # (n·B,)
-        left = (~itself).nonzero()[:, 0]
+        left = (~same_views(self.families, params, identity)).flatten().nonzero()[:, 0]  # of n·B
         if not len(left):
             return plain.expand(n, -1, -1)
         views = self._views(

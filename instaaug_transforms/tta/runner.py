@@ -18,6 +18,7 @@ from .aggregation import SCALE_EDGES, aggregate, scale_bins
 from .calibration import best_temperature, calibration_error
 from .report import ORACLE, ArmResult
 from .shared import SharedViews
+from .views import sees_images
 from .weights_per_scale import fit_scale_weights
 
 ITSELF = arms.boxes([(0.5, 0.5, 1.0, 0)])
@@ -121,7 +122,7 @@ class Runner:
                     confidence, best = scaled.softmax(-1).max(-1)
                     nll = _losses(scaled[:, None], targets)[:, 0]
                     cost = torch.full_like(nll, way.costs[k])
-                    if way.looks:
+                    if way.looks and sees_images(self.shared.aug, self.shared.classifier, images.shape[-2:]):
                         cost -= self.shared.unchanged(views[1].map(lambda field, k=k: field[:k])).sum(0)
                     scores.append(torch.stack([best == targets, nll, confidence, cost], -1))
             if last:

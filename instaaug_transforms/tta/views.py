@@ -129,8 +129,7 @@ def choose_views(
         return selected
     plain = distribution.identity().map(lambda field: field[None])
     both = AugmentParams(**{name: torch.cat([plain[name], selected[name]]) for name in selected})
-    acting = [name for family in distribution.families for name in family.acting_fields]
-    repeated = torch.stack([both[name] == plain[name] for name in acting]).all(0)
+    repeated = same_views(distribution.families, both, plain)
     repeated[0] = False
     if select != "top":
         repeated[1:] = False  # leaving out what was sampled would change the distribution
@@ -140,6 +139,23 @@ def choose_views(
         0, place, torch.arange(n + 1, device=place.device)[:, None].expand_as(place)
     )
     return both.map(lambda field: field.gather(0, order[:n]))
+
+
+def same_views(families: Sequence[Family], one: AugmentParams, other: AugmentParams) -> Tensor:
+    """Which views of two sets of parameters are the same, of their shape."""
+    acting = [name for family in families for name in family.acting_fields]
+    return torch.stack([one[name] == other[name] for name in acting]).all(0)
+
+
+def sees_images(aug: LearnedAugment, classifier: nn.Module, size: Sequence[int]) -> bool:
+    """Whether φ's look is ``classifier``'s forward of images of that (height, width): then it is their answer too."""
+    predictor, size = aug.predictor, tuple(size)
+    return (
+        isinstance(predictor, FeaturesPredictor)
+        and predictor.classifier is classifier
+        and size == (predictor.image_size, predictor.image_size)
+        and aug.output_size in (None, size)
+    )
 
 
 def look(
@@ -153,16 +169,9 @@ def look(
         batch: prepared images ``(B, C, H, W)``.
         plain: whether these are what the classifier takes.
     """
-    predictor, size = aug.predictor, tuple(batch.shape[-2:])
-    shared = (
-        plain
-        and isinstance(predictor, FeaturesPredictor)
-        and predictor.classifier is classifier
-        and size == (predictor.image_size, predictor.image_size)
-        and aug.output_size in (None, size)
-    )
-    if not shared:
+    if not plain or not sees_images(aug, classifier, batch.shape[-2:]):
         return None, aug.predict(batch)
+    predictor = aug.predictor
     tapped = predictor.tap(batch.contiguous(memory_format=torch.channels_last))
     return tapped.logits, AugmentDistribution(aug.families, predictor.decode(*tapped))
 

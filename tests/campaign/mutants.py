@@ -94,7 +94,7 @@ MUTANTS = [
         "tta/classification.py",
         "            and self.aug.normalization is None  # what φ saw is what the classifier takes\n",
         "",
-        "test_features.py -k normalised",
+        "test_tta_features.py -k normalised",
     ),
     Mutant(
         "_rank without its penalty",
