@@ -149,6 +149,18 @@ def test_a_policy_gives_every_image_the_same_views_and_asks_nobody(how, images):
     assert model.largest == 18 and (expected - model(images).softmax(-1)).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("how", ["mean_prob", "probability"])
+def test_what_is_put_right_is_averaged_over_fixed_views(how, images):
+    """Turned by ``rot90`` as φ has it, and then, not before, mirrored; views weigh the same."""
+    model, aug = Tiny(), make_lively(["turn"])
+    turns = aug.distribution(images).parts["turn"].categorical.probs.argmax(-1)
+    assert (turns % 2).any()  # half turns and mirroring commute
+    upright = torch.stack([image.rot90(int(k), (-2, -1)) for image, k in zip(images, turns, strict=True)])
+    expected = torch.stack([model(view).softmax(-1) for view in (upright, upright.flip(-1))]).mean(0)
+    found = ia.TTAModel(model, aug, 2, policy={"flip": [0.0, 1.0]}, put_right=True, aggregate=how)(images)
+    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
+
+
 def test_views_weigh_what_phi_says_of_them(images):
     aug, model = make_lively(["turn"]), Tiny()
     found = ia.TTAModel(model, aug, 2, aggregate="probability", include_identity=False)(images)
@@ -187,6 +199,8 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
         ({"policy": {}}, "policy: expected 3 numbers for each of some fields"),
         ({"policy": {"turn_angle": [0.0, 90.0]}}, "'turn_angle': 2"),
         ({"policy": {"hue": [0.0, 0.1, 0.2]}}, "policy: expected 3 numbers"),
+        ({"put_right": True}, "put_right: expected a policy too"),
+        ({"put_right": True, "policy": {"turn_angle": [0.0, 90.0, 180.0]}}, "fields of anchor, cx, .*'turn_angle': 3"),
         ({"scale_weights": [0.0] * 6}, "scale_weights: 'weighted' needs them"),
         ({"aggregate": "weighted"}, "scale_weights: 'weighted' needs them"),
         ({"aggregate": "weighted", "scale_weights": [0.0] * 5}, "scale_weights: expected 6 numbers, got 5"),
@@ -197,6 +211,11 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
 def test_more_bad_arguments(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.TTAModel(Tiny(), make_lively(["turn"]), 3, **kwargs)
+
+
+def test_crops_are_not_cropped_again():
+    with pytest.raises(ia.InstaAugError, match="put_right: the transform crops"):
+        ia.TTAModel(Tiny(), make_lively(["crop"]), 2, policy={"flip": [0.0, 1.0]}, put_right=True)
 
 
 def test_weights_by_size_of_crop_are_applied_to_each_view(images):

@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from features_card import N_VIEWS, Answers, strongest
+from features_card import N_VIEWS, answers, strongest
 from int8 import Int8Copy, agreement
 from tabulate import tabulate
 from torch import Tensor
@@ -24,9 +24,9 @@ from torchvision.io import ImageReadMode, decode_image
 from tqdm import tqdm
 
 import instaaug_transforms as ia
-from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine import load
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.tta.views import load_setting
 from instaaug_transforms.utils.stats import mean_interval
 
 HELD_OUT, KS = 1000, (*N_VIEWS, 10)
@@ -75,8 +75,7 @@ def main() -> None:
     table = ia.build_loss_table(
         fast, train, ia.LearnedAugment([crops]), batch_size=250, folder=options.workdir, progress=True
     )
-    right: dict[str, list[Tensor]] = {}
-    seen: Answers | None = None
+    arms: list[tuple[str, ia.TTAModel, bool]] = []  # of every seed
     for seed in options.seeds:
         torch.manual_seed(seed)
         looks = ia.FeaturesPredictor(classifier, 64) if options.predictor == "features" else options.predictor
@@ -90,22 +89,18 @@ def main() -> None:
         print(f"\nseed {seed}: fit {result.fit_seconds:.0f} s, {best}\n\n{result.report}\n", flush=True)
         if seed == options.seeds[0]:
             aug.save(options.out, images=len(rest), seed=seed)
-        seen = seen or Answers(classifier, aug, val, None, amp=False)
-        looked = seen.look(aug.eval())
+        aug.eval()
         for arm in result.report.arms:
-            if arm.setting is not None and (
-                seed == options.seeds[0] or not arm.name.startswith(("one", "best", "mean"))
-            ):
-                right.setdefault(f"as they are: {arm.name}, K = {arm.n_views}", []).append(
-                    seen.right(looked, arm.setting)
-                )
+            if arm.setting is None:
+                continue
+            model = ia.TTAModel(classifier, aug, **load_setting(arm.setting))
+            if seed == options.seeds[0] or not arm.name.startswith(("one", "best", "mean")):
+                arms.append((f"{arm.name}, K = {arm.n_views}", model, False))
             if arm.name == "ours":  # the views of another image: as strong, without looking
-                shuffled = {part: dist.categorical.logits.roll(1, 0) for part, dist in looked.parts.items()}
-                other = AugmentDistribution(looked.families, shuffled)
-                name = f"as they are: best input-free (ours, shuffled), K = {arm.n_views}"
-                right.setdefault(name, []).append(seen.right(other, arm.setting))
-        chosen = result.report.recommended
-        right.setdefault("as they are: recommended", []).append(seen.right(looked, chosen.setting))
+                arms.append((f"best input-free (ours, shuffled), K = {arm.n_views}", model, True))
+            if arm is result.report.recommended:
+                arms.append(("recommended", model, False))
+    right = {f"as they are: {name}": runs for name, runs in answers(classifier, arms, val, None, amp=False).items()}
     lines = []
     for name, runs in sorted(right.items(), key=lambda item: (item[0].split("= ")[-1].zfill(2), item[0])):
         mean, line = torch.stack(runs).mean(0), [name.split(": ", 1)[1], f"{100 * torch.stack(runs).mean():.2f}"]

@@ -16,14 +16,11 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
-from instaaug_transforms import functional
-from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine import Images, Nuisance, load
-from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.tta import choose_views
 from instaaug_transforms.tta.aggregation import aggregate
-from instaaug_transforms.tta.arms import families_for, with_extras
+from instaaug_transforms.tta.shared import SharedViews
+from instaaug_transforms.tta.views import load_setting
 from instaaug_transforms.utils.stats import mean_interval
 
 N_VIEWS = (1, 2, 4)
@@ -78,9 +75,7 @@ def main() -> None:
     if options.int8:
         some = torch.stack([data[i][0].as_subclass(Tensor) for i in range(0, len(data), max(1, len(data) // 256))])
         judge = Int8Copy(classifier, TF.resize(some, [side, side], antialias=True).float() / 255)
-    # Named arms of every seed: whether each photograph of val is right.
-    right: dict[str, list[Tensor]] = {}
-    seen: dict[str, Answers] = {}
+    arms: list[tuple[str, ia.TTAModel, bool]] = []  # of every seed
     for seed in options.seeds:
         torch.manual_seed(seed)
         predictor = ia.FeaturesPredictor(classifier, side)
@@ -97,15 +92,15 @@ def main() -> None:
         print(f"\nseed {seed}: {times}\n\n{result.report}\n", flush=True)
         named = {f"{arm.name}, K = {arm.n_views}": arm for arm in result.report.arms if arm.n_views in N_VIEWS}
         named[f"recommended: {result.report.recommended.name}"] = result.report.recommended
-        for condition, disturb in (("disturbed", Nuisance(nuisance, 1.0, 100)), ("as they are", None)):
-            if condition not in seen:
-                seen[condition] = Answers(classifier, aug, val, disturb, options.amp)
-            looked = seen[condition].look(aug.eval())
-            for name, arm in named.items():
-                if arm.setting is not None and (
-                    seed == options.seeds[0] or not name.startswith(("one", "best", "mean"))
-                ):
-                    right.setdefault(f"{condition}: {name}", []).append(seen[condition].right(looked, arm.setting))
+        aug.eval()
+        for name, arm in named.items():
+            if arm.setting is not None and (seed == options.seeds[0] or not name.startswith(("one", "best", "mean"))):
+                arms.append((name, ia.TTAModel(classifier, aug, **load_setting(arm.setting)), False))
+    right = {
+        f"{condition}: {name}": runs
+        for condition, disturb in (("disturbed", Nuisance(nuisance, 1.0, 100)), ("as they are", None))
+        for name, runs in answers(classifier, arms, val, disturb, options.amp).items()
+    }
     lines = []
     for name, runs in right.items():
         mean, condition = torch.stack(runs).mean(0), name.split(":")[0]
@@ -120,80 +115,42 @@ def main() -> None:
     print(tabulate(sorted(lines, key=lambda line: line[0].split(":")[0] != "disturbed"), headers, "github"))
 
 
-class Answers:
-    """A classifier's logits of candidate views of ``val``, each view looked at once, when an arm first asks for it."""
+@torch.no_grad()
+def answers(
+    classifier: torch.nn.Module,
+    arms: list[tuple[str, ia.TTAModel, bool]],
+    val: Images,
+    disturb: Nuisance | None,
+    amp: bool,
+) -> dict[str, list[Tensor]]:
+    """Whether each image of ``val`` is classified rightly, ``(N,)`` for every arm of one name; no view is looked at twice.
 
-    def __init__(
-        self,
-        classifier: torch.nn.Module,
-        aug: ia.LearnedAugment,
-        val: Images,
-        disturb: Nuisance | None,
-        amp: bool = True,
-    ) -> None:
-        self.amp = amp
-        self.classifier, self.val, self.disturb = classifier, val, disturb
-        self.views = with_extras(aug, CandidateProduct(aug.anchor_families).candidates())
-        self.families = families_for(aug)
-        self.aug, self.known = aug, torch.zeros(len(val), self.views.batch_shape[0], dtype=torch.bool)
-        self.logits: Tensor | None = None
-
-    def batches(self):
-        """Row numbers and disturbed images."""
-        rows = torch.arange(len(self.val)).split(50)
-        for index, (images, _) in zip(rows, self.val.batches(rows, torch.device("cpu")), strict=True):
-            yield index, images if self.disturb is None else self.disturb(images, index)
-
-    @torch.no_grad()
-    def look(self, aug: ia.LearnedAugment) -> AugmentDistribution:
-        """What φ says of every image."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
-            raw = [aug.predictor(images) for _, images in self.batches()]
-        return AugmentDistribution(aug.families, {name: torch.cat([r[name].float() for r in raw]) for name in raw[0]})
-
-    @torch.no_grad()
-    def right(self, looked: AugmentDistribution, setting: dict) -> Tensor:
-        """Whether an arm classifies each image rightly, ``(N,)``."""
-        if "policy" in setting:
-            wanted = ia.AugmentParams(**{name: torch.tensor(column) for name, column in setting["policy"].items()})
-            same = [(self.views[name][:, None] - wanted[name]).abs() < 1e-6 for name in wanted]
-            columns = torch.stack(same).all(0).float().argmax(0)[:, None].expand(-1, len(self.val))
-            log_weights = None
-        else:
-            offsets = setting.get("view_offsets")
-            offsets = None if offsets is None else torch.tensor(offsets)
-            params = choose_views(
-                looked, setting["n_views"], "top", setting.get("include_identity", True), None, offsets
-            )
-            columns = CandidateProduct(self.aug.anchor_families).column(params)  # (n, N)
-            log_weights = looked.log_prob(params)
-        self._answer(columns)
-        logits = self.logits[torch.arange(len(self.val)), columns].float()
-        how = setting.get("aggregate", "mean_prob")
-        return (
-            aggregate(logits, how, log_weights=log_weights if how == "probability" else None).argmax(-1)
-            == self.val.targets
-        ).double()
-
-    def _answer(self, columns: Tensor) -> None:
-        needed = torch.zeros_like(self.known)
-        needed[torch.arange(len(self.val)), columns] = True
-        needed &= ~self.known
-        for index, images in self.batches():
-            row, column = needed[index].nonzero(as_tuple=True)
-            if not len(row):
-                continue
-            params = self.views.map(lambda field, c=column: field[c])
-            views = functional.apply(
-                images[row], params, self.families, self.aug.output_size, self.aug.fill, self.aug.interpolation
-            )
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.amp):
-                parts = views.contiguous(memory_format=torch.channels_last).split(64)
-                logits = torch.cat([self.classifier(part).float() for part in parts]).half()
-            if self.logits is None:
-                self.logits = logits.new_zeros(*self.known.shape, logits.shape[1])
-            self.logits[index[row], column] = logits
-        self.known |= needed
+    An arm is a name, what averages views, and whether every image gets the views of the image before it.
+    """
+    shared = SharedViews(classifier, arms[0][1].aug, 64, amp)
+    parts: list[list[Tensor]] = [[] for _ in arms]
+    rows = torch.arange(len(val)).split(50)
+    for index, (images, labels) in zip(rows, val.batches(rows, torch.device("cpu")), strict=True):
+        images = images if disturb is None else disturb(images, index)
+        with torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            looks = {model.aug: model.aug.predict(images) for _, model, _ in arms if model.asks}
+        asked, weights = [], []
+        for _, model, shuffled in arms:
+            views = model.choose(looks[model.aug], None) if model.asks else model.policy_views(images)
+            weighed = model.log_weights(views, looks.get(model.aug) if model.asks else None)
+            if shuffled:
+                views, weighed = (
+                    views.map(lambda field: field.roll(1, 1)),
+                    None if weighed is None else weighed.roll(1, 1),
+                )
+            asked.append(views)
+            weights.append(weighed)
+        for own, (_, model, _), logits, log_w in zip(parts, arms, shared.logits(images, asked), weights, strict=True):
+            own.append((aggregate(logits, model.aggregate, log_weights=log_w).argmax(-1) == labels).double())
+    right: dict[str, list[Tensor]] = {}
+    for own, (name, _, _) in zip(parts, arms, strict=True):
+        right.setdefault(name, []).append(torch.cat(own))
+    return right
 
 
 def strongest(right: dict[str, list[Tensor]], condition: str) -> str:

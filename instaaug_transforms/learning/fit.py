@@ -30,6 +30,7 @@ from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import Prepared, prepare
+from .put_right import PutRight
 from .report_by_views import report_by_views
 from .scores import Scores, kept_as, scores_of
 from .watch import warn_about_copies, warn_about_data, warn_about_look, warn_about_normalization
@@ -174,7 +175,8 @@ def fit(
         if scores is not None:
             # Losses of labels are those of an average too; of soft targets and of losses of one's own they are not.
             hard = by_classes and own is None and train.targets.ndim == 1
-            summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None)
+            put_right = PutRight(*shared, undo, candidates, rows)
+            summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None, put_right)
         elif report:
             summary = report_by_views(aug, classifier, val, loss, config)
         if summary:

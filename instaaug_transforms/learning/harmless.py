@@ -16,6 +16,7 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
 from .prepared import Prepared
+from .put_right import PutRight
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
 from .scores import CHUNK, ClassScores, Scores
@@ -75,6 +76,7 @@ def do_no_harm(
     candidates: AugmentParams,
     order: list[int],
     train: Prepared | None = None,
+    put_right: PutRight | None = None,
 ) -> HeldOutReport:
     """Shrink φ as far as held-out images ask for, and compare; ``aug`` is changed in place.
 
@@ -85,9 +87,10 @@ def do_no_harm(
         candidates: ``(V,)`` parameters, the transform's own first.
         order: what `policy_order` gave.
         train: what φ learned from, where its table holds losses of the labels.
+        put_right: looks at fixed views of what φ has put right.
     """
     _shrink(aug, held, scores, order)
-    return compare(aug, held, scores, candidates, order, train)
+    return compare(aug, held, scores, candidates, order, train, put_right)
 
 
 @torch.no_grad()
@@ -98,12 +101,16 @@ def compare(
     candidates: AugmentParams,
     order: Sequence[int] = (),
     train: Prepared | None = None,
+    put_right: PutRight | None = None,
 ) -> HeldOutReport:
     """Arms on held-out images, and which of them to use, which ``aug`` remembers; the arguments are those of `do_no_harm`."""
     log_p, order = joint(aug, held), list(order)
     look = isinstance(aug.predictor, FeaturesPredictor)
-    arms = _arms(aug, scores, log_p, candidates, order, train)
-    arms += [_ours(scores, log_p, k, look, order) for k in _ks(log_p.shape[1])]
+    arms = _arms(scores, log_p, candidates, order, train)
+    ours = [_ours(scores, log_p, k, look, order) for k in _ks(log_p.shape[1])]
+    if put_right is not None and put_right.views is not None:
+        ours += _put_right(put_right, held, log_p.argmax(1), look)
+    arms += [min((arm for arm in ours if arm.n_views == k), key=_nll) for k in sorted({arm.n_views for arm in ours})]
     report = conclude(arms, len(held.images), scores.labelled)
     aug.recommended = report.to_json()
     return report
@@ -182,11 +189,33 @@ def _ours(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -
         # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
         cost = k + look - scores.held.answered * float((best.views == 0).sum(1).float().mean())
         arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
-    return min(arms, key=lambda arm: arm.nll.mean())
+    return min(arms, key=_nll)
+
+
+def _put_right(put_right: PutRight, held: Prepared, likeliest: Tensor, look: bool) -> list[HeldOutArm]:
+    """Fixed views of copies that candidates ``likeliest``, ``(R,)``, have put right, searched as the best input-free ones are."""
+    scores, fixed = put_right.look(held, likeliest), put_right.views
+    policies, everywhere = scores.searched(_in_halves(scores), max(N_VIEWS))
+    left_alone, arms = held.answered * float((likeliest == 0).float().mean()), []
+    for k in N_VIEWS:
+        setting = scores.setting(n_views=k, policy=policy_of(fixed, everywhere[:k]), put_right=True)
+        cost = k + look - left_alone * everywhere[:k].count(0)
+        arms.append(scores.arm("ours", k, cost, scores.average(policies[:, :k]), setting))
+    return arms
+
+
+def _in_halves(scores: Scores) -> Tensor:
+    """The copies ``(R,)`` in an order whose halves share no image."""
+    draws = scores.held.draws
+    images = torch.randperm(scores.n // draws, generator=torch.Generator().manual_seed(0))
+    return (images[:, None] * draws + torch.arange(draws)).flatten()
+
+
+def _nll(arm: HeldOutArm) -> float:
+    return float(arm.nll.mean())
 
 
 def _arms(
-    aug: LearnedAugment,
     scores: Scores,
     log_p: Tensor,
     candidates: AugmentParams,
@@ -199,19 +228,20 @@ def _arms(
     zero = torch.zeros(n, 1, dtype=torch.long)
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
     arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
-    draws = scores.held.draws
-    images = torch.randperm(n // draws, generator=torch.Generator().manual_seed(0))
-    order = (images[:, None] * draws + torch.arange(draws)).flatten()  # all copies of an image in one half
-    policies, everywhere = scores.searched(order, max(_ks(columns)))
-    shuffled = log_p[order.roll(draws)][order.argsort()]
-    for k in _ks(columns):
+    order = _in_halves(scores)
+    policies, everywhere = scores.searched(order, max(N_VIEWS))
+    shuffled = log_p[order.roll(scores.held.draws)][order.argsort()]
+    for k in N_VIEWS:
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
         searched = scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting)
         if len(known) >= k:  # fewer views to choose from, and many times as many images to choose on
             views = torch.tensor(known[:k]).expand(n, -1)
             setting = scores.setting(n_views=k, policy=policy_of(candidates, known[:k]))
             other = scores.arm("best input-free", k, k, scores.average(views), setting)
-            searched = min(searched, replace(other, more=more.get(k)), key=lambda arm: arm.nll.mean())
+            searched = min(searched, replace(other, more=more.get(k)), key=_nll)
+        if k > columns:
+            arms.append(searched)
+            continue
         # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
         rival = scores.arm("best input-free (ours, shuffled)", k, k, scores.average(shuffled.topk(k, 1).indices))
         better = max(searched, rival, key=_merit) is rival
@@ -228,7 +258,7 @@ def _arms(
 
 
 def _merit(arm: HeldOutArm) -> tuple[float, float]:
-    return 0.0 if arm.correct is None else float(arm.correct.mean()), -float(arm.nll.mean())
+    return 0.0 if arm.correct is None else float(arm.correct.mean()), -_nll(arm)
 
 
 def _on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:

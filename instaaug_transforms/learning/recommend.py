@@ -24,6 +24,7 @@ from .fit import RIGHT_BY_DEFINITION, fits_to_own_answers, without_jitter
 from .harmless import compare
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .prepared import prepare
+from .put_right import PutRight
 from .report import HeldOutReport
 from .report_by_views import report_by_views
 from .scores import kept_as, scores_of
@@ -82,7 +83,8 @@ def recommend(
             candidates = with_extras(aug, CandidateProduct(aug.anchor_families, config.max_columns).candidates())
             shared = (aug, classifier, loss, config)
             prepared = prepare(held, None, "val_table", *shared, candidates, undo, own, rows, logits=kept_as(loss))
-            report = compare(aug, prepared, scores_of(prepared, loss), candidates)
+            put_right = PutRight(*shared, undo, candidates, rows)
+            report = compare(aug, prepared, scores_of(prepared, loss), candidates, put_right=put_right)
         else:
             report = report_by_views(aug, classifier, held, loss, config)
     aug.recommended["classifier"] = fingerprint(classifier)

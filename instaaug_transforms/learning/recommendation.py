@@ -27,6 +27,8 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
         notes.append("looking does not pay here: one plain view is as good as any average; use the classifier as it is")
     elif recommended.name != "ours":
         notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
+    if (recommended.setting or {}).get("put_right"):
+        notes.append("φ puts each image right, and the same views of what comes of it are averaged")
     by_classes = arms[0].correct is not None
     against = "labels" if by_classes else "targets"
     own = "the classifier's own answers" if by_classes else "the model's own outputs"

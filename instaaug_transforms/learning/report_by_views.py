@@ -13,9 +13,8 @@ from ..engine.rows import Rows
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
-from ..tta.shared import SharedViews
+from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import choose_views, sees_images
-from ..utils.outputs import as_weights
 from ..utils.progress import bar
 from .config import FitConfig
 from .harmless import N_VIEWS, policy_of
@@ -120,7 +119,7 @@ def _look(
     config: FitConfig,
 ) -> Scores:
     """Outputs of all sets of views ``(n, N)``, one after another, for as many images as there is room for."""
-    flat = _Flat(classifier)
+    flat = FlatOutputs(classifier)
     shared = SharedViews(flat, aug, config.table_batch_size, config.amp)
     parts, kept, n = _parts(len(val)), list[Tensor](), 0
     with bar(desc="report", total=len(val), unit="image", progress=config.progress) as shown:
@@ -140,19 +139,6 @@ def _look(
         rows[name].put(slice(0, n), values)
     held = Prepared(val.subset(slice(0, n)), 1, rows, aug.device)
     return scores_of(held, loss)
-
-
-class _Flat(nn.Module):
-    """A model's outputs as ``(B, numbers)``; their shape is kept."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model, self.shape = model, ()
-
-    def forward(self, images: Tensor) -> Tensor:
-        outputs = self.model(as_weights(self.model, images))
-        self.shape = outputs.shape[1:]
-        return outputs.reshape(len(outputs), -1)
 
 
 def _parts(n: int) -> list[slice]:

@@ -15,7 +15,7 @@ from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.outputs import check_logits, check_module
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
-from .views import ViewModel, load_setting, look, same_views
+from .views import ViewModel, load_setting, look, unchanged
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +41,9 @@ class TTAModel(ViewModel):
         policy: fields to ``n_views`` numbers, ``{"turn_angle": [0, 180]}``: the same views for every image, φ not asked.
         view_offsets: one number per candidate, added to φ's log-probabilities before the ``top`` ones are taken; `fit`
             finds what makes the best sets.
+        put_right: φ's likeliest candidate is applied first, and the policy's views, of fields that the transform does not have,
+            are made of what comes of it: ``put_right=True, policy={"flip": [0, 1]}`` averages an image that has been turned
+            upright and its mirror image.
 
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
 
@@ -64,9 +67,10 @@ class TTAModel(ViewModel):
         chunk_size: int = 256,
         policy: Mapping[str, Sequence[float]] | None = None,
         view_offsets: Sequence[float] | None = None,
+        put_right: bool = False,
     ) -> None:
         check_module(classifier)
-        choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets)
+        choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets, put_right)
         super().__init__(classifier, aug, *choice)
         if aggregate not in AGGREGATIONS:
             raise InstaAugError(f"aggregate: expected one of {', '.join(AGGREGATIONS)}, got {aggregate!r}")
@@ -128,7 +132,7 @@ class TTAModel(ViewModel):
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug.prepare(images, strict=False)
-        if self.policy is not None:
+        if not self.asks:
             params, distribution, plain = self.policy_views(batch), None, None
         else:
             # What φ saw is what the classifier takes, unless normalisation came between.
@@ -140,7 +144,7 @@ class TTAModel(ViewModel):
         if plain is None:
             logits = self._answers(layout, back, params)
         else:
-            logits = self._other_answers(layout, back, params, plain, distribution.identity())
+            logits = self._other_answers(layout, back, params, plain)
         return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))
 
     def _answers(self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams) -> Tensor:
@@ -156,16 +160,15 @@ class TTAModel(ViewModel):
         back: Callable[[Tensor], Any],
         params: AugmentParams,
         plain: Tensor,
-        identity: AugmentParams,
     ) -> Tensor:
         """The same where logits ``plain`` (B, classes) of the images themselves are known: these are not looked at again."""
         n, size = params.batch_shape
         if torch.compiler.is_compiling():  # no shape may depend on values
-            if not self.include_identity or n == 1:
+            if not self.include_identity or n == 1 or self.put_right:
                 return self._answers(batch, back, params)
             rest = self._answers(batch, back, params.index(slice(1, None)))
             return torch.cat([plain[None].to(rest), rest])
-        left = (~same_views(self.families, params, identity)).flatten().nonzero()[:, 0]  # of n·B
+        left = (~unchanged(self.families, params)).flatten().nonzero()[:, 0]  # of n·B
         if not len(left):
             return plain.expand(n, -1, -1)
         views = self._views(
@@ -191,4 +194,5 @@ class TTAModel(ViewModel):
             return self.scale_weights[scale_bins(params)]
         if self.aggregate != "probability":
             return None
-        return torch.zeros(params.batch_shape) if distribution is None else distribution.log_prob(params)
+        alike = distribution is None or self.put_right  # fixed views
+        return torch.zeros(params.batch_shape) if alike else distribution.log_prob(params)

@@ -165,7 +165,7 @@ def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks:
     looked: list[Any] = [None]
 
     def arm(images: Tensor, generator: torch.Generator) -> AugmentParams:
-        looked[0] = None if model.policy is not None else run.shared.predict(images)
+        looked[0] = run.shared.predict(images) if model.asks else None
         return model.policy_views(images) if looked[0] is None else model.choose(looked[0], generator)
 
     def average(logits: Tensor, params: AugmentParams) -> Tensor:
@@ -174,7 +174,7 @@ def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks:
             logits, model.aggregate, power=model.power, log_weights=None if weights is None else weights.cpu()
         )
 
-    looks = looks and model.policy is None
+    looks = looks and model.asks
     return Way(RECOMMENDED, {k: float(k + looks)}, arm, average, looks)
 
 

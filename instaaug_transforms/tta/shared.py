@@ -10,6 +10,7 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
+from ..utils.outputs import as_weights
 from .arms import families_for
 from .views import look
 
@@ -70,7 +71,8 @@ class SharedViews:
             kinds
         ):  # a family that changes nothing stays out: it would blend `fill` into edges
             names = [(f, name) for f, name in enumerate(self._names) if families[self._family[f]]]
-            for index in ((kind == k) & left).nonzero()[:, 0].split(self.batch_size):
+            unknown = ((kind == k) & left).nonzero()[:, 0]
+            for index in unknown.split(self.batch_size) if len(unknown) else ():
                 params = AugmentParams(**{name: code[index, f] for f, name in names}).to(self.aug.device)
                 logits = self.view(images[image[index].to(images.device)], params)
                 answers = logits.new_empty(len(code), logits.shape[-1]) if answers is None else answers
@@ -106,3 +108,16 @@ class SharedViews:
             for name, neutral in zip(self._names, self._neutral, strict=True)
         ]
         return torch.stack(columns, -1) + 0.0  # there is a −0, which is none other than 0
+
+
+class FlatOutputs(nn.Module):
+    """A model's outputs as ``(B, numbers)``; their shape is kept."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.shape = model, ()
+
+    def forward(self, images: Tensor) -> Tensor:
+        outputs = self.model(as_weights(self.model, images))
+        self.shape = outputs.shape[1:]
+        return outputs.reshape(len(outputs), -1)

@@ -29,6 +29,8 @@ class ViewModel(nn.Module):
         range_fraction: use only the middle part of every continuous range, in (0, 1].
         chunk_size: views per forward at most (at least the views of one image).
         policy: fields to ``n_views`` numbers: the same views for every image; φ is not asked.
+        put_right: the policy's views are not of the image but of what φ's likeliest parameters make of it: an upright
+            photograph and its mirror image, say. Its fields are others than the transform's.
         view_offsets: one number per candidate (per combination of several families' candidates), added to φ's
             log-probabilities before the ``top`` ones are taken: candidates of which averages make much come first.
     """
@@ -44,6 +46,7 @@ class ViewModel(nn.Module):
         chunk_size: int,
         policy: Mapping[str, Sequence[float]] | None = None,
         view_offsets: Sequence[float] | None = None,
+        put_right: bool = False,
     ) -> None:
         super().__init__()
         if select not in SELECTIONS:
@@ -55,7 +58,7 @@ class ViewModel(nn.Module):
             raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
         self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
-        self.policy, self.families, self.view_offsets = None, aug.families, None
+        self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, put_right
         if view_offsets is not None:
             columns = math.prod(family.n_candidates for family in aug.anchor_families)
             if select != "top" or len(view_offsets) != columns or not aug.anchor_families:
@@ -64,17 +67,33 @@ class ViewModel(nn.Module):
                     f"{len(view_offsets)} with {select!r}"
                 )
             self.view_offsets = torch.as_tensor(view_offsets, dtype=torch.float32)
+        if put_right and policy is None:
+            raise InstaAugError(
+                "put_right: expected a policy too, whose views are made of what φ has put right, got None"
+            )
         if policy is not None:
             every = families_beside(aug, "crop")
+            if put_right:
+                every = every[len(aug.families) :]
+                if not every:
+                    raise InstaAugError(
+                        "put_right: the transform crops, and so do the views of a policy; leave one of the two out"
+                    )
             known = {field for family in every for field in family.fields}
             if not policy or set(policy) - known or {len(column) for column in policy.values()} != {n_views}:
                 raise InstaAugError(
                     f"policy: expected {n_views} numbers for each of some fields of {', '.join(sorted(known))}, got "
                     f"{ {name: len(column) for name, column in policy.items()} }"
                 )
-            self.families: list[Family] = [f for f in every if any(field in policy for field in f.fields)]
+            acting = [f for f in every if any(field in policy for field in f.fields)]
             given = {name: torch.tensor(column, dtype=torch.float32) for name, column in policy.items()}
-            self.policy = functional.complete(self.families, AugmentParams(**given))
+            self.policy = functional.complete(acting, AugmentParams(**given))
+            self.families: list[Family] = [*aug.families, *acting] if put_right else acting
+
+    @property
+    def asks(self) -> bool:
+        """Whether φ is asked for its views."""
+        return self.policy is None or self.put_right
 
     def chunks(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """``run`` on as many images at a time as ``chunk_size`` allows; a single image ``(C, H, W)`` is a batch of one."""
@@ -86,8 +105,13 @@ class ViewModel(nn.Module):
         return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
 
     def choose(self, distribution: AugmentDistribution, generator: torch.Generator | None) -> AugmentParams:
-        """``(n, B)`` views of a batch."""
+        """``(n, B)`` views of a batch that φ has looked at."""
         narrowed = distribution.narrowed(self.range_fraction)
+        if self.put_right:
+            likeliest = narrowed.select(1, "top")  # (1, B)
+            size, device = likeliest.batch_shape[1], self.aug.device
+            fixed = self.policy.map(lambda column: column.to(device)[:, None].expand(-1, size))
+            return combined(likeliest, fixed)
         return choose_views(narrowed, self.n_views, self.select, self.include_identity, generator, self.view_offsets)
 
     def policy_views(self, batch: Tensor) -> AugmentParams:
@@ -95,10 +119,16 @@ class ViewModel(nn.Module):
         return self.policy.map(lambda column: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous())
 
 
+def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
+    """``(n, B)`` views that do both: what ``first``, ``(1, B)``, does, and then what ``then``, ``(n, B)``, does."""
+    return AugmentParams(**first.map(lambda field: field.expand(*then.batch_shape, *field.shape[2:])), **then)
+
+
 def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
-    """The transform's families and, for views that are the same for every image, others whose fields it does not have."""
+    """The transform's families and, acting on what these make of an image, others whose fields it does not have."""
     own = {field for family in aug.families for field in family.fields}
-    return create([*aug.families, *(name for name in names if not own & set(create([name])[0].fields))])
+    beside = [name for name in names if not own & set(create([name])[0].fields)]
+    return [*aug.families, *(create(beside) if beside else [])]
 
 
 def check_eval(classifier: nn.Module) -> None:
@@ -147,6 +177,12 @@ def same_views(families: Sequence[Family], one: AugmentParams, other: AugmentPar
     return torch.stack([one[name] == other[name] for name in acting]).all(0)
 
 
+def unchanged(families: Sequence[Family], params: AugmentParams) -> Tensor:
+    """Which views leave an image as it is, of the shape of ``params``."""
+    identity = {name: family.identity()[name] for family in families for name in family.acting_fields}
+    return torch.stack([params[name] == value for name, value in identity.items()]).all(0)
+
+
 def sees_images(aug: LearnedAugment, classifier: nn.Module, size: Sequence[int]) -> bool:
     """Whether φ's look is ``classifier``'s forward of images of that (height, width): then it is their answer too."""
     predictor, size = aug.predictor, tuple(size)
@@ -178,5 +214,14 @@ def look(
 
 def load_setting(setting: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `TTAModel` from a recommended setting, as weights files keep it."""
-    known = ("n_views", "include_identity", "aggregate", "policy", "select", "range_fraction", "view_offsets")
+    known = (
+        "n_views",
+        "include_identity",
+        "aggregate",
+        "policy",
+        "select",
+        "range_fraction",
+        "view_offsets",
+        "put_right",
+    )
     return {name: setting[name] for name in known if name in setting}
