@@ -5,7 +5,7 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
 from instaaug_transforms.families.anchors import AnchorFamily
-from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.crop import Crop, crop_within
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.uniform import UniformFamily
@@ -305,3 +305,15 @@ def test_tables_whose_columns_do_not_go_with_the_fields_are_refused(columns):
 
     with pytest.raises(ia.InstaAugError, match="moved: candidates must be columns of equal length for cx, cy"):
         Moved(columns)
+
+
+def test_a_crop_of_a_crop_is_the_product_of_their_matrices():
+    torch.manual_seed(0)
+    fields = ("cx", "cy", "w", "h")
+    first, then = (
+        ia.AugmentParams(**{name: torch.rand(50) for name in fields}, flip=torch.randint(2, (50,)).float())
+        for _ in range(2)
+    )
+    crop = Crop()
+    one, other, both = (crop.matrix(params, torch.ones(50)) for params in (first, then, crop_within(first, then)))
+    torch.testing.assert_close(both, one @ other)

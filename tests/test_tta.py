@@ -213,9 +213,21 @@ def test_more_bad_arguments(kwargs, message):
         ia.TTAModel(Tiny(), make_lively(["turn"]), 3, **kwargs)
 
 
-def test_crops_are_not_cropped_again():
-    with pytest.raises(ia.InstaAugError, match="put_right: the transform crops"):
-        ia.TTAModel(Tiny(), make_lively(["crop"]), 2, policy={"flip": [0.0, 1.0]}, put_right=True)
+def test_crops_are_put_right_too(images):
+    """Cut out as φ has it, and then mirrored."""
+    model, aug = Tiny(), make_lively(["crop", "hsv"])
+    likeliest = aug.distribution(images).select(1, "top").index(0)
+    assert (likeliest.w < 1).any()
+    crop = aug(images, params=likeliest)
+    expected = torch.stack([model(view).softmax(-1) for view in (crop.flip(-1), crop)]).mean(0)
+    found = ia.TTAModel(model, aug, 2, policy={"flip": [1.0, 0.0]}, put_right=True)(images)
+    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("families", [["crop", "turn"], ["crop", "rotate"]])
+def test_what_no_policy_can_follow_is_said(families):
+    with pytest.raises(ia.InstaAugError, match="put_right: this transform crops and turns"):
+        ia.TTAModel(Tiny(), make_lively(families), 2, policy={"flip": [0.0, 1.0]}, put_right=True)
 
 
 def test_weights_by_size_of_crop_are_applied_to_each_view(images):

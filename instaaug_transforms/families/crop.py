@@ -130,3 +130,15 @@ class Crop(AnchorFamily):
         cx = torch.minimum(torch.maximum(fields["cx"] + move[..., 0], w / 2), 1 - w / 2)
         cy = torch.minimum(torch.maximum(fields["cy"] + move[..., 1], h / 2), 1 - h / 2)
         return {**fields, "cx": cx, "cy": cy, "w": w, "h": h}
+
+
+def crop_within(first: AugmentParams, then: AugmentParams) -> AugmentParams:
+    """The one crop, of the same shape, that shows what crop ``then`` shows of what crop ``first`` shows."""
+    side = 1 - 2 * first.flip  # in a mirrored frame, left is right
+    return AugmentParams(
+        cx=first.cx + side * (then.cx - 0.5) * first.w,
+        cy=first.cy + (then.cy - 0.5) * first.h,
+        w=first.w * then.w,
+        h=first.h * then.h,
+        flip=first.flip + then.flip - 2 * first.flip * then.flip,
+    )

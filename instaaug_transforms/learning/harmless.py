@@ -15,6 +15,7 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
+from ..tta.views import families_after, unchanged
 from .prepared import Prepared
 from .put_right import PutRight
 from .recommendation import conclude
@@ -108,7 +109,7 @@ def compare(
     look = isinstance(aug.predictor, FeaturesPredictor)
     arms = _arms(scores, log_p, candidates, order, train)
     ours = [_ours(scores, log_p, k, look, order) for k in _ks(log_p.shape[1])]
-    if put_right is not None and put_right.views is not None:
+    if put_right is not None and put_right.fixed is not None:
         ours += _put_right(put_right, held, log_p.argmax(1), look)
     arms += [min((arm for arm in ours if arm.n_views == k), key=_nll) for k in sorted({arm.n_views for arm in ours})]
     report = conclude(arms, len(held.images), scores.labelled)
@@ -194,12 +195,14 @@ def _ours(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -
 
 def _put_right(put_right: PutRight, held: Prepared, likeliest: Tensor, look: bool) -> list[HeldOutArm]:
     """Fixed views of copies that candidates ``likeliest``, ``(R,)``, have put right, searched as the best input-free ones are."""
-    scores, fixed = put_right.look(held, likeliest), put_right.views
+    scores, fixed = put_right.look(held, likeliest), put_right.fixed
     policies, everywhere = scores.searched(_in_halves(scores), max(N_VIEWS))
-    left_alone, arms = held.answered * float((likeliest == 0).float().mean()), []
+    acting = [*put_right.aug.families, *families_after(put_right.aug)]
+    itself = held.answered * unchanged(acting, put_right.views(likeliest)).float().mean(1)  # (F,)
+    arms = []
     for k in N_VIEWS:
         setting = scores.setting(n_views=k, policy=policy_of(fixed, everywhere[:k]), put_right=True)
-        cost = k + look - left_alone * everywhere[:k].count(0)
+        cost = k + look - float(itself[everywhere[:k]].sum())
         arms.append(scores.arm("ours", k, cost, scores.average(policies[:, :k]), setting))
     return arms
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from ..engine.rows import compute_rows
 from ..params import AugmentParams
 from ..tta.arms import zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
-from ..tta.views import combined, families_beside
+from ..tta.views import combined, families_after
 from .config import FitConfig
 from .losses import PerViewLoss
 from .prepared import Prepared, stored
@@ -41,22 +42,26 @@ class PutRight:
     candidates: AugmentParams
     folder: Path | None
 
-    @property
-    def views(self) -> AugmentParams | None:
-        """``(F,)`` centre zooms and mirror images, the image itself first; None where the transform crops itself."""
-        crops_itself = len(families_beside(self.aug, "crop")) == len(self.aug.families)
-        return None if crops_itself else zoom_candidates().index(SOME)
+    @cached_property
+    def fixed(self) -> AugmentParams | None:
+        """``(F,)`` centre zooms and mirror images, the image itself first; None where they cannot follow the transform."""
+        return zoom_candidates().index(SOME) if families_after(self.aug) else None
+
+    def views(self, likeliest: Tensor) -> AugmentParams:
+        """``(F, R)``: `fixed` views of what candidates ``likeliest``, ``(R,)`` columns, make of copies."""
+        acting = {name for family in self.aug.families for name in family.acting_fields}
+        own = {name: field.cpu()[likeliest][None] for name, field in self.candidates.items() if name in acting}
+        then = self.fixed.map(lambda field: field[:, None].expand(-1, len(likeliest)))
+        return combined(AugmentParams(**own), then)
 
     def look(self, held: Prepared, likeliest: Tensor) -> Scores:
-        """Scores of `views`, of copies that candidates ``likeliest``, ``(R,)`` columns, have put right.
+        """Scores of `fixed` views of copies that candidates ``likeliest``, ``(R,)`` columns, have put right.
 
         Args:
             held: the copies, with the outputs of ``candidates``.
         """
-        aug, config, fixed = self.aug, self.config, self.views
+        aug, config = self.aug, self.config
         columns, kept = likeliest.cpu().reshape(-1, held.draws), held.rows["logits"]
-        acting = {name for family in aug.families for name in family.acting_fields}
-        own = AugmentParams(**{name: field for name, field in self.candidates.items() if name in acting})
         shared = SharedViews(FlatOutputs(self.classifier), aug, config.table_batch_size, config.amp)
 
         def compute(images: Tensor, _: Tensor | None, part: slice) -> dict[str, Tensor]:
@@ -66,10 +71,8 @@ class PutRight:
                 copies = images
                 if self.nuisance is not None:
                     copies = self.nuisance(images, torch.arange(part.start, part.stop), draw)
-                first = own.map(lambda field, chosen=chosen: field.cpu()[chosen][None])
-                then = fixed.map(lambda field, n=len(chosen): field[:, None].expand(-1, n))
                 looked_at = self.candidates, known[:, draw].float().reshape(len(chosen), known.shape[2], -1)
-                (found,) = shared.logits(copies, [combined(first, then)], looked_at)  # (F, B, numbers)
+                (found,) = shared.logits(copies, [self.views(chosen)], looked_at)  # (F, B, numbers)
                 outputs.append(found.transpose(0, 1).reshape(len(chosen), -1, *known.shape[3:]))
             return {"logits": stored(torch.stack(outputs, 1), known.dtype)}
 
@@ -81,7 +84,7 @@ class PutRight:
             folder=self.folder,
             name=f"put right {digest[:8]}",
             about={"likeliest": digest},
-            forwards=fixed.batch_shape[0] * held.draws,
+            forwards=self.fixed.batch_shape[0] * held.draws,
             device=aug.device,
             progress=config.progress,
         )

@@ -41,8 +41,8 @@ class TTAModel(ViewModel):
         policy: fields to ``n_views`` numbers, ``{"turn_angle": [0, 180]}``: the same views for every image, φ not asked.
         view_offsets: one number per candidate, added to φ's log-probabilities before the ``top`` ones are taken; `fit`
             finds what makes the best sets.
-        put_right: φ's likeliest candidate is applied first, and the policy's views, of fields that the transform does not have,
-            are made of what comes of it: ``put_right=True, policy={"flip": [0, 1]}`` averages an image that has been turned
+        put_right: φ's likeliest candidate is applied first, and the policy's views, crops and mirror images, are made of what
+            comes of it: ``put_right=True, policy={"flip": [0, 1]}`` averages an image that has been turned
             upright and its mirror image.
 
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).

@@ -12,6 +12,7 @@ from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import Family, create
+from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
@@ -30,7 +31,7 @@ class ViewModel(nn.Module):
         chunk_size: views per forward at most (at least the views of one image).
         policy: fields to ``n_views`` numbers: the same views for every image; φ is not asked.
         put_right: the policy's views are not of the image but of what φ's likeliest parameters make of it: an upright
-            photograph and its mirror image, say. Its fields are others than the transform's.
+            photograph and its mirror image, say.
         view_offsets: one number per candidate (per combination of several families' candidates), added to φ's
             log-probabilities before the ``top`` ones are taken: candidates of which averages make much come first.
     """
@@ -72,13 +73,11 @@ class ViewModel(nn.Module):
                 "put_right: expected a policy too, whose views are made of what φ has put right, got None"
             )
         if policy is not None:
-            every = families_beside(aug, "crop")
-            if put_right:
-                every = every[len(aug.families) :]
-                if not every:
-                    raise InstaAugError(
-                        "put_right: the transform crops, and so do the views of a policy; leave one of the two out"
-                    )
+            every = families_after(aug) if put_right else families_beside(aug, "crop")
+            if not every:
+                raise InstaAugError(
+                    "put_right: this transform crops and turns or moves images too, and no policy can follow that; leave put_right out"
+                )
             known = {field for family in every for field in family.fields}
             if not policy or set(policy) - known or {len(column) for column in policy.values()} != {n_views}:
                 raise InstaAugError(
@@ -88,7 +87,8 @@ class ViewModel(nn.Module):
             acting = [f for f in every if any(field in policy for field in f.fields)]
             given = {name: torch.tensor(column, dtype=torch.float32) for name, column in policy.items()}
             self.policy = functional.complete(acting, AugmentParams(**given))
-            self.families: list[Family] = [*aug.families, *acting] if put_right else acting
+            own = aug.families if put_right else []
+            self.families: list[Family] = [*own, *(family for family in acting if family not in own)]
 
     @property
     def asks(self) -> bool:
@@ -120,8 +120,20 @@ class ViewModel(nn.Module):
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
-    """``(n, B)`` views that do both: what ``first``, ``(1, B)``, does, and then what ``then``, ``(n, B)``, does."""
-    return AugmentParams(**first.map(lambda field: field.expand(*then.batch_shape, *field.shape[2:])), **then)
+    """``(n, B)`` views that do both: what ``first``, ``(1, B)``, does, and then what ``then``, ``(n, B)``, does.
+
+    Only fields of crops may be in both.
+    """
+    both = first.map(lambda field: field.expand(*then.batch_shape, *field.shape[2:]))
+    crops = crop_within(both, then) if "cx" in first and "cx" in then else {}
+    return AugmentParams(**{**both, **then, **crops})
+
+
+def families_after(aug: LearnedAugment) -> list[Family]:
+    """What can crop, or mirror, the result of the transform: a family beside its own, or its own crop if no other geometry follows it."""
+    beside, crop = families_beside(aug, "crop")[len(aug.families) :], set(create(["crop"])[0].acting_fields)
+    geometry = [family for family in aug.families if family.stage == "geometry"]
+    return beside or [family for family in geometry if len(geometry) == 1 and crop <= set(family.fields)]
 
 
 def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
