@@ -13,7 +13,8 @@ from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning.harmless import _arms, _choices, _on_train, _ours, policy_order
+from instaaug_transforms.learning.arms import choices, likeliest_views, nll_on_train, rivals
+from instaaug_transforms.learning.harmless import policy_order
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.scores import ClassScores
 
@@ -203,7 +204,7 @@ def test_without_looking_sets_are_the_best_policys():
 
     order = policy_order(Table())
     constant = torch.randn(6).log_softmax(0).expand(200, -1)
-    chosen = {tuple(way.views[0].tolist()) for way in _choices(constant, 2, order, ClassScores)}
+    chosen = {tuple(way.views[0].tolist()) for way in choices(constant, 2, order, ClassScores)}
     assert best in chosen and tuple(order[:2]) == best
 
 
@@ -223,7 +224,7 @@ def test_weights_are_chosen_after_temperatures():
     rows["logits"].put(slice(0, n), logits)
     held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), right), 1, rows, torch.device("cpu"))
     log_p = (one_hot((view + (torch.arange(n) % 10 == 0)) % columns, columns) * 30.0).log_softmax(1)
-    ours = _ours(ClassScores(held), log_p, columns, False, list(range(columns)))
+    ours = likeliest_views(ClassScores(held), log_p, columns, False, list(range(columns)))
     # Of all four views, weighted by φ or equally: nine in ten right, or none.
     assert ours.setting["aggregate"] == "probability" and ours.correct.mean() == 0.9
 
@@ -237,7 +238,7 @@ def test_fixed_views_are_scored_on_the_half_they_were_not_searched_on():
     rows["losses"].put(slice(0, 20), losses.view(20, 2, 5))
     train = Prepared(LabelledImages(torch.zeros(20, 3, 8, 8)), 2, rows, torch.device("cpu"))
     losses = losses.view(20, 2, 5)
-    found = _on_train(train, [1, 2])
+    found = nll_on_train(train, [1, 2])
     assert np.allclose(found[0], losses[:, :, 0].mean(1))
     scored = [losses[i, :, min(range(5), key=lambda a: losses[1 - i % 2 :: 2, :, a].mean())].mean() for i in range(20)]
     assert np.allclose(found[1], torch.stack(scored))
@@ -281,7 +282,7 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     aug = ia.LearnedAugment(["turn"])
     arms = {
         arm.name: arm
-        for arm in _arms(ClassScores(held), log_p, aug.families[0].candidates(), [], None)
+        for arm in rivals(ClassScores(held), log_p, aug.families[0].candidates(), [], None)
         if arm.n_views == 1
     }
     assert arms["best input-free (ours, shuffled)"].correct.all()

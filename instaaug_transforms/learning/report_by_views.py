@@ -16,8 +16,8 @@ from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import choose_views, sees_images
 from ..utils.progress import bar
+from .arms import N_VIEWS, policy_of
 from .config import FitConfig
-from .harmless import N_VIEWS, policy_of
 from .losses import PerViewLoss
 from .prepared import Prepared, stored
 from .recommendation import conclude

@@ -64,8 +64,10 @@ ROOMS = {
     "estimators": {"learning/estimators.py": "estimators"},
     "fit": {"learning/fit.py": "harmless fit fit_resume", "learning/fitting.py": "fit fit_resume"},
     "report": {
+        "learning/arms.py": "harmless",
         "learning/harmless.py": "harmless",
         "learning/losses.py": "losses scores report_by_views",
+        "learning/put_right.py": "harmless tta_features",
         "learning/recommendation.py": "recommendation harmless report_by_views",
         "learning/report.py": "harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",

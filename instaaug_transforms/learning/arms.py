@@ -1,0 +1,203 @@
+"""Arms of a held-out report: views that φ chooses, and what they are compared with."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..params import AugmentParams
+from ..tta.arms import greedy
+from ..tta.views import families_after, unchanged
+from .prepared import Prepared
+from .put_right import PutRight
+from .report import HeldOutArm
+from .scores import CHUNK, ClassScores, Scores
+
+N_VIEWS = (1, 2, 4, 10)
+# Nats that a place in the best input-free order counts; the last gives nearly all images that order.
+TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)
+LEAST = 20.0  # nats below which a log-probability counts no further in a mean
+MOST_ROWS = 20_000  # that a search for input-free views reads
+
+
+def numbers_of_views(columns: int) -> list[int]:
+    """Those K of `N_VIEWS` that so many candidates can give."""
+    return [k for k in N_VIEWS if k <= columns] or [1]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way of choosing and weighting views: ``(R, K)`` columns, log-weights, and the arguments of `TTAModel`."""
+
+    views: Tensor
+    weights: Tensor | None
+    setting: dict[str, Any]
+
+
+def choices(log_p: Tensor, k: int, order: list[int], scores: Scores) -> list[Way]:
+    """Ways of choosing k views, with equal weights or, where they are averaged as probabilities, φ's own.
+
+    The likeliest; the image itself and the likeliest others; or, so that the set is chosen for what its average does, the
+    likeliest after log-probabilities, relative to their mean over images, have been moved by ``−tilt · place`` in the best
+    input-free ``order``: a φ that says the same of every image then gives exactly that policy.
+    """
+    sets: list[tuple[Tensor, dict[str, Any]]] = [(log_p.topk(k, 1).indices, {"include_identity": False})]
+    if k > 1:
+        others = log_p.index_fill(1, torch.zeros(1, dtype=torch.long), -math.inf).topk(k - 1, 1).indices
+        with_identity = torch.cat([torch.zeros(len(log_p), 1, dtype=torch.long), others], 1)
+        sets.append((with_identity, {"include_identity": True}))
+    place = torch.full(log_p.shape[1:], float(len(order)))
+    place[order] = torch.arange(len(order), dtype=torch.float32)
+    for tilt in TILTS:
+        offsets = -log_p.clamp(min=-LEAST).mean(0) - tilt * place
+        setting = {"include_identity": False, "view_offsets": [round(o, 4) for o in offsets.tolist()]}
+        sets.append(((log_p + offsets).topk(k, 1).indices, setting))
+    ways = [Way(views, None, {"n_views": k, "aggregate": scores.aggregate, **setting}) for views, setting in sets]
+    if k > 1 and scores.weighs:
+        ways += [
+            Way(views, log_p.gather(1, views), {"n_views": k, "aggregate": "probability", **setting})
+            for views, setting in sets
+        ]
+    return ways
+
+
+def ours(
+    scores: Scores, log_p: Tensor, look: bool, order: list[int], put_right: PutRight | None = None
+) -> list[HeldOutArm]:
+    """At each K, views that φ chooses for every image, or fixed ones of what it has put right.
+
+    Args:
+        scores: of the held-out copies.
+        log_p: φ's log-probability of every candidate, ``(R, A)``.
+        look: whether φ's look at an image is a forward of the classifier.
+        order: what `policy_order` gave.
+        put_right: has the classifier look at images that φ has put right.
+    """
+    arms = [likeliest_views(scores, log_p, k, look, order) for k in numbers_of_views(log_p.shape[1])]
+    if put_right is not None and put_right.fixed is not None:
+        arms += views_put_right(put_right, scores.held, log_p.argmax(1), look)
+    return [min((arm for arm in arms if arm.n_views == k), key=_nll) for k in sorted({arm.n_views for arm in arms})]
+
+
+def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
+    """Our best way of choosing and weighting k views.
+
+    The best of equal weights and the best of φ's own meet after their temperatures: averages of many views are shy, those
+    that φ weighs are bold, and what the one or the other needs is no reason to choose it.
+    """
+    ways = choices(log_p, k, order, scores)
+    equal, weighted = [way for way in ways if way.weights is None], [way for way in ways if way.weights is not None]
+    arms = []
+    for some in filter(None, (equal, weighted)):
+        best = min(some, key=lambda way: scores.average_loss(way.views, way.weights))
+        # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
+        cost = k + look - scores.held.answered * float((best.views == 0).sum(1).float().mean())
+        arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
+    return min(arms, key=_nll)
+
+
+def views_put_right(put_right: PutRight, held: Prepared, likeliest: Tensor, look: bool) -> list[HeldOutArm]:
+    """Fixed views of copies that candidates ``likeliest``, ``(R,)``, have put right, searched as the best input-free ones are."""
+    scores, fixed = put_right.look(held, likeliest), put_right.fixed
+    policies, everywhere = scores.searched(in_halves(scores), max(N_VIEWS))
+    acting = [*put_right.aug.families, *families_after(put_right.aug)]
+    itself = held.answered * unchanged(acting, put_right.views(likeliest)).float().mean(1)  # (F,)
+    arms = []
+    for k in N_VIEWS:
+        setting = scores.setting(n_views=k, policy=policy_of(fixed, everywhere[:k]), put_right=True)
+        cost = k + look - float(itself[everywhere[:k]].sum())
+        arms.append(scores.arm("ours", k, cost, scores.average(policies[:, :k]), setting))
+    return arms
+
+
+def in_halves(scores: Scores) -> Tensor:
+    """The copies ``(R,)`` in an order whose halves share no image."""
+    draws = scores.held.draws
+    images = torch.randperm(scores.n // draws, generator=torch.Generator().manual_seed(0))
+    return (images[:, None] * draws + torch.arange(draws)).flatten()
+
+
+def _nll(arm: HeldOutArm) -> float:
+    return float(arm.nll.mean())
+
+
+def rivals(
+    scores: Scores,
+    log_p: Tensor,
+    candidates: AugmentParams,
+    known: list[int],
+    train: Prepared | None,
+) -> list[HeldOutArm]:
+    """One view, what does not look at the image, and what looks at everything; ``known`` is the order of `policy_order`."""
+    n, columns = scores.n, log_p.shape[1]
+    more = {} if train is None else nll_on_train(train, numbers_of_views(columns))
+    zero = torch.zeros(n, 1, dtype=torch.long)
+    setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
+    arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
+    order = in_halves(scores)
+    policies, everywhere = scores.searched(order, max(N_VIEWS))
+    shuffled = log_p[order.roll(scores.held.draws)][order.argsort()]
+    for k in N_VIEWS:
+        setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
+        searched = scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting)
+        if len(known) >= k:  # fewer views to choose from, and many times as many images to choose on
+            views = torch.tensor(known[:k]).expand(n, -1)
+            setting = scores.setting(n_views=k, policy=policy_of(candidates, known[:k]))
+            other = scores.arm("best input-free", k, k, scores.average(views), setting)
+            searched = min(searched, replace(other, more=more.get(k)), key=_nll)
+        if k > columns:
+            arms.append(searched)
+            continue
+        # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
+        rival = scores.arm("best input-free (ours, shuffled)", k, k, scores.average(shuffled.topk(k, 1).indices))
+        better = max(searched, rival, key=_merit) is rival
+        arms += [rival, searched] if better else [searched]
+    if columns > 1:
+        every = torch.arange(columns).expand(n, -1)
+        policy = policy_of(candidates, list(range(columns)))
+        setting = scores.setting(n_views=columns, policy=policy) if columns <= 16 else None
+        arms.append(scores.arm("mean of all candidates", columns, columns, scores.average(every), setting))
+        if isinstance(scores, ClassScores):
+            confident = scores.average(scores.most_confident(columns))
+            arms.append(scores.arm("most confident candidate", 1, columns, confident))
+    return arms
+
+
+def _merit(arm: HeldOutArm) -> tuple[float, float]:
+    return 0.0 if arm.correct is None else float(arm.correct.mean()), -_nll(arm)
+
+
+def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
+    """NLL per image that φ learned from, a mean over its copies: of one view (key 0), and of the best ``k`` fixed views, searched
+    on the other half of the images."""
+    n, draws = len(train.images), train.draws
+    images = torch.arange(n)[:: max(1, len(train) // MOST_ROWS)]
+    rows = (images[:, None] * draws + torch.arange(draws)).flatten()
+    losses = table_of(train, rows)
+    weights = torch.ones(draws) if train.weights is None else train.weights
+    halves = torch.arange(len(images)).repeat_interleave(draws) % 2
+    most = min(max(ks), losses.shape[1])
+    policies = [greedy(losses[halves != half], most, again=False) for half in (0, 1)] if len(images) > 1 else [[0], [0]]
+
+    def nll(k: int) -> np.ndarray:
+        parts = torch.empty(len(losses))
+        for half, policy in enumerate(policies):
+            mine = losses[halves == half][:, policy[:k] if k else [0]]
+            parts[halves == half] = math.log(mine.shape[1]) - torch.logsumexp(-mine, 1)
+        return (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy()
+
+    return {k: nll(k) for k in (0, *ks) if k <= most}
+
+
+def policy_of(candidates: AugmentParams, columns: list[int]) -> dict[str, list[float]]:
+    """Some of ``(V,)`` views as `TTAModel` takes a policy."""
+    return {name: field[columns].tolist() for name, field in candidates.items()}
+
+
+def table_of(data: Prepared, rows: Tensor | None = None) -> Tensor:
+    """The loss table ``(R, A)``, or some of its rows."""
+    rows = torch.arange(len(data)) if rows is None else rows
+    return torch.cat([data.losses(part).cpu() for part in rows.split(CHUNK)])
