@@ -67,9 +67,10 @@ def test_onnx_of_every_family(small, photographs, tmp_path):
 def test_onnx_of_the_features_predictor(photographs, tmp_path):
     classifier, photographs = ia.timm.create_classifier("test_resnet", num_classes=10), photographs[..., :48]
     aug = make_lively(["turn", "light"], predictor=ia.FeaturesPredictor(classifier, image_size=48))
-    model = ia.TTAModel(classifier.eval(), aug, n_views=2)
-    path = export_onnx(model, tmp_path / "features.onnx", 48, dynamic_batch=False)
-    assert differences(path, photographs, model, [1])[0] < 1e-4
+    for setting in ({}, {"put_right": True, "policy": {"flip": [0.0, 1.0]}}):
+        model = ia.TTAModel(classifier.eval(), aug, n_views=2, **setting)
+        path = export_onnx(model, tmp_path / "features.onnx", 48, dynamic_batch=False)
+        assert differences(path, photographs, model, [1])[0] < 1e-4
 
 
 @pytest.mark.slow

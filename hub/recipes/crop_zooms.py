@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from features_card import N_VIEWS, answers, strongest
+from cards import N_VIEWS, Arm, answers, strongest
 from int8 import Int8Copy, agreement
 from tabulate import tabulate
 from torch import Tensor
@@ -75,7 +75,7 @@ def main() -> None:
     table = ia.build_loss_table(
         fast, train, ia.LearnedAugment([crops]), batch_size=250, folder=options.workdir, progress=True
     )
-    arms: list[tuple[str, ia.TTAModel, bool]] = []  # of every seed
+    arms: list[Arm] = []  # of every seed
     for seed in options.seeds:
         torch.manual_seed(seed)
         looks = ia.FeaturesPredictor(classifier, 64) if options.predictor == "features" else options.predictor
