@@ -11,6 +11,7 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
+from instaaug_transforms.engine.nuisance import Nuisance
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.learning.arms import choices, likeliest_views, nll_on_train, rivals
@@ -146,6 +147,32 @@ def test_copies_of_an_image_are_one_witness():
     for one, six in zip(*found, strict=True):
         assert one["arm"] == six["arm"]
         assert list(six.values())[1:] == pytest.approx(list(one.values())[1:], abs=1e-3)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_what_images_as_they_are_gain_is_said_by_itself(draws):
+    """Those that the nuisance passes over are asked of deployed models, one by one."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    given, images = (torch.rand(n, 3, 16, 16) * torch.rand(n, 3, 1, 1) for n in (128, 60))
+    labels = Reader()(images).argmax(1)  # one view is always right
+    aug = ia.LearnedAugment(["turn"], predictor=ia.ConvPredictor(32))
+    config = ia.FitConfig(max_steps=20, nuisance_draws=draws, nuisance_probability=0.6, seed=3, progress=False)
+    fitted = given, Reader()(given).argmax(1)
+    report = ia.fit(aug, Reader(), fitted, (images, labels), config, nuisance="turn").report
+    nuisance, rows = Nuisance("turn", 0.6, 3), torch.arange(60)
+    left = torch.stack([~nuisance.chosen(rows, draw) for draw in range(draws)]).any(0)
+    assert 10 < left.sum() < 60 and report.arms[0].correct.mean() < 0.9
+    compared = 0
+    for arm, row in zip(report.arms, report.rows(), strict=True):
+        if arm.name == "ours" and "put_right" not in arm.setting:  # the others are scored by halves
+            right = ia.TTAModel(Reader(), aug, **arm.setting)(images[left]).argmax(1) == labels[left]
+            lost = 100 - 100 * right.double().mean().item()
+            assert row["undisturbed"] == pytest.approx(-lost, abs=5)  # ties may fall either way
+            compared += lost > 10
+    assert compared and "images as they are, points" in str(report)
+    without = ia.fit(aug, Reader(), fitted, (images, labels), config).report
+    assert "undisturbed" not in without.rows()[0] and "as they are" not in str(without)
 
 
 def test_view_offsets_are_kept_with_the_weights(fitted, tmp_path):

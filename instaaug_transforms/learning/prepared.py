@@ -40,6 +40,7 @@ class Prepared:
         device: of φ.
         weights: ``(D,)`` of the copies, 1 on average, where they are not equally likely.
         answered: whether φ's look is the classifier's answer for the image itself.
+        undisturbed: ``(R,)`` bool, the copies that the nuisance left as they were; None where there are none, or no nuisance.
     """
 
     images: Images
@@ -48,6 +49,7 @@ class Prepared:
     device: torch.device
     weights: Tensor | None = None
     answered: bool = False
+    undisturbed: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images) * self.draws
@@ -176,7 +178,12 @@ def prepare(
         weights = torch.full((draws,), nuisance.probability)
         weights[0] += draws * (1 - nuisance.probability)
     answered = sees_images(aug, classifier, images.batch(slice(0, 1))[0].shape[-2:])
-    prepared = Prepared(images, draws, rows, aug.device, weights, answered)
+    undisturbed = None
+    if logits is not None and nuisance is not None and nuisance.probability < 1:
+        numbers = torch.arange(len(images))
+        undisturbed = torch.stack([~nuisance.chosen(numbers, draw) for draw in range(draws)], 1).flatten()
+        undisturbed = undisturbed if bool(undisturbed.any()) else None
+    prepared = Prepared(images, draws, rows, aug.device, weights, answered, undisturbed)
     if table is not None:
         expected = (len(images), views.batch_shape[0])
         if table.shape != expected:

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ..utils.stats import mean_interval
 from .report import HeldOutArm, HeldOutReport
 
 MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is rounding
@@ -29,6 +30,13 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
         notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
     if (recommended.setting or {}).get("put_right"):
         notes.append("φ puts each image right, and the same views of what comes of it are averaged")
+    if labelled and recommended.undisturbed is not None:
+        gain, low, high = (100 * value for value in mean_interval(recommended.undisturbed - arms[0].undisturbed))
+        if high < 0:
+            notes.append(
+                f"images that nothing disturbed lose {-gain:.1f} points by it [{-high:.1f}, {-low:.1f}]; where most are such, fit with a lower "
+                "nuisance_probability"
+            )
     by_classes = arms[0].correct is not None
     against = "labels" if by_classes else "targets"
     own = "the classifier's own answers" if by_classes else "the model's own outputs"

@@ -22,6 +22,8 @@ class HeldOutArm:
             one's own.
         nll: likewise, nats, after one temperature per arm; with a loss of one's own, that of the averaged outputs.
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
+        undisturbed: ``(N,)`` the share of right answers among the copies of each image that no nuisance disturbed, NaN where
+            all were; None where there is no such copy.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """
 
@@ -32,6 +34,7 @@ class HeldOutArm:
     nll: np.ndarray = field(repr=False)
     setting: dict[str, Any] | None = None
     more: np.ndarray | None = field(default=None, repr=False)
+    undisturbed: np.ndarray | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """JSON values: accuracy in percent and NLL in nats, or the loss."""
@@ -62,16 +65,21 @@ class HeldOutReport:
     notes: list[str] = field(default_factory=list)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One JSON-ready row per arm: accuracy, NLL, and the gain over one view with its 95 % interval, in points; or, with a
-        loss of one's own, the loss and how much it is below that of one view."""
+        """One JSON-ready row per arm: accuracy, NLL, and the gain over one view with its 95 % interval, in points, on all images and,
+        beside a nuisance, on those that are as they were; or, with a loss of one's own, the loss and how much it is below that
+        of one view."""
         rows, single = [], self.arms[0]
         for arm in self.arms:
             if arm.correct is None:
-                gain = mean_interval(single.nll.astype(float) - arm.nll.astype(float))
+                gains = {"gain": single.nll.astype(float) - arm.nll.astype(float)}
             else:
-                gain = [100 * v for v in mean_interval(arm.correct.astype(float) - single.correct.astype(float))]
-            keys = ("gain", "gain_low", "gain_high")
-            rows.append(arm.summary() | {key: float(value) for key, value in zip(keys, gain, strict=True)})
+                gains = {"gain": 100 * (arm.correct.astype(float) - single.correct.astype(float))}
+            if arm.undisturbed is not None:
+                gains["undisturbed"] = 100 * (arm.undisturbed - single.undisturbed)
+            rows.append(arm.summary())
+            for name, differences in gains.items():
+                keys = (name, f"{name}_low", f"{name}_high")
+                rows[-1] |= {key: float(value) for key, value in zip(keys, mean_interval(differences), strict=True)}
         return rows
 
     def to_json(self) -> dict[str, Any]:

@@ -78,11 +78,15 @@ class Scores:
     ) -> HeldOutArm:
         """What an arm answers, scored."""
         correct, losses = self.score(averaged)
-        draws = self.held.draws
-        if draws > 1:  # copies of one image are no independent witnesses
-            losses = losses.unflatten(0, (-1, draws)).mean(1)
-            correct = None if correct is None else correct.float().unflatten(0, (-1, draws)).mean(1)
-        return HeldOutArm(name, k, cost, None if correct is None else correct.numpy(), losses.numpy(), setting)
+        # Copies of one image are no independent witnesses.
+        losses, undisturbed = losses.unflatten(0, (-1, self.held.draws)).mean(1), None
+        if correct is not None:
+            correct = correct.unflatten(0, (-1, self.held.draws))
+            if self.held.undisturbed is not None:
+                left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))
+                undisturbed = ((correct & left).sum(1) / left.sum(1)).numpy()  # 0 / 0 is NaN
+            correct = (correct.float().mean(1) if self.held.draws > 1 else correct[:, 0]).numpy()
+        return HeldOutArm(name, k, cost, correct, losses.numpy(), setting, undisturbed=undisturbed)
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
