@@ -67,7 +67,7 @@ ROOMS = {
         "learning/arms.py": "harmless",
         "learning/harmless.py": "harmless",
         "learning/losses.py": "losses scores report_by_views",
-        "learning/put_right.py": "harmless tta_features",
+        "learning/put_right.py": "put_right",
         "learning/recommendation.py": "recommendation harmless report_by_views",
         "learning/report.py": "harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",
