@@ -111,7 +111,7 @@ def test_images_are_put_right_and_then_averaged_with_their_mirror_images():
     config = ia.FitConfig(max_steps=150, batch_size=64, lr=1e-2, progress=False)
     report = ia.fit(aug, LeftHalf(), tuple(given), (held, right), config).report
     recommended = report.recommended
-    assert (recommended.name, recommended.n_views, recommended.setting.get("put_right")) == ("ours", 2, True)
+    assert (recommended.name, recommended.n_views, recommended.setting.get("put_right")) == ("ours", 2, 1)
     assert recommended.correct.all() and "φ puts each image right" in str(report)
     found = ia.TTAModel.recommended(LeftHalf(), aug)(held).softmax(1)
     expected = sum(LeftHalf()(view).softmax(1) for view in (upright, upright.flip(-1))) / 2

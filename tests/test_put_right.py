@@ -27,7 +27,7 @@ class Asymmetric(nn.Module):
     def forward(self, x):
         self.looked += len(x)
         ramp = torch.linspace(0, 1, x.shape[-1])
-        return torch.stack([(x * ramp).mean((1, 2, 3)), (x * ramp[:, None]).mean((1, 2, 3)), x.var((1, 2, 3))], 1)
+        return 4 * torch.stack([(x * ramp).mean((1, 2, 3)), (x * ramp[:, None]).mean((1, 2, 3)), x.var((1, 2, 3))], 1)
 
 
 def held_out(model, loss, folder=None):
@@ -35,7 +35,9 @@ def held_out(model, loss, folder=None):
     torch.set_num_threads(1)
     generator, aug = torch.Generator().manual_seed(0), ia.LearnedAugment(["turn"])
     targets = torch.arange(N) % 3 if loss is cross_entropy else torch.rand(N, 3, generator=generator)
-    images = LabelledImages(torch.rand(N, 3, 40, 40, generator=generator), targets)
+    pictures = 0.3 * torch.rand(N, 3, 40, 40, generator=generator)
+    pictures[:, :, :14, :20] += 0.7
+    images = LabelledImages(pictures, targets)
     config = ia.FitConfig(nuisance_draws=DRAWS, table_batch_size=4, progress=False)
     nuisance, candidates = Nuisance("turn", 0.7, 1), with_extras(aug, aug.families[0].candidates())
     shared = aug, model, loss, config
@@ -45,33 +47,66 @@ def held_out(model, loss, folder=None):
     return held, copies, PutRight(*shared, nuisance, candidates, folder)
 
 
+def said_of(copies):
+    """φ's log-probabilities of four turns, different for every copy."""
+    return torch.randn(len(copies), 4, generator=torch.Generator().manual_seed(2)).log_softmax(1)
+
+
+def turned(copies, turns):
+    return torch.stack([copy.rot90(int(k), (-2, -1)) for copy, k in zip(copies, turns, strict=True)])
+
+
+def fixed_views(upright):
+    """Some of them, by column: as it is, of 32 of 40 pixels, and both mirrored."""
+    zoomed = F.resize(upright[:, :, 4:36, 4:36], [40, 40], antialias=True)
+    return {0: upright, 2: zoomed, 4: upright.flip(-1), 6: zoomed.flip(-1)}
+
+
 @pytest.mark.parametrize("kind", ["cross_entropy", "squared_error"])
 def test_every_copy_is_put_right_and_then_zoomed_and_mirrored(kind):
     model = Asymmetric()
     held, copies, put_right = held_out(model, find_loss(kind))
-    turns = torch.randint(4, (N * DRAWS,), generator=torch.Generator().manual_seed(2))
-    scores = put_right.look(held, turns)
-    upright = torch.stack([copy.rot90(int(k), (-2, -1)) for copy, k in zip(copies, turns, strict=True)])
-    zoomed = F.resize(upright[:, :, 4:36, 4:36], [40, 40], antialias=True)  # 32 of 40 pixels
+    log_p = said_of(copies)
+    ((scores, likeliest),) = put_right.look(held, log_p, 1)
+    assert torch.equal(likeliest[:, 0], log_p.argmax(1))
     fixed = put_right.fixed
     assert fixed.w.tolist() == pytest.approx([1, 0.9, 0.8, 0.7] * 2) and fixed.flip.tolist() == [0] * 4 + [1] * 4
     outputs = scores.outputs(torch.arange(N * DRAWS))
-    for column, views in ((0, upright), (2, zoomed), (4, upright.flip(-1)), (6, zoomed.flip(-1))):
+    for column, views in fixed_views(turned(copies, likeliest[:, 0])).items():
         tolerance = 1e-3 if column in (0, 4) else 4e-3  # kept in half precision; edges of what is enlarged
         torch.testing.assert_close(outputs[:, column], model(views), atol=tolerance, rtol=0)
+
+
+def test_two_candidates_are_averaged_as_likely_as_they_are():
+    model = Asymmetric()
+    held, copies, put_right = held_out(model, cross_entropy)
+    log_p = said_of(copies)
+    (one, _), (two, likeliest) = put_right.look(held, log_p, 2)
+    p, turns = log_p.exp().topk(2, 1)
+    assert torch.equal(likeliest, turns)
+    rows = torch.arange(N * DRAWS)
+    first, second = (fixed_views(turned(copies, column)) for column in turns.T)
+    for column in first:
+        by_hand = [model(views[column]).softmax(1) for views in (first, second)]
+        torch.testing.assert_close(one.outputs(rows)[:, column].softmax(1), by_hand[0], atol=4e-3, rtol=0)
+        average = (p[:, :1] * by_hand[0] + p[:, 1:] * by_hand[1]) / p.sum(1, keepdim=True)
+        torch.testing.assert_close(two.outputs(rows)[:, column].softmax(1), average, atol=4e-3, rtol=0)
+        spread = (by_hand[0] - by_hand[1]).abs().max()
+        assert spread > 0.02  # what would be seen if weights or candidates were mixed up
 
 
 def test_what_the_table_has_is_not_looked_at_again_and_what_a_folder_has_is_kept(tmp_path):
     model = Asymmetric()
     held, _, put_right = held_out(model, cross_entropy, tmp_path)
     turns = torch.arange(N * DRAWS) % 4
+    log_p = torch.eye(4)[turns].log_softmax(1)
     model.looked = 0
-    first = put_right.look(held, turns).losses
+    first = put_right.look(held, log_p, 1)[0][0].losses
     # Of copies that are left alone all is known; of the others the turn itself, and seven views of it are not.
     assert model.looked == 7 * int((turns != 0).sum()) + 14  # the first image's copies twice, to know what is kept
     model.looked = 0
-    assert torch.equal(put_right.look(held, turns).losses, first) and model.looked <= 14
-    assert not torch.equal(put_right.look(held, (turns + 1) % 4).losses, first)
+    assert torch.equal(put_right.look(held, log_p, 1)[0][0].losses, first) and model.looked <= 14
+    assert not torch.equal(put_right.look(held, log_p.roll(1, 1), 1)[0][0].losses, first)
 
 
 def test_nothing_follows_a_crop_that_turns():

@@ -161,6 +161,21 @@ def test_what_is_put_right_is_averaged_over_fixed_views(how, images):
     assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("how", ["mean_prob", "probability"])
+def test_two_candidates_are_put_right_and_weighted(how, images):
+    """Both of the likeliest turns, each as it comes and mirrored; weighted by φ, or alike."""
+    model, aug = Tiny(), make_lively(["turn"])
+    p, turns = aug.distribution(images).parts["turn"].categorical.probs.topk(2)
+    weights = p / p.sum(1, keepdim=True) if how == "probability" else torch.full_like(p, 0.5)
+    expected = torch.zeros(6, 5)
+    for b, image in enumerate(images):
+        for weight, k in zip(weights[b], turns[b], strict=True):
+            upright = image.rot90(int(k), (-2, -1))
+            expected[b] += weight * model(torch.stack([upright, upright.flip(-1)])).softmax(-1).mean(0)
+    found = ia.TTAModel(model, aug, 4, policy={"flip": [0.0, 1.0]}, put_right=2, aggregate=how)(images)
+    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
+
+
 def test_views_weigh_what_phi_says_of_them(images):
     aug, model = make_lively(["turn"]), Tiny()
     found = ia.TTAModel(model, aug, 2, aggregate="probability", include_identity=False)(images)
@@ -199,7 +214,13 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
         ({"policy": {}}, "policy: expected 3 numbers for each of some fields"),
         ({"policy": {"turn_angle": [0.0, 90.0]}}, "'turn_angle': 2"),
         ({"policy": {"hue": [0.0, 0.1, 0.2]}}, "policy: expected 3 numbers"),
-        ({"put_right": True}, "put_right: expected a policy too"),
+        (
+            {"put_right": 1},
+            "put_right: expected a number .* divides n_views, 3, and a policy .*; got 1 and policy=None",
+        ),
+        ({"put_right": 2, "policy": {"flip": [0.0]}}, "put_right: expected a number .* divides n_views, 3"),
+        ({"put_right": -1, "policy": {"flip": [0.0]}}, "put_right: expected a number"),
+        ({"put_right": 3, "policy": {"flip": [0.0, 1.0, 0.0]}}, "policy: expected 1 numbers"),
         ({"put_right": True, "policy": {"turn_angle": [0.0, 90.0, 180.0]}}, "fields of anchor, cx, .*'turn_angle': 3"),
         ({"scale_weights": [0.0] * 6}, "scale_weights: 'weighted' needs them"),
         ({"aggregate": "weighted"}, "scale_weights: 'weighted' needs them"),

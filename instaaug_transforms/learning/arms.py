@@ -20,6 +20,7 @@ N_VIEWS = (1, 2, 4, 10)
 # Nats that a place in the best input-free order counts; the last gives nearly all images that order.
 TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
+MOST_PUT_RIGHT = 2  # candidates of an image whose results fixed views are made of
 MOST_ROWS = 20_000  # that a search for input-free views reads
 
 
@@ -78,7 +79,7 @@ def ours(
     """
     arms = [likeliest_views(scores, log_p, k, look, order) for k in numbers_of_views(log_p.shape[1])]
     if put_right is not None and put_right.fixed is not None:
-        arms += views_put_right(put_right, scores.held, log_p.argmax(1), look)
+        arms += views_put_right(scores, log_p, look, put_right)
     return [min((arm for arm in arms if arm.n_views == k), key=_nll) for k in sorted({arm.n_views for arm in arms})]
 
 
@@ -99,17 +100,19 @@ def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: li
     return min(arms, key=_nll)
 
 
-def views_put_right(put_right: PutRight, held: Prepared, likeliest: Tensor, look: bool) -> list[HeldOutArm]:
-    """Fixed views of copies that candidates ``likeliest``, ``(R,)``, have put right, searched as the best input-free ones are."""
-    scores, fixed = put_right.look(held, likeliest), put_right.fixed
-    policies, everywhere = scores.searched(in_halves(scores), max(N_VIEWS))
-    acting = [*put_right.aug.families, *families_after(put_right.aug)]
-    itself = held.answered * unchanged(acting, put_right.views(likeliest)).float().mean(1)  # (F,)
-    arms = []
-    for k in N_VIEWS:
-        setting = scores.setting(n_views=k, policy=policy_of(fixed, everywhere[:k]), put_right=True)
-        cost = k + look - float(itself[everywhere[:k]].sum())
-        arms.append(scores.arm("ours", k, cost, scores.average(policies[:, :k]), setting))
+def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRight) -> list[HeldOutArm]:
+    """Fixed views of what φ's likeliest one or two candidates make of copies, searched as the best input-free ones are."""
+    most = min(MOST_PUT_RIGHT, log_p.shape[1]) if scores.weighs else 1
+    acting, arms = [*put_right.aug.families, *families_after(put_right.aug)], []
+    for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most), 1):
+        policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
+        itself = unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().mean(1)  # (F,)
+        for k in [k for k in N_VIEWS if k % m == 0]:
+            policy = policy_of(put_right.fixed, everywhere[: k // m])
+            setting = scores.setting(n_views=k, policy=policy, put_right=m)
+            setting |= {"aggregate": "probability"} if m > 1 else {}
+            cost = k + look - scores.held.answered * float(itself[everywhere[: k // m]].sum())
+            arms.append(scores.arm("ours", k, cost, seen.average(policies[:, : k // m]), setting))
     return arms
 
 

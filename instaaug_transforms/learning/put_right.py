@@ -48,35 +48,46 @@ class PutRight:
         return zoom_candidates().index(SOME) if families_after(self.aug) else None
 
     def views(self, likeliest: Tensor) -> AugmentParams:
-        """``(F, R)``: `fixed` views of what candidates ``likeliest``, ``(R,)`` columns, make of copies."""
+        """`fixed` views of what candidates ``likeliest``, columns ``(R, m)``, make of copies: ``(F·m, R)``, those of one zoom together."""
         acting = {name for family in self.aug.families for name in family.acting_fields}
-        own = {name: field.cpu()[likeliest][None] for name, field in self.candidates.items() if name in acting}
-        then = self.fixed.map(lambda field: field[:, None].expand(-1, len(likeliest)))
-        return combined(AugmentParams(**own), then)
+        own = {name: field.cpu()[likeliest.T] for name, field in self.candidates.items() if name in acting}
+        return combined(AugmentParams(**own), self.fixed)
 
-    def look(self, held: Prepared, likeliest: Tensor) -> Scores:
-        """Scores of `fixed` views of copies that candidates ``likeliest``, ``(R,)`` columns, have put right.
+    def look(self, held: Prepared, log_p: Tensor, most: int) -> list[tuple[Scores, Tensor]]:
+        """For m = 1 … ``most``: scores of `fixed` views of what φ's m likeliest candidates make of copies; and those candidates.
+
+        A view of these scores is an average over the m candidates, weighted by φ: with their log-probabilities, as
+        ``"probability"`` has it.
 
         Args:
             held: the copies, with the outputs of ``candidates``.
+            log_p: φ's log-probabilities of its candidates, ``(R, A)``.
+            most: candidates of an image, of which outputs can be averaged as probabilities where there are several.
         """
         aug, config = self.aug, self.config
-        columns, kept = likeliest.cpu().reshape(-1, held.draws), held.rows["logits"]
+        log_w, likeliest = (part.cpu() for part in log_p.topk(most, 1))  # (R, most)
+        columns, kept = likeliest.unflatten(0, (-1, held.draws)), held.rows["logits"]
         shared = SharedViews(FlatOutputs(self.classifier), aug, config.table_batch_size, config.amp)
 
         def compute(images: Tensor, _: Tensor | None, part: slice) -> dict[str, Tensor]:
             known = kept[part]  # (B, D, V, …)
-            outputs = []
+            every = []
             for draw, chosen in enumerate(columns[part].unbind(1)):
                 copies = images
                 if self.nuisance is not None:
                     copies = self.nuisance(images, torch.arange(part.start, part.stop), draw)
                 looked_at = self.candidates, known[:, draw].float().reshape(len(chosen), known.shape[2], -1)
-                (found,) = shared.logits(copies, [self.views(chosen)], looked_at)  # (F, B, numbers)
-                outputs.append(found.transpose(0, 1).reshape(len(chosen), -1, *known.shape[3:]))
-            return {"logits": stored(torch.stack(outputs, 1), known.dtype)}
+                (found,) = shared.logits(copies, [self.views(chosen)], looked_at)  # (F·m, B, numbers)
+                every.append(found.transpose(0, 1).reshape(len(chosen), -1, *known.shape[3:]))
+            outputs = {"1": torch.stack([outputs[:, ::most] for outputs in every], 1)}
+            for m in range(2, most + 1):
+                rows = slice(part.start * held.draws, part.stop * held.draws)
+                weights = log_w[rows, :m].log_softmax(1).unflatten(0, (-1, held.draws))  # (B, D, m)
+                log_probs = torch.stack(every, 1).log_softmax(-1).unflatten(2, (-1, most))[:, :, :, :m]
+                outputs[str(m)] = torch.logsumexp(log_probs + weights[:, :, None, :, None], 3)
+            return {name: stored(values, known.dtype) for name, values in outputs.items()}
 
-        digest = hashlib.sha256(columns.numpy().tobytes()).hexdigest()
+        digest = hashlib.sha256(likeliest.numpy().tobytes() + log_w.numpy().tobytes()).hexdigest()
         rows = compute_rows(
             held.images,
             compute,
@@ -84,8 +95,12 @@ class PutRight:
             folder=self.folder,
             name=f"put right {digest[:8]}",
             about={"likeliest": digest},
-            forwards=self.fixed.batch_shape[0] * held.draws,
+            forwards=self.fixed.batch_shape[0] * most * held.draws,
             device=aug.device,
             progress=config.progress,
         )
-        return scores_of(replace(held, rows={"plain": held.rows["plain"], **rows}), self.loss)
+        plain = held.rows["plain"]
+        return [
+            (scores_of(replace(held, rows={"plain": plain, "logits": rows[str(m)]}), self.loss), likeliest[:, :m])
+            for m in range(1, most + 1)
+        ]

@@ -41,9 +41,9 @@ class TTAModel(ViewModel):
         policy: fields to ``n_views`` numbers, ``{"turn_angle": [0, 180]}``: the same views for every image, φ not asked.
         view_offsets: one number per candidate, added to φ's log-probabilities before the ``top`` ones are taken; `fit`
             finds what makes the best sets.
-        put_right: φ's likeliest candidate is applied first, and the policy's views, crops and mirror images, are made of what
-            comes of it: ``put_right=True, policy={"flip": [0, 1]}`` averages an image that has been turned
-            upright and its mirror image.
+        put_right: m, 1 or True as a rule: φ's m likeliest candidates are applied first, and the policy, of ``n_views / m`` crops
+            and mirror images, is made of what comes of each: ``put_right=1, policy={"flip": [0, 1]}`` averages an image that has
+            been turned upright and its mirror image. With more than one, ``aggregate="probability"`` weights them.
 
     Values outside [0, 1] are clamped with a warning (timm's ``validate.py`` warms up with Gaussian noise).
 
@@ -67,7 +67,7 @@ class TTAModel(ViewModel):
         chunk_size: int = 256,
         policy: Mapping[str, Sequence[float]] | None = None,
         view_offsets: Sequence[float] | None = None,
-        put_right: bool = False,
+        put_right: int = 0,
     ) -> None:
         check_module(classifier)
         choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets, put_right)
@@ -194,5 +194,4 @@ class TTAModel(ViewModel):
             return self.scale_weights[scale_bins(params)]
         if self.aggregate != "probability":
             return None
-        alike = distribution is None or self.put_right  # fixed views
-        return torch.zeros(params.batch_shape) if alike else distribution.log_prob(params)
+        return torch.zeros(params.batch_shape) if distribution is None else distribution.log_prob(params)

@@ -30,8 +30,8 @@ class ViewModel(nn.Module):
         range_fraction: use only the middle part of every continuous range, in (0, 1].
         chunk_size: views per forward at most (at least the views of one image).
         policy: fields to ``n_views`` numbers: the same views for every image; φ is not asked.
-        put_right: the policy's views are not of the image but of what φ's likeliest parameters make of it: an upright
-            photograph and its mirror image, say.
+        put_right: m: the policy, of ``n_views / m`` numbers, is not of the image but of what each of φ's m likeliest
+            candidates makes of it: an upright photograph and its mirror image, say.
         view_offsets: one number per candidate (per combination of several families' candidates), added to φ's
             log-probabilities before the ``top`` ones are taken: candidates of which averages make much come first.
     """
@@ -47,7 +47,7 @@ class ViewModel(nn.Module):
         chunk_size: int,
         policy: Mapping[str, Sequence[float]] | None = None,
         view_offsets: Sequence[float] | None = None,
-        put_right: bool = False,
+        put_right: int = 0,
     ) -> None:
         super().__init__()
         if select not in SELECTIONS:
@@ -59,7 +59,7 @@ class ViewModel(nn.Module):
             raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
         self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
-        self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, put_right
+        self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, int(put_right)
         if view_offsets is not None:
             columns = math.prod(family.n_candidates for family in aug.anchor_families)
             if select != "top" or len(view_offsets) != columns or not aug.anchor_families:
@@ -68,9 +68,10 @@ class ViewModel(nn.Module):
                     f"{len(view_offsets)} with {select!r}"
                 )
             self.view_offsets = torch.as_tensor(view_offsets, dtype=torch.float32)
-        if put_right and policy is None:
+        if put_right < 0 or (put_right and (n_views % put_right or policy is None)):
             raise InstaAugError(
-                "put_right: expected a policy too, whose views are made of what φ has put right, got None"
+                f"put_right: expected a number of candidates that divides n_views, {n_views}, and a policy whose views are made of what "
+                f"each of them has put right; got {put_right!r} and policy={policy}"
             )
         if policy is not None:
             every = families_after(aug) if put_right else families_beside(aug, "crop")
@@ -78,10 +79,10 @@ class ViewModel(nn.Module):
                 raise InstaAugError(
                     "put_right: this transform crops and turns or moves images too, and no policy can follow that; leave put_right out"
                 )
-            known = {field for family in every for field in family.fields}
-            if not policy or set(policy) - known or {len(column) for column in policy.values()} != {n_views}:
+            known, length = {field for family in every for field in family.fields}, n_views // (put_right or 1)
+            if not policy or set(policy) - known or {len(column) for column in policy.values()} != {length}:
                 raise InstaAugError(
-                    f"policy: expected {n_views} numbers for each of some fields of {', '.join(sorted(known))}, got "
+                    f"policy: expected {length} numbers for each of some fields of {', '.join(sorted(known))}, got "
                     f"{ {name: len(column) for name, column in policy.items()} }"
                 )
             acting = [f for f in every if any(field in policy for field in f.fields)]
@@ -108,10 +109,8 @@ class ViewModel(nn.Module):
         """``(n, B)`` views of a batch that φ has looked at."""
         narrowed = distribution.narrowed(self.range_fraction)
         if self.put_right:
-            likeliest = narrowed.select(1, "top")  # (1, B)
-            size, device = likeliest.batch_shape[1], self.aug.device
-            fixed = self.policy.map(lambda column: column.to(device)[:, None].expand(-1, size))
-            return combined(likeliest, fixed)
+            likeliest = narrowed.select(self.put_right, "top")  # (m, B)
+            return combined(likeliest, self.policy.to(self.aug.device))
         return choose_views(narrowed, self.n_views, self.select, self.include_identity, generator, self.view_offsets)
 
     def policy_views(self, batch: Tensor) -> AugmentParams:
@@ -120,13 +119,15 @@ class ViewModel(nn.Module):
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
-    """``(n, B)`` views that do both: what ``first``, ``(1, B)``, does, and then what ``then``, ``(n, B)``, does.
+    """``(F·m, B)`` views that do both: what ``first``, ``(m, B)``, does, and then what ``then``, ``(F,)``, does.
 
-    Only fields of crops may be in both.
+    Those of one entry of ``then`` are together. Only fields of crops may be in both.
     """
-    both = first.map(lambda field: field.expand(*then.batch_shape, *field.shape[2:]))
-    crops = crop_within(both, then) if "cx" in first and "cx" in then else {}
-    return AugmentParams(**{**both, **then, **crops})
+    (m, size), n = first.batch_shape, then.batch_shape[0]
+    both = first.map(lambda field: field.repeat(n, *[1] * (field.ndim - 1)))
+    fixed = then.map(lambda field: field.repeat_interleave(m)[:, None].expand(-1, size))
+    crops = crop_within(both, fixed) if "cx" in first and "cx" in then else {}
+    return AugmentParams(**{**both, **fixed, **crops})
 
 
 def families_after(aug: LearnedAugment) -> list[Family]:
