@@ -23,8 +23,10 @@ Arm = tuple[
 def arms_of(
     report: HeldOutReport, aug: ia.LearnedAugment, classifier: torch.nn.Module, fixed: bool = True
 ) -> list[Arm]:
-    """Those of up to four views, and what is recommended; ``fixed``: those too that do not look at the image."""
-    named = {f"{arm.name}, K = {arm.n_views}": arm for arm in report.arms if arm.n_views in N_VIEWS}
+    """Those of up to four views, or of as many as are recommended, and what is recommended; ``fixed``: those too that do not look at the
+    image."""
+    wanted = {*N_VIEWS, report.recommended.n_views}
+    named = {f"{arm.name}, K = {arm.n_views}": arm for arm in report.arms if arm.n_views in wanted}
     named[f"recommended: {report.recommended.name}"] = report.recommended
     aug.eval()
     return [
