@@ -14,6 +14,8 @@ from instaaug_transforms.learning.put_right import PutRight
 from instaaug_transforms.learning.scores import kept_as
 from instaaug_transforms.tta.arms import with_extras
 
+from .test_harmless import corners
+
 N, DRAWS = 10, 3
 
 
@@ -113,3 +115,38 @@ def test_nothing_follows_a_crop_that_turns():
     for names, follows in ((["turn"], True), (["crop"], True), (["crop", "light"], True), (["crop", "turn"], False)):
         aug = ia.LearnedAugment(names)
         assert (PutRight(aug, None, None, None, None, None, None).fixed is not None) == follows
+
+
+class LeftHalf(nn.Module):
+    """Whether red is at the top or at the bottom, by what is at the left alone; a third class is of images whose green is not at the bottom."""
+
+    def forward(self, x):
+        left, green = x[:, 0, :, :6], x[:, 1]
+        upright = (2 * (green[:, 8:] - green[:, :8]).mean((1, 2))).clamp(0, 1)
+        evidence = 10 * upright * (left[:, :8].mean((1, 2)) - left[:, 8:].mean((1, 2)))
+        return torch.stack([evidence, -evidence, 6 - 12 * upright], 1)
+
+
+def test_images_are_put_right_and_then_averaged_with_their_mirror_images():
+    """Turned at random, red at the left or at the right: neither a turn nor fixed views by themselves are right for all."""
+    torch.set_num_threads(1)
+
+    def turned(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        upright, corner = corners(n)[0], torch.arange(n) % 4
+        upright[:, 1] = torch.linspace(0, 1, 16)[:, None]
+        turns = torch.arange(n) // 4 % 4
+        images = [image.rot90(int(k), (-2, -1)) for image, k in zip(upright, turns, strict=True)]
+        return upright, torch.stack(images), (corner > 1).long()
+
+    torch.manual_seed(0)
+    (_, *given), (upright, held, right) = turned(320), turned(160)
+    aug = ia.LearnedAugment(["turn"], predictor=ia.ConvPredictor(32))
+    config = ia.FitConfig(max_steps=150, batch_size=64, lr=1e-2, progress=False)
+    report = ia.fit(aug, LeftHalf(), tuple(given), (held, right), config).report
+    recommended = report.recommended
+    assert (recommended.name, recommended.n_views, recommended.setting.get("put_right")) == ("ours", 2, 1)
+    assert recommended.correct.all() and "φ puts each image right" in str(report)
+    found = ia.TTAModel.recommended(LeftHalf(), aug)(held).softmax(1)
+    expected = sum(LeftHalf()(view).softmax(1) for view in (upright, upright.flip(-1))) / 2
+    assert torch.equal(found.argmax(1), right)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)

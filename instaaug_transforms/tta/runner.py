@@ -18,7 +18,7 @@ from .aggregation import SCALE_EDGES, aggregate, scale_bins
 from .calibration import best_temperature, calibration_error
 from .report import ORACLE, ArmResult
 from .shared import SharedViews
-from .views import sees_images
+from .views import sees_images, unchanged
 from .weights_per_scale import fit_scale_weights
 
 ITSELF = arms.boxes([(0.5, 0.5, 1.0, 0)])
@@ -123,7 +123,8 @@ class Runner:
                     nll = _losses(scaled[:, None], targets)[:, 0]
                     cost = torch.full_like(nll, way.costs[k])
                     if way.looks and sees_images(self.shared.aug, self.shared.classifier, images.shape[-2:]):
-                        cost -= self.shared.unchanged(views[1].map(lambda field, k=k: field[:k])).sum(0)
+                        first = views[1].map(lambda field, k=k: field[:k])
+                        cost -= unchanged(self.shared.families, first).sum(0).cpu()
                     scores.append(torch.stack([best == targets, nll, confidence, cost], -1))
             if last:
                 every = seen[-1][0].transpose(0, 1)  # (B, V, classes)

@@ -80,10 +80,6 @@ class SharedViews:
         counts = [len(params) * len(images) for params in codes]
         return [part.unflatten(0, (-1, len(images))) for part in answers[place].split(counts)]
 
-    def unchanged(self, params: AugmentParams) -> Tensor:
-        """Which of ``(n, B)`` views are the image itself, on the CPU."""
-        return (self._encode(params) == self._neutral).all(-1)
-
     def view(self, images: Tensor, params: AugmentParams) -> Tensor:
         """Logits of one view ``(B,)`` of each image, on the CPU."""
         aug = self.aug

@@ -191,9 +191,9 @@ def same_views(families: Sequence[Family], one: AugmentParams, other: AugmentPar
 
 
 def unchanged(families: Sequence[Family], params: AugmentParams) -> Tensor:
-    """Which views leave an image as it is, of the shape of ``params``."""
+    """Which views leave an image as it is, of the shape of ``params``; fields that are left out are the identity."""
     identity = {name: family.identity()[name] for family in families for name in family.acting_fields}
-    return torch.stack([params[name] == value for name, value in identity.items()]).all(0)
+    return torch.stack([params[name] == value for name, value in identity.items() if name in params]).all(0)
 
 
 def sees_images(aug: LearnedAugment, classifier: nn.Module, size: Sequence[int]) -> bool:
