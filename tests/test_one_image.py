@@ -137,3 +137,14 @@ def test_a_pil_image_of_another_mode_is_refused_as_before():
     for call in (aug, lambda image: aug(image, params=box(0.5, 0.5, 0.5, 0.5))):
         with pytest.raises(ia.InstaAugError, match=r"mode 'L'; convert it first with img.convert\('RGB'\)"):
             call(picture(20, 20, "L"))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_whole_pil_image_is_pils_resize_whoever_asks(mode):
+    image, other = picture(60, 84, mode), picture(84, 60, mode).rotate(90)
+    aug = make_lively(["crop"], in_channels=len(mode), output_size=(24, 40)).requires_grad_(False)
+    known = aug.make_params([image]) | {"params": box(0.5, 0.5, 1.0, 1.0)}
+    for each in (image, other):  # the other's own pixels, not those that are known
+        expected = np.asarray(each.resize((40, 24), Image.BILINEAR), int)
+        for out in (aug.transform(each, known), aug(each, params=box(0.5, 0.5, 1.0, 1.0))):
+            assert out.mode == mode and out.size == (40, 24) and abs(np.asarray(out, int) - expected).max() <= 1

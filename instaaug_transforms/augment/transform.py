@@ -21,7 +21,7 @@ from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from ..utils.modes import in_worker, run_light
+from ..utils.modes import first_weight, in_worker, run_light
 from .checkpoint import Checkpointed
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
@@ -120,7 +120,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
     @property
     def device(self) -> torch.device:
         """Where φ's weights are."""
-        return next(self.predictor.parameters()).device
+        return first_weight(self.predictor).device
 
     # -- the distribution and its views ------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
             if isinstance(image, PIL.Image.Image) and self.predictor.takes_bytes:
                 self._check_device(torch.device("cpu"))
-                looked_at, ready = pixels(image, self.in_channels), {}
+                ready = {"image": image, "pixels": (looked_at := pixels(image, self.in_channels))}
             else:
                 batch, back = self.prepare(image)
                 clip = plain(image).shape[-4] if isinstance(image, tv_tensors.Video) and image.ndim > 3 else 1
@@ -269,15 +269,16 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
-        made: AugmentParams = params["params"]
-        swap = params.get("swap", False)
+        made, swap = params["params"], params.get("swap", False)
+        ready = params if inpt is params.get("image") else {}
         if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not swap and self.backend != "kornia":
-            view = cut(inpt, made, self.families, self.in_channels, self.output_size, self.interpolation)
+            how = (self.in_channels, self.output_size, self.interpolation, ready.get("pixels"))
+            view = cut(inpt, made, self.families, *how)
             if view is not None:
                 return view
         if is_image(inpt):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
-                batch, back = params["batch"] if inpt is params.get("image") else self.prepare(inpt)
+                batch, back = ready.get("batch") or self.prepare(inpt)
                 if len(batch) % made.batch_shape[0]:
                     raise InstaAugError(
                         f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
@@ -308,7 +309,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return batch, back
 
     def _check_device(self, device: torch.device) -> None:
-        weight = next(self.predictor.parameters())
+        weight = first_weight(self.predictor)
         if weight.is_cuda and in_worker():
             raise InstaAugError("aug: its weights are on the GPU, which DataLoader workers cannot use; call aug.cpu()")
         if device != weight.device:

@@ -104,10 +104,10 @@ class BoxHead(nn.Module):
         local = rows.view(-1, units.shape[1], HIDDEN)  # (B, h·w, H)
         context = self.context(features.vector).unsqueeze(1)  # (B, 1, H)
         hidden = torch.baddbmm(context, self.windows.T.expand(local.shape[0], -1, -1), local).relu_()  # (B, N, H)
-        weight = GAIN * self.weight.flatten(0, 1).index_select(0, self.row)  # (A, H)
+        weight = self.weight.flatten(0, 1).index_select(0, self.row)  # (A, H)
         if len(self.box) > hidden.shape[1]:
             hidden = hidden.index_select(1, self.box)  # (B, A, H)
-        return (hidden * weight).sum(2) + (self._constant() + self.offset)
+        return torch.add(self._constant() + self.offset, (hidden * weight).sum(2), alpha=GAIN)
 
     def _constant(self) -> Tensor:
         """``(A,)``: log-probabilities by scale alone, spread evenly over its boxes."""

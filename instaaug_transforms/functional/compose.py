@@ -18,7 +18,7 @@ from .resample import resample
 from .warp import Fill
 
 AFFINE = torch.tensor([0.0, 0.0, 1.0])  # the last row of an affine map
-CHUNK = 2**17  # pixels of the result at a time on the CPU
+CHUNK = 2**18  # pixels of the result at a time on the CPU
 
 
 class Transformation(Protocol):

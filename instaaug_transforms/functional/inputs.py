@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from ..utils.errors import InstaAugError
-from .pictures import pixels
+from .pictures import picture, pixels
 
 # Rounding of resizes and of undone normalisations; a normalised image is far outside.
 SLACK = 1e-3
@@ -111,12 +111,7 @@ def to_batch(
     """
     if isinstance(leaf, PIL.Image.Image):
         batch, back = to_batch(pixels(leaf, channels)[0].contiguous(), channels, None)
-
-        def to_pil(out: Tensor) -> PIL.Image.Image:
-            rows = back(out).permute(1, 2, 0).contiguous()  # as PIL keeps them: `F.to_pil_image` takes twice as long
-            return PIL.Image.fromarray(rows.squeeze(2).numpy() if channels == 1 else rows.numpy())
-
-        return batch, to_pil
+        return batch, lambda out: picture(back(out))
     if not isinstance(leaf, Tensor):
         raise InstaAugError(f"image: expected a PIL image or a tensor, got {type(leaf).__name__}")
     tensor = plain(leaf)

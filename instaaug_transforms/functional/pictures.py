@@ -1,9 +1,11 @@
 """PIL images as they are: bytes for φ to look at, and crops by PIL's own resize, without a float copy of the image between."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -36,6 +38,12 @@ def pixels(image: Image.Image, channels: int) -> Tensor:
     return torch.from_numpy(np.array(image)).reshape(1, image.height, image.width, channels).permute(0, 3, 1, 2)
 
 
+def picture(image: Tensor) -> Image.Image:
+    """Bytes ``(C, H, W)`` as a PIL image."""
+    rows = image.permute(1, 2, 0).contiguous().numpy()  # as PIL keeps them: `F.to_pil_image` takes twice as long
+    return Image.fromarray(rows[..., 0] if rows.shape[2] == 1 else rows)
+
+
 def cut(
     image: Image.Image,
     params: AugmentParams,
@@ -43,10 +51,14 @@ def cut(
     channels: int,
     output_size: tuple[int, int] | None,
     mode: str,
+    known: Tensor | None = None,
 ) -> Image.Image | None:
     """What ``(1,)`` parameters make of the image, where that is no more than a box inside it, scaled and maybe mirrored.
 
     PIL's resize of a box, antialiased: the kernel behind torchvision's RandomResizedCrop of PIL images.
+
+    Args:
+        known: its `pixels`, where somebody has them.
 
     Returns:
         The view; None where more is asked for.
@@ -69,14 +81,29 @@ def cut(
     if min(left, top) < -ROUNDING or max(right, bottom) > 1 + ROUNDING:
         return None
     size = image.size if output_size is None else output_size[::-1]
-    cut_out = (max(left, 0) * width, max(top, 0) * height, min(right, 1) * width, min(bottom, 1) * height)
-    # PIL hands back the image itself where there is nothing to do.
-    view = (
-        image.copy()
-        if (size, cut_out) == (image.size, (0, 0, *image.size))
-        else image.resize(size, Image.BILINEAR, cut_out)
-    )
+    corners = (max(left, 0) * width, max(top, 0) * height, min(right, 1) * width, min(bottom, 1) * height)
+    if corners != (0, 0, width, height):
+        view = _resized(image, size, corners)
+    elif size != image.size:
+        view = _whole(pixels(image, channels) if known is None else known, size)
+    else:
+        view = image.copy()
     return ImageOps.mirror(view) if mirrored else view
+
+
+def _resized(image: Image.Image, size: tuple[int, int], corners: tuple[float, float, float, float]) -> Image.Image:
+    """A box of the image at ``size`` (width, height)."""
+    left, top, right, bottom = corners
+    # PIL resizes small images faster than small boxes of large ones: first cut out what its filter reaches.
+    across, down = (max((high - low) / n, 1) + 1 for low, high, n in zip(corners[:2], corners[2:], size, strict=True))
+    x, y = max(math.floor(left - across), 0), max(math.floor(top - down), 0)
+    reached = (x, y, min(math.ceil(right + across), image.width), min(math.ceil(bottom + down), image.height))
+    return image.crop(reached).resize(size, Image.BILINEAR, (left - x, top - y, right - x, bottom - y))
+
+
+def _whole(image: Tensor, size: tuple[int, int]) -> Image.Image:
+    """All of the image's `pixels` at ``size`` (width, height): PIL's resize as PyTorch has it, in a third of the time."""
+    return picture(F.interpolate(image, size=size[::-1], mode="bilinear", antialias=True)[0])
 
 
 def _box(matrix: Tensor | None) -> tuple[float, float, float, float, bool] | None:

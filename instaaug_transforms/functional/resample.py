@@ -67,16 +67,17 @@ def resample(
     if not few and len(special) < len(images):
         groups[None, None] = sorted(set(range(len(images))) - set(special))
     out = warp(images, matrix, **sampling) if few else images.new_empty(*images.shape[:2], *size)
-    pieces: dict[int, Tensor] = {}
+    learning = torch.is_grad_enabled() and (images.requires_grad or matrix.requires_grad)
+    pieces, order = [out], torch.arange(len(images))
     for (copy, turn), rows in groups.items():
         index = torch.tensor(rows, device=images.device)
-        part = images.index_select(0, index), matrix.index_select(0, index)
-        pieces.update(zip(rows, _one_group(*part, copy, turn, sampling).split(1), strict=True))
-    if torch.is_grad_enabled() and (images.requires_grad or matrix.requires_grad):
-        return torch.cat([pieces.get(row, sampled) for row, sampled in enumerate(out.split(1))])
-    for row, piece in pieces.items():
-        out[row : row + 1].copy_(piece)
-    return out
+        piece = _one_group(images.index_select(0, index), matrix.index_select(0, index), copy, turn, sampling)
+        if learning:
+            order[rows] = sum(map(len, pieces)) + torch.arange(len(rows))
+            pieces.append(piece)
+        else:
+            out.index_copy_(0, index, piece)
+    return torch.cat(pieces).index_select(0, order.to(images.device)) if learning else out
 
 
 def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0, inside: bool = False) -> Tensor:

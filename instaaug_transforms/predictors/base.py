@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
 from ..utils.errors import InstaAugError
-from ..utils.modes import evaluating, without_autocast
+from ..utils.modes import evaluating, first_weight, without_autocast
 
 _REGISTRY: dict[str, type["Predictor"]] = {}
 
@@ -87,7 +87,7 @@ class Predictor(nn.Module):
     def decode(self, *encoded: Tensor) -> dict[str, Tensor]:
         """What `encode` gave to raw outputs ``(B, R)`` per family, fp32."""
         with without_autocast(encoded[0].device):
-            dtype = next(self.heads.parameters()).dtype
+            dtype = first_weight(self.heads).dtype
             features = Features(*(part.to(dtype) for part in self.features(*encoded)))
             return {name: head(features).float() for name, head in self.heads.items()}
 

@@ -60,16 +60,15 @@ class PatchPredictor(Predictor):
 
     def features(self, copies: Tensor) -> Features:
         side, dtype = self.image_size // GRID, self.embed.weight.dtype
-        scale = 4 / 255 if copies.dtype == torch.uint8 else 4.0
-        # (copies − 0.5) · 4, by the weights: fewer numbers than pixels.
-        weight, bias = scale * self.embed.weight, self.embed.bias - 2 * self.embed.weight.sum(1)
-        if torch.compiler.is_compiling() or len(copies) > FEW:
-            kernel = weight.unflatten(1, (self.in_channels, side, side))
+        scale = 4 / 255 if copies.dtype == torch.uint8 else 4.0  # to (copies − 0.5) · 4
+        if torch.compiler.is_compiling() or len(copies) > FEW:  # by the weights: fewer numbers than pixels
+            kernel = (scale * self.embed.weight).unflatten(1, (self.in_channels, side, side))
+            bias = self.embed.bias - 2 * self.embed.weight.sum(1)
             units = F.conv2d(copies.to(dtype), kernel, bias, side).flatten(2).transpose(1, 2)
         else:  # the same, without what a convolution costs before it starts
-            patches = copies.unflatten(3, (GRID, side)).unflatten(2, (GRID, side))  # (B, C, 8, s, 8, s)
+            patches = copies.reshape(-1, self.in_channels, GRID, side, GRID, side)
             patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(copies), GRID**2, -1)
-            units = F.linear(patches.to(dtype), weight, bias)
+            units = self.embed(patches.to(dtype) * scale - 2)
         units = F.layer_norm(units, units.shape[1:])  # (B, 64, width)
         units = torch.addcmul(self.shift, units, self.scale).relu_()
         mixed = self.mix(torch.baddbmm(units, self.around.expand(units.shape[0], -1, -1), units))
@@ -80,4 +79,4 @@ class PatchPredictor(Predictor):
 
 def _as_map(units: Tensor) -> Tensor:
     """``(B, 64, N)`` to ``(B, N, 8, 8)``, channels last in memory."""
-    return units.transpose(1, 2).unflatten(2, (GRID, GRID))
+    return units.transpose(1, 2).view(len(units), -1, GRID, GRID)

@@ -62,10 +62,24 @@ def run_light(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in outputs.items()}  # autograd may save a copy, not the original
 
 
+# `parameters()` spells out every name, which one image at a time would pay for.
 def _is_trainable(module: nn.Module) -> bool:
-    # `parameters()` spells out every name, which takes three times as long.
-    own = any(weight is not None and weight.requires_grad for weight in module._parameters.values())
-    return own or any(child is not None and _is_trainable(child) for child in module._modules.values())
+    for weight in module._parameters.values():
+        if weight is not None and weight.requires_grad:
+            return True
+    return any(child is not None and _is_trainable(child) for child in module._modules.values())
+
+
+def first_weight(module: nn.Module) -> nn.Parameter | None:
+    """The first of its parameters, whose device and type stand for all of them; None where it has none."""
+    for weight in module._parameters.values():
+        if weight is not None:
+            return weight
+    for child in module._modules.values():
+        weight = None if child is None else first_weight(child)
+        if weight is not None:
+            return weight
+    return None
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
