@@ -71,28 +71,35 @@ def answers(
     return right
 
 
-def strongest(right: dict[str, list[Tensor]], condition: str) -> str:
-    """The input-free arm, of any K, that is right most often on what is reported: the hardest rival."""
-    names = [name for name in right if name.startswith(f"{condition}: best input-free")]
-    return max(names, key=lambda name: torch.stack(right[name]).mean().item())
+def strongest(right: dict[str, list[Tensor]], condition: str, views: str = "") -> str:
+    """The input-free arm, of any K or with ``views``, that is right most often on what is reported, the hardest rival; "" for none."""
+    names = [name for name in right if name.startswith(f"{condition}: best input-free") and name.endswith(views)]
+    return max(names, key=lambda name: torch.stack(right[name]).mean().item(), default="")
+
+
+def gain(ours: list[Tensor], rival: list[Tensor]) -> str:
+    """Points of accuracy, means over runs, with the paired interval over the images."""
+    gains = torch.stack(ours).mean(0) - torch.stack(rival).mean(0)
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*(100 * value for value in mean_interval(gains.numpy())))
 
 
 def table(
     classifier: torch.nn.Module, arms: Sequence[Arm], val: Images, nuisance: Nuisance | str | list[str], amp: bool
 ) -> str:
-    """Accuracy of arms, means over those of one name, on ``val`` disturbed and as it is, with paired intervals over the images."""
+    """Accuracy of arms, means over those of one name, on ``val`` disturbed and as it is, with paired intervals over the images; and
+    ours against the best that does not look, with as many views."""
     right = {
         f"{condition}: {name}": runs
         for condition, disturb in (("disturbed", Nuisance(nuisance, 1.0, 100)), ("as they are", None))
         for name, runs in answers(classifier, arms, val, disturb, amp).items()
     }
-    lines = []
+    lines, at_equal = [], []
     for name, runs in right.items():
-        mean, condition = torch.stack(runs).mean(0), name.split(":")[0]
-        line = [name, f"{100 * mean.mean():.2f}"]
+        condition, _, views = name.partition(": ")[0], *name.rpartition(", ")[1:]
         rivals = (f"{condition}: one view, K = 1", strongest(right, condition), "as they are: one view, K = 1")
-        for rival in rivals:
-            gain = [100 * value for value in mean_interval((mean - torch.stack(right[rival]).mean(0)).numpy())]
-            line.append("{:+.2f} [{:+.2f}, {:+.2f}]".format(*gain))
-        lines.append(line)
-    return tabulate(lines, ["images", "top-1 %", "over one view", "over best input-free", "over undisturbed"], "github")
+        lines.append([name, f"{100 * torch.stack(runs).mean():.2f}", *(gain(runs, right[rival]) for rival in rivals)])
+        rival = strongest(right, condition, views)
+        if name.startswith(f"{condition}: ours,") and rival:
+            at_equal.append(f"- {condition}, {views}: ours − {rival.split(': ')[1]}: {gain(runs, right[rival])}")
+    columns = ["images", "top-1 %", "over one view", "over best input-free", "over undisturbed"]
+    return "\n".join([tabulate(lines, columns, "github"), "", *at_equal])
