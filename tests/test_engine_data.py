@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -29,12 +29,54 @@ def test_a_sampler_says_which_images_there_are():
     assert (images.in_memory().images[:, 0, 0, 0]).tolist() == [2, 5, 7]
 
 
+def test_so_does_a_sampler_of_batches():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    loader = DataLoader(Numbered(), batch_sampler=BatchSampler(SubsetRandomSampler([7, 2, 5]), 2, False))
+    assert load(loader).targets.tolist() == [2, 5, 7]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_collate_function_that_is_left_out_is_said(caplog):
+    images = load(DataLoader(Numbered(), batch_size=2, collate_fn=lambda samples: (torch.zeros(1), torch.zeros(1))))
+    assert images.targets.tolist() == list(range(10)) and "collate_fn is not used" in caplog.text
+    caplog.clear()
+    load(DataLoader(Numbered(), batch_size=2))
+    assert not caplog.text
+
+
+class Mapped(Numbered):
+    """Its samples say other labels than its ``targets``."""
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], 100 + i
+
+
+@pytest.mark.parametrize("wrap", [lambda data: data, lambda data: Subset(data, [3, 1])])
+def test_labels_are_those_of_the_samples(wrap):
+    data = wrap(Mapped())
+    assert load(data).targets.tolist() == [data[i][1] for i in range(len(data))]
+
+
+def test_a_dataset_that_gives_another_image_each_time_is_said(caplog):
+    class Noisy(Numbered):
+        def __getitem__(self, i):
+            return torch.rand(3, 4, 4), i
+
+    load(Noisy())
+    assert "another image each time" in caplog.text
+    caplog.clear()
+    load(Numbered())
+    assert not caplog.text
+
+
 def test_images_are_read_when_they_are_asked_for():
     dataset = Numbered(100)
     images = load(dataset)
-    assert dataset.reads <= 2 and images.targets.tolist() == list(range(100))
+    few = dataset.reads
+    assert few <= 20 and images.targets.tolist() == list(range(100))
     batch, targets = images.batch(torch.tensor([9, 3]))
-    assert dataset.reads <= 4 and targets.tolist() == [9, 3]
+    assert dataset.reads == few + 2 and targets.tolist() == [9, 3]
     assert torch.allclose(batch[:, 0, 0, 0] * 255, torch.tensor([9.0, 3.0]))
 
 

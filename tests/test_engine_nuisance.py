@@ -23,6 +23,22 @@ def test_half_of_the_images_stay_as_they_are():
     assert 160 < int(same.sum()) < 240 and torch.allclose(out[~same], 1 - images[~same])
 
 
+@pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
+def test_what_a_transform_draws_has_nothing_to_do_with_whether_it_acts(probability):
+    """Of the images that are disturbed, half are mirrored, and two transforms draw numbers of their own."""
+    images = torch.rand(1, 3, 4, 4).expand(1200, -1, -1, -1)
+    fade = v2.Lambda(lambda image: image * torch.rand(()))
+    nuisance = Nuisance([v2.RandomHorizontalFlip(0.5), fade, fade], probability)
+    chosen = nuisance.chosen(torch.arange(1200))
+    out = nuisance(images, torch.arange(1200))[chosen]
+    scale = out.sum((1, 2, 3)) / images[chosen].sum((1, 2, 3))  # of both fades
+    mirrored = (out - scale[:, None, None, None] * images[chosen]).abs().flatten(1).amax(1) > 1e-5
+    assert abs(mirrored.float().mean() - 0.5) < 0.1
+    assert (
+        abs(scale.mean() - 0.25) < 0.05 and abs((scale**2).mean() - 1 / 9) < 0.04
+    )  # not the square of one number: 1/3, 1/5
+
+
 def test_turns_are_all_equally_likely():
     image = torch.rand(1, 3, 8, 8)
     out = Nuisance("turn", 1.0)(image.expand(800, -1, -1, -1), torch.arange(800))

@@ -60,9 +60,20 @@ def test_less(folder):
         (["--fills", "2"], "got 2.0"),
         (["--transformations", "spin"], "unknown 'spin'"),
         (["--model", "resnet17"], "timm has no 'resnet17'"),
+        (["--weights", "nosuch"], "'nosuch'"),
+        (["--batch-size", "0"], "at least 1"),
+        (["--seed", "-1"], "at least 0"),
     ],
 )
 def test_errors_are_one_line(folder, capsys, arguments, message):
     assert command(folder, *arguments) == 2
     shown = capsys.readouterr().err
     assert "instaaug: " in shown and message in shown
+
+
+def test_what_cannot_be_is_said_before_anything_is_measured(folder, capsys, monkeypatch):
+    monkeypatch.setattr("instaaug_transforms.cli.measure.Probe", None)
+    for arguments, message in ((["--weights", "nosuch"], "'nosuch'"), (["--against", "no.pt"], "no.pt")):
+        assert command(folder, *arguments) == 2 and message in capsys.readouterr().err
+    (folder / "out").write_text("a file")
+    assert command(folder) == 2 and "is a file" in capsys.readouterr().err

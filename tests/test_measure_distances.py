@@ -41,3 +41,11 @@ def test_errors():
         mean_to_others(torch.ones(1, 3), torch.ones(1, 3), "l2")
     with pytest.raises(ia.InstaAugError, match="one of cosine, l2, got 'l1'"):
         distance(torch.ones(1, 3), torch.ones(1, 3), "l1")
+
+
+@pytest.mark.parametrize("offset", [10.0, 300.0])
+def test_embeddings_that_lie_close_together_far_from_zero_keep_their_distances(offset):
+    z, moved = offset + 0.01 * torch.randn(60, 32), offset + 0.01 * torch.randn(60, 32)
+    table = torch.tensor(cdist(z.double(), moved.double()), dtype=torch.float32)
+    expected = (table.sum(1) - table.diagonal()) / 59
+    assert torch.allclose(mean_to_others(z, moved, "l2"), expected, rtol=1e-3)

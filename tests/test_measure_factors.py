@@ -138,3 +138,15 @@ def test_errors(planted, report):
         Probe(Pixels(), (planted[0][:3], torch.arange(3)), progress=False).factors()
     with pytest.raises(ia.InstaAugError, match="no pair of class 99"):
         report.ranking(99)
+
+
+def test_an_image_that_comes_twice_is_no_pair(caplog):
+    """Nothing can bring it closer to itself; without it, the same pairs say the same."""
+    torch.manual_seed(0)
+    images, labels = torch.rand(40, 3, 16, 16), torch.arange(40) // 2
+    twice = torch.cat([images, images[:1], images[:1]]), torch.cat([labels, torch.tensor([20, 20])])
+    report, more = (Probe(Pixels(), data, seed=1, progress=False).factors() for data in ((images, labels), twice))
+    assert len(more.before) == len(report.before) == 20 and "1 of 21 pairs are the same image twice" in caplog.text
+    assert np.isfinite(more.gain).all() and more.gain.min() > -100
+    with pytest.raises(ia.InstaAugError, match="all images of a class are the same"):
+        Probe(Pixels(), (images[:1].repeat(4, 1, 1, 1), labels[:4]), progress=False).factors()

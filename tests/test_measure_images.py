@@ -1,6 +1,6 @@
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -77,3 +77,33 @@ def test_fingerprint_sees_pixels_labels_and_order():
 def test_errors(data, arguments, message):
     with pytest.raises(ia.InstaAugError, match=message):
         prepare(data, **arguments)
+
+
+def test_bytes_are_not_normalised_and_not_undone():
+    images = torch.randint(255, (6, 3, 8, 8), dtype=torch.uint8)
+    for data in ((images, None), Pictures(6)):
+        measured = prepare(data, normalization=((0.5,) * 3, (0.2,) * 3), progress=False)
+        assert measured.images.dtype == torch.uint8 and measured.images.float().std() > 50
+        again = (measured.images / 255 - 0.5) / 0.2
+        assert torch.allclose(measured.to_model(measured.images / 255), again, atol=1e-5)
+
+
+def test_a_sampler_says_what_is_measured():
+    loader = DataLoader(Pictures(), sampler=SubsetRandomSampler([3, 11, 8]))
+    assert prepare(loader, progress=False).index.tolist() == [3, 8, 11]
+    assert set(prepare(loader, 2, progress=False).index.tolist()) < {3, 8, 11}
+
+
+def test_dictionaries_are_samples_too():
+    class Dictionaries(Pictures):
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            return {"image": image, "label": label}
+
+    measured = prepare(Dictionaries(), progress=False)
+    assert measured.targets.tolist() == [i % 2 for i in range(20)] and measured.images.shape == (20, 3, 8, 8)
+
+
+def test_labels_from_below_zero_are_refused():
+    with pytest.raises(ia.InstaAugError, match=r"class indices \(N,\), from 0, got .* from -1"):
+        prepare((torch.rand(4, 3, 8, 8), torch.tensor([0, 1, -1, 2])))

@@ -28,7 +28,7 @@ def test_every_sweep_holds_an_exact_identity(t):
     assert moved.shape == SMOOTH.shape and (moved - SMOOTH).abs().max() > 0.02
 
 
-def test_thirteen_for_any_image_and_two_for_colour():
+def test_nine_for_any_image_four_for_one_or_three_channels_and_two_for_colour():
     assert len(choose(None, 1)) == 13 and len(choose(None, 3)) == 15
     assert [len(t.magnitudes) for t in choose(None, 3)].count(11) == 14  # posterize has eight
 

@@ -1,5 +1,8 @@
 """Fixed views of held-out copies that φ has put right, against ``rot90``, ``flip`` and torchvision's resize."""
 
+import re
+import shutil
+
 import pytest
 import torch
 from torch import nn
@@ -30,6 +33,17 @@ class Asymmetric(nn.Module):
         self.looked += len(x)
         ramp = torch.linspace(0, 1, x.shape[-1])
         return 4 * torch.stack([(x * ramp).mean((1, 2, 3)), (x * ramp[:, None]).mean((1, 2, 3)), x.var((1, 2, 3))], 1)
+
+
+class Scaled(nn.Module):
+    """A layer whose setting no weights tell."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
+
+    def forward(self, x):
+        return self.scale * x
 
 
 def held_out(model, loss, folder=None):
@@ -150,3 +164,26 @@ def test_images_are_put_right_and_then_averaged_with_their_mirror_images():
     expected = sum(LeftHalf()(view).softmax(1) for view in (upright, upright.flip(-1))) / 2
     assert torch.equal(found.argmax(1), right)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_what_is_kept_is_of_one_classifier(tmp_path):
+    """Folders that a message says to delete are not all there is: each says itself what it is of."""
+    torch.set_num_threads(1)
+    images, config, aug = torch.rand(20, 3, 16, 16), ia.FitConfig(progress=False), ia.LearnedAugment(["turn"])
+
+    def rows(scale, folder):
+        model = nn.Sequential(Scaled(scale), Asymmetric())
+        report = ia.recommend(aug, model, images, config, nuisance=["turn"], workdir=tmp_path / folder)
+        return [(arm.name, arm.n_views, float(arm.nll.mean())) for arm in report.arms]
+
+    before, named = rows(1.0, "kept"), []
+    while True:
+        try:
+            after = rows(-1.0, "kept")
+            break
+        except ia.InstaAugError as error:
+            assert "another classifier" in str(error)
+            named.append(re.search(r"workdir: (\S+) was", str(error))[1])
+            shutil.rmtree(named[-1])
+    assert any("put-right" in name for name in named) and len(named) > 1
+    assert after == rows(-1.0, "fresh") != before

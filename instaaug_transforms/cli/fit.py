@@ -18,7 +18,7 @@ from ..learning import EntropyController, FitConfig, FitResult
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
 from ..learning.losses import PerViewLoss, cross_entropy
-from ..predictors import ConvPredictor, FeaturesPredictor, PatchPredictor
+from ..predictors import ConvPredictor, EquivariantPredictor, FeaturesPredictor, PatchPredictor
 from ..tta import views_nll
 from ..utils import distributed
 from ..utils.errors import InstaAugError
@@ -32,7 +32,8 @@ from .outputs import check_file, check_folder
 from .own_code import named
 
 Bands = dict[str, tuple[float, float]]
-COPIES = {"patches": PatchPredictor, "conv": ConvPredictor}  # what looks at a copy, of a size that may be chosen
+# What looks at a copy, of a size that may be chosen.
+COPIES = {"patches": PatchPredictor, "conv": ConvPredictor, "equivariant": EquivariantPredictor}
 
 
 class Fitted(NamedTuple):
@@ -230,7 +231,11 @@ def make(arguments: argparse.Namespace, classifier: torch.nn.Module) -> LearnedA
     predictor = arguments.predictor
     if predictor == "features":
         predictor = FeaturesPredictor(classifier, arguments.phi_size or arguments.img_size)
-    elif arguments.phi_size and predictor in COPIES:
+    elif arguments.phi_size:
+        if predictor not in COPIES:
+            raise InstaAugError(
+                f"phi-size: {predictor!r} looks at no copy of the image; leave it out, or choose of {', '.join(['features', *COPIES])}"
+            )
         predictor = COPIES[predictor](arguments.phi_size)
     return LearnedAugment(families, in_channels=arguments.in_chans, predictor=predictor).to(arguments.device)
 

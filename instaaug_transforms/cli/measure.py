@@ -4,13 +4,15 @@ import argparse
 import json
 from pathlib import Path
 
-from ..augment import LearnedAugment
 from ..measure import InvarianceReport, Probe, compare, write_page
 from ..measure.warp import Outside
 from ..utils.files import replace_file, write_csv
 from ..utils.report import Report
+from .arguments import natural, positive_int
 from .datasets import add_data_arguments, folder_of
 from .models import add_model_arguments, build_classifier
+from .outputs import check_folder
+from .validate import add_weights_arguments, load_transform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,14 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--layer", help="a layer by name; the penultimate one where left out")
     parser.add_argument("--against", type=Path, help="weights of the same model before: adds before and after")
-    parser.add_argument("--weights", help="a learned augmentation, name or file: adds learned against measured")
+    add_weights_arguments(parser, default=None, more=": adds learned against measured")
     parser.add_argument("--only-invariance", action="store_true", help="leave out factors, alignment and local error")
-    parser.add_argument("--batch-size", type=int, default=128, help="images per forward (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of draws and intervals (%(default)s)")
+    parser.add_argument("--batch-size", type=positive_int, default=128, help="images per forward (%(default)s)")
+    parser.add_argument("--seed", type=natural, default=0, help="of draws and intervals (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write ``report.html``, ``summary.json`` and a CSV per table."""
+    check_folder(arguments.out, "out")
     folder = folder_of(arguments, arguments.split)
     options = {
         "transformations": arguments.transformations,
@@ -48,7 +51,12 @@ def run(arguments: argparse.Namespace) -> None:
         "seed": arguments.seed,
         "progress": True,
     }
-    model = build_classifier(arguments, len(folder.classes), untrained=True)
+    n_classes = len(folder.classes)
+    model, before, aug = build_classifier(arguments, n_classes, untrained=True), None, None
+    if arguments.against:
+        before = build_classifier(argparse.Namespace(**{**vars(arguments), "checkpoint": arguments.against}), n_classes)
+    if arguments.weights:
+        aug, _ = load_transform(arguments, model, n_classes)
     probe = Probe(model, folder, arguments.max_images, **options)
     others: list[Report] = []
     if arguments.only_invariance:
@@ -57,12 +65,10 @@ def run(arguments: argparse.Namespace) -> None:
         survey = probe.survey()
         report, others = survey.invariance, [other for other in (survey.alignment, survey.factors) if other is not None]
         others.append(Probe(model, probe.images, 200, **options | {"batch_size": 32}).lie())  # a few tell as much
-    if arguments.against:
-        earlier = argparse.Namespace(**{**vars(arguments), "checkpoint": arguments.against})
-        before = Probe(build_classifier(earlier, len(folder.classes)), probe.images, **options)
-        others.append(compare({"before": before.invariance(), "after": report}))
-    if arguments.weights:
-        others.append(probe.learned(LearnedAugment.from_pretrained(arguments.weights)))
+    if before is not None:
+        others.append(compare({"before": Probe(before, probe.images, **options).invariance(), "after": report}))
+    if aug is not None:
+        others.append(probe.learned(aug))
     write(arguments.out, report, others, title=f"What {arguments.model} is invariant to")
     print(report.summary())
     print(f"\n{arguments.out / 'report.html'}")

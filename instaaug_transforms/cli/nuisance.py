@@ -39,4 +39,6 @@ def nuisance_of(arguments: argparse.Namespace) -> Any:
     """``--nuisance`` as `fit` takes it."""
     if not arguments.nuisance:
         return None
-    return named(arguments.nuisance, "nuisance") if ":" in arguments.nuisance else arguments.nuisance.split(",")
+    if ":" in arguments.nuisance:
+        return named(arguments.nuisance, "nuisance")
+    return [name.strip() for name in arguments.nuisance.split(",")]

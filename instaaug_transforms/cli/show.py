@@ -65,12 +65,14 @@ def load(arguments: argparse.Namespace) -> LearnedAugment:
     """The weights, with their classifier where they read its features."""
     config, _ = read_weights(arguments.weights)
     if "classifier_sha256" not in config.get("predictor", {}):
-        return LearnedAugment.from_pretrained(arguments.weights)
+        return LearnedAugment.from_pretrained(arguments.weights, normalization=None)
     if not (arguments.checkpoint or arguments.pretrained or ":" in arguments.model):
         raise InstaAugError(
             f"weights: {arguments.weights} read the features of the classifier they were fitted with; give it as --model and --checkpoint"
         )
-    return LearnedAugment.from_pretrained(arguments.weights, classifier=build_classifier(arguments, None)).cpu()
+    return LearnedAugment.from_pretrained(
+        arguments.weights, classifier=build_classifier(arguments, None), normalization=None
+    ).cpu()
 
 
 def pictures(aug: LearnedAugment, image: Tensor, arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:

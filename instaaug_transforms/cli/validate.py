@@ -80,9 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--results-format", choices=FORMATS, default="csv", help="(%(default)s)")
 
 
-def add_weights_arguments(group: argparse._ArgumentGroup) -> None:
+def add_weights_arguments(group: Any, default: str | None = "crop_tinyimagenet", more: str = "") -> None:
     """What `load_transform` reads."""
-    group.add_argument("--weights", default="crop_tinyimagenet", help="a name that `instaaug weights` lists, or a file")
+    names = "a name that `instaaug weights` lists, or a file"
+    group.add_argument("--weights", default=default, help=names + more)
     group.add_argument(
         "--features-checkpoint",
         type=Path,
@@ -149,8 +150,10 @@ def load_transform(
     read_from = None
     if "classifier_sha256" in config.get("predictor", {}):
         read_from = classifier
-        if arguments.features_checkpoint:
+        if arguments.features_checkpoint or arguments.features_model:
             other = {"checkpoint": arguments.features_checkpoint, "model": arguments.features_model or arguments.model}
             read_from = build_classifier(argparse.Namespace(**{**vars(arguments), **other}), n_classes)
-    aug = LearnedAugment.from_pretrained(arguments.weights, classifier=read_from).to(arguments.device)
+    # Images and classifier are in [0, 1] here, whatever the pipeline that the weights were made for.
+    aug = LearnedAugment.from_pretrained(arguments.weights, classifier=read_from, normalization=None)
+    aug = aug.to(arguments.device)
     return aug, config.get("notes", {})

@@ -1,19 +1,24 @@
 """Images to learn from and to report on: tensors in memory, or a Dataset that is read as it is needed."""
 
+import copy
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..functional.inputs import check_range
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.progress import bar
+from .known import known_identities, known_targets, names_of, same_label, sampled_rows
 from .samples import as_image, kind, parts
+
+logger = logging.getLogger(__name__)
 
 ENOUGH = 100  # images to choose on; with a tenth of a few hundred, chance decides
 
@@ -46,6 +51,12 @@ class Images:
     def subset(self, index: Tensor | slice) -> "Images":
         """The samples of the given indices."""
         raise NotImplementedError
+
+    def without_targets(self) -> "Images":
+        """The same images, of which nothing is known."""
+        images = copy.copy(self)
+        images.targets = None
+        return images
 
     def fingerprint(self) -> str:
         """What tells these images and targets from others."""
@@ -81,7 +92,7 @@ class LabelledImages(Images):
 
     def subset(self, index: Tensor | slice) -> "LabelledImages":
         targets = None if self.targets is None else self.targets[index]
-        return LabelledImages(self.images[index], targets, _names(self.identities, index))
+        return LabelledImages(self.images[index], targets, names_of(self.identities, index))
 
     def fingerprint(self) -> str:
         return fingerprint(self.images, *([] if self.targets is None else [self.targets]))
@@ -106,17 +117,29 @@ class StreamedImages(Images):
         self.rows = torch.arange(len(dataset)) if rows is None else rows
         if not len(self.rows):
             raise InstaAugError(f"{name}: the Dataset is empty; give at least one sample")
-        labelled = parts(dataset[int(self.rows[0])], name)[1] is not None
-        self._size, targets = None, _known_targets(dataset) if labelled else None
-        if labelled and targets is None:  # nothing but reading tells them
+        some = torch.linspace(0, len(self.rows) - 1, min(len(self.rows), 16)).long()
+        with torch.random.fork_rng([]):
+            given = {int(row): parts(dataset[int(row)], name)[1] for row in self.rows[some]}
+        labelled = all(label is not None for label in given.values())
+        self._size, targets = None, known_targets(dataset) if labelled else None
+        # What a Dataset knows need not be what its samples say: labels are mapped in `__getitem__`, say.
+        if labelled and (targets is None or any(not same_label(targets[row], label) for row, label in given.items())):
             targets = default_collate([parts(dataset[i], name)[1] for i in range(len(dataset))])
+        with torch.random.fork_rng([]):
+            once, again = (as_image(parts(dataset[int(self.rows[0])], name)[0], name) for _ in range(2))
+        if once.shape == again.shape and not torch.equal(once, again):
+            logger.warning(
+                "%s: a sample is another image each time it is read; what is compared are then different images. Leave random "
+                "transforms out of the Dataset; nuisance= disturbs images, the same way each time",
+                name,
+            )
         try:
             self.targets = None if targets is None else torch.as_tensor(targets)[self.rows]
         except (TypeError, ValueError, RuntimeError) as error:
             raise InstaAugError(
                 f"{name}: labels must be numbers, got {kind(targets)}; give the classes' numbers"
             ) from error
-        self.identities = _names(_known_identities(dataset), self.rows)
+        self.identities = names_of(known_identities(dataset), self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,6 +153,7 @@ class StreamedImages(Images):
             batch_sampler=[row.tolist() for row in rows],
             num_workers=self.workers if len(rows) > 1 else 0,
             collate_fn=_stack,
+            generator=torch.Generator().manual_seed(0),  # else the seeds of workers are drawn from the global one
         )
         for index, images in zip(indices, self._checked(loader), strict=True):
             images = images.to(device)
@@ -151,7 +175,7 @@ class StreamedImages(Images):
         part = object.__new__(StreamedImages)
         part.__dict__ |= self.__dict__ | {"rows": self.rows[index]}
         part.targets = None if self.targets is None else self.targets[index]
-        part.identities = _names(self.identities, index)
+        part.identities = names_of(self.identities, index)
         return part
 
     def fingerprint(self) -> str:
@@ -240,7 +264,7 @@ def _load(data: Any, name: str, workers: int) -> Images:
     if isinstance(data, Images):
         return data
     if isinstance(data, DataLoader):
-        return StreamedImages(data.dataset, name, workers or data.num_workers, _sampled(data, name))
+        return StreamedImages(data.dataset, name, workers or data.num_workers, sampled_rows(data, name))
     if isinstance(data, (Tensor, np.ndarray)):
         data = (data, None)
     if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
@@ -287,45 +311,3 @@ class _ImagesOnly(Dataset):
 def _stack(images: list[Tensor]) -> Tensor | str:
     sizes = {tuple(image.shape) for image in images}
     return torch.stack(images) if len(sizes) == 1 else " and ".join(map(str, sorted(sizes)[:2]))
-
-
-def _sampled(loader: DataLoader, name: str) -> Tensor:
-    """The rows that a DataLoader goes through, each once."""
-    if loader.batch_sampler is None or not hasattr(loader.dataset, "__len__"):
-        raise InstaAugError(
-            f"{name}: a DataLoader without a map-style Dataset cannot be read at random; give the Dataset"
-        )
-    rows = sorted({int(row) for row in loader.sampler})
-    return torch.tensor(rows, dtype=torch.long)
-
-
-def _known_targets(dataset: Dataset) -> Any:
-    """Targets that a Dataset knows without reading its images."""
-    if isinstance(dataset, Subset):
-        known = _known_targets(dataset.dataset)
-        return None if known is None else torch.as_tensor(known)[torch.as_tensor(dataset.indices)]
-    if isinstance(dataset, ConcatDataset):
-        parts = [_known_targets(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else torch.cat([torch.as_tensor(part) for part in parts])
-    if getattr(dataset, "target_transform", None) is not None:
-        return None
-    targets = getattr(dataset, "targets", None)
-    return targets if isinstance(targets, (list, Tensor)) and len(targets) == len(dataset) else None
-
-
-def _known_identities(dataset: Dataset) -> list[str] | None:
-    if isinstance(dataset, Subset):
-        return _names(_known_identities(dataset.dataset), torch.as_tensor(dataset.indices))
-    if isinstance(dataset, ConcatDataset):
-        parts = [_known_identities(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else [name for part in parts for name in part]
-    paths = getattr(dataset, "paths", None)
-    if paths is None and isinstance(getattr(dataset, "samples", None), list):
-        paths = [sample[0] for sample in dataset.samples]
-    return [str(path) for path in paths] if paths is not None and len(paths) == len(dataset) else None
-
-
-def _names(names: list[str] | None, index: Tensor | slice) -> list[str] | None:
-    if names is None:
-        return None
-    return names[index] if isinstance(index, slice) else [names[i] for i in index.tolist()]

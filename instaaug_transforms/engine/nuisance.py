@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 from .. import functional
 from ..families import Family, available, create
 from ..params import AugmentParams
+from ..utils.describe import describe
 from ..utils.errors import InstaAugError
 
 OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
@@ -57,7 +58,8 @@ class Nuisance:
 
     def about(self) -> dict[str, Any]:
         """What tells it from others, as JSON values."""
-        return {"steps": [repr(step) for step in self.steps], "probability": self.probability, "seed": self.seed}
+        steps = [repr(step) if isinstance(step, Family) else describe(step) for step in self.steps]
+        return {"steps": steps, "probability": self.probability, "seed": self.seed}
 
     def chosen(self, rows: Tensor, draw: int = 0) -> Tensor:
         """Which images ``rows`` (n,) are disturbed, ``(n,)`` bool."""
@@ -82,7 +84,8 @@ class Nuisance:
             if isinstance(step, Family):
                 out = functional.apply(out, self.drawn(place, rows.cpu(), draw).to(images.device), [step])
             else:
-                out = torch.stack([self._one(step, *pair, draw) for pair in zip(out, rows.tolist(), strict=True)])
+                pairs = zip(out, rows.tolist(), strict=True)
+                out = torch.stack([self._one(step, image, self._key(row, draw, place + 1)) for image, row in pairs])
         if bool(disturbed.all()):
             return out
         if out.shape != images.shape:
@@ -92,13 +95,13 @@ class Nuisance:
             )
         return torch.where(disturbed[:, None, None, None], out, images)
 
-    def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, row: int, draw: int) -> Tensor:
+    def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
         with torch.random.fork_rng([]):  # torchvision draws from the global generator
-            torch.manual_seed(self._key(row, draw, 0))
+            torch.manual_seed(seed)
             return _checked(step(image), image)
 
     def _uniform(self, rows: Tensor, draw: int, count: int, place: int = 0) -> Tensor:
-        """``(n, count)`` in [0, 1)."""
+        """``(n, count)`` in [0, 1); place 0 tells whether an image is disturbed, place k how step k − 1 does it."""
         return torch.stack(
             [
                 torch.rand(count, generator=torch.Generator().manual_seed(self._key(row, draw, place)))

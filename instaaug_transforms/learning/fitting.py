@@ -17,15 +17,16 @@ from ..engine.data import LabelledImages
 from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils import distributed
+from ..utils.describe import describe
 from ..utils.errors import InstaAugError
 from ..utils.progress import bar
 from .checkpoint import load_state, save_state
 from .config import FitConfig, FitResult
 from .entropy import EntropyController, summarise
 from .estimators import critic, exact, only_gradient, rloo
-from .losses import PerViewLoss, describe_loss
+from .losses import PerViewLoss
 from .pathwise import view_losses
-from .prepared import Prepared, describe
+from .prepared import Prepared, belongs_to
 from .watch import warn_outside_band
 
 Callback = Callable[[dict[str, float]], object]
@@ -81,7 +82,7 @@ class Fitting:
         self.step, self.order, self.sums = 0, None, {}
         self.about = None
         if folder is not None:
-            self.about = describe(aug, classifier, train, val, config, loss=describe_loss(loss))
+            self.about = belongs_to(aug, classifier, train, val, config, loss=describe(loss))
         self.saved_at = time.perf_counter()
 
     def run(self, resume: bool = False) -> FitResult:

@@ -14,10 +14,10 @@ from ..families import CandidateProduct
 from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
 from ..tta.arms import families_for
-from ..utils.hashing import fingerprint
+from ..utils.describe import describe, model_sha256
 from ..utils.modes import frozen
 from ..utils.outputs import as_weights
-from .losses import PerViewLoss, cross_entropy, describe_loss, per_view
+from .losses import PerViewLoss, cross_entropy, per_view
 
 
 class Viewer:
@@ -74,7 +74,7 @@ class Viewer:
         config = self.aug.config()
         kept = ("families", "output_size", "fill", "interpolation")
         views = {name: field.tolist() for name, field in self.views.items()}
-        about = {"classifier": fingerprint(self.classifier), "views": views, "amp": self.amp}
+        about = {"classifier": model_sha256(self.classifier), "views": views, "amp": self.amp}
         about |= {} if self.families is None else {"acting": [family.name for family in self.families]}
         return about | {name: config[name] for name in kept}
 
@@ -122,7 +122,7 @@ def build_loss_table(
         kept = [per_view(loss, viewer.outputs(images, a), targets, len(images)) for a in range(len(viewer))]
         return {"losses": torch.stack(kept, 1).float()}
 
-    about = {} if folder is None else {**viewer.about(), "loss": describe_loss(loss), "images": source.fingerprint()}
+    about = {} if folder is None else {**viewer.about(), "loss": describe(loss), "images": source.fingerprint()}
     with frozen(classifier):
         rows = compute_rows(
             source,

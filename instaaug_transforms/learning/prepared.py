@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..predictors.features import pack
 from ..tta.views import sees_images
+from ..utils.describe import describe, model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.hashing import fingerprint
 from .config import FitConfig
 from .loss_table import Viewer
-from .losses import PerViewLoss, describe_loss, per_view
+from .losses import PerViewLoss, per_view
 
 NOT_MEANT = ("progress", "checkpoint_seconds")  # options of a fit that change none of its numbers
 
@@ -41,6 +41,7 @@ class Prepared:
         weights: ``(D,)`` of the copies, 1 on average, where they are not equally likely.
         answered: whether φ's look is the classifier's answer for the image itself.
         undisturbed: ``(R,)`` bool, the copies that the nuisance left as they were; None where there are none, or no nuisance.
+        about: what all of it was computed from, as JSON values; empty where nothing is kept.
     """
 
     images: Images
@@ -50,6 +51,7 @@ class Prepared:
     weights: Tensor | None = None
     answered: bool = False
     undisturbed: Tensor | None = None
+    about: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.images) * self.draws
@@ -101,7 +103,8 @@ def prepare(
         own: what makes targets of the classifier's answers on the images as they are; None with labels.
         logits: also keep the outputs of every view, in this type; in half precision for logits alone.
     """
-    orbit = _orbit(aug, nuisance) if views is not None and table is None and logits is None else None
+    size = images.batch(slice(0, 1))[0].shape[-2:]
+    orbit = _orbit(aug, nuisance, size) if views is not None and table is None and logits is None else None
     draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
     viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
     columns = 0 if viewer is None or table is not None else len(viewer)
@@ -161,7 +164,7 @@ def prepare(
     if folder is not None:
         about = {"predictor": predictor.config(), "images": images.fingerprint(), "own": own is not None}
         about |= {"nuisance": None if nuisance is None else nuisance.about(), "draws": draws}
-        about |= {} if viewer is None else {**viewer.about(), "loss": describe_loss(loss), "logits": logits is not None}
+        about |= {} if viewer is None else {**viewer.about(), "loss": describe(loss), "logits": logits is not None}
     rows = compute_rows(
         images,
         compute,
@@ -177,13 +180,13 @@ def prepare(
     if orbit is not None and nuisance.probability < 1:  # the image as it is, and every turn as often as chance has it
         weights = torch.full((draws,), nuisance.probability)
         weights[0] += draws * (1 - nuisance.probability)
-    answered = sees_images(aug, classifier, images.batch(slice(0, 1))[0].shape[-2:])
+    answered = sees_images(aug, classifier, size)
     undisturbed = None
     if logits is not None and nuisance is not None and nuisance.probability < 1:
         numbers = torch.arange(len(images))
         undisturbed = torch.stack([~nuisance.chosen(numbers, draw) for draw in range(draws)], 1).flatten()
         undisturbed = undisturbed if bool(undisturbed.any()) else None
-    prepared = Prepared(images, draws, rows, aug.device, weights, answered, undisturbed)
+    prepared = Prepared(images, draws, rows, aug.device, weights, answered, undisturbed, about)
     if table is not None:
         expected = (len(images), views.batch_shape[0])
         if table.shape != expected:
@@ -209,13 +212,14 @@ def _chunks(n: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def _orbit(aug: LearnedAugment, nuisance: Nuisance | None) -> Tensor | None:
+def _orbit(aug: LearnedAugment, nuisance: Nuisance | None, size: torch.Size) -> Tensor | None:
     """The composition table, if disturbances are the very candidates and undone by them: quarter turns, say."""
     if nuisance is None or len(aug.families) != 1 or len(nuisance.steps) != 1:
         return None
     family, step = aug.anchor_families[0], nuisance.steps[0]
     same = nuisance.families and (type(step), step.config()) == (type(family), family.config())
-    return family.compose_index() if same else None
+    # A turn of an image that is no square loses what another turn cannot bring back.
+    return family.compose_index() if same and family.keeps_inside(*size) else None
 
 
 def _mirrors(aug: LearnedAugment, views: AugmentParams | None, nuisance: Nuisance | None) -> bool:
@@ -224,16 +228,17 @@ def _mirrors(aug: LearnedAugment, views: AugmentParams | None, nuisance: Nuisanc
     return views is not None and nuisance is None and alone and aug.anchor_families[0].mirror_index() is not None
 
 
-def describe(
+def belongs_to(
     aug: LearnedAugment, classifier: nn.Module, train: Prepared, val: Prepared, config: FitConfig, **more: Any
 ):
     """What a checkpoint belongs to, as JSON values."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_MEANT}
     return {
         "transform": aug.config(),
-        "classifier": fingerprint(classifier),
+        "classifier": model_sha256(classifier),
         "train_data": train.images.fingerprint(),
         "val_data": val.images.fingerprint(),
+        "disturbed": {name: train.about.get(name) for name in ("nuisance", "draws", "own")},
         **settings,
         **more,
     }

@@ -94,7 +94,7 @@ class PutRight:
             chunk=config.table_batch_size,
             folder=self.folder,
             name=f"put right {digest[:8]}",
-            about={"likeliest": digest},
+            about={**held.about, "likeliest": digest, "fixed": self.fixed.batch_shape[0]},
             forwards=self.fixed.batch_shape[0] * most * held.draws,
             device=aug.device,
             progress=config.progress,

@@ -117,7 +117,7 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     if not uniform and not tables:
         raise InstaAugError(f"aug: expected a range or a table of candidates, got {[f.name for f in aug.families]}")
     with torch.no_grad(), frozen(aug):
-        parts = [aug.distribution(x).parts for x in session.batches()]
+        parts = [aug.predict(x).parts for x in session.batches()]
     ranges: dict[str, Ranges] = {}
     for family in uniform:
         for field in family.fields:

@@ -36,7 +36,9 @@ def mean_to_others(z: Tensor, transformed: Tensor, metric: str, chunk: int = 102
     if n < 2:
         raise InstaAugError(f"data: the distance to other images needs at least 2 images, got {n}")
     if metric == "l2":
-        rows = [torch.cdist(part, transformed).sum(1) for part in z.split(chunk)]
+        # Far from 0, products of matrices, by which `cdist` goes, lose what differences are made of.
+        middle = transformed.mean(0)
+        rows = [torch.cdist(part - middle, transformed - middle).sum(1) for part in z.split(chunk)]
         return (torch.cat(rows) - distance(z, transformed, "l2")) / (n - 1)
     # Sums of dot products are the product with the sum: all pairs at once. float64, as N terms nearly cancel.
     z, transformed = unit(z).double(), unit(transformed).double()

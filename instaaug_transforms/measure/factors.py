@@ -1,5 +1,6 @@
 """Factors of variation: which transformation of one image brings it closest to another of its class?"""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,10 @@ from .invariance import InvarianceReport
 from .session import Session, Step
 from .transformations import Transformation
 
+logger = logging.getLogger(__name__)
+
 NONE = "none"
+SAME = 1e-5  # of the mean distance of pairs: nearer, they differ by rounding
 UNTESTED = Permutation(np.nan, np.nan)
 
 
@@ -61,7 +65,7 @@ class FactorReport(Report):
     @property
     def gain(self) -> np.ndarray:
         """``(P, T)``: share of a pair's distance that the transformation takes away, 1 − after/before, at most 1."""
-        return 1 - self.after / np.maximum(self.before, np.finfo(np.float32).tiny)[:, None]
+        return 1 - self.after / self.before[:, None]
 
     @property
     def best(self) -> np.ndarray:
@@ -206,8 +210,18 @@ class FactorCollector:
             self._after[:, k] = torch.minimum(d, self._after[:, k])
 
     def report(self) -> FactorReport:
-        arrays = (self._distance(self.session.z).numpy(), self._after.numpy(), self._magnitude.numpy())
-        return FactorReport(self.transformations, self.session.images, self._pairs, *arrays, self.session.seed)
+        before = self._distance(self.session.z)
+        apart = before > SAME * before.mean()
+        if not apart.any():
+            raise InstaAugError(
+                "data: all images of a class are the same to the model; give others, or measure another layer"
+            )
+        if not apart.all():
+            logger.warning(
+                "data: %d of %d pairs are the same image twice, and left out", int((~apart).sum()), len(apart)
+            )
+        arrays = (part[apart].numpy() for part in (before, self._after, self._magnitude))
+        return FactorReport(self.transformations, self.session.images, self._pairs[apart], *arrays, self.session.seed)
 
     def _distance(self, first: Tensor) -> Tensor:
         """``(P,)``: from the first of each pair, as given, to the second as it is."""

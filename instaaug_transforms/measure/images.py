@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms.v2 import functional as F
 
 from ..engine.data import Images, LabelledImages, load
+from ..engine.known import sampled_rows
+from ..engine.samples import as_image, parts
 from ..functional.inputs import Normalization
 from ..utils.errors import InstaAugError
 from ..utils.progress import bar
@@ -86,10 +87,14 @@ def prepare(
         return data if len(index) == len(data) else data.subset(index)
     if normalization is not None and not isinstance(normalization, Normalization):
         normalization = Normalization(*(tuple(part) for part in normalization))
-    data = data.dataset if isinstance(data, DataLoader) else data
+    rows = None
+    if isinstance(data, DataLoader):
+        rows, data = sampled_rows(data, "data"), data.dataset
     classes, index = getattr(data, "classes", None), None
     if isinstance(data, Dataset) and hasattr(data, "__len__") and len(data):
-        index = _draw(len(data), max_images, seed)  # before anything is read: a large dataset need not fit into memory
+        # Before anything is read: a large dataset need not fit into memory.
+        rows = torch.arange(len(data)) if rows is None else rows
+        index = rows[_draw(len(rows), max_images, seed)]
         data = _read(data, index, progress)
     data = (data, None) if isinstance(data, Tensor) else data
     if normalization is not None and not isinstance(data, Images):
@@ -99,10 +104,10 @@ def prepare(
         index = _draw(len(loaded), max_images, seed)
         loaded = loaded if len(index) == len(loaded) else loaded.subset(index)
     targets = None if loaded.targets is None else loaded.targets.cpu()
-    if targets is not None and (targets.ndim != 1 or targets.is_floating_point()):
+    if targets is not None and (targets.ndim != 1 or targets.is_floating_point() or targets.min() < 0):
         raise InstaAugError(
-            f"data: labels must be class indices (N,), got {tuple(targets.shape)} {targets.dtype}; give the images alone to "
-            "measure without labels"
+            f"data: labels must be class indices (N,), from 0, got {tuple(targets.shape)} {targets.dtype}, from {targets.min():g}; "
+            "give the images alone to measure without labels"
         )
     names = None if classes is None else tuple(str(name) for name in classes)
     return MeasuredImages(loaded.images, targets, names, index, normalization)
@@ -118,17 +123,16 @@ def _draw(n: int, most: int | None, seed: int) -> Tensor:
 def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tensor, Tensor | None]:
     """Images and targets of the given samples, each read once."""
     rows = bar(index.tolist(), desc="reading data", unit="image", progress=progress, leave=False)
-    samples = [dataset[i] for i in rows]
-    labelled = isinstance(samples[0], (tuple, list)) and len(samples[0]) > 1
-    images = [sample[0] if isinstance(sample, (tuple, list)) else sample for sample in samples]
-    images = [image if isinstance(image, Tensor) else F.to_image(image) for image in images]
+    images, labels = zip(*(parts(dataset[i], "data") for i in rows), strict=True)
+    images = [as_image(image, "data") for image in images]
     if len({image.shape for image in images}) > 1:
         raise InstaAugError("data: images differ in size; give the Dataset a transform that resizes them")
-    targets = default_collate([sample[1] for sample in samples]) if labelled else None
-    return torch.stack(images).as_subclass(Tensor), targets
+    return torch.stack(images), None if labels[0] is None else default_collate(list(labels))
 
 
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:
+    if not images.is_floating_point():  # bytes are not normalised
+        return images
     # What was rounded below 0 or above 1 goes back; a wrong mean or std is far outside and `load` says so.
     out = normalization.undo(images)
     return torch.where((out - 0.5).abs() <= 0.501, out.clamp(0, 1), out)

@@ -114,8 +114,10 @@ def _zoom(name: str, farthest: float) -> Transformation:
     return Transformation(name, grid, 1.0, "× size", matrix, uses_fill=farthest < 1)
 
 
-def _adjust(name: str, farthest: float, colour: Colour, unit: str = "factor") -> Transformation:
-    return Transformation(name, _grid(1, farthest), 1.0, unit, colour=colour)
+def _adjust(
+    name: str, farthest: float, colour: Colour, unit: str = "factor", channels: tuple = (1, 3)
+) -> Transformation:
+    return Transformation(name, _grid(1, farthest), 1.0, unit, colour=colour, channels=channels)
 
 
 # The whole circle, finer where models begin to mind; −180° is +180°.
@@ -136,12 +138,12 @@ _ALL = (
     _adjust("contrast_up", 1.9, F.adjust_contrast),
     _adjust("contrast_down", 0.1, F.adjust_contrast),
     Transformation("posterize", _BITS, 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
-    _adjust("solarize", 0, F.solarize, "threshold"),
+    _adjust("solarize", 0, F.solarize, "threshold", None),
     _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
     _field(HSV(), "saturation", _grid(0, 2), unit="factor"),
 )
 STANDARD = {transformation.name: transformation for transformation in _ALL}
-"""The fifteen transformations by name: thirteen for any image, hue and saturation for RGB."""
+"""The fifteen transformations by name: nine for any image, brightness and contrast for one or three channels, hue and saturation for RGB."""
 
 
 def choose(wanted: Sequence[str | Transformation] | None, channels: int) -> list[Transformation]:

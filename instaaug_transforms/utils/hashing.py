@@ -2,18 +2,28 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module itself, of one that is compiled or spread over devices."""
+    while isinstance(model, nn.DataParallel) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, nn.DataParallel) else model._orig_mod
+    return model
+
 
 def fingerprint(*things: Tensor | nn.Module | Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str:
     """sha256 over tensors: the same bits, the same string.
 
     Args:
-        *things: tensors; modules, for their parameters and buffers; mappings of names to tensors, in any order.
+        *things: tensors; modules, for their parameters and buffers, compiled or not; mappings of names to tensors, in any order.
         config: JSON values that count too.
     """
     state = hashlib.sha256(b"" if config is None else json.dumps(config, sort_keys=True).encode())
@@ -21,8 +31,12 @@ def fingerprint(*things: Tensor | nn.Module | Mapping[str, Tensor], config: Mapp
         if isinstance(thing, Mapping):
             entries = sorted(thing.items())
         else:
-            entries = [("", thing)] if isinstance(thing, Tensor) else list(thing.state_dict().items())
+            entries = [("", thing)] if isinstance(thing, Tensor) else list(unwrapped(thing).state_dict().items())
         for name, tensor in entries:
+            if not isinstance(tensor, Tensor):  # what a module keeps besides, a quantised one say
+                state.update(f"{name}|{ADDRESS.sub('', repr(tensor))}|".encode())
+                continue
+            tensor = tensor.dequantize() if tensor.is_quantized else tensor
             state.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
             # Viewed as bytes: NumPy knows no bfloat16.
             state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())

@@ -1,0 +1,161 @@
+"""Losses, transforms and models are told apart by what they do."""
+
+import functools
+import types
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms import v2
+
+import instaaug_transforms as ia
+from instaaug_transforms.engine import Nuisance
+from instaaug_transforms.learning.losses import cross_entropy
+from instaaug_transforms.utils.describe import describe, model_sha256
+
+
+def weighted(logits, targets, weight=1.0):
+    return weight * nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+def scaled(scale):
+    return lambda logits, targets: scale * logits[:, 0]
+
+
+def each(factor):
+    """Losses whose code differs inside an inner function alone."""
+    if factor == 2:
+        return lambda logits, targets: torch.stack([(lambda row: 2.0 * row[0])(row) for row in logits])
+    return lambda logits, targets: torch.stack([(lambda row: 3.0 * row[0])(row) for row in logits])
+
+
+class Own:
+    """A loss that is an object; its method is one, too."""
+
+    def __init__(self, scale):
+        self.scale = scale
+
+    def __call__(self, logits, targets):
+        return self.scale * logits[:, 0]
+
+    def plain(self, logits, targets):
+        return self.scale * logits[:, 1]
+
+
+class OwnModule(nn.Module):
+    def __init__(self, weights):
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, logits, targets):
+        return logits @ torch.tensor(self.weights)
+
+
+DIFFERENT = [
+    cross_entropy,
+    weighted,
+    functools.partial(weighted, weight=2.0),
+    functools.partial(weighted, weight=3.0),
+    functools.partial(weighted, weight=torch.zeros(2000)),
+    functools.partial(weighted, weight=torch.arange(2000) == 1000),
+    nn.CrossEntropyLoss(reduction="none"),
+    nn.CrossEntropyLoss(reduction="none", label_smoothing=0.9),
+    nn.CrossEntropyLoss(weight=torch.ones(3), reduction="none"),
+    nn.CrossEntropyLoss(weight=torch.arange(3.0), reduction="none"),
+    lambda logits, targets: logits[:, 0],
+    lambda logits, targets: logits[:, 1],
+    scaled(1),
+    scaled(2),
+    each(2),
+    each(3),
+    Own(1),
+    Own(2),
+    Own(1).plain,
+    Own(2).plain,
+    OwnModule([1.0, 2.0]),
+    OwnModule([1.0, 3.0]),
+]
+
+
+def test_losses_that_may_differ_are_told_apart():
+    assert len({describe(loss) for loss in DIFFERENT}) == len(DIFFERENT)
+
+
+def test_the_same_loss_made_twice_is_the_same():
+    for make in (
+        lambda: functools.partial(weighted, weight=2.0),
+        lambda: nn.CrossEntropyLoss(weight=torch.arange(3.0), reduction="none"),
+        lambda: scaled(2),
+        lambda: Own(2),
+        lambda: Own(2).plain,
+        lambda: OwnModule((1.0, 2.0)),
+    ):
+        assert describe(make()) == describe(make())
+
+
+def test_a_loss_is_the_same_in_another_process():
+    """Sets are printed in another order there, as these two are here."""
+
+    def loss(logits, targets):
+        return logits[:, 0] if targets[0] in {0, 8} else logits[:, 1]
+
+    code, orders = loss.__code__, [frozenset((0, 8)), frozenset((8, 0))]
+    assert repr(orders[0]) != repr(orders[1])
+    codes = [
+        code.replace(co_consts=tuple(order if isinstance(c, frozenset) else c for c in code.co_consts))
+        for order in orders
+    ]
+    first, second = (types.FunctionType(one, globals()) for one in codes)
+    assert describe(first) == describe(second)
+
+
+class Fog(nn.Module):
+    """A transform whose strength no representation tells."""
+
+    def __init__(self, strength):
+        super().__init__()
+        self.strength = strength
+
+    def forward(self, image):
+        return (1 - self.strength) * image + self.strength
+
+
+def dim(strength):
+    return lambda image: strength * image
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Fog,
+        lambda s: v2.Compose([v2.RandomHorizontalFlip(), Fog(s)]),
+        lambda s: v2.RandomApply([v2.Compose([Fog(s)])]),
+        lambda s: nn.Sequential(Fog(s)),
+        lambda s: v2.Lambda(dim(s)),
+        dim,
+        lambda s: [Fog(s)],
+    ],
+)
+def test_transforms_of_another_strength_are_others(make):
+    about = [Nuisance(make(strength)).about() for strength in (0.1, 0.1, 0.9)]
+    assert about[0] == about[1] != about[2]
+
+
+def test_what_holds_itself_is_described():
+    first, second = Fog(0.1), Fog(0.1)
+    first.owner, second.owner = [first], [second]
+    assert describe(first) == describe(second) != describe(Fog(0.1))
+
+
+def test_a_model_is_its_normalisation_too():
+    """Which no file of its weights holds: it is a setting of a layer, or a buffer that is not saved."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    other = nn.Sequential(v2.Normalize([0.5] * 3, [0.2] * 3), model)
+    assert model_sha256(other) == model_sha256(nn.Sequential(v2.Normalize([0.5] * 3, [0.2] * 3), model))
+    assert model_sha256(other) != model_sha256(nn.Sequential(v2.Normalize([0.5] * 3, [0.3] * 3), model))
+    wrapped = [ia.timm.wrap(model, mean=(mean,) * 3, std=(0.2,) * 3) for mean in (0.5, 0.5, 0.4)]
+    shas = [model_sha256(one) for one in wrapped]
+    assert shas[0] == shas[1] != shas[2]
+    wrapped[0].train()
+    assert model_sha256(wrapped[0]) == shas[0]
