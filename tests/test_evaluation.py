@@ -259,3 +259,50 @@ def test_an_evaluation_is_written_whole_or_not_at_all(report, kind, tmp_path):
         result.write(tmp_path / "none" / "rows.csv")
     with pytest.raises(ia.InstaAugError, match="results-format: expected one of .* got 'xml'"):
         result.write(path, "xml")
+
+
+@pytest.mark.parametrize("select", ["top", "stratified"])
+def test_ranges_are_scored_by_the_views_that_a_deployed_model_makes(select):
+    """Evenly spread over a range, four views are not the first four of ten."""
+    torch.manual_seed(0)
+    model, aug = Tiny().eval(), make_lively(["rotate"]).eval()
+    images, labels = torch.rand(30, 3, 32, 32), torch.randint(4, (30,))
+    seen = []
+    handle = model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    evaluate(
+        model,
+        aug,
+        (images, labels),
+        (images, labels),
+        (2, 4, 10),
+        select=select,
+        only=[],
+        batch_size=500,
+        progress=False,
+    )
+    every = torch.cat(seen)
+    if select == "top":
+        for k in (2, 4, 10):
+            seen.clear()
+            ia.TTAModel(model, aug, k, select=select)(images)
+            views = torch.cat(seen)
+            nearest = torch.stack([(every - view).abs().flatten(1).amax(1).min() for view in views])
+            assert nearest.max() < 1e-4
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.arange(20) % 9, "from 0 to 3, for a classifier of 4 classes; got .* from 0 to 8"),
+        (torch.rand(20, 4), "expected labels"),
+        (torch.rand(20), "expected labels"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, message):
+    images = torch.rand(20, 3, 32, 32)
+    good = (images, torch.arange(20, dtype=torch.int32) % 4)
+    evaluate(Tiny(), make_lively(["turn"]), good, good, (1,), only=[], progress=False)
+    for data in ((good, (images, labels)), ((images, labels), good)):
+        with pytest.raises(ia.InstaAugError, match=message):
+            evaluate(Tiny(), make_lively(["turn"]), *data, (1,), only=[], progress=False)

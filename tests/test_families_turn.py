@@ -72,3 +72,35 @@ def test_a_single_image_swaps_its_sides_with_all_that_goes_with_it():
         expected = F.rotate(before, 90, expand=True)
         assert torch.allclose(moved, expected, atol=1e-4) and moved.canvas_size == expected.canvas_size == (16, 10)
     assert aug(F.to_pil_image(image), params=params).size == (10, 16)
+
+
+def test_hand_made_angles_are_the_nearest_on_the_circle():
+    torch.manual_seed(0)
+    distribution = ia.LearnedAugment(["turn"]).distribution(torch.rand(1, 3, 16, 16))
+    every = distribution.log_prob(ia.AugmentParams(turn=torch.arange(4)[:, None]))
+    for angle, candidate in ((-90.0, 3), (350.0, 0), (-170.0, 2), (100.0, 1), (720.0, 0)):
+        assert distribution.log_prob(ia.AugmentParams(turn_angle=torch.tensor([[angle]]))) == every[candidate]
+
+
+def test_what_a_turned_box_shows_from_outside_is_fill():
+    """A jittered box need not be square: a tall one at the right edge, turned, leaves the image, as `rotate` has it."""
+    crop = ia.families.create(["crop"], {"crop": {"jitter": True}})
+    aug = ia.LearnedAugment([*crop, Turn()], fill=1.0).requires_grad_(False)
+    other = ia.LearnedAugment([*crop, "rotate"], fill=1.0).requires_grad_(False)
+    image = torch.zeros(1, 3, 60, 60)
+    box = {"cx": [0.85], "cy": [0.5], "w": [0.3], "h": [0.6]}
+    tall = {name: torch.tensor(value) for name, value in box.items()}
+    turned = aug(image, params=ia.AugmentParams(**tall, turn_angle=torch.tensor([90.0])))
+    rotated = other(image, params=ia.AugmentParams(**tall, angle=torch.tensor([90.0])))
+    assert 0.1 < (turned == 1).float().mean() < 0.5 and torch.allclose(turned, rotated, atol=1e-5)
+
+
+def test_left_out_angles_and_numbers_of_double_precision_are_as_good():
+    aug, image = ia.LearnedAugment(["crop", "turn"]).requires_grad_(False), torch.rand(3, 20, 30)
+    box = {"cx": 0.4, "cy": 0.5, "w": 0.5, "h": 0.5}
+    single = aug(image, params=ia.AugmentParams(**{name: torch.tensor([value]) for name, value in box.items()}))
+    batch = aug(image[None], params=ia.AugmentParams(**{name: torch.tensor([value]) for name, value in box.items()}))
+    assert torch.equal(single, batch[0])
+    exact = {name: torch.tensor([value], dtype=torch.float64) for name, value in box.items()}
+    again = aug(image, params=ia.AugmentParams(**exact, turn_angle=torch.zeros(1, dtype=torch.float64)))
+    assert torch.allclose(again, single, atol=1e-6)

@@ -101,3 +101,29 @@ def test_params_of_another_batch(aug):
 def test_a_normalisation_that_cannot_be_undone_is_refused(mean, std):
     with pytest.raises(ia.InstaAugError, match="normalization: mean and std need equal lengths and std > 0"):
         ia.LearnedAugment(["turn"], normalization=(mean, std))
+
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_normalised_images_of_any_precision_are_undone(dtype):
+    normalise = v2.Normalize(MEAN, STD)
+    images = torch.rand(4, 3, 16, 16)
+    images[:, :, 0], images[:, :, 1] = 0, 1
+    aug = ia.LearnedAugment(["crop"], normalization=(torch.tensor(MEAN), torch.tensor(STD))).requires_grad_(False)
+    identity = aug.distribution(normalise(images)).identity()
+    out = aug(normalise(images).to(dtype), params=identity)
+    assert out.dtype == dtype
+    assert torch.allclose(out.double(), normalise(images).double(), atol=8 * torch.finfo(dtype).eps + 1e-6)
+    with pytest.raises(ia.InstaAugError, match="does not undo"):
+        aug(2 * normalise(images).to(dtype))
+
+
+def test_a_normalisation_has_a_number_for_each_channel(tmp_path):
+    with pytest.raises(ia.InstaAugError, match="normalization: .*for 1 channel"):
+        ia.LearnedAugment(["crop"], in_channels=1, normalization=(MEAN, STD))
+    aug = ia.LearnedAugment(["crop"], normalization=(torch.tensor(MEAN), torch.tensor(STD)))
+    aug.save(tmp_path / "a.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors")
+    assert again.normalization.mean == pytest.approx(MEAN) and again.normalization.std == pytest.approx(STD)

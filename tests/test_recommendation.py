@@ -1,5 +1,6 @@
 """Which of several arms is recommended: never what chance alone made look better."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -78,4 +79,51 @@ def test_what_images_as_they_are_lose_is_said_where_it_is_certain():
         for labelled in (True, False):  # its own answers are right by definition
             report = conclude([single, ours], n, labelled)
             assert report.recommended is ours
-            assert ("images that nothing disturbed lose 10.0 points by it [" in str(report)) == (said and labelled)
+            what = "lose 10.0 points by it [" if labelled else "get another answer than before in 10.0 % of cases ["
+            assert (f"images that nothing disturbed {what}" in str(report)) == said
+
+
+def test_who_is_sure_of_wrong_answers_is_judged_by_how_many_are_right():
+    """All NLL are that of guessing, ln 2."""
+    plain = arm("one view", 1, np.arange(200) < 50, math.log(2))
+    for more, better in ((100, True), (52, False)):
+        other = arm("ours", 1, np.arange(200) < more, math.log(2) + 1e-5)
+        assert (choose_arm([plain, other]) is other) == better
+    assert choose_arm([plain, arm("ours", 1, np.arange(200) < 100, math.log(2) + 0.1)]) is plain
+
+
+def test_few_images_must_tell_more():
+    """Of 12 images and of 120 the saving is 2.5 standard errors."""
+    for n, enough in ((12, False), (120, True)):
+        noise = np.random.default_rng(0).normal(0, 0.5, n)
+        noise = (noise - noise.mean()) / noise.std() * math.sqrt(n) / 2.5
+        right = np.arange(n) < n // 2
+        plain, other = arm("one view", 1, right, 3.0), arm("ours", 2, right, 2.0 + noise)
+        assert (choose_arm([plain, other]) is other) == enough
+        assert (f"{n} held-out images tell large" in str(conclude([plain, arm("ours", 1, right, 1.0)], n, True))) == (
+            not enough
+        )
+
+
+def test_hedging_is_no_help_to_images_that_were_not_disturbed():
+    """A lower NLL on all that is bought by a higher one on images as they are; more right answers may be bought by it."""
+    n = 400
+    left, right = np.arange(n) >= 200, np.arange(n) < 300
+    plain = replace(
+        arm("one view", 1, right, np.where(left, 0.1, 3.0)),
+        undisturbed=np.where(left, right, np.nan),
+        undisturbed_nll=np.where(left, 0.1, np.nan),
+    )
+    for known, spared in ((0.4, False), (0.1, True), (0.05, True)):
+        hedged = replace(
+            arm("best input-free", 4, right, np.where(left, known, 1.5)),
+            undisturbed=plain.undisturbed,
+            undisturbed_nll=np.where(left, known, np.nan),
+        )
+        assert (choose_arm([plain, hedged]) is hedged) == spared
+        report = str(conclude([plain, hedged], n, True))
+        assert ("no more often than chance has it; their probabilities are better, at 4 forwards" in report) == spared
+        better = replace(hedged, correct=np.arange(n) < 340)
+        assert choose_arm([plain, better]) is better and "probabilities are better" not in str(
+            conclude([plain, better], n, True)
+        )

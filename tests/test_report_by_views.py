@@ -78,7 +78,7 @@ def test_a_deployed_model_does_what_the_report_says(names, options):
         expected = losses(deployed, held[order], targets[order])
         torch.testing.assert_close(torch.from_numpy(arm.nll), expected, rtol=1e-3, atol=1e-6)
     assert result.report.recommended.name == "one view"  # the targets are what it says of the images as they are
-    assert aug.recommended["recommended"]["arm"] == "one view" and len(aug.recommended["classifier"]) == 64
+    assert aug.recommended["recommended"]["arm"] == "one view" and len(aug.recommended["model"]) == 64
 
 
 def test_a_range_that_undoes_what_happened_is_recommended(tmp_path):

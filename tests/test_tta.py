@@ -261,3 +261,52 @@ def test_weights_by_size_of_crop_are_applied_to_each_view(images):
     answers = torch.stack([model(aug(images, params=params.index(k))).softmax(-1) for k in range(4)])
     expected = (w[..., None] * answers).sum(0) / w.sum(0)[:, None]
     assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
+
+
+def test_a_view_that_a_family_leaves_alone_is_as_without_it():
+    """A policy of crops at the edge and of rotations: an unrotated crop has no `fill` blended into its border."""
+    aug = make_lively(["crop", "rotate"], fill=1.0).eval()
+    images, seen = torch.rand(3, 3, 24, 24), []
+
+    class Keep(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x.mean((2, 3))
+
+    policy = {"cx": [0.25, 0.5], "cy": [0.25, 0.5], "w": [0.5, 1.0], "h": [0.5, 1.0], "angle": [0.0, 30.0]}
+    ia.TTAModel(Keep(), aug, 2, policy=policy)(images)
+    crop = make_lively(["crop"], fill=1.0)
+    alone = crop(
+        images, params=ia.AugmentParams(**{k: torch.full((3,), v[0]) for k, v in policy.items() if k != "angle"})
+    )
+    assert torch.allclose(seen[0][:3], alone, atol=1e-6)
+    rotated = make_lively(["rotate"], fill=1.0)(images, params=ia.AugmentParams(angle=torch.full((3,), 30.0)))
+    assert torch.allclose(seen[0][3:], rotated, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_images_come_in_the_precision_of_the_classifier(dtype):
+    classifier = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).to(dtype).eval()
+    aug, images = make_lively(["turn"]).eval(), torch.rand(5, 3, 16, 16)
+    for views in ({"n_views": 2}, {"n_views": 2, "policy": {"turn_angle": [0.0, 90.0]}}):
+        assert ia.TTAModel(classifier, aug, **views)(images).shape == (5, 3)
+
+
+def test_no_images_have_no_answers_and_a_list_is_no_batch():
+    classifier = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).eval()
+    model = ia.TTAModel(classifier, make_lively(["turn"]).eval(), 2)
+    assert model(torch.rand(0, 3, 16, 16)).shape == (0, 3)
+    with pytest.raises(ia.InstaAugError, match=r"images: expected a tensor .* got list; stack them"):
+        model([torch.rand(3, 16, 16)])
+
+
+def test_layers_with_a_setting_called_p_are_no_dropout():
+    class GeM(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.p = nn.Parameter(torch.full((3,), 3.0))
+
+        def forward(self, x):
+            return x.clamp(min=1e-6).pow(self.p[:, None, None]).mean((2, 3)).pow(1 / self.p)
+
+    assert ia.TTAModel(GeM().train(), make_lively(["turn"]).eval(), 2)(torch.rand(2, 3, 16, 16)).shape == (2, 3)

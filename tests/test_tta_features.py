@@ -1,5 +1,7 @@
 """Test-time views through a classifier whose features φ reads: its look is the answer for the image itself."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -110,3 +112,39 @@ def test_costs_are_the_forwards_that_a_deployed_model_makes(size):
         assert forwards({"n_views": k}) == pytest.approx(compared["ours", k].cost)
     once, twice = (compared["ours", k].cost for k in (1, 2))
     assert 1 <= once <= twice == 2 if size == 32 else (once, twice) == (2, 3)
+
+
+@pytest.mark.parametrize("families", [["crop", "rotate"], ["turn"]])
+def test_dropout_of_phi_is_off_at_test_time_whatever_its_mode(model, families):
+    """And the mode is that of before, of its parts too; threads that find it in training mode agree."""
+    torch.manual_seed(1)
+    model.eval()
+    aug = ia.LearnedAugment(families, predictor=ia.FeaturesPredictor(model, image_size=32, dropout=0.5))
+    with torch.no_grad():
+        for weight in aug.predictor.heads.parameters():
+            weight.add_(torch.randn_like(weight))
+    images, labels = torch.rand(24, 3, 32, 32), torch.arange(24) % 3
+    tta = ia.TTAModel(model, aug, 3)
+    aug.eval()
+    expected = tta(images)
+    nll = ia.tta.views_nll(model, aug, (images, labels), 3, progress=False)
+    aug.train()
+    aug.predictor.drop.eval()
+    aug.predictor.map_norm.eval()
+    modes = [module.training for module in aug.modules()]
+    assert torch.equal(tta(images), expected)
+    assert ia.tta.views_nll(model, aug, (images, labels), 3, progress=False) == nll
+    assert [module.training for module in aug.modules()] == modes
+    aug.train()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(out, expected) for out in pool.map(tta, [images] * 12))
+    assert all(module.training for module in aug.predictor.modules())
+
+
+def test_a_report_leaves_the_modes_of_phi_as_they_were(model):
+    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32))
+    aug.train()
+    aug.predictor.drop.eval()
+    modes = {name: module.training for name, module in aug.named_modules()}
+    ia.recommend(aug, model, torch.rand(12, 3, 32, 32), ia.FitConfig(progress=False))
+    assert {name: module.training for name, module in aug.named_modules()} == modes

@@ -98,3 +98,28 @@ def test_a_model_that_is_fitted_to_without_its_normalisation_is_named(caplog):
             call(aug, model, images, nuisance=["turn"], config=config)
             assert ("normalised" in caplog.text) == (expected is not None)
             assert expected is None or f"v2.Normalize({tuple(expected)}, " in caplog.text
+
+
+def test_few_numbers_that_are_alike_by_chance_are_no_copies(caplog):
+    """Two classes through features: many images have the same rounded logits, and no two are the same."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.AdaptiveAvgPool2d(8))
+
+        def forward(self, x):
+            z = self.body(x).mean((1, 2, 3), keepdim=False)[:, None]
+            return torch.cat([0 * z, (8 * z).round()], 1)
+
+    images = torch.rand(80, 3, 16, 16)
+    for data, copies in ((images, False), (images[:40].repeat(2, 1, 1, 1), True)):
+        caplog.clear()
+        aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(Two(), 16))
+        config = ia.FitConfig(max_steps=1, progress=False)
+        ia.fit(aug, Two(), (data, torch.arange(80) % 2), config=config, labels=True)
+        assert ("held-out images are among those" in caplog.text) == copies
+    caplog.clear()
+    ia.fit(ia.LearnedAugment(["turn"], predictor="global"), Two(), (images, torch.arange(80) % 2), config=config)
+    assert "held-out images are among those" not in caplog.text

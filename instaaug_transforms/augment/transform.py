@@ -48,7 +48,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             by kind as in torchvision, ``{tv_tensors.Mask: 255, "others": 0.5}``. Masks get 0 where not named.
         interpolation: of images, ``"bilinear"``, ``"bicubic"`` or ``"nearest"`` (through which ranges cannot be learned),
             or torchvision's `InterpolationMode`. Masks are nearest always.
-        predictor: φ, which decides the distribution: a `Predictor`, or the name of one that needs no arguments. ``"conv"``
+        predictor: φ, which decides the distribution: a `Predictor`, or the name of one that needs no arguments. ``"patches"``
             is `PatchPredictor`, a small network on a copy of 32 pixels; ``ConvPredictor(image_size=…, width=…)`` is larger;
             ``FeaturesPredictor(classifier)`` reads what a classifier makes of the image. For comparison: ``"global"``, one
             learned distribution for all images; ``"symmetric"``, the same with ranges centred on the identity (Augerino);
@@ -105,7 +105,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         self.fill, self.mask_fill = check_fill(fill, in_channels)
         self.interpolation = interpolation
         self.output_size = None if output_size is None else tuple(output_size)
-        self.normalization = None if normalization is None else Normalization(*normalization)
+        self.normalization = None if normalization is None else Normalization(*normalization, in_channels)
         self.backend = functional.backends.check(backend)
         self._colour = CompiledColour(self.families) if compile else True
         self.predictor = create_predictor(predictor, self.families, in_channels)

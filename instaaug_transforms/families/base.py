@@ -86,6 +86,7 @@ class Family(ABC):
         stays_inside: a geometric family that never shows what lies outside the image.
         channels: the numbers of image channels it is defined on, None for any.
         has_rsample: whether samples carry gradients to φ: true of ranges, false of tables of candidates.
+        changes_frame: whether what it shows may have other proportions than the image, see `frame_aspect`.
         uses_backend: whether `colour` takes a third argument, the name of the kernels to use.
     """
 
@@ -94,6 +95,7 @@ class Family(ABC):
     stage: ClassVar[str]
     order: ClassVar[int] = 50
     stays_inside: ClassVar[bool] = False
+    changes_frame: bool = False
     channels: ClassVar[tuple[int, ...] | None] = None
     has_rsample: ClassVar[bool]
     uses_backend: ClassVar[bool] = False

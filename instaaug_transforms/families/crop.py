@@ -112,8 +112,12 @@ class Crop(AnchorFamily):
         rows = [mirrored, zero, 2 * cx - 1, zero, h, 2 * cy - 1, zero, zero, one]
         return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
 
+    @property
+    def changes_frame(self) -> bool:
+        return bool(self.jitter)
+
     def frame_aspect(self, params: AugmentParams, aspect: Tensor) -> Tensor:
-        return aspect * params.w / params.h
+        return aspect * (params.w / params.h).to(aspect)
 
     def box(self, params: AugmentParams) -> tuple[float, float, float, float, bool]:
         cx, cy, w, h = (params[name].item() for name in ("cx", "cy", "w", "h"))

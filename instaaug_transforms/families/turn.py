@@ -39,10 +39,16 @@ class Turn(AnchorFamily):
         return height == width and all(angle % 90 == 0 for angle in self.angles)
 
     def swaps_sides(self, params: AugmentParams) -> bool:
-        return bool((params.turn_angle % 180 == 90).all())
+        return "turn_angle" in params and bool((params.turn_angle % 180 == 90).all())
+
+    def nearest(self, params: AugmentParams) -> Tensor:
+        return self._nearest(params.turn_angle)
 
     def undoing(self, fields: dict[str, Tensor]) -> Tensor:
-        gap = (fields["turn_angle"].unsqueeze(-1) + torch.tensor(self.angles).to(fields["turn_angle"])) % 360
+        return self._nearest(-fields["turn_angle"])
+
+    def _nearest(self, angle: Tensor) -> Tensor:
+        gap = (angle.unsqueeze(-1) - torch.tensor(self.angles).to(angle)) % 360
         return torch.minimum(gap, 360 - gap).argmin(-1)
 
     def compose_index(self) -> Tensor | None:

@@ -29,6 +29,7 @@ class Transformation(Protocol):
 
     fields: tuple[str, ...]
     stage: str
+    changes_frame: bool
     uses_backend: bool
 
     def left_out(self, params: AugmentParams) -> dict[str, Tensor]: ...
@@ -105,8 +106,13 @@ def _check_affine(matrix: Tensor, steps: list[tuple[Transformation, Tensor]]) ->
 
 def stay_inside(families: Sequence[Transformation], params: AugmentParams, height: int, width: int) -> bool:
     """Whether no geometric family that has parameters shows what lies outside an image of that size."""
-    acting = (f for f in families if f.stage == "geometry" and f.fields[0] in params)
-    return all(f.keeps_inside(height, width) for f in acting)
+    for family in families:
+        if family.stage == "geometry" and family.fields[0] in params:
+            if not family.keeps_inside(height, width):
+                return False
+            if family.changes_frame:  # those that follow act in a frame of any proportions
+                height, width = 1, 2
+    return True
 
 
 def apply(

@@ -64,10 +64,14 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
 class Normalization:
     """Undo and redo ``(x − mean) / std``, given per channel."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        if len(mean) != len(std) or not all(s > 0 for s in std):
-            raise InstaAugError(f"normalization: mean and std need equal lengths and std > 0, got {mean} and {std}")
-        self.mean, self.std = tuple(mean), tuple(std)
+    def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
+        self.mean, self.std = (tuple(float(number) for number in part) for part in (mean, std))
+        n = len(self.mean)
+        if n != len(self.std) or n not in (1, channels or n) or not all(s > 0 for s in self.std):
+            each = "" if channels is None else f", for {channels} channel(s)"
+            raise InstaAugError(
+                f"normalization: mean and std need equal lengths and std > 0{each}, got {self.mean} and {self.std}"
+            )
 
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(
@@ -75,9 +79,14 @@ class Normalization:
         )
 
     def undo(self, images: Tensor) -> Tensor:
-        """Back to [0, 1]."""
-        mean, std = self._columns(images)
-        return images * std + mean
+        """Back to [0, 1]; of halves in full precision, and what they had rounded out of it is cut off."""
+        exact = images if images.dtype == torch.float64 else images.float()
+        mean, std = self._columns(exact)
+        out = exact * std + mean
+        if exact.dtype == images.dtype:
+            return out
+        slack = torch.finfo(images.dtype).eps * exact.abs().amax() * max(self.std)
+        return torch.where((out - 0.5).abs() <= 0.5 + slack, out.clamp(0, 1), out)
 
     def redo(self, images: Tensor) -> Tensor:
         """Mean and standard deviation of the user's pipeline."""
@@ -143,7 +152,7 @@ def to_batch(
         if dtype == torch.uint8:
             out = out.detach().mul(255).round_().clamp_(0, 255).to(torch.uint8)
         elif normalization is not None:
-            out = normalization.redo(out)
+            out = normalization.redo(out).to(dtype)
         if len(lead) != 1:
             out = out.reshape(*lead, *out.shape[-3:])
         return rewrap(out, leaf)

@@ -11,7 +11,7 @@ from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from ..utils.outputs import are_probabilities, check_logits
+from ..utils.outputs import are_probabilities, as_labels, check_logits
 from .loss_table import Viewer
 from .losses import PerViewLoss, own_answers, per_view
 
@@ -46,7 +46,7 @@ def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str,
         )
     for name, part in data.items():
         if part.targets is not None:
-            part.targets = _as_labels(part.targets, logits.shape[1], name)
+            part.targets = as_labels(part.targets, logits.shape[1], name)
 
 
 def can_average(aug: LearnedAugment, model: nn.Module, loss: PerViewLoss, data: Images, own: bool) -> bool:
@@ -73,19 +73,3 @@ def _few(aug: LearnedAugment, model: nn.Module, data: Images) -> tuple[Any, Tens
     identity = {name: torch.tensor([value]) for family in aug.families for name, value in family.identity().items()}
     with torch.no_grad():
         return Viewer(aug, model, AugmentParams(**identity)).plain(images), targets
-
-
-def _as_labels(targets: Tensor, classes: int, name: str) -> Tensor:
-    """Class numbers ``(N,)`` as int64, or probabilities ``(N, classes)`` as they are."""
-    hard = targets.ndim == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
-    if hard and int(targets.min()) >= 0 and int(targets.max()) < classes:
-        return targets.long()
-    soft = targets.ndim == 2 and targets.shape[1] == classes and targets.is_floating_point()
-    if soft and bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all()):
-        return targets.float()
-    given = f"{tuple(targets.shape)} {targets.dtype}, from {targets.min().item():g} to {targets.max().item():g}"
-    raise InstaAugError(
-        f"{name}: expected labels (N,), integers from 0 to {classes - 1}, for a classifier of {classes} classes, or "
-        f"probabilities (N, {classes}); got {given}. Map them to the classifier's classes; for several classes an image, "
-        "or numbers, give a loss of your own"
-    )

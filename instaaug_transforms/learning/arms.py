@@ -21,6 +21,7 @@ N_VIEWS = (1, 2, 4, 10)
 TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 MOST_PUT_RIGHT = 2  # candidates of an image whose results fixed views are made of
+SURE = 1.5  # temperature that a classifier may need, for its losses to be compared without one
 MOST_ROWS = 20_000  # that a search for input-free views reads
 
 
@@ -136,8 +137,12 @@ def rivals(
 ) -> list[HeldOutArm]:
     """One view, what does not look at the image, and what looks at everything; ``known`` is the order of `policy_order`."""
     n, columns = scores.n, log_p.shape[1]
-    more = {} if train is None else nll_on_train(train, numbers_of_views(columns))
     zero = torch.zeros(n, 1, dtype=torch.long)
+    more = {}
+    # Of images that φ learned from only losses are kept, which no temperature changes: they tell nothing of a classifier that is too
+    # sure of itself, whose averages gain by being shy.
+    if train is not None and 1 / SURE < scores.temperature(scores.average(zero)) < SURE:
+        more = nll_on_train(train, numbers_of_views(columns))
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
     arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
     order = in_halves(scores)

@@ -20,8 +20,9 @@ from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
+from ..tta.views import normalizing
+from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
@@ -84,7 +85,8 @@ def fit(
         nuisance: what the images suffer before φ sees them, with ``config.nuisance_probability``: names of families,
             drawn as widely as they can undo, or torchvision transforms. See `Nuisance`.
         labels: whether to fit to the labels. Without them the target is the classifier's own answer on the image as it
-            was; that is the default with a nuisance, and labels then serve the report alone.
+            was; that is the default with a nuisance, and labels then serve the report and the choices on held-out images.
+            False: what labels there are is not looked at.
         table, val_table: loss tables that `build_loss_table` made of the same data, to save the time.
         workdir: folder for tables, memory-mapped, and for checkpoints, every ``config.checkpoint_seconds``. What is
             there already of the tables is used. Nothing is kept by default.
@@ -99,6 +101,7 @@ def fit(
     """
     config = config or FitConfig()
     check_module(classifier)
+    given, classifier = classifier, normalizing(aug, classifier)
     loss = find_loss(loss)
     if next(aug.predictor.parameters()).dtype == torch.float16:
         raise InstaAugError(
@@ -113,10 +116,17 @@ def fit(
         train, val = hold_out(train, config.seed, config.held_out)
     else:
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
+    if labels is False:
+        train, val = train.without_targets(), val.without_targets()
     own = own_answers(loss) if fits_to_own_answers(labels, nuisance, train) else None
     if own is None and val.targets is None:
         raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
     undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
+    if (table is not None or val_table is not None) and (undo is not None or own is not None):
+        raise InstaAugError(
+            "table: build_loss_table knows labelled images as they are, and this fit is to "
+            f"{'disturbed images' if undo is not None else 'own answers'}; leave table and val_table out, and give workdir to keep its own"
+        )
     warn_about_normalization(classifier)
     warn_about_look(aug, val)
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
@@ -180,7 +190,7 @@ def fit(
         elif report:
             summary = report_by_views(aug, classifier, val, loss, config)
         if summary:
-            aug.recommended["classifier"] = fingerprint(classifier)
+            aug.recommended["model"] = model_sha256(given)
         if summary and own is not None and undo is None:
             summary.notes.append(RIGHT_BY_DEFINITION)
     return replace(result, report=summary, held_out=val.identities)
@@ -200,7 +210,7 @@ def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
     if config.entropy.bands or not alone:
         return [config]
     epochs = min(config.epochs, max(1, config.max_steps * config.batch_size // rows))
-    still = (replace(config.entropy, initial_weight=weight, rate=0.0) for weight in config.entropy_weights)
+    still = (replace(config.entropy, initial_weight=weight, mode="dual", rate=0.0) for weight in config.entropy_weights)
     return [replace(config, entropy=entropy, epochs=epochs) for entropy in still]
 
 

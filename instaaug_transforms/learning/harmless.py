@@ -11,6 +11,7 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
+from ..utils.modes import evaluating
 from .arms import MOST_ROWS, N_VIEWS, choices, numbers_of_views, ours, rivals, table_of
 from .prepared import Prepared
 from .put_right import PutRight
@@ -100,15 +101,19 @@ def compare(
 
 def joint(aug: LearnedAugment, held: Prepared) -> Tensor:
     """φ's log-probability of every combination of candidates, ``(R, A)``, for the held-out copies."""
-    predictor, product = aug.predictor, CandidateProduct(aug.anchor_families, max_columns=10**9)
-    training = predictor.training
-    predictor.eval()
-    parts = []
-    for rows in torch.arange(len(held)).split(CHUNK):
-        raw = predictor.decode(*held.seen(rows))
-        parts.append(product.log_p(AugmentDistribution(aug.families, raw).parts).cpu())
-    predictor.train(training)
-    return torch.cat(parts)
+    return _log_p(aug, _raw(aug, held))
+
+
+def _raw(aug: LearnedAugment, held: Prepared) -> dict[str, Tensor]:
+    """What φ says of the held-out copies, ``(R, …)`` per family."""
+    with evaluating(aug.predictor):
+        parts = [aug.predictor.decode(*held.seen(rows)) for rows in torch.arange(len(held)).split(CHUNK)]
+    return {name: torch.cat([raw[name] for raw in parts]) for name in parts[0]}
+
+
+def _log_p(aug: LearnedAugment, raw: dict[str, Tensor]) -> Tensor:
+    product = CandidateProduct(aug.anchor_families, max_columns=10**9)
+    return product.log_p(AugmentDistribution(aug.families, raw).parts).cpu()
 
 
 def _mean_loss(scores: Scores, log_p: Tensor, order: list[int]) -> float:
@@ -122,18 +127,12 @@ def _shrink(aug: LearnedAugment, held: Prepared, scores: Scores, order: list[int
     heads = getattr(aug.predictor, "heads", None)
     if heads is None or not all(hasattr(head, "shrink_") for head in heads.values()):
         return 1.0
-    raw: dict[str, list[Tensor]] = {}
-    aug.predictor.eval()
-    for rows in torch.arange(len(held)).split(CHUNK):
-        for name, value in aug.predictor.decode(*held.seen(rows)).items():
-            raw.setdefault(name, []).append(value)
-    every = {name: torch.cat(values) for name, values in raw.items()}
+    every = _raw(aug, held)
     mean = {name: value.mean(0) for name, value in every.items()}
-    product = CandidateProduct(aug.anchor_families, max_columns=10**9)
 
     def score(strength: float) -> float:
         moved = {name: mean[name] + strength * (value - mean[name]) for name, value in every.items()}
-        return _mean_loss(scores, product.log_p(AugmentDistribution(aug.families, moved).parts).cpu(), order)
+        return _mean_loss(scores, _log_p(aug, moved), order)
 
     strength = min(STRENGTHS, key=score)
     if strength != 1:

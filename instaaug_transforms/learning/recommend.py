@@ -14,8 +14,9 @@ from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
+from ..tta.views import normalizing
+from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
@@ -61,7 +62,9 @@ def recommend(
     """
     config, loss = config or FitConfig(), find_loss(loss)
     check_module(classifier)
+    given, classifier = classifier, normalizing(aug, classifier)
     held = load(data, "data", progress=config.progress, channels=aug.in_channels)
+    held = held.without_targets() if labels is False else held
     own = own_answers(loss) if fits_to_own_answers(labels, nuisance, held) else None
     tabled = len(aug.anchor_families) == len(aug.families)
     if not tabled and (nuisance is not None or own is not None):
@@ -87,7 +90,7 @@ def recommend(
             report = compare(aug, prepared, scores_of(prepared, loss), candidates, put_right=put_right)
         else:
             report = report_by_views(aug, classifier, held, loss, config)
-    aug.recommended["classifier"] = fingerprint(classifier)
+    aug.recommended["model"] = model_sha256(given)
     if own is not None and undo is None:
         report.notes.append(RIGHT_BY_DEFINITION)
     return report

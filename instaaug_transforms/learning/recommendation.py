@@ -8,6 +8,7 @@ from ..utils.stats import mean_interval
 from .report import HeldOutArm, HeldOutReport
 
 MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is rounding
+FEW = 100  # held-out images below which more is asked of a difference
 FEWEST = 10  # held-out images below which nothing but one view is recommended
 
 
@@ -30,36 +31,67 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
         notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
     if (recommended.setting or {}).get("put_right"):
         notes.append("φ puts each image right, and the same views of what comes of it are averaged")
-    if labelled and recommended.undisturbed is not None:
-        gain, low, high = (100 * value for value in mean_interval(recommended.undisturbed - arms[0].undisturbed))
-        if high < 0:
-            notes.append(
-                f"images that nothing disturbed lose {-gain:.1f} points by it [{-high:.1f}, {-low:.1f}]; where most are such, fit with a lower "
-                "nuisance_probability"
-            )
+    if recommended is not arms[0]:
+        notes += _caveats(recommended, arms[0], n, labelled)
     by_classes = arms[0].correct is not None
     against = "labels" if by_classes else "targets"
     own = "the classifier's own answers" if by_classes else "the model's own outputs"
     return HeldOutReport(arms, recommended, n, against if labelled else own, notes)
 
 
+def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool) -> list[str]:
+    """What an arm costs, or does not give, a sentence each."""
+    notes = []
+    if n < FEW:
+        notes.append(f"{n} held-out images tell large differences alone; with {FEW} or more a small gain is no luck")
+    if arm.undisturbed is not None:
+        gain, low, high = (100 * value for value in mean_interval(arm.undisturbed - single.undisturbed))
+        if high < 0:
+            what = (f"lose {-gain:.1f} points by it", f"get another answer than before in {-gain:.1f} % of cases")[
+                not labelled
+            ]
+            notes.append(
+                f"images that nothing disturbed {what} [{-high:.1f}, {-low:.1f}]; where most are such, fit with a lower "
+                "nuisance_probability"
+            )
+    if arm.correct is not None:
+        gain, error = _paired(arm.correct, single.correct)
+        if gain <= error:
+            notes.append(
+                f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
+            )
+    return notes
+
+
 def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
 
-    An arm comes into question if its NLL is lower than that of one plain view and its accuracy not lower by a standard error
-    of their paired difference, and one of the two better by two: NLL on held-out images, or on these and all that φ learned
-    from, for an arm that looks at none; or accuracy, which tells more where the classifier is often wrong. Of those, the
+    An arm comes into question if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher) and
+    its accuracy not lower by a standard error of their paired difference, and one of the two better by two, or, of fewer than `FEW` images, by three: NLL on held-out
+    images, or on these and all that φ learned from, for an arm that looks at none; or accuracy, which tells more where the
+    classifier is often wrong. One that gains no accuracy must not have a higher NLL on what no nuisance disturbed: to
+    hedge between turns, say, is no help to an image that was not turned. Of those, the
     cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does not look at the image.
     ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     single, able = arms[0], []
+    enough = 2 if len(single.nll) >= FEW else 3
     material = MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
     for arm in arms[1:]:
         saving, spread = _paired(single.nll, arm.nll)
         in_all, spread_in_all = _paired(*_with_more(single, arm))
         gain, error = (0.0, 0.0) if arm.correct is None else _paired(arm.correct, single.correct)
-        sure = saving > 2 * spread or in_all > 2 * spread_in_all or gain > 2 * error
-        if arm.setting is not None and sure and saving > material and gain >= -error:
+        surer = saving > enough * spread or in_all > enough * spread_in_all
+        righter = gain > enough * error
+        # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
+        lower = saving > material or (righter and saving > -material)
+        if (
+            arm.setting is not None
+            and lower
+            and (surer or righter)
+            and gain >= -error
+            and (gain > error or _spares(arm, single))
+        ):
             able.append(arm)
     if not able:
         return single
@@ -70,6 +102,15 @@ def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
         return loss <= error
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
+
+
+def _spares(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether the NLL of copies that no nuisance disturbed is not higher, by more than a standard error."""
+    if arm.undisturbed_nll is None:
+        return True
+    known = ~np.isnan(arm.undisturbed_nll)
+    cost, error = _paired(arm.undisturbed_nll[known], single.undisturbed_nll[known])
+    return cost <= error
 
 
 def _with_more(*arms: HeldOutArm) -> list[np.ndarray]:

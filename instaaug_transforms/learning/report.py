@@ -24,6 +24,7 @@ class HeldOutArm:
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
         undisturbed: ``(N,)`` the share of right answers among the copies of each image that no nuisance disturbed, NaN where
             all were; None where there is no such copy.
+        undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """
 
@@ -35,6 +36,7 @@ class HeldOutArm:
     setting: dict[str, Any] | None = None
     more: np.ndarray | None = field(default=None, repr=False)
     undisturbed: np.ndarray | None = field(default=None, repr=False)
+    undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """JSON values: accuracy in percent and NLL in nats, or the loss."""

@@ -15,6 +15,7 @@ from ..predictors import FeaturesPredictor
 from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import choose_views, sees_images
+from ..utils.modes import evaluating
 from ..utils.progress import bar
 from .arms import N_VIEWS, policy_of
 from .config import FitConfig
@@ -101,13 +102,9 @@ def _learned(distribution: AugmentDistribution) -> list[Views]:
 
 def _outputs_of_phi(aug: LearnedAugment, val: Images) -> dict[str, Tensor]:
     """``(N, R)`` per family."""
-    training, raw = aug.predictor.training, dict[str, list[Tensor]]()
-    aug.predictor.eval()
-    for images, _ in val.batches(_parts(len(val)), aug.device):
-        for name, value in aug.predictor(images).items():
-            raw.setdefault(name, []).append(value)
-    aug.predictor.train(training)
-    return {name: torch.cat(values) for name, values in raw.items()}
+    with evaluating(aug.predictor):
+        parts = [aug.predictor(images) for images, _ in val.batches(_parts(len(val)), aug.device)]
+    return {name: torch.cat([raw[name] for raw in parts]) for name in parts[0]}
 
 
 def _look(

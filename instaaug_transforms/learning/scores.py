@@ -79,14 +79,16 @@ class Scores:
         """What an arm answers, scored."""
         correct, losses = self.score(averaged)
         # Copies of one image are no independent witnesses.
-        losses, undisturbed = losses.unflatten(0, (-1, self.held.draws)).mean(1), None
+        losses, undisturbed = losses.unflatten(0, (-1, self.held.draws)), {}
         if correct is not None:
             correct = correct.unflatten(0, (-1, self.held.draws))
             if self.held.undisturbed is not None:
-                left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))
-                undisturbed = ((correct & left).sum(1) / left.sum(1)).numpy()  # 0 / 0 is NaN
+                left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))  # 0 / 0 is NaN
+                undisturbed["undisturbed"] = ((correct & left).sum(1) / left.sum(1)).numpy()
+                as_deployed = self.cross_entropy(averaged).unflatten(0, (-1, self.held.draws))
+                undisturbed["undisturbed_nll"] = ((as_deployed * left).sum(1) / left.sum(1)).numpy()
             correct = (correct.float().mean(1) if self.held.draws > 1 else correct[:, 0]).numpy()
-        return HeldOutArm(name, k, cost, correct, losses.numpy(), setting, undisturbed=undisturbed)
+        return HeldOutArm(name, k, cost, correct, losses.mean(1).numpy(), setting, **undisturbed)
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
@@ -149,11 +151,18 @@ class ClassScores(Scores):
     def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
         return greedy(self.losses[rows, :columns], k)
 
-    def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
+    def temperature(self, averaged: Tensor) -> float:
+        """What answers ``(R, C)`` are to be divided by, so that their cross-entropy is lowest."""
         from ..tta.calibration import best_temperature  # SciPy, which takes a while to import
 
-        temperature = best_temperature(averaged, self.target)
-        nll = -((averaged / temperature).log_softmax(-1) * self.target).sum(-1)
+        return best_temperature(averaged, self.target)
+
+    def cross_entropy(self, averaged: Tensor) -> Tensor:
+        """``(R,)`` of answers ``(R, C)``."""
+        return -(averaged.log_softmax(-1) * self.target).sum(-1)
+
+    def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
+        nll = self.cross_entropy(averaged / self.temperature(averaged))
         return averaged.argmax(-1) == self.right, nll
 
 

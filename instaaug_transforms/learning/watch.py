@@ -23,6 +23,7 @@ COLLAPSED = 1.0  # nats below the band
 TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
+MOST_ALIKE = 20  # images with the same small numbers that are looked at more closely
 COPIES = 0.02  # of the held-out images, that may be among the others
 
 
@@ -160,9 +161,20 @@ def warn_about_look(aug: LearnedAugment, images: Images) -> None:
 def warn_about_copies(train: Prepared, held: Prepared) -> None:
     """Log that φ sees of held-out images exactly what it sees of images it learns from: they are no witnesses."""
     names = [name for name in train.rows if name.startswith("seen-")]
-    name = min(names, key=lambda name: train.rows[name][:1].numel())  # of several things it sees, the smallest
-    known = {row.tobytes() for row in _images(train, name)}
-    copies = sum(row.tobytes() in known for row in _images(held, name))
+    # Of several things it sees the smallest, and where that is the same all of them: few numbers are alike by chance.
+    name = min(names, key=lambda name: train.rows[name][:1].numel())
+    if not train.rows[name][:1].numel():  # it does not look at images
+        return
+    known: dict[bytes, list[int]] = {}
+    for i, row in enumerate(_images(train, name)):
+        known.setdefault(row.tobytes(), []).append(i)
+
+    def same(i: int, k: int) -> bool:
+        return all(torch.equal(held.take(n, torch.tensor([i])), train.take(n, torch.tensor([k]))) for n in names)
+
+    copies = 0
+    for i, row in enumerate(_images(held, name)):
+        copies += any(same(i, k) for k in known.get(row.tobytes(), [])[:MOST_ALIKE])
     if copies > max(1, COPIES * len(held)):
         logger.warning(
             f"val_data: {copies} of the {len(held)} held-out images are among those φ learns from, so what is chosen on them, "

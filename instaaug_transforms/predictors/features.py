@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..families import Family, Features, FeatureSpec
 from ..functional.linear_rgb import GAMMA
 from ..utils.errors import InstaAugError
-from ..utils.hashing import fingerprint
+from ..utils.hashing import fingerprint, unwrapped
 from .base import Predictor, register_predictor
 from .copies import shrink
 from .taps import Tapped, Taps, find_layer
@@ -56,9 +56,10 @@ class FeaturesPredictor(Predictor):
             self.levels = any(family.stage == "colour" for family in families)
         device = next(self.classifier.parameters(), torch.empty(0)).device
         blank = torch.full((2, self.in_channels, self.image_size, self.image_size), 0.5, device=device)
-        layer, n_classes = find_layer(self.classifier, blank)
+        model = unwrapped(self.classifier)  # compiled, it would go past the hooks
+        layer, n_classes = find_layer(model, blank)
         self.layer = self.layer or layer
-        self._taps = (Taps(self.classifier, self.layer, n_classes),)
+        self._taps = (Taps(model, self.layer, n_classes),)
         tapped = self.tap(blank)
         self._sizes = tapped.map.shape[1:], tapped.penultimate.shape[1], n_classes
         self.map_norm = nn.GroupNorm(1, tapped.map.shape[1])

@@ -79,4 +79,4 @@ class PatchPredictor(Predictor):
 
 def _as_map(units: Tensor) -> Tensor:
     """``(B, 64, N)`` to ``(B, N, 8, 8)``, channels last in memory."""
-    return units.transpose(1, 2).view(len(units), -1, GRID, GRID)
+    return units.transpose(1, 2).view(units.shape[0], -1, GRID, GRID)

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
+from ..families import Family
 from ..params import AugmentParams
+from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.hashing import fingerprint
-from ..utils.outputs import check_logits, check_module
+from ..utils.outputs import as_weights, check_logits, check_module
 from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
 from .views import ViewModel, load_setting, look, unchanged
 
@@ -109,7 +110,7 @@ class TTAModel(ViewModel):
                 "aug: nothing says which setting won on held-out images of yours. Find out, ia.recommend(aug, classifier, data), or "
                 "give n_views yourself, TTAModel(classifier, aug, n_views=4)"
             )
-        if result is None and known.get("classifier") not in (None, fingerprint(classifier)):
+        if result is None and known.get("model") not in (None, model_sha256(classifier)):
             logger.warning(
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
                 "on this one first, by ia.recommend or `instaaug validate`, or fit again"
@@ -150,9 +151,14 @@ class TTAModel(ViewModel):
     def _answers(self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams) -> Tensor:
         """Logits ``(n, B, classes)`` of views ``(n, B)``."""
         n = params.batch_shape[0]
-        # No name is kept for the repeated images, so that they are gone when the classifier needs the memory.
-        views = back(self._views(torch.cat([batch] * n), params.flatten()))
-        return self._checked(self.model(views)).unflatten(0, (n, -1))
+        if (
+            self.asks
+        ):  # no name is kept for the repeated images, so that they are gone when the classifier needs the memory
+            views = back(self._views(torch.cat([batch] * n), params.flatten(), self.families))
+        else:
+            each = (self._views(batch, params.index(i), acting) for i, acting in enumerate(self.acting))
+            views = back(torch.cat(list(each)))
+        return self._checked(self.model(as_weights(self.model, views))).unflatten(0, (n, -1))
 
     def _other_answers(
         self,
@@ -171,10 +177,9 @@ class TTAModel(ViewModel):
         left = (~unchanged(self.families, params)).flatten().nonzero()[:, 0]  # of n·B
         if not len(left):
             return plain.expand(n, -1, -1)
-        views = self._views(
-            batch[left % size].contiguous(memory_format=torch.channels_last), params.flatten().index(left)
-        )
-        found = self._checked(self.model(back(views)))
+        some = batch[left % size].contiguous(memory_format=torch.channels_last)
+        views = self._views(some, params.flatten().index(left), self.families)
+        found = self._checked(self.model(as_weights(self.model, back(views))))
         return plain.to(found).repeat(n, 1).index_copy_(0, left, found).unflatten(0, (n, -1))
 
     def _checked(self, outputs: Any) -> Tensor:
@@ -182,11 +187,11 @@ class TTAModel(ViewModel):
         free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
         return outputs if free else check_logits(outputs)
 
-    def _views(self, batch: Tensor, params: AugmentParams) -> Tensor:
+    def _views(self, batch: Tensor, params: AugmentParams, families: Sequence[Family]) -> Tensor:
         if self.policy is None:
             return self.aug.apply(batch, params)
         aug = self.aug
-        return functional.apply(batch, params, self.families, aug.output_size, aug.fill, aug.interpolation)
+        return functional.apply(batch, params, families, aug.output_size, aug.fill, aug.interpolation)
 
     def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
         """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""

@@ -1,5 +1,6 @@
 """Accuracy of a frozen classifier with and without learned views, every arm at the same number of views."""
 
+import copy
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +15,11 @@ from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
+from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
+from ..utils.outputs import as_labels
 from . import arms
 from .aggregation import aggregate, check_aggregation
 from .calibration import best_temperature
@@ -37,6 +40,7 @@ from .report import (
     Evaluation,
 )
 from .runner import Runner, Way
+from .views import normalizing
 
 MOST_CANDIDATES = 64  # that are all looked through for the most confident one
 
@@ -104,6 +108,8 @@ def evaluate(
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
+    choice = copy.copy(choice)
+    given, classifier = classifier, normalizing(aug, classifier)
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     settings = {"select": select, "range_fraction": range_fraction, "include_identity": include_identity, "how": how}
@@ -117,6 +123,8 @@ def evaluate(
         rows_in(None if workdir is None else Path(workdir), streamed) as folder,
     ):
         run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about)
+        for name, part in (("data", data), ("choice_data", choice)):
+            part.targets = as_labels(part.targets, run.classes(part), name, soft=False)
         zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
         pick_zooms = pick_policy = slice(0, most)  # of arms that are left out
         known = None
@@ -126,7 +134,6 @@ def evaluate(
             pick_zooms = arms.greedy(losses[:, : zooms.batch_shape[0]], most)
             pick_policy = arms.greedy(losses, most)
         both = arms.boxes([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 1.0, 1)])
-        ours = (aug, most, select, range_fraction)
         ways = [
             _way(SINGLE, [1], arms.fixed(both.index(slice(0, 1)))),
             _way(FLIP, [2], arms.fixed(both)),
@@ -134,9 +141,14 @@ def evaluate(
             _way(RANDOM, several, arms.random_views(aug, most)),
             _way(AUTO, several if aug.in_channels in (1, 3) else [], arms.auto_augment(most)),
             _way(GREEDY, n_views, arms.fixed(policies.index(pick_policy))),
-            _way(SHUFFLED, several, arms.learned(*ours, True, include_identity, run.shared.predict)),
-            _way(OURS, several, arms.learned(*ours, False, include_identity, run.shared.predict), looks),
         ]
+        # Of candidates, the likeliest k are the first k of more; views spread over a range depend on their number.
+        nested = select == "top" and not any(family.has_rsample for family in aug.families)
+        for ks in [several] if nested else [[k] for k in several]:
+            for name, shuffled in ((SHUFFLED, True), (OURS, False)):
+                how_many = (aug, max(ks, default=1), select, range_fraction)
+                arm = arms.learned(*how_many, shuffled, include_identity, run.shared.predict)
+                ways.append(_way(name, ks, arm, looks and not shuffled))
         ways = [way for way in ways if way.costs and (way.name in (SINGLE, OURS) or way.name in rivals)]
         if 1 in n_views:  # one view alone is the likeliest, not the image itself
             ways.append(
@@ -147,7 +159,7 @@ def evaluate(
             cost = float(own[0].batch_shape[0])
             ways.append(Way(CONFIDENT, {1: cost}, arms.fixed(own[0]), lambda logits, _: arms.most_confident(logits)))
         if aug.recommended:
-            ways.append(_recommended(classifier, aug, run, looks))
+            ways.append(_recommended(given, aug, run, looks))
         results = run.results(ways, data, choice, known, policies if oracle else None)
     order = {name: i for i, name in enumerate([*dict.fromkeys(way.name for way in ways), ORACLE])}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
@@ -180,7 +192,7 @@ def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks:
 
 def _about(classifier: nn.Module, aug: LearnedAugment, nuisance: Nuisance | None, **more: Any) -> dict[str, Any]:
     """What the rows of a comparison are computed from, as JSON values; the images apart."""
-    about = {"classifier": fingerprint(classifier), "transform": fingerprint(aug, config=aug.config())}
+    about = {"classifier": model_sha256(classifier), "transform": fingerprint(aug, config=aug.config())}
     return about | {"recommended": aug.recommended, "nuisance": nuisance and nuisance.about(), **more}
 
 
@@ -202,6 +214,7 @@ def tune(
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
+    classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
     continuous = any(family.has_rsample for family in aug.families)
     settings = [
@@ -238,8 +251,11 @@ def views_nll(
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
+    classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
     with frozen(classifier), torch.no_grad():
-        averages, _ = run.averages([_way(OURS, [n_views], arms.learned(aug, n_views, select, 1.0))], data)
+        averages, _ = run.averages(
+            [_way(OURS, [n_views], arms.learned(aug, n_views, select, predict=run.shared.predict))], data
+        )
         logits = averages[OURS, n_views]()
     return nn.functional.cross_entropy(logits / best_temperature(logits, data.targets), data.targets).item()

@@ -92,7 +92,7 @@ class Runner:
 
         n = views.batch_shape[0]
         about = {"views": {name: field.tolist() for name, field in views.items()}}
-        return self._rows(data, "candidate views", compute, {"logits": (n, self._classes(data))}, about, n)["logits"]
+        return self._rows(data, "candidate views", compute, {"logits": (n, self.classes(data))}, about, n)["logits"]
 
     def losses(self, logits: Rows, targets: Tensor) -> Tensor:
         """``(N, V)`` −log p(true class) from what `candidates` gives."""
@@ -169,7 +169,7 @@ class Runner:
                 rows["bins"] = torch.stack([_bins(*seen[w])[v] for w, v in places], 1)
             return rows
 
-        classes = self._classes(data)
+        classes = self.classes(data)
         like = {"averages": (len(ready), classes)} if ready else {}
         like |= {"views": (len(places), classes), "bins": (len(places),)} if places else {}
         rows, every = self._rows(data, "choices", compute, like), torch.arange(len(data))
@@ -216,7 +216,7 @@ class Runner:
     def _disturbed(self, images: Tensor, part: slice) -> Tensor:
         return images if self.nuisance is None else self.nuisance(images, torch.arange(part.start, part.stop))
 
-    def _classes(self, data: Images) -> int:
+    def classes(self, data: Images) -> int:
         """How many, from a blank image."""
         first = self._disturbed(data.batch(slice(0, 1), self.device)[0], slice(0, 1))
         return self.shared.view(torch.full_like(first, 0.5), ITSELF.to(self.device)).shape[1]

@@ -10,6 +10,7 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
+from ..utils.modes import at_rest
 from ..utils.outputs import as_weights
 from .arms import families_for
 from .views import look
@@ -38,7 +39,8 @@ class SharedViews:
         """p(τ | x) of a batch, looked at once for all arms."""
         if self._looked is None or self._looked[0] is not images:
             # Under autocast the classifier's forward would not be the one that φ is made for.
-            self._looked = (images, *look(self.aug, self.classifier, images, not self.amp))
+            with at_rest(self.aug.predictor):
+                self._looked = (images, *look(self.aug, self.classifier, images, not self.amp))
         return self._looked[2]
 
     def logits(
@@ -87,7 +89,7 @@ class SharedViews:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         views = views.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.aug.device.type, torch.bfloat16, enabled=self.amp):
-            return self.classifier(views).float().cpu()
+            return self.classifier(as_weights(self.classifier, views)).float().cpu()
 
     def _known(self, images: Tensor, known: tuple[AugmentParams, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
         """Codes ``(V, F)`` and logits ``(B, V, classes)`` of what was looked at before, by φ on its way too."""
@@ -114,6 +116,6 @@ class FlatOutputs(nn.Module):
         self.model, self.shape = model, ()
 
     def forward(self, images: Tensor) -> Tensor:
-        outputs = self.model(as_weights(self.model, images))
+        outputs = self.model(images)
         self.shape = outputs.shape[1:]
         return outputs.reshape(len(outputs), -1)

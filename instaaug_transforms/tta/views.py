@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.transforms import v2
 
 from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
@@ -16,6 +17,7 @@ from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..utils.errors import InstaAugError
+from ..utils.modes import at_rest
 
 
 class ViewModel(nn.Module):
@@ -90,6 +92,11 @@ class ViewModel(nn.Module):
             self.policy = functional.complete(acting, AugmentParams(**given))
             own = aug.families if put_right else []
             self.families: list[Family] = [*own, *(family for family in acting if family not in own)]
+            # A family that changes nothing stays out of a view: it would blend `fill` into edges.
+            still = [unchanged([family], self.policy).tolist() for family in acting]
+            self.acting: list[list[Family]] = [
+                [family for family, rests in zip(acting, still, strict=True) if not rests[i]] for i in range(length)
+            ]
 
     @property
     def asks(self) -> bool:
@@ -99,11 +106,18 @@ class ViewModel(nn.Module):
     def chunks(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """``run`` on as many images at a time as ``chunk_size`` allows; a single image ``(C, H, W)`` is a batch of one."""
         check_eval(self.model)
+        if not isinstance(images, Tensor):
+            raise InstaAugError(
+                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack them first"
+            )
         if images.ndim == 3:
             return self.chunks(images[None], run)[0]
         if torch.compiler.is_exporting():  # how many chunks there are would depend on the batch
             return run(images)
-        return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
+        if not torch.compiler.is_compiling() and not len(images):
+            return self.model(images)
+        with at_rest(self.aug.predictor):  # which may have dropout
+            return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
 
     def choose(self, distribution: AugmentDistribution, generator: torch.Generator | None) -> AugmentParams:
         """``(n, B)`` views of a batch that φ has looked at."""
@@ -147,12 +161,16 @@ def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
 def check_eval(classifier: nn.Module) -> None:
     """Raise where a layer of ``classifier`` would behave as in training: views would normalise, or drop, each other."""
     for name, module in classifier.named_modules():
-        drops = max(float(getattr(module, rate, 0) or 0) for rate in ("p", "drop_prob")) > 0
-        if module.training and (isinstance(module, _BatchNorm) or (drops and "Drop" in type(module).__name__)):
+        if module.training and (isinstance(module, _BatchNorm) or _drops(module)):
             raise InstaAugError(
                 f"classifier: it is in training mode, where its {type(module).__name__} {name!r} makes an answer depend on "
                 "the other views and on chance; call model.eval() first"
             )
+
+
+def _drops(module: nn.Module) -> bool:
+    rates = (getattr(module, name, 0) or 0 for name in ("p", "drop_prob"))
+    return "Drop" in type(module).__name__ and any(rate > 0 for rate in rates)
 
 
 def choose_views(
@@ -165,7 +183,7 @@ def choose_views(
 ) -> AugmentParams:
     """``(n, B)`` views; with ``include_identity`` and n ≥ 2 the image itself comes first, and only once.
 
-    For ``top`` they are nested: of n views, all but the first n − 1 others are those of n − 1 views.
+    For ``top`` those of candidates are nested: of n views, all but the first n − 1 others are those of n − 1 views.
     """
     selected = distribution.select(n, select, generator, offsets)
     if not include_identity or n == 1:
@@ -194,6 +212,13 @@ def unchanged(families: Sequence[Family], params: AugmentParams) -> Tensor:
     """Which views leave an image as it is, of the shape of ``params``; fields that are left out are the identity."""
     identity = {name: family.identity()[name] for family in families for name in family.acting_fields}
     return torch.stack([params[name] == value for name, value in identity.items() if name in params]).all(0)
+
+
+def normalizing(aug: LearnedAugment, classifier: nn.Module) -> nn.Module:
+    """The classifier behind a transform that takes normalised images, made one of images in [0, 1]."""
+    if aug.normalization is None:
+        return classifier
+    return nn.Sequential(v2.Normalize(aug.normalization.mean, aug.normalization.std), classifier)
 
 
 def sees_images(aug: LearnedAugment, classifier: nn.Module, size: Sequence[int]) -> bool:

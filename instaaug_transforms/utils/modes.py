@@ -1,5 +1,6 @@
 """Modes for a while: eval, frozen parameters, full precision."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -14,7 +15,7 @@ from .outputs import check_module
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode inside; afterwards, also after an exception, every submodule is in the mode it was in before."""
     check_module(model, "model")
-    modes = {module: module.training for module in model.modules()}
+    modes = {module: getattr(module, "training", False) for module in model.modules()}
     try:
         for module in modes:
             module.training = False
@@ -22,6 +23,26 @@ def evaluating(model: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+_TURN = threading.RLock()
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """As `evaluating`, for a model that several threads ask: those that find it in training mode take turns.
+
+    Nothing while compiling, which knows no locks.
+    """
+    if torch.compiler.is_compiling():
+        yield
+        return
+    with _TURN:
+        if any(module.training for module in model.modules()):
+            with evaluating(model):
+                yield
+            return
+    yield
 
 
 @contextmanager

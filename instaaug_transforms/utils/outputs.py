@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import InstaAugError
@@ -60,8 +61,31 @@ def are_probabilities(outputs: Tensor) -> bool:
     return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-2).all())
 
 
+def as_labels(targets: Tensor, classes: int, name: str, soft: bool = True) -> Tensor:
+    """Class numbers ``(N,)`` as int64, or, where they will do, probabilities ``(N, classes)`` as they are.
+
+    Raises:
+        InstaAugError: something else.
+    """
+    hard = targets.ndim == 1 and not targets.is_floating_point() and targets.dtype != torch.bool
+    if hard and int(targets.min()) >= 0 and int(targets.max()) < classes:
+        return targets.long()
+    probabilities = soft and targets.ndim == 2 and targets.shape[1] == classes and targets.is_floating_point()
+    if probabilities and bool((targets >= 0).all()) and bool(((targets.sum(1) - 1).abs() < 1e-3).all()):
+        return targets.float()
+    given = f"{tuple(targets.shape)} {targets.dtype}, from {targets.min().item():g} to {targets.max().item():g}"
+    also = f", or probabilities (N, {classes})" if soft else ""
+    fix = "; for several classes an image, or numbers, give a loss of your own" if soft else ""
+    raise InstaAugError(
+        f"{name}: expected labels (N,), integers from 0 to {classes - 1}, for a classifier of {classes} classes{also}; got {given}. "
+        f"Map them to the classifier's classes{fix}"
+    )
+
+
 def as_weights(model: nn.Module, images: Tensor) -> Tensor:
-    """Images in the floating-point type of the model's weights: half and double precision models take no others."""
+    """Images in the floating-point type of the model's weights: half and double precision models take no others. Bytes stay."""
+    if not images.is_floating_point():
+        return images
     kinds = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     return images.to(next(kinds, images.dtype))
 

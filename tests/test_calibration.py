@@ -1,0 +1,36 @@
+"""Temperatures against SciPy's unbounded search in 1 / T, in which NLL is convex."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from torch.nn import functional as F
+
+from instaaug_transforms.tta.calibration import best_temperature
+
+
+@pytest.mark.parametrize("scale", [1e-2, 0.2, 1.0, 5.0, 40.0, 3e3, 6e4])
+def test_it_is_the_best_one_however_sure_the_classifier_is(scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(300, 4, generator=generator)
+    labels = (logits + torch.randn(300, 4, generator=generator)).argmax(1)
+
+    def nll(inverse):
+        return F.cross_entropy(inverse * logits.double(), labels).item()
+
+    best = minimize_scalar(nll, bracket=(0.5, 1.0))
+    temperature = best_temperature(scale * logits, labels)
+    assert temperature == pytest.approx(scale / best.x, rel=1e-2)
+    assert F.cross_entropy(scale * logits.double() / temperature, labels).item() == pytest.approx(best.fun, abs=1e-5)
+
+
+def test_who_is_sure_of_wrong_answers_does_as_well_as_guessing():
+    """And no worse, so that an average is not better for being less sure."""
+    logits = torch.tensor([[20.0, -20.0], [-20.0, 20.0]]).repeat(50, 1)
+    labels = torch.tensor([0, 1, 1, 0]).repeat(25)
+    nll = F.cross_entropy(logits / best_temperature(logits, labels), labels).item()
+    assert nll <= math.log(2) + 1e-3
+    soft = F.one_hot(labels, 2).float()
+    assert np.isclose(best_temperature(logits, soft), best_temperature(logits, labels), rtol=0.1)
