@@ -68,19 +68,35 @@ def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
     assert choose_arm([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
 
 
-def test_what_images_as_they_are_lose_is_said_where_it_is_certain():
+def test_images_as_they_are_do_not_pay_for_others():
     """Of 400 images the disturbed half gains; of the others 20, or 2, are no longer right."""
     n, left = 400, np.arange(400) >= 200
-    single = replace(arm("one view", 1, left, np.where(left, 0.1, 2.0)), undisturbed=np.where(left, 1.0, np.nan))
-    for lost, said in ((20, True), (2, False)):
-        correct = np.arange(n) >= lost
-        right = np.where(left, np.arange(n) < n - lost, np.nan).astype(float)
-        ours = replace(arm("ours", 1, correct, 0.3), undisturbed=right)
-        for labelled in (True, False):  # its own answers are right by definition
+
+    def of_left(values):
+        return np.where(left, values, np.nan).astype(float)
+
+    single = arm("one view", 1, left, np.where(left, 0.1, 2.0))
+    single = replace(single, undisturbed=of_left(1.0), undisturbed_nll=of_left(0.1))
+    for lost, spared in ((20, False), (2, True)):
+        right = np.arange(n) < n - lost
+        ours = arm("ours", 1, right, np.where(left, 0.2, 0.5))
+        ours = replace(ours, undisturbed=of_left(right), undisturbed_nll=of_left(0.2))
+        gentle = replace(
+            arm("ours", 4, left | (np.arange(n) < 60), np.where(left, 0.1, 1.5)),
+            undisturbed=of_left(1.0),
+            undisturbed_nll=of_left(0.1),
+        )
+        assert choose_arm([single, ours]) is (ours if spared else single)
+        assert choose_arm([single, ours, gentle]) is (ours if spared else gentle)
+        assert choose_arm([single, ours, gentle], at_any_cost=True) is ours
+        for labelled, what in (
+            (True, "lose 10.0 points by it"),
+            (False, "get another answer than before in 10.0 % of cases"),
+        ):
             report = conclude([single, ours], n, labelled)
-            assert report.recommended is ours
-            what = "lose 10.0 points by it [" if labelled else "get another answer than before in 10.0 % of cases ["
-            assert (f"images that nothing disturbed {what}" in str(report)) == said
+            assert report.recommended is (ours if spared else single)
+            said = f"ours, K = 1, gains 45.0 points on all, but images that nothing disturbed {what} ["
+            assert (said in str(report)) == (not spared)
 
 
 def test_who_is_sure_of_wrong_answers_is_judged_by_how_many_are_right():

@@ -32,28 +32,21 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
     if (recommended.setting or {}).get("put_right"):
         notes.append("φ puts each image right, and the same views of what comes of it are averaged")
     if recommended is not arms[0]:
-        notes += _caveats(recommended, arms[0], n, labelled)
+        notes += _caveats(recommended, arms[0], n)
+    better = choose_arm(arms, at_any_cost=True)
+    if n >= FEWEST and better is not recommended:
+        notes.append(_at_the_cost_of_others(better, arms[0], labelled))
     by_classes = arms[0].correct is not None
     against = "labels" if by_classes else "targets"
     own = "the classifier's own answers" if by_classes else "the model's own outputs"
     return HeldOutReport(arms, recommended, n, against if labelled else own, notes)
 
 
-def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool) -> list[str]:
-    """What an arm costs, or does not give, a sentence each."""
+def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int) -> list[str]:
+    """What an arm does not give, a sentence each."""
     notes = []
     if n < FEW:
         notes.append(f"{n} held-out images tell large differences alone; with {FEW} or more a small gain is no luck")
-    if arm.undisturbed is not None:
-        gain, low, high = (100 * value for value in mean_interval(arm.undisturbed - single.undisturbed))
-        if high < 0:
-            what = (f"lose {-gain:.1f} points by it", f"get another answer than before in {-gain:.1f} % of cases")[
-                not labelled
-            ]
-            notes.append(
-                f"images that nothing disturbed {what} [{-high:.1f}, {-low:.1f}]; where most are such, fit with a lower "
-                "nuisance_probability"
-            )
     if arm.correct is not None:
         gain, error = _paired(arm.correct, single.correct)
         if gain <= error:
@@ -63,14 +56,26 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool) -> lis
     return notes
 
 
-def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
+def _at_the_cost_of_others(arm: HeldOutArm, single: HeldOutArm, labelled: bool) -> str:
+    """Why an arm is not recommended that is better on all held-out copies together."""
+    gain = 100 * float(np.mean(arm.correct.astype(float) - single.correct))
+    lost, low, high = (-100 * value for value in mean_interval(arm.undisturbed - single.undisturbed))
+    what = f"lose {lost:.1f} points by it" if labelled else f"get another answer than before in {lost:.1f} % of cases"
+    return (
+        f"{arm.name}, K = {arm.n_views}, gains {gain:.1f} points on all, but images that nothing disturbed {what} [{high:.1f}, {low:.1f}]; "
+        "if few are such where you use it, say so by a higher nuisance_probability"
+    )
+
+
+def choose_arm(arms: list[HeldOutArm], at_any_cost: bool = False) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
 
     An arm comes into question if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher) and
     its accuracy not lower by a standard error of their paired difference, and one of the two better by two, or, of fewer than `FEW` images, by three: NLL on held-out
     images, or on these and all that φ learned from, for an arm that looks at none; or accuracy, which tells more where the
-    classifier is often wrong. One that gains no accuracy must not have a higher NLL on what no nuisance disturbed: to
-    hedge between turns, say, is no help to an image that was not turned. Of those, the
+    classifier is often wrong. Images that no nuisance disturbed must not lose accuracy by it for certain, two standard errors
+    (unless ``at_any_cost``); nor, where it gains no accuracy, NLL: to hedge between turns, say, is no help to an image that was
+    not turned. Of those, the
     cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does not look at the image.
     ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
@@ -85,13 +90,8 @@ def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
         righter = gain > enough * error
         # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
         lower = saving > material or (righter and saving > -material)
-        if (
-            arm.setting is not None
-            and lower
-            and (surer or righter)
-            and gain >= -error
-            and (gain > error or _spares(arm, single))
-        ):
+        useful = lower and (surer or righter) and gain >= -error
+        if arm.setting is not None and useful and (at_any_cost or _spares(arm, single, gain > error)):
             able.append(arm)
     if not able:
         return single
@@ -104,13 +104,16 @@ def choose_arm(arms: list[HeldOutArm]) -> HeldOutArm:
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
 
 
-def _spares(arm: HeldOutArm, single: HeldOutArm) -> bool:
-    """Whether the NLL of copies that no nuisance disturbed is not higher, by more than a standard error."""
-    if arm.undisturbed_nll is None:
+def _spares(arm: HeldOutArm, single: HeldOutArm, gains: bool) -> bool:
+    """Whether copies that no nuisance disturbed lose nothing: answers, for certain; or, if it ``gains`` no others, NLL."""
+    if arm.undisturbed is None:
         return True
-    known = ~np.isnan(arm.undisturbed_nll)
+    known = ~np.isnan(arm.undisturbed)
+    lost, error = _paired(single.undisturbed[known], arm.undisturbed[known])
+    if lost > 2 * error:
+        return False
     cost, error = _paired(arm.undisturbed_nll[known], single.undisturbed_nll[known])
-    return cost <= error
+    return gains or cost <= error
 
 
 def _with_more(*arms: HeldOutArm) -> list[np.ndarray]:
