@@ -214,3 +214,26 @@ def test_ranges_need_labels_and_images_as_they_are(data, nuisance, named):
     for call in (ia.fit, ia.recommend):
         with pytest.raises(ia.InstaAugError, match=named if call is ia.fit else "through a table; use families"):
             call(ia.LearnedAugment(["rotate"]), Colours(), data[0], nuisance=nuisance)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_a_classifier_that_scales_images_itself_is_noticed(dtype):
+    """It would divide by 255 what is divided already, and the report would be of another classifier."""
+
+    class Brightest(torch.nn.Module):
+        def forward(self, x):
+            return 9 * (x.float().mean((2, 3)) - torch.tensor([0.45, 0.5, 0.55]))
+
+    class Scaling(Brightest):
+        def forward(self, x):
+            return super().forward(x / 255)
+
+    images = torch.randint(60, 200, (90, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, 8, 8).contiguous()
+    labels = Brightest()(images / 255).argmax(1)
+    images = images if dtype == torch.uint8 else images / 255
+    config = ia.FitConfig(max_steps=1, progress=False)
+    ia.fit(ia.LearnedAugment(["turn"]), Brightest(), (images, labels), config=config)
+    with pytest.raises(
+        ia.InstaAugError, match=r"classifier: it is right on \d+ % of some bytes, and on \d+ % of the same"
+    ):
+        ia.fit(ia.LearnedAugment(["turn"]), Scaling(), (images, labels), config=config)

@@ -310,3 +310,19 @@ def test_layers_with_a_setting_called_p_are_no_dropout():
             return x.clamp(min=1e-6).pow(self.p[:, None, None]).mean((2, 3)).pow(1 / self.p)
 
     assert ia.TTAModel(GeM().train(), make_lively(["turn"]).eval(), 2)(torch.rand(2, 3, 16, 16)).shape == (2, 3)
+
+
+def test_bytes_go_to_who_takes_them():
+    linear = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).eval()
+
+    class Bytes(nn.Module):
+        def forward(self, x):
+            assert x.dtype == torch.uint8
+            return linear(x.float() / 255)
+
+    aug, images = make_lively(["turn"]).eval(), torch.randint(255, (4, 3, 16, 16), dtype=torch.uint8)
+    assert torch.allclose(ia.TTAModel(Bytes(), aug, 2)(images), ia.TTAModel(linear, aug, 2)(images / 255), atol=1e-3)
+    with pytest.raises(
+        ia.InstaAugError, match="images: the classifier gets them as they are given, and does not take bytes"
+    ):
+        ia.TTAModel(linear, aug, 2)(images)

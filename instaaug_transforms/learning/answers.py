@@ -11,13 +11,14 @@ from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from ..utils.outputs import are_probabilities, as_labels, check_logits
+from ..utils.outputs import are_probabilities, as_labels, as_weights, check_logits
 from .loss_table import Viewer
 from .losses import PerViewLoss, own_answers, per_view
 
 logger = logging.getLogger(__name__)
 
 FEW = 4
+SEVERAL = 64
 MOST_NUMBERS = 4096  # per image; what has more is a map, whose pixels move with the views
 
 
@@ -44,9 +45,29 @@ def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str,
             "classifier: its answers are probabilities already, and the softmax of probabilities is nearly flat; give "
             "logits, or their logarithm: return model(x).clamp_min(1e-9).log()"
         )
+    _check_scale(classifier, next(iter(data.values())), aug.device)
     for name, part in data.items():
         if part.targets is not None:
             part.targets = as_labels(part.targets, logits.shape[1], name)
+
+
+def _check_scale(classifier: nn.Module, data: Images, device: torch.device) -> None:
+    """Raise where a classifier is right on bytes and not on floats in [0, 1]: it scales images itself."""
+    images, targets = data.batch(slice(0, SEVERAL), device)
+    if targets is None or targets.ndim != 1:
+        return
+    right = []
+    for given in (images, images.mul(255).round_().to(torch.uint8)):
+        try:
+            with torch.no_grad():
+                right.append((classifier(as_weights(classifier, given)).argmax(1) == targets).float().mean().item())
+        except Exception:  # most take floats alone, and say so in many ways
+            return
+    if right[1] - right[0] > 3 * (0.5 / len(targets)) ** 0.5:
+        raise InstaAugError(
+            f"classifier: it is right on {100 * right[1]:.0f} % of some bytes, and on {100 * right[0]:.0f} % of the same images as floats in "
+            "[0, 1], which it gets here: it scales images itself. Wrap it so that it takes floats: model(images * 255), say"
+        )
 
 
 def can_average(aug: LearnedAugment, model: nn.Module, loss: PerViewLoss, data: Images, own: bool) -> bool:

@@ -158,7 +158,7 @@ class TTAModel(ViewModel):
         else:
             each = (self._views(batch, params.index(i), acting) for i, acting in enumerate(self.acting))
             views = back(torch.cat(list(each)))
-        return self._checked(self.model(as_weights(self.model, views))).unflatten(0, (n, -1))
+        return self._ask(views).unflatten(0, (n, -1))
 
     def _other_answers(
         self,
@@ -179,8 +179,19 @@ class TTAModel(ViewModel):
             return plain.expand(n, -1, -1)
         some = batch[left % size].contiguous(memory_format=torch.channels_last)
         views = self._views(some, params.flatten().index(left), self.families)
-        found = self._checked(self.model(as_weights(self.model, back(views))))
+        found = self._ask(back(views))
         return plain.to(found).repeat(n, 1).index_copy_(0, left, found).unflatten(0, (n, -1))
+
+    def _ask(self, views: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() or views.is_floating_point():
+            return self._checked(self.model(as_weights(self.model, views)))
+        try:
+            return self._checked(self.model(views))
+        except (RuntimeError, TypeError) as error:
+            raise InstaAugError(
+                f"images: the classifier gets them as they are given, and does not take bytes ({str(error).splitlines()[0]}); give "
+                "floats in [0, 1]: images / 255"
+            ) from error
 
     def _checked(self, outputs: Any) -> Tensor:
         # The mean of anything is a mean; all others are means of probabilities.
