@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BINS = 15
-# Of log temperature: where it is sought, and where next if it lies at an end of that.
-USUAL, BEYOND = (-2.0, 2.0), ((-9.0, -2.0), (2.0, 14.0))
+# Of log temperature: where it is sought, and where next if it lies at the upper end of that.
+USUAL, BEYOND = (-2.0, 2.0), (2.0, 14.0)
 
 
 def best_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The temperature by which ``(N, K)`` logits are divided for the lowest NLL (Guo et al. 2017).
+    """The temperature, e⁻² or more, by which ``(N, K)`` logits are divided for the lowest NLL (Guo et al. 2017).
 
     Of a classifier that is sure of wrong answers it is as high as it takes: capped, its NLL would be above that of guessing,
-    and any average of views that is less sure would seem better.
+    and any average of views that is less sure would seem better. Where all of some images are right, no temperature would be low
+    enough for them, and ruinous for others.
     """
     logits = logits.double()
     targets = targets.double() if targets.is_floating_point() else targets
@@ -26,9 +27,8 @@ def best_temperature(logits: Tensor, targets: Tensor) -> float:
         return F.cross_entropy(logits / math.exp(log_t), targets).item()
 
     log_t = float(minimize_scalar(nll, bounds=USUAL, method="bounded").x)
-    for end, further in zip(USUAL, BEYOND, strict=True):
-        if abs(log_t - end) < 0.01:
-            log_t = float(minimize_scalar(nll, bounds=further, method="bounded").x)
+    if USUAL[1] - log_t < 0.01:
+        log_t = float(minimize_scalar(nll, bounds=BEYOND, method="bounded").x)
     return math.exp(log_t)
 
 
