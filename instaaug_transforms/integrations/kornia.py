@@ -13,6 +13,7 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
+from ..utils.modes import first_weight
 
 UNIFORM = "uniform"  # Kornia draws before it shows the image: φ turns these numbers into parameters when it does
 
@@ -58,7 +59,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
         super().__init__(p=p, p_batch=p_batch, same_on_batch=same_on_batch, keepdim=keepdim)
         self.aug = aug
         self._fields = [field for family in aug.families for field in family.fields]
-        weight = next(aug.predictor.parameters())
+        weight = first_weight(aug.predictor)
         with torch.no_grad():
             blank = torch.zeros(1, aug.in_channels, 64, 64, device=weight.device)
             self._n_uniforms = aug.predict(blank).n_uniforms

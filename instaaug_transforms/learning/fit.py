@@ -23,7 +23,7 @@ from ..tta.arms import with_extras
 from ..tta.views import normalizing
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.modes import frozen
+from ..utils.modes import first_weight, frozen
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
@@ -103,7 +103,7 @@ def fit(
     check_module(classifier)
     given, classifier = classifier, normalizing(aug, classifier)
     loss = find_loss(loss)
-    if next(aug.predictor.parameters()).dtype == torch.float16:
+    if first_weight(aug.predictor).dtype == torch.float16:
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
         )

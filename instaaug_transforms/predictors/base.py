@@ -99,7 +99,7 @@ class Predictor(nn.Module):
         """How many multiplications a look at one image of ``side`` × ``side`` pixels takes, heads included, copies not."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        weight = next(self.parameters())
+        weight = first_weight(self)
         dtype = torch.uint8 if self.takes_bytes else torch.float32
         blank = torch.zeros(1, self.in_channels, side, side, dtype=dtype, device=weight.device)
         with FlopCounterMode(display=False) as counter, evaluating(self), torch.no_grad():

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
+from ..utils.modes import first_weight
 from .base import Predictor, register_predictor
 from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, as_bytes, check_multiple, shrink
 
@@ -71,7 +72,7 @@ class ConvPredictor(Predictor):
         return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
 
     def features(self, copies: Tensor) -> Features:
-        dtype = next(self.parameters()).dtype
+        dtype = first_weight(self).dtype
         maps = self._stem(copies.to(dtype) / 255 if copies.dtype == torch.uint8 else copies.to(dtype))
         for layer in islice(self.trunk, 1, None):
             maps = layer(maps)

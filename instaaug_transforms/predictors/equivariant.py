@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..families import Features, FeatureSpec
 from ..utils.errors import InstaAugError
+from ..utils.modes import first_weight
 from .base import Predictor, register_predictor
 from .copies import as_bytes, check_multiple, shrink
 
@@ -167,7 +168,7 @@ class EquivariantPredictor(Predictor):
         return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
 
     def features(self, copies: Tensor) -> Features:
-        dtype = next(self.parameters()).dtype
+        dtype = first_weight(self).dtype
         copies = copies.to(dtype) / 255 if copies.dtype == torch.uint8 else copies.to(dtype)
         # How bright a picture is, and of what colour, norms take out of the maps.
         quantiles = torch.tensor(QUANTILES, dtype=torch.float32, device=copies.device)
