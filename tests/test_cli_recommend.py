@@ -46,6 +46,28 @@ def test_photographs_without_labels_and_a_nuisance(data, tmp_path, capsys):  # n
     assert any((tmp_path / "work").iterdir())
 
 
+def test_weights_of_normalised_images_say_the_same_of_images_as_they_are(data, tmp_path, capsys):  # noqa: F811
+    """Classifiers of the command line take images in [0, 1], whatever pipeline the weights were made for, and keep on being for."""
+    norm = ((0.5,) * 3, (0.25,) * 3)
+    make_lively(["turn"]).save(tmp_path / "plain.safetensors")
+    make_lively(["turn"], normalization=norm).save(tmp_path / "normalised.safetensors")
+    shown = []
+    for name in ("plain", "normalised"):
+        given = [
+            "--data",
+            data / "classes",
+            "--class-map",
+            data / "map.txt",
+            "--weights",
+            tmp_path / f"{name}.safetensors",
+        ]
+        assert main(command(data, *given, "--out", tmp_path / f"{name}-out.safetensors")) == 0
+        shown.append(capsys.readouterr().out.split("held-out images")[1].split("\n\n")[1])
+    assert shown[0] == shown[1]
+    kept = [ia.LearnedAugment.from_pretrained(tmp_path / f"{name}-out.safetensors") for name in ("plain", "normalised")]
+    assert kept[0].normalization is None and (kept[1].normalization.mean, kept[1].normalization.std) == norm
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -4,8 +4,10 @@ import argparse
 from pathlib import Path
 
 from ..engine import Nuisance
+from ..functional.inputs import Normalization
 from ..learning import FitConfig
 from ..learning import recommend as recommend_setting
+from ..utils.weights import read as read_weights
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
 from .models import add_model_arguments, build_classifier, check_answers
 from .nuisance import add_nuisance_arguments, nuisance_of
@@ -57,5 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
     report = recommend_setting(aug, classifier, data, config, nuisance=nuisance, labels=use, workdir=arguments.workdir)
     print(f"{arguments.weights} through {arguments.model}: {report}")
     if arguments.out:
+        normalization = read_weights(arguments.weights)[0].get(
+            "normalization"
+        )  # left out above, and of the weights all the same
+        aug.normalization = None if normalization is None else Normalization(*normalization)
         aug.save(arguments.out, **notes)
         print(f"\n{arguments.out}")
