@@ -21,10 +21,12 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
         labelled: whether the targets are the user's.
     """
     arms = sorted(arms, key=lambda arm: (arm.name != "one view", arm.n_views, arm.cost, arm.name))
-    recommended, notes = choose_arm(arms), []
+    recommended, better, notes = choose_arm(arms), choose_arm(arms, at_any_cost=True), []
     if n < FEWEST:
         recommended = arms[0]
         notes.append(f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data")
+    elif better is not recommended and _costs_others(better, arms[0]):
+        notes.append(_at_the_cost_of_others(better, arms[0], labelled))
     elif recommended is arms[0]:
         notes.append("looking does not pay here: one plain view is as good as any average; use the classifier as it is")
     elif recommended.name != "ours":
@@ -33,9 +35,6 @@ def conclude(arms: list[HeldOutArm], n: int, labelled: bool) -> HeldOutReport:
         notes.append("φ puts each image right, and the same views of what comes of it are averaged")
     if recommended is not arms[0]:
         notes += _caveats(recommended, arms[0], n)
-    better = choose_arm(arms, at_any_cost=True)
-    if n >= FEWEST and better is not recommended:
-        notes.append(_at_the_cost_of_others(better, arms[0], labelled))
     by_classes = arms[0].correct is not None
     against = "labels" if by_classes else "targets"
     own = "the classifier's own answers" if by_classes else "the model's own outputs"
@@ -70,13 +69,13 @@ def _at_the_cost_of_others(arm: HeldOutArm, single: HeldOutArm, labelled: bool) 
 def choose_arm(arms: list[HeldOutArm], at_any_cost: bool = False) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another is better by more than chance would have it.
 
-    An arm comes into question if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher) and
-    its accuracy not lower by a standard error of their paired difference, and one of the two better by two, or, of fewer than `FEW` images, by three: NLL on held-out
-    images, or on these and all that φ learned from, for an arm that looks at none; or accuracy, which tells more where the
-    classifier is often wrong. Images that no nuisance disturbed must not lose accuracy by it for certain, two standard errors
-    (unless ``at_any_cost``); nor, where it gains no accuracy, NLL: to hedge between turns, say, is no help to an image that was
-    not turned. Of those, the
-    cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does not look at the image.
+    An arm comes into question if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
+    its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
+    `FEW` images, by three: NLL on held-out images, or on these and all that φ learned from, for an arm that looks at none; or
+    accuracy, which tells more where the classifier is often wrong. Images that no nuisance disturbed must not lose accuracy by it
+    for certain (unless ``at_any_cost``); nor, where it gains none, NLL: to hedge between turns is no help to an image that was
+    not turned. Of those, the cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does
+    not look at the image.
     ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     single, able = arms[0], []
@@ -91,7 +90,8 @@ def choose_arm(arms: list[HeldOutArm], at_any_cost: bool = False) -> HeldOutArm:
         # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
         lower = saving > material or (righter and saving > -material)
         useful = lower and (surer or righter) and gain >= -error
-        if arm.setting is not None and useful and (at_any_cost or _spares(arm, single, gain > error)):
+        dear = _costs_others(arm, single) or (gain <= error and _hedges(arm, single))
+        if arm.setting is not None and useful and (at_any_cost or not dear):
             able.append(arm)
     if not able:
         return single
@@ -104,16 +104,22 @@ def choose_arm(arms: list[HeldOutArm], at_any_cost: bool = False) -> HeldOutArm:
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
 
 
-def _spares(arm: HeldOutArm, single: HeldOutArm, gains: bool) -> bool:
-    """Whether copies that no nuisance disturbed lose nothing: answers, for certain; or, if it ``gains`` no others, NLL."""
+def _costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether copies that no nuisance disturbed lose accuracy by it for certain, by two standard errors."""
     if arm.undisturbed is None:
-        return True
+        return False
     known = ~np.isnan(arm.undisturbed)
     lost, error = _paired(single.undisturbed[known], arm.undisturbed[known])
-    if lost > 2 * error:
+    return lost > 2 * error
+
+
+def _hedges(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether their NLL is higher by more than a standard error."""
+    if arm.undisturbed_nll is None:
         return False
+    known = ~np.isnan(arm.undisturbed_nll)
     cost, error = _paired(arm.undisturbed_nll[known], single.undisturbed_nll[known])
-    return gains or cost <= error
+    return cost > error
 
 
 def _with_more(*arms: HeldOutArm) -> list[np.ndarray]:
