@@ -151,9 +151,8 @@ class TTAModel(ViewModel):
     def _answers(self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams) -> Tensor:
         """Logits ``(n, B, classes)`` of views ``(n, B)``."""
         n = params.batch_shape[0]
-        if (
-            self.asks
-        ):  # no name is kept for the repeated images, so that they are gone when the classifier needs the memory
+        # No name is kept for the repeated images, so that they are gone when the classifier needs the memory.
+        if self.asks:
             views = back(self._views(torch.cat([batch] * n), params.flatten(), self.families))
         else:
             each = (self._views(batch, params.index(i), acting) for i, acting in enumerate(self.acting))
