@@ -1,12 +1,14 @@
+import hashlib
 import json
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import instaaug_transforms as ia
-from instaaug_transforms.utils import weights
+from instaaug_transforms.utils import files, weights
 
 
 @pytest.fixture
@@ -145,3 +147,22 @@ def test_a_damaged_manifest_says_so(text, tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_read_says_so(tmp_path):
     with pytest.raises(ia.InstaAugError, match="weights: "):
         weights.read(tmp_path, "0" * 64)
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(tmp_path, monkeypatch, checked):
+    """What is checked is what is used: another process, with the same work folder say, may save meanwhile."""
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    for place, value in ((path, 1.0), (other, 2.0)):
+        weights.write(place, {"value": value}, {"x": torch.full((1000,), value)})
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if checked else None
+    read, contents = Path.read_bytes, other.read_bytes()
+
+    def replaced(self):
+        data = read(self)
+        files.replace_file(path, contents)
+        return data
+
+    monkeypatch.setattr(Path, "read_bytes", replaced)
+    config, tensors = weights.read(path, sha256)
+    assert config["value"] == 1.0 and torch.equal(tensors["x"], torch.ones(1000))

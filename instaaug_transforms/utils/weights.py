@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from . import hf
@@ -106,21 +106,21 @@ def read(name_or_path: str | os.PathLike, sha256: str | None = None) -> tuple[di
         InstaAugError: unknown name, unreadable, truncated or altered file, or one of another kind or a newer format.
     """
     path, sha256 = resolve(name_or_path, sha256)
-    if sha256 is not None:
-        try:
-            actual = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise InstaAugError(f"weights: {path} cannot be read ({error}); reinstall the package") from error
-        if actual != sha256:
-            raise InstaAugError(
-                f"weights: {path.name} has sha256 {actual[:12]}…, expected {sha256[:12]}…: the file was altered or cut "
-                "short, or is another; restore it from where it came, or reinstall the package"
-            )
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError) as error:
+        data = path.read_bytes()  # once: what is checked is what is used, whoever replaces the file meanwhile
+    except OSError as error:
+        fix = "save it again" if sha256 is None else "reinstall the package"
+        raise InstaAugError(f"weights: {path} cannot be read ({error}); {fix}") from error
+    if sha256 is not None and (actual := hashlib.sha256(data).hexdigest()) != sha256:
+        raise InstaAugError(
+            f"weights: {path.name} has sha256 {actual[:12]}…, expected {sha256[:12]}…: the file was altered or cut "
+            "short, or is another; restore it from where it came, or reinstall the package"
+        )
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])  # as `load` has found it
+        metadata = header.get("__metadata__") or {}
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise InstaAugError(f"weights: {path} is not a readable safetensors file ({error}); save it again") from error
     try:
         config = json.loads(metadata["config"])
