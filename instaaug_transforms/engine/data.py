@@ -119,14 +119,14 @@ class StreamedImages(Images):
             raise InstaAugError(f"{name}: the Dataset is empty; give at least one sample")
         some = torch.linspace(0, len(self.rows) - 1, min(len(self.rows), 16)).long()
         with torch.random.fork_rng([]):
-            given = {int(row): parts(dataset[int(row)], name)[1] for row in self.rows[some]}
-        labelled = all(label is not None for label in given.values())
+            samples = {row: parts(dataset[row], name) for row in self.rows[some].tolist()}
+            again = as_image(parts(dataset[int(self.rows[0])], name)[0], name)
+        labelled = all(label is not None for _, label in samples.values())
         self._size, targets = None, known_targets(dataset) if labelled else None
         # What a Dataset knows need not be what its samples say: labels are mapped in `__getitem__`, say.
-        if labelled and (targets is None or any(not same_label(targets[row], label) for row, label in given.items())):
+        if labelled and (targets is None or not all(same_label(targets[row], s[1]) for row, s in samples.items())):
             targets = default_collate([parts(dataset[i], name)[1] for i in range(len(dataset))])
-        with torch.random.fork_rng([]):
-            once, again = (as_image(parts(dataset[int(self.rows[0])], name)[0], name) for _ in range(2))
+        once = as_image(samples[int(self.rows[0])][0], name)
         if once.shape == again.shape and not torch.equal(once, again):
             logger.warning(
                 "%s: a sample is another image each time it is read; what is compared are then different images. Leave random "

@@ -86,7 +86,7 @@ def prepare(
         index = _draw(len(data), max_images, seed)
         return data if len(index) == len(data) else data.subset(index)
     if normalization is not None and not isinstance(normalization, Normalization):
-        normalization = Normalization(*(tuple(part) for part in normalization))
+        normalization = Normalization(*normalization)
     rows = None
     if isinstance(data, DataLoader):
         rows, data = sampled_rows(data, "data"), data.dataset

@@ -64,7 +64,7 @@ ROOMS = {
     "estimators": {"learning/estimators.py": "estimators"},
     "fit": {"learning/fit.py": "harmless fit fit_resume", "learning/fitting.py": "fit fit_resume"},
     "report": {
-        "learning/arms.py": "harmless",
+        "learning/arms.py": "harmless harmless_judged",
         "learning/harmless.py": "harmless",
         "learning/losses.py": "losses scores report_by_views",
         "learning/put_right.py": "put_right",
@@ -76,7 +76,7 @@ ROOMS = {
     "tta": {
         "tta/aggregation.py": "tta evaluation",
         "tta/arms.py": "evaluation",
-        "tta/calibration.py": "evaluation",
+        "tta/calibration.py": "calibration evaluation",
         "tta/classification.py": "tta tta_features harmless",
         "tta/compare.py": "evaluation tta_runner",
         "tta/inverse.py": "inverse",
