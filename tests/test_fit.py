@@ -13,6 +13,7 @@ from instaaug_transforms.learning.entropy import EntropyConfig, EntropyControlle
 from instaaug_transforms.learning.fitting import Fitting
 from instaaug_transforms.learning.losses import cross_entropy
 from instaaug_transforms.learning.prepared import prepare
+from instaaug_transforms.learning.task import Task
 from instaaug_transforms.utils import progress
 
 QUIET = {"progress": False}
@@ -132,10 +133,9 @@ def test_the_score_gradient_is_unbiased_and_quieter_than_plain_reinforce():
         aug.predictor.heads["rotate"].out.bias[0] = -1.0
     config = ia.FitConfig(views=1, **QUIET)
     views = CandidateProduct(aug.anchor_families).candidates()
-    data = prepare(
-        LabelledImages(images, labels), None, "table", aug, model, cross_entropy, config, views, None, False, None
-    )
-    run = Fitting(aug, model, data, data, config, cross_entropy)
+    task = Task(aug, model, config=config)
+    data = prepare(task, LabelledImages(images, labels), "table", views)
+    run = Fitting(task, data, data)
     bias, index = aug.predictor.heads["crop"].bias, torch.arange(4)
     generator = torch.Generator().manual_seed(0)
     ours, plain = [], []

@@ -15,6 +15,7 @@ from instaaug_transforms.learning.losses import cross_entropy, find_loss
 from instaaug_transforms.learning.prepared import prepare
 from instaaug_transforms.learning.put_right import PutRight
 from instaaug_transforms.learning.scores import kept_as
+from instaaug_transforms.learning.task import Task
 from instaaug_transforms.tta.arms import with_extras
 
 from .test_harmless import corners
@@ -56,11 +57,11 @@ def held_out(model, loss, folder=None):
     images = LabelledImages(pictures, targets)
     config = ia.FitConfig(nuisance_draws=DRAWS, table_batch_size=4, progress=False)
     nuisance, candidates = Nuisance("turn", 0.7, 1), with_extras(aug, aug.families[0].candidates())
-    shared = aug, model, loss, config
+    task = Task(aug, model, loss, config, nuisance)
     with torch.no_grad():
-        held = prepare(images, None, "val_table", *shared, candidates, nuisance, None, folder, logits=kept_as(loss))
+        held = prepare(task, images, "val_table", candidates, folder, logits=kept_as(loss))
     copies = torch.stack([nuisance(images.images, torch.arange(N), draw) for draw in range(DRAWS)], 1).flatten(0, 1)
-    return held, copies, PutRight(*shared, nuisance, candidates, folder)
+    return held, copies, PutRight(task, candidates, folder)
 
 
 def said_of(copies):
@@ -128,7 +129,7 @@ def test_what_the_table_has_is_not_looked_at_again_and_what_a_folder_has_is_kept
 def test_nothing_follows_a_crop_that_turns():
     for names, follows in ((["turn"], True), (["crop"], True), (["crop", "light"], True), (["crop", "turn"], False)):
         aug = ia.LearnedAugment(names)
-        assert (PutRight(aug, None, None, None, None, None, None).fixed is not None) == follows
+        assert (PutRight(Task(aug, None), None, None).fixed is not None) == follows
 
 
 class LeftHalf(nn.Module):

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from ..utils.outputs import are_probabilities, as_labels, as_weights, check_logits
 from .loss_table import Viewer
-from .losses import PerViewLoss, own_answers, per_view
+from .losses import per_view
+from .task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -22,24 +22,24 @@ SEVERAL = 64
 MOST_NUMBERS = 4096  # per image; what has more is a map, whose pixels move with the views
 
 
-def check_answers(aug: LearnedAugment, classifier: nn.Module, data: Mapping[str, Images]) -> None:
+def check_answers(task: Task, data: Mapping[str, Images]) -> None:
     """Raise where the cross-entropy of answers and labels would fail, or mean nothing; labels are made int64.
 
     Args:
-        aug: on the classifier's device.
-        classifier: images in [0, 1] to logits, held in eval mode by the caller.
+        task: whose classifier makes logits; held in eval mode by the caller.
         data: images by argument name.
 
     Raises:
         InstaAugError: a classifier on another device, whose answers are no logits, or labels that are not its classes.
     """
+    aug, classifier = task.aug, task.classifier
     weight = next(classifier.parameters(), None)
     if weight is not None and weight.device.type != aug.device.type:
         raise InstaAugError(
             f"classifier: its weights are on {weight.device}, the transform's on {aug.device}; move one to the other: "
             f"aug.to({weight.device.type!r})"
         )
-    logits = check_logits(_few(aug, classifier, next(iter(data.values())))[0])
+    logits = check_logits(_few(task, next(iter(data.values())))[0])
     if are_probabilities(logits):
         logger.warning(
             "classifier: its answers are probabilities already, and the softmax of probabilities is nearly flat; give "
@@ -70,27 +70,28 @@ def _check_scale(classifier: nn.Module, data: Images, device: torch.device) -> N
         )
 
 
-def can_average(aug: LearnedAugment, model: nn.Module, loss: PerViewLoss, data: Images, own: bool) -> bool:
-    """Whether outputs of several views can be averaged, and the average be judged by ``loss``: one tensor of a few numbers.
+def can_average(task: Task, data: Images) -> bool:
+    """Whether outputs of several views can be averaged, and the average be judged by the loss: one tensor of a few numbers.
+
+    The loss is called once, so that it fails before the long work where it fails.
 
     Args:
-        aug: on the model's device.
-        model: images in [0, 1] to outputs, held in eval mode by the caller.
-        loss: of one's own; it is called once, so that it fails before the long work where it fails.
-        data: with targets unless ``own``.
-        own: whether the targets are the model's own outputs.
+        task: whose classifier is held in eval mode by the caller.
+        data: with targets, unless they are the classifier's own outputs.
     """
-    outputs, targets = _few(aug, model, data)
-    targets = own_answers(loss)(outputs) if own else targets
+    outputs, targets = _few(task, data)
+    targets = task.own(outputs) if task.own else targets
     single = isinstance(outputs, Tensor) and outputs.is_floating_point()
     n = min(FEW, len(data))
-    per_view(loss, outputs, targets, n)
+    per_view(task.loss, outputs, targets, n)
     return single and outputs.shape[:1] == (n,) and outputs[0].numel() <= MOST_NUMBERS
 
 
-def _few(aug: LearnedAugment, model: nn.Module, data: Images) -> tuple[Any, Tensor | None]:
+def _few(task: Task, data: Images) -> tuple[Any, Tensor | None]:
     """Outputs of the first images as they are, and their targets."""
-    images, targets = data.batch(slice(0, FEW), aug.device)
-    identity = {name: torch.tensor([value]) for family in aug.families for name, value in family.identity().items()}
+    images, targets = data.batch(slice(0, FEW), task.aug.device)
+    identity = {
+        name: torch.tensor([value]) for family in task.aug.families for name, value in family.identity().items()
+    }
     with torch.no_grad():
-        return Viewer(aug, model, AugmentParams(**identity)).plain(images), targets
+        return Viewer(task.aug, task.classifier, AugmentParams(**identity)).plain(images), targets

@@ -104,7 +104,7 @@ def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: li
 def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRight) -> list[HeldOutArm]:
     """Fixed views of what φ's likeliest one or two candidates make of copies, searched as the best input-free ones are."""
     most = min(MOST_PUT_RIGHT, log_p.shape[1]) if scores.weighs else 1
-    acting, arms = families_for(put_right.aug), []
+    acting, arms = families_for(put_right.task.aug), []
     for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most), 1):
         policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
         itself = unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().mean(1)  # (F,)

@@ -4,8 +4,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,32 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..engine.data import Images, StreamedImages, hold_out, load
-from ..engine.nuisance import Nuisance, Step
-from ..engine.rows import rows_in
+from ..engine.data import hold_out, load
+from ..engine.nuisance import Step
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
-from ..tta.views import normalizing
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.modes import first_weight, frozen
+from ..utils.modes import first_weight
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
-from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
-from .prepared import Prepared, prepare
+from .losses import PerViewLoss, cross_entropy
+from .prepared import prepare
 from .put_right import PutRight
 from .report_by_views import report_by_views
 from .scores import Scores, kept_as, scores_of
-from .watch import warn_about_copies, warn_about_data, warn_about_look, warn_about_normalization
+from .task import RIGHT_BY_DEFINITION, Task
+from .watch import warn_about_copies, warn_about_data
 
 logger = logging.getLogger(__name__)
-
-RIGHT_BY_DEFINITION = (
-    "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
-)
 
 
 def fit(
@@ -101,8 +95,6 @@ def fit(
     """
     config = config or FitConfig()
     check_module(classifier)
-    given, classifier = classifier, normalizing(aug, classifier)
-    loss = find_loss(loss)
     if first_weight(aug.predictor).dtype == torch.float16:
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
@@ -118,24 +110,18 @@ def fit(
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
     if labels is False:
         train, val = train.without_targets(), val.without_targets()
-    own = own_answers(loss) if fits_to_own_answers(labels, nuisance, train) else None
+    anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
+    sampled = ranges or config.objective == "sampled"  # images are looked at again in every step
+    task = Task.of(aug, classifier, loss, config, nuisance, labels, train, sampled)
+    undo, own = task.nuisance, task.own
     if own is None and val.targets is None:
         raise InstaAugError("val_data: it has no labels, and train_data has; give both labels, or labels=False")
-    undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
     if (table is not None or val_table is not None) and (undo is not None or own is not None):
         raise InstaAugError(
             "table: build_loss_table knows labelled images as they are, and this fit is to "
             f"{'disturbed images' if undo is not None else 'own answers'}; leave table and val_table out, and give workdir to keep its own"
         )
-    warn_about_normalization(classifier)
-    warn_about_look(aug, val)
-    anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)
-    if ranges or config.objective == "sampled":  # images are looked at again in every step
-        if undo is not None or own is not None:
-            what = "nuisance: a fit to disturbed images" if undo is not None else "train_data: a fit without labels"
-            raise InstaAugError(
-                f"{what} is made from a table; use families of candidates (crop, turn, light, …) and objective='paper'"
-            )
+    if sampled:
         train, val = train.in_memory(config.progress), val.in_memory(config.progress)
     folder = None if workdir is None else Path(workdir)
     if folder is not None:
@@ -151,93 +137,74 @@ def fit(
     # What φ draws for its dropout comes from the global generator: seeded by every step, and put back.
     devices = [aug.device] if aug.device.type == "cuda" else []
     start = time.perf_counter()
-    streamed = any(isinstance(part, StreamedImages) for part in (train, val))
-    with without_jitter(aug), frozen(classifier), torch.random.fork_rng(devices), rows_in(folder, streamed) as rows:
-        by_classes = loss is cross_entropy
-        if by_classes:
-            check_answers(aug, classifier, {"train_data": train, "val_data": val})
-        judged = by_classes or can_average(aug, classifier, loss, val, own is not None)
+    with task.at_work(folder, train, val) as rows, torch.random.fork_rng(devices):
+        if task.by_classes:
+            check_answers(task, {"train_data": train, "val_data": val})
+        judged = task.by_classes or can_average(task, val)
         report = judged and val_table is None
         if not judged:
             logger.warning(
                 "report: none, because averages of several views' outputs cannot be judged: they are maps, or not one tensor of "
                 "numbers. Compare with one view on held-out images yourself before you use what is learned"
             )
-        kept = kept_as(loss) if report and alone else None
+        kept = kept_as(task.loss) if report and alone else None
         # What its columns are compared with, on the held-out images alone.
         candidates = with_extras(aug, views) if report and alone else views
-        shared = (aug, classifier, loss, config)
-        prepared = prepare(train, table, "table", *shared, views, undo, own, rows)
-        held = prepare(
-            val, val_table, "val_table", *shared, candidates if alone else None, undo, own, rows, logits=kept
-        )
+        prepared = prepare(task, train, "table", views, rows, table=table)
+        held = prepare(task, val, "val_table", candidates if alone else None, rows, table=val_table, logits=kept)
         table_seconds = time.perf_counter() - start
         warn_about_copies(prepared, held)
-        if kept and by_classes and own is None:
+        if kept and task.by_classes and own is None:
             warn_about_data(prepared, held)
-        order = policy_order(prepared, by_classes) if alone else []
-        scores = None if kept is None else scores_of(held, loss)
-        settings = _settings(config, alone, len(prepared))
+        order = policy_order(prepared, task.by_classes) if alone else []
+        scores = None if kept is None else scores_of(held, task.loss)
         aug.recommended = None  # what another fit recommended is of another φ
-        learning = (aug, classifier, prepared, held, loss, folder, resume, table_seconds, callbacks)
-        result = _best_of(settings, order, scores, *learning)
+        make = partial(Fitting, train=prepared, val=held, folder=folder, table_seconds=table_seconds)
+        result = _best_of(_settings(task, alone, len(prepared)), make, order, scores, resume, callbacks)
         summary = None
         if scores is not None:
             # Losses of labels are those of an average too; of soft targets and of losses of one's own they are not.
-            hard = by_classes and own is None and train.targets.ndim == 1
-            put_right = PutRight(*shared, undo, candidates, rows)
+            hard = task.by_classes and own is None and train.targets.ndim == 1
+            put_right = PutRight(task, candidates, rows)
             summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None, put_right)
         elif report:
-            summary = report_by_views(aug, classifier, val, loss, config)
+            summary = report_by_views(task, val)
         if summary:
-            aug.recommended["model"] = model_sha256(given)
+            aug.recommended["model"] = model_sha256(classifier)
         if summary and own is not None and undo is None:
             summary.notes.append(RIGHT_BY_DEFINITION)
     return replace(result, report=summary, held_out=val.identities)
 
 
-def fits_to_own_answers(labels: bool | None, nuisance: Any, data: Images) -> bool:
-    """Whether the classifier's own answers are the targets."""
-    if labels and data.targets is None:
-        raise InstaAugError(
-            "labels: asked for, but train_data has none; give (images, labels), or leave labels=True out"
-        )
-    return data.targets is None or (nuisance is not None and labels is None) or labels is False
-
-
-def _settings(config: FitConfig, alone: bool, rows: int) -> list[FitConfig]:
+def _settings(task: Task, alone: bool, rows: int) -> list[Task]:
     """The fits to choose among: one for each λ to try, or the one that is asked for."""
+    config = task.config
     if config.entropy.bands or not alone:
-        return [config]
+        return [task]
     epochs = min(config.epochs, max(1, config.max_steps * config.batch_size // rows))
     still = (replace(config.entropy, initial_weight=weight, mode="dual", rate=0.0) for weight in config.entropy_weights)
-    return [replace(config, entropy=entropy, epochs=epochs) for entropy in still]
+    return [replace(task, config=replace(config, entropy=entropy, epochs=epochs)) for entropy in still]
 
 
 def _best_of(
-    settings: list[FitConfig],
+    tasks: list[Task],
+    make: Callable[..., Fitting],
     order: list[int],
     scores: Scores | None,
-    aug: LearnedAugment,
-    classifier: nn.Module,
-    train: Prepared,
-    val: Prepared,
-    loss: PerViewLoss,
-    folder: Path | None,
     resume: bool,
-    table_seconds: float,
-    callbacks: Sequence[Callback] = (),
+    callbacks: Sequence[Callback],
 ) -> FitResult:
     """Fit with each of the settings, from the same start; keep the one whose views average best on held-out images."""
+    aug = tasks[0].aug
     start = copy.deepcopy(aug.predictor.state_dict())
     kept: list[tuple[float, dict[str, Tensor], FitResult]] = []
-    for run, config in enumerate(settings, 1):
+    for run, task in enumerate(tasks, 1):
         aug.predictor.load_state_dict(start)
-        numbered = [partial(_with_run, callback, run) for callback in callbacks]
-        result = Fitting(aug, classifier, train, val, config, loss, folder, table_seconds, numbered).run(resume)
-        if len(settings) == 1:
+        fitting = make(task, callbacks=[partial(_with_run, callback, run) for callback in callbacks])
+        result = fitting.run(resume)
+        if len(tasks) == 1:
             return result
-        kept.append((average_loss(aug, val, order, scores), copy.deepcopy(aug.predictor.state_dict()), result))
+        kept.append((average_loss(aug, fitting.val, order, scores), copy.deepcopy(aug.predictor.state_dict()), result))
     _, state, result = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
     return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))
@@ -245,16 +212,3 @@ def _best_of(
 
 def _with_run(callback: Callback, run: int, logs: dict[str, float]) -> None:
     callback({"run": float(run), **logs})
-
-
-@contextmanager
-def without_jitter(aug: LearnedAugment):
-    """A table holds the candidates themselves: jitter stays off while it is used."""
-    jittering = [family for family in aug.anchor_families if family.jitter]
-    for family in jittering:
-        family.jitter = False
-    try:
-        yield
-    finally:
-        for family in jittering:
-            family.jitter = True

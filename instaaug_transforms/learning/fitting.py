@@ -8,25 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
-from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..engine.data import LabelledImages
 from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils import distributed
-from ..utils.describe import describe
 from ..utils.errors import InstaAugError
 from ..utils.progress import bar
 from .checkpoint import load_state, save_state
-from .config import FitConfig, FitResult
+from .config import FitResult
 from .entropy import EntropyController, summarise
 from .estimators import critic, exact, only_gradient, rloo
-from .losses import PerViewLoss
 from .pathwise import view_losses
 from .prepared import Prepared, belongs_to
+from .task import Task
 from .watch import warn_outside_band
 
 Callback = Callable[[dict[str, float]], object]
@@ -37,11 +34,8 @@ class Fitting:
     """One fit: all of its state is set up here, and `run` goes through its epochs.
 
     Args:
-        aug: fitted in place.
-        classifier: held frozen by the caller.
+        task: its transform is fitted in place, its classifier held frozen by the caller.
         train, val: what `prepare` made.
-        config: see `FitConfig`.
-        loss: per-view loss.
         folder: for checkpoints; none are made if None.
         table_seconds: what preparing took, for the result.
         callbacks: called after every epoch, see `fit`.
@@ -49,18 +43,15 @@ class Fitting:
 
     def __init__(
         self,
-        aug: LearnedAugment,
-        classifier: nn.Module,
+        task: Task,
         train: Prepared,
         val: Prepared,
-        config: FitConfig,
-        loss: PerViewLoss,
         folder: Path | None = None,
         table_seconds: float = 0.0,
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.callbacks = callbacks
-        self.aug, self.classifier, self.config, self.loss = aug, classifier, config, loss
+        aug, config = task.aug, task.config
+        self.task, self.aug, self.config, self.callbacks = task, aug, config, callbacks
         self.train, self.val, self.folder, self.table_seconds = train, val, folder, table_seconds
         self.predictor, self.device = aug.predictor, aug.device
         self.product = CandidateProduct(aug.anchor_families, config.max_columns) if "losses" in train else None
@@ -80,9 +71,7 @@ class Fitting:
         self.history: list[dict[str, Any]] = []
         self.kept: list[dict[str, Tensor]] = []  # φ after every epoch: which was best is known when λ has settled
         self.step, self.order, self.sums = 0, None, {}
-        self.about = None
-        if folder is not None:
-            self.about = belongs_to(aug, classifier, train, val, config, loss=describe(loss))
+        self.about = None if folder is None else belongs_to(task, train, val)
         self.saved_at = time.perf_counter()
 
     def run(self, resume: bool = False) -> FitResult:
@@ -270,9 +259,7 @@ class Fitting:
 
     def _losses(self, params: AugmentParams, data: Prepared, index: Tensor) -> Tensor:
         """Losses ``(n, B)`` of ``(n, B)`` parameters."""
-        images: LabelledImages = data.images
-        chunk, amp = self.config.table_batch_size, self.config.amp
-        return view_losses(self.aug, self.classifier, self.loss, images, index.cpu(), params, chunk=chunk, amp=amp)
+        return view_losses(self.task, data.images, index.cpu(), params)
 
     @torch.no_grad()
     def _validate(self) -> dict[str, Any]:

@@ -3,30 +3,20 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..augment import LearnedAugment
 from ..engine.data import LabelledImages
 from ..params import AugmentParams
 from ..utils import distributed
 from ..utils.outputs import as_weights
-from .losses import PerViewLoss, per_view
+from .losses import per_view
+from .task import Task
 
 
-def view_losses(
-    aug: LearnedAugment,
-    classifier: nn.Module,
-    loss: PerViewLoss,
-    data: LabelledImages,
-    index: Tensor,
-    params: AugmentParams,
-    *,
-    chunk: int,
-    amp: bool,
-) -> Tensor:
+def view_losses(task: Task, data: LabelledImages, index: Tensor, params: AugmentParams) -> Tensor:
     """Losses ``(n, B)`` of ``(n, B)`` views, differentiable in those parameters that require a gradient.
 
-    The classifier's work is done in chunks of ``chunk`` views that the processes of `torch.distributed` share. A chunk
+    The classifier's work is done in chunks of ``table_batch_size`` views that the processes of `torch.distributed` share. A chunk
     holds the same views however many processes there are, so all of them end up with the bits of one.
 
     Args:
@@ -34,7 +24,7 @@ def view_losses(
     """
     wanted = [name for name, field in params.items() if field.requires_grad]
     flat, n = params.flatten().detach(), params.batch_shape[0]
-    many, device = index.repeat(n), aug.device
+    many, device, chunk = index.repeat(n), task.aug.device, task.config.table_batch_size
     losses = torch.zeros(len(many), device=device)
     slopes = {name: torch.zeros_like(flat[name]) for name in wanted}
     for c, part in enumerate(torch.arange(len(many)).split(chunk)):
@@ -44,10 +34,10 @@ def view_losses(
         some = flat.map(lambda field, part=part: field[part])
         leaves = {name: some[name].clone().requires_grad_() for name in wanted}
         with torch.set_grad_enabled(bool(wanted)):
-            views = aug.apply(images, some.replace(**leaves))
-            with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-                outputs = classifier(as_weights(classifier, views))
-            value = per_view(loss, outputs, targets, len(part))
+            views = task.aug.apply(images, some.replace(**leaves))
+            with torch.autocast(device.type, torch.bfloat16, enabled=task.config.amp):
+                outputs = task.classifier(as_weights(task.classifier, views))
+            value = per_view(task.loss, outputs, targets, len(part))
         losses[part] = value.detach().to(losses)
         if wanted:
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()))

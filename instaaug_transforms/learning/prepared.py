@@ -1,13 +1,12 @@
 """What a fit needs of its images besides the images: what φ sees of them, and the losses of their views."""
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..engine.data import Images
@@ -19,9 +18,9 @@ from ..predictors.features import pack
 from ..tta.views import sees_images
 from ..utils.describe import describe, model_sha256
 from ..utils.errors import InstaAugError
-from .config import FitConfig
 from .loss_table import Viewer
-from .losses import PerViewLoss, per_view
+from .losses import per_view
+from .task import Task
 
 NOT_MEANT = ("progress", "checkpoint_seconds")  # options of a fit that change none of its numbers
 
@@ -79,30 +78,27 @@ class Prepared:
 
 
 def prepare(
+    task: Task,
     images: Images,
-    table: Tensor | None,
     name: str,
-    aug: LearnedAugment,
-    classifier: nn.Module,
-    loss: PerViewLoss,
-    config: FitConfig,
     views: AugmentParams | None,
-    nuisance: Nuisance | None,
-    own: Callable[[Tensor], Tensor] | None,
-    folder: Path | None,
+    folder: Path | None = None,
+    *,
+    table: Tensor | None = None,
     logits: torch.dtype | None = None,
 ) -> Prepared:
     """One pass over the images for all of it, or what is in ``folder`` already.
 
     Args:
+        task: whose classifier is held frozen by the caller.
         images: what is fitted to.
-        table: losses that the caller has computed before, ``(N, A)``.
         name: ``"table"`` or ``"val_table"``.
         views: ``(V,)`` parameters of the columns, the table's A first; None without a table.
-        nuisance: disturbs images before φ and the classifier see them.
-        own: what makes targets of the classifier's answers on the images as they are; None with labels.
+        folder: keeps all of it; in memory if None.
+        table: losses that the caller has computed before, ``(N, A)``.
         logits: also keep the outputs of every view, in this type; in half precision for logits alone.
     """
+    aug, classifier, config, nuisance, own = task.aug, task.classifier, task.config, task.nuisance, task.own
     size = images.batch(slice(0, 1))[0].shape[-2:]
     orbit = _orbit(aug, nuisance, size) if views is not None and table is None and logits is None else None
     draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
@@ -154,7 +150,9 @@ def prepare(
             ):  # view b of what view a made is view orbit[a, b] of the image: nothing is looked at twice
                 every = [answer[0] for answer in answers]
                 answers = [[every[int(c)] for c in orbit[d]] for d in range(draws)]
-            kept = [[per_view(loss, outputs, targets, len(batch)).float() for outputs in answer] for answer in answers]
+            kept = [
+                [per_view(task.loss, outputs, targets, len(batch)).float() for outputs in answer] for answer in answers
+            ]
             out["losses"] = torch.stack([torch.stack(row, 1) for row in kept], 1)
             if logits:
                 out["logits"] = torch.stack([stored(torch.stack(answer, 1), logits) for answer in answers], 1)
@@ -164,7 +162,7 @@ def prepare(
     if folder is not None:
         about = {"predictor": predictor.config(), "images": images.fingerprint(), "own": own is not None}
         about |= {"nuisance": None if nuisance is None else nuisance.about(), "draws": draws}
-        about |= {} if viewer is None else {**viewer.about(), "loss": describe(loss), "logits": logits is not None}
+        about |= {} if viewer is None else {**viewer.about(), "loss": describe(task.loss), "logits": logits is not None}
     rows = compute_rows(
         images,
         compute,
@@ -228,17 +226,15 @@ def _mirrors(aug: LearnedAugment, views: AugmentParams | None, nuisance: Nuisanc
     return views is not None and nuisance is None and alone and aug.anchor_families[0].mirror_index() is not None
 
 
-def belongs_to(
-    aug: LearnedAugment, classifier: nn.Module, train: Prepared, val: Prepared, config: FitConfig, **more: Any
-):
+def belongs_to(task: Task, train: Prepared, val: Prepared) -> dict[str, Any]:
     """What a checkpoint belongs to, as JSON values."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_MEANT}
+    settings = {key: value for key, value in dataclasses.asdict(task.config).items() if key not in NOT_MEANT}
     return {
-        "transform": aug.config(),
-        "classifier": model_sha256(classifier),
+        "transform": task.aug.config(),
+        "classifier": model_sha256(task.classifier),
+        "loss": describe(task.loss),
         "train_data": train.images.fingerprint(),
         "val_data": val.images.fingerprint(),
         "disturbed": {name: train.about.get(name) for name in ("nuisance", "draws", "own")},
         **settings,
-        **more,
     }

@@ -6,19 +6,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..augment import LearnedAugment
-from ..engine.nuisance import Nuisance
 from ..engine.rows import compute_rows
 from ..params import AugmentParams
 from ..tta.arms import zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import combined, families_after
-from .config import FitConfig
-from .losses import PerViewLoss
 from .prepared import Prepared, stored
 from .scores import Scores, scores_of
+from .task import Task
 
 SOME = slice(None, None, 2)  # of the zooms, to spare half of the forwards
 
@@ -28,28 +25,23 @@ class PutRight:
     """What looks at fixed views of held-out copies that φ's likeliest candidates have put right.
 
     Attributes:
-        aug, classifier, loss, config: of the fit.
-        nuisance: what disturbed the copies.
+        task: of the fit; its nuisance has disturbed the copies.
         candidates: ``(V,)`` views whose outputs are known, the transform's own first.
         folder: keeps what is computed; in memory if None.
     """
 
-    aug: LearnedAugment
-    classifier: nn.Module
-    loss: PerViewLoss
-    config: FitConfig
-    nuisance: Nuisance | None
+    task: Task
     candidates: AugmentParams
     folder: Path | None
 
     @cached_property
     def fixed(self) -> AugmentParams | None:
         """``(F,)`` centre zooms and mirror images, the image itself first; None where they cannot follow the transform."""
-        return zoom_candidates().index(SOME) if families_after(self.aug) else None
+        return zoom_candidates().index(SOME) if families_after(self.task.aug) else None
 
     def views(self, likeliest: Tensor) -> AugmentParams:
         """`fixed` views of what candidates ``likeliest``, columns ``(R, m)``, make of copies: ``(F·m, R)``, those of one zoom together."""
-        acting = {name for family in self.aug.families for name in family.acting_fields}
+        acting = {name for family in self.task.aug.families for name in family.acting_fields}
         own = {name: field.cpu()[likeliest.T] for name, field in self.candidates.items() if name in acting}
         return combined(AugmentParams(**own), self.fixed)
 
@@ -64,18 +56,18 @@ class PutRight:
             log_p: φ's log-probabilities of its candidates, ``(R, A)``.
             most: candidates of an image, of which outputs can be averaged as probabilities where there are several.
         """
-        aug, config = self.aug, self.config
+        aug, config, nuisance = self.task.aug, self.task.config, self.task.nuisance
         log_w, likeliest = (part.cpu() for part in log_p.topk(most, 1))  # (R, most)
         columns, kept = likeliest.unflatten(0, (-1, held.draws)), held.rows["logits"]
-        shared = SharedViews(FlatOutputs(self.classifier), aug, config.table_batch_size, config.amp)
+        shared = SharedViews(FlatOutputs(self.task.classifier), aug, config.table_batch_size, config.amp)
 
         def compute(images: Tensor, _: Tensor | None, part: slice) -> dict[str, Tensor]:
             known = kept[part]  # (B, D, V, …)
             every = []
             for draw, chosen in enumerate(columns[part].unbind(1)):
                 copies = images
-                if self.nuisance is not None:
-                    copies = self.nuisance(images, torch.arange(part.start, part.stop), draw)
+                if nuisance is not None:
+                    copies = nuisance(images, torch.arange(part.start, part.stop), draw)
                 looked_at = self.candidates, known[:, draw].float().reshape(len(chosen), known.shape[2], -1)
                 (found,) = shared.logits(copies, [self.views(chosen)], looked_at)  # (F·m, B, numbers)
                 every.append(found.transpose(0, 1).reshape(len(chosen), -1, *known.shape[3:]))
@@ -101,6 +93,6 @@ class PutRight:
         )
         plain = held.rows["plain"]
         return [
-            (scores_of(replace(held, rows={"plain": plain, "logits": rows[str(m)]}), self.loss), likeliest[:, :m])
+            (scores_of(replace(held, rows={"plain": plain, "logits": rows[str(m)]}), self.task.loss), likeliest[:, :m])
             for m in range(1, most + 1)
         ]

@@ -2,34 +2,29 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ..augment import LearnedAugment
-from ..engine.data import StreamedImages, load
-from ..engine.nuisance import Nuisance, Step
-from ..engine.rows import rows_in
+from ..engine.data import load
+from ..engine.nuisance import Step
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
-from ..tta.views import normalizing
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
-from ..utils.modes import frozen
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
 from .config import FitConfig
-from .fit import RIGHT_BY_DEFINITION, fits_to_own_answers, without_jitter
 from .harmless import compare
-from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
+from .losses import PerViewLoss, cross_entropy
 from .prepared import prepare
 from .put_right import PutRight
 from .report import HeldOutReport
 from .report_by_views import report_by_views
 from .scores import kept_as, scores_of
-from .watch import warn_about_look, warn_about_normalization
+from .task import RIGHT_BY_DEFINITION, Task
 
 
 def recommend(
@@ -60,37 +55,27 @@ def recommend(
     Raises:
         InstaAugError: unusable data, answers or labels, or outputs of which no averages can be judged.
     """
-    config, loss = config or FitConfig(), find_loss(loss)
+    config = config or FitConfig()
     check_module(classifier)
-    given, classifier = classifier, normalizing(aug, classifier)
     held = load(data, "data", progress=config.progress, channels=aug.in_channels)
     held = held.without_targets() if labels is False else held
-    own = own_answers(loss) if fits_to_own_answers(labels, nuisance, held) else None
     tabled = len(aug.anchor_families) == len(aug.families)
-    if not tabled and (nuisance is not None or own is not None):
-        what = "nuisance: disturbed images" if nuisance is not None else "data: images without labels"
-        raise InstaAugError(f"{what} are looked at through a table; use families of candidates (crop, turn, light, …)")
-    undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
-    warn_about_normalization(classifier)
-    warn_about_look(aug, held)
-    folder = None if workdir is None else Path(workdir)
-    streamed = isinstance(held, StreamedImages)
-    with torch.no_grad(), without_jitter(aug), frozen(classifier), rows_in(folder, streamed and tabled) as rows:
-        if loss is cross_entropy:
-            check_answers(aug, classifier, {"data": held})
-        elif not can_average(aug, classifier, loss, held, own is not None):
+    task = Task.of(aug, classifier, loss, config, nuisance, labels, held, sampled=not tabled)
+    with torch.no_grad(), task.at_work(workdir, held) as rows:
+        if task.by_classes:
+            check_answers(task, {"data": held})
+        elif not can_average(task, held):
             raise InstaAugError(
                 "classifier: its outputs are maps, or not one tensor of numbers, which no average of views serves"
             )
         if tabled:
             candidates = with_extras(aug, CandidateProduct(aug.anchor_families, config.max_columns).candidates())
-            shared = (aug, classifier, loss, config)
-            prepared = prepare(held, None, "val_table", *shared, candidates, undo, own, rows, logits=kept_as(loss))
-            put_right = PutRight(*shared, undo, candidates, rows)
-            report = compare(aug, prepared, scores_of(prepared, loss), candidates, put_right=put_right)
+            prepared = prepare(task, held, "val_table", candidates, rows, logits=kept_as(task.loss))
+            put_right = PutRight(task, candidates, rows)
+            report = compare(aug, prepared, scores_of(prepared, task.loss), candidates, put_right=put_right)
         else:
-            report = report_by_views(aug, classifier, held, loss, config)
-    aug.recommended["model"] = model_sha256(given)
-    if own is not None and undo is None:
+            report = report_by_views(task, held)
+    aug.recommended["model"] = model_sha256(classifier)
+    if task.own is not None and task.nuisance is None:
         report.notes.append(RIGHT_BY_DEFINITION)
     return report

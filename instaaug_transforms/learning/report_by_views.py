@@ -4,7 +4,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
@@ -18,12 +18,11 @@ from ..tta.views import choose_views, sees_images
 from ..utils.modes import evaluating
 from ..utils.progress import bar
 from .arms import N_VIEWS, policy_of
-from .config import FitConfig
-from .losses import PerViewLoss
 from .prepared import Prepared, stored
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
 from .scores import Scores, kept_as, scores_of
+from .task import Task
 
 FRACTIONS = (1.0, 0.5)  # of every range
 MOST_CANDIDATES = 100  # that every image is looked at through
@@ -41,22 +40,18 @@ class Views(NamedTuple):
 
 
 @torch.no_grad()
-def report_by_views(
-    aug: LearnedAugment, classifier: nn.Module, val: Images, loss: PerViewLoss, config: FitConfig
-) -> HeldOutReport:
+def report_by_views(task: Task, val: Images) -> HeldOutReport:
     """Compare one view, the same views for every image, and learned views on held-out images; ``aug`` remembers what won.
 
     The same views for every image are centre zooms, mirror images and candidates, searched greedily, or those of φ's mean
     outputs: one range for all images. Learned views are `TTAModel`'s, over all or the middle half of every range.
 
     Args:
-        aug: the fitted transform.
-        classifier: images in [0, 1] to outputs, held in eval mode by the caller.
+        task: with the fitted transform; its classifier is held in eval mode by the caller.
         val: held-out images; of more than `MOST_IMAGES`, some.
-        loss: per-view loss.
-        config: of the fit.
     """
-    val = val.subset(torch.randperm(len(val), generator=torch.Generator().manual_seed(config.seed))[:MOST_IMAGES])
+    aug, generator = task.aug, torch.Generator().manual_seed(task.config.seed)
+    val = val.subset(torch.randperm(len(val), generator=generator)[:MOST_IMAGES])
     raw = _outputs_of_phi(aug, val)
     candidates = policy_candidates(aug)
     if candidates.batch_shape[0] > MOST_CANDIDATES:  # what is likely of them is among the views of φ's mean outputs
@@ -71,10 +66,10 @@ def report_by_views(
     shuffled = [Views(k, params.map(lambda field: field.roll(1, 1)), None) for k, params, _ in ours]
     everywhere = candidates.map(lambda field: field[:, None].expand(-1, len(val)).to(aug.device))
     sets = [everywhere, *(views.params for views in (*alike, *ours, *shuffled))]
-    scores = _look(aug, classifier, val, sets, loss, config)
+    scores = _look(task, val, sets)
     starts = accumulate(params.batch_shape[0] for params in sets)
     look, arms = isinstance(aug.predictor, FeaturesPredictor), _fixed(scores, candidates)
-    answered = sees_images(aug, classifier, val.batch(slice(0, 1))[0].shape[-2:])
+    answered = sees_images(aug, task.classifier, val.batch(slice(0, 1))[0].shape[-2:])
     for name, made in (("best input-free", alike), ("ours", ours), ("best input-free (ours, shuffled)", shuffled)):
         for views in made:
             start = next(starts)
@@ -107,23 +102,16 @@ def _outputs_of_phi(aug: LearnedAugment, val: Images) -> dict[str, Tensor]:
     return {name: torch.cat([raw[name] for raw in parts]) for name in parts[0]}
 
 
-def _look(
-    aug: LearnedAugment,
-    classifier: nn.Module,
-    val: Images,
-    sets: list[AugmentParams],
-    loss: PerViewLoss,
-    config: FitConfig,
-) -> Scores:
+def _look(task: Task, val: Images, sets: list[AugmentParams]) -> Scores:
     """Outputs of all sets of views ``(n, N)``, one after another, for as many images as there is room for."""
-    flat = FlatOutputs(classifier)
+    aug, config, flat = task.aug, task.config, FlatOutputs(task.classifier)
     shared = SharedViews(flat, aug, config.table_batch_size, config.amp)
     parts, kept, n = _parts(len(val)), list[Tensor](), 0
     with bar(desc="report", total=len(val), unit="image", progress=config.progress) as shown:
         for part, (images, _) in zip(parts, val.batches(parts, aug.device), strict=True):
             asked = [params.map(lambda field, part=part: field[:, part]) for params in sets]
             outputs = torch.cat(shared.logits(images, asked)).transpose(0, 1)  # (B, V, numbers)
-            kept.append(stored(outputs, kept_as(loss)))
+            kept.append(stored(outputs, kept_as(task.loss)))
             n += len(images)
             shown.update(len(images))
             if (n + CHUNK) * outputs[0].numel() > MOST_OUTPUTS:
@@ -135,7 +123,7 @@ def _look(
         rows[name] = Rows(None, n, values.shape[1:], values.dtype, n, {})
         rows[name].put(slice(0, n), values)
     held = Prepared(val.subset(slice(0, n)), 1, rows, aug.device)
-    return scores_of(held, loss)
+    return scores_of(held, task.loss)
 
 
 def _parts(n: int) -> list[slice]:

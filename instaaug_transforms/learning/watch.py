@@ -1,4 +1,4 @@
-"""Says in the log, once, when a family's ranges have collapsed, are saturated, or λ is at its limit."""
+"""Says in the log, once, when a family's ranges have collapsed, are saturated, or λ is at its limit; and what is wrong with data."""
 
 import logging
 import math
@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..augment import LearnedAugment
-from ..engine.data import Images
 from ..families import Family
-from ..predictors import FeaturesPredictor
 from .entropy import LIMITS, EntropyController
 from .losses import cross_entropy
 from .prepared import Prepared
@@ -22,7 +19,6 @@ PATIENCE = 200  # updates in a row before anything is said: every run starts nar
 COLLAPSED = 1.0  # nats below the band
 TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
 MOST_ALIKE = 20  # images with the same small numbers that are looked at more closely
 COPIES = 0.02  # of the held-out images, that may be among the others
 
@@ -121,40 +117,6 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
             f"train_data: the classifier's loss on it is {losses[0].mean():.2f} nats, on the held-out images "
             f"{losses[1].mean():.2f}: it has memorised the former, and what is fitted to them will not hold for others. Fit "
             "on images it was not trained on"
-        )
-
-
-def warn_about_normalization(classifier: nn.Module) -> None:
-    """Say where images in [0, 1] go to a bare timm or torchvision model, whose weights mostly expect them normalised."""
-    config = getattr(classifier, "pretrained_cfg", None)
-    config = config if isinstance(config, Mapping) else {}
-    mean, std = config.get("mean"), config.get("std")
-    if type(classifier).__module__.startswith("torchvision.models"):
-        mean, std = IMAGENET
-    if mean is None or std is None or (set(mean), set(std)) == ({0.0}, {1.0}):
-        return
-    logger.warning(
-        "classifier: it gets images in [0, 1], and a bare %s is mostly trained on normalised ones; if this one is, put the "
-        "normalisation inside, or its answers are wrong: torch.nn.Sequential(v2.Normalize(%s, %s), classifier), or ia.timm.wrap",
-        type(classifier).__name__,
-        tuple(mean),
-        tuple(std),
-    )
-
-
-def warn_about_look(aug: LearnedAugment, images: Images) -> None:
-    """Say where a predictor on features looks at images of another size than the classifier."""
-    predictor = aug.predictor
-    if not isinstance(predictor, FeaturesPredictor):
-        return
-    height, width = aug.output_size or images.batch(slice(0, 1))[0].shape[-2:]
-    if height == width != predictor.image_size:
-        logger.warning(
-            "predictor: it looks at the classifier's features of %d-pixel copies, and the classifier at %d pixels; "
-            "FeaturesPredictor(classifier, image_size=%d) sees what the classifier sees, and one forward pass then serves both",
-            predictor.image_size,
-            height,
-            height,
         )
 
 
