@@ -3,8 +3,11 @@ import os
 import stat
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
-from instaaug_transforms.utils.files import replace_file, write_csv
+import instaaug_transforms as ia
+from instaaug_transforms.utils.files import replace_file, save_figure, write_csv
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
@@ -42,3 +45,16 @@ def test_csv_reads_back(tmp_path):
     assert [(row["name"], float(row["value"]), int(row["n"])) for row in back] == [tuple(row.values()) for row in rows]
     write_csv(tmp_path / "none.csv", [])
     assert (tmp_path / "none.csv").read_text() == "\n"
+
+
+@pytest.mark.parametrize("name", ["figure", "figure.txt", "figure.PNG"])
+def test_a_figures_suffix_is_one_that_matplotlib_writes(name, tmp_path):
+    figure = Figure()
+    if name.endswith("PNG"):
+        save_figure(figure, tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.format == "PNG"
+    else:
+        with pytest.raises(ia.InstaAugError, match=r"path: expected a name that ends in one of .*\.png"):
+            save_figure(figure, tmp_path / name)
+        assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,11 @@
+import re
+
 import pytest
 import torch
 from torch import nn
 
-from instaaug_transforms.utils.modes import evaluating
+import instaaug_transforms as ia
+from instaaug_transforms.utils.modes import evaluating, frozen
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -22,3 +25,15 @@ def test_evaluating_gives_every_module_its_own_mode_back(fails):
         pass
     assert modes == [module.training for module in net.modules()]
     assert net[1][1].weight.grad is not None  # unlike `frozen`, it leaves the parameters alone
+
+
+def test_a_lazy_model_is_named_until_it_has_its_weights():
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with (
+        pytest.raises(ia.InstaAugError, match=re.escape("'1.weight' has no size yet; call it on one batch")),
+        frozen(net),
+    ):
+        pass
+    net(torch.rand(2, 3, 4, 4))
+    with frozen(net):
+        assert not any(weight.requires_grad for weight in net.parameters())

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .errors import InstaAugError
+
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:
     """Put ``data`` at ``path`` in one step: written to a temporary file in the same folder, flushed, renamed."""
@@ -43,7 +45,14 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> Non
 
 
 def save_figure(figure: Any, path: str | os.PathLike) -> None:
-    """Write a matplotlib figure in one step; the suffix says which format."""
-    drawing = io.BytesIO()
-    figure.savefig(drawing, format=Path(path).suffix[1:])
+    """Write a matplotlib figure in one step; the suffix says which format.
+
+    Raises:
+        InstaAugError: a suffix that matplotlib does not write.
+    """
+    drawing, suffix = io.BytesIO(), Path(path).suffix[1:].lower()
+    known = figure.canvas.get_supported_filetypes()
+    if suffix not in known:
+        raise InstaAugError(f"path: expected a name that ends in one of .{', .'.join(known)}; got {str(path)!r}")
+    figure.savefig(drawing, format=suffix)
     replace_file(path, drawing.getvalue())

@@ -6,8 +6,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import get_worker_info
 
+from .errors import InstaAugError
 from .outputs import check_module
 
 
@@ -50,8 +52,14 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
     """Eval mode and no parameter gradients inside; modes, requires_grad, gradients and buffers as before afterwards.
 
     Gradients still flow to the input. The state comes back after an exception too.
+
+    Raises:
+        InstaAugError: a lazy module that has seen no input.
     """
     check_module(model, "model")
+    lazy = next((name for name, weight in model.named_parameters() if is_lazy(weight)), None)
+    if lazy is not None:
+        raise InstaAugError(f"classifier: its weight {lazy!r} has no size yet; call it on one batch of images first")
     needs_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = {buffer: buffer.clone() for buffer in model.buffers()}
     with evaluating(model):
