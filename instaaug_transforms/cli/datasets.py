@@ -160,14 +160,8 @@ def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | No
     return files.keep(readable)
 
 
-def read(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None, limit: bool = True) -> Images:
-    """The images that `chosen` leaves, read as they are needed.
-
-    Args:
-        limit: whether ``--max-images`` counts.
-    """
-    if not limit:
-        arguments = argparse.Namespace(**{**vars(arguments), "max_images": None})
+def read(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None) -> Images:
+    """The images that `chosen` leaves, read as they are needed."""
     images = load(chosen(arguments, files, progress), Path(files.root).name, arguments.workers, progress)
     if files.classes is None:
         images.targets = None
