@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
+from ..functional.inputs import as_floats
 from ..utils.modes import first_weight
 from .base import register_predictor
-from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, CopyPredictor, as_floats, check_multiple
+from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, CopyPredictor, check_multiple
 
 CHUNK = 32  # images at a time on the CPU
 

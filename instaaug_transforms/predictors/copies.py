@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..functional.inputs import as_bytes
 from ..utils.errors import InstaAugError
 from ..utils.modes import without_autocast
 from .base import Predictor
@@ -46,16 +47,6 @@ def check_multiple(name: str, value: object, step: int) -> None:
     """Raise unless a size is a multiple of ``step`` up to 1024, which keeps a damaged file from asking for all of the memory."""
     if not isinstance(value, int) or not step <= value <= 1024 or value % step:
         raise InstaAugError(f"{name} of the predictor must be a multiple of {step} up to 1024, got {value!r}")
-
-
-def as_bytes(copies: Tensor) -> Tensor:
-    """Floats in [0, 1] as uint8; what is uint8 stays."""
-    return copies if copies.dtype == torch.uint8 else copies.mul(255).round_().clamp_(0, 255).to(torch.uint8)
-
-
-def as_floats(copies: Tensor, dtype: torch.dtype) -> Tensor:
-    """Copies, uint8 or in [0, 1], as floats in [0, 1]."""
-    return copies.to(dtype) / 255 if copies.dtype == torch.uint8 else copies.to(dtype)
 
 
 def shrink(images: Tensor, side: int) -> Tensor:

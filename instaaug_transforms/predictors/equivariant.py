@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Features, FeatureSpec
+from ..functional.inputs import as_floats
 from ..utils.errors import InstaAugError
 from ..utils.modes import first_weight
 from .base import register_predictor
-from .copies import SUMMARY_GRID, CopyPredictor, as_floats
+from .copies import SUMMARY_GRID, CopyPredictor
 
 POSES = 8
 SUMMARY_FIELDS = 16
