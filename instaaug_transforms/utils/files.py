@@ -44,6 +44,11 @@ def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> Non
 
 def save_figure(figure: Any, path: str | os.PathLike) -> None:
     """Write a matplotlib figure in one step; the suffix says which format."""
-    drawing = io.BytesIO()
-    figure.savefig(drawing, format=Path(path).suffix[1:])
-    replace_file(path, drawing.getvalue())
+    replace_file(path, drawn(figure, Path(path).suffix[1:]))
+
+
+def drawn(figure: Any, kind: str, **options: Any) -> bytes:
+    """A matplotlib figure as the contents of a file, ``"png"`` say; options are those of its ``savefig``."""
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, **options)
+    return file.getvalue()
