@@ -173,8 +173,8 @@ def test_density_of_centres_has_the_moments_of_the_distribution():
 
 def test_centres_are_a_panel_per_image():
     figure = viz.crop_centres(make_lively(["crop"]), torch.rand(7, 3, 24, 32))
-    assert len(figure.axes) == 10 and sum(bool(axes.images) for axes in figure.axes) == 7
-    assert all(axes.get_title().startswith("whole image: ") for axes in figure.axes[:7])
+    assert len(figure.axes) == 7 and all(axes.images for axes in figure.axes)
+    assert all(axes.get_title().startswith("whole image: ") for axes in figure.axes)
 
 
 def test_sizes_are_the_shares_of_the_distribution():

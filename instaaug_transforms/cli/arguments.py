@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..utils.errors import InstaAugError
 
@@ -13,6 +13,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise InstaAugError(f"{message}; see {self.prog} --help")
+
+
+def changed(arguments: argparse.Namespace, **others: Any) -> argparse.Namespace:
+    """The same options, but for some."""
+    return argparse.Namespace(**{**vars(arguments), **others})
 
 
 def _number(kind: type, expected: str, allowed: Callable[[float], bool]) -> Callable[[str], float]:

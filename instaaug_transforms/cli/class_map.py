@@ -44,7 +44,7 @@ def label_folders(folders: Sequence[str], class_map: Sequence[str] | None = None
         unknown = [name for name in folders if name not in labels]
         if unknown:
             raise InstaAugError(
-                f"class-map: {_list(unknown)} are folders that it does not name; add them to the map, or move them away"
+                f"class-map: {first_of(sorted(unknown))} are folders that it does not name; add them to the map, or move them away"
             )
         return list(class_map), {name: labels[name] for name in folders}
     if not all(name.isascii() and name.isdecimal() for name in folders):
@@ -53,7 +53,9 @@ def label_folders(folders: Sequence[str], class_map: Sequence[str] | None = None
     labels = {name: int(name) for name in folders}
     if len(set(labels.values())) < len(labels):
         twice = [name for name in folders if list(labels.values()).count(labels[name]) > 1]
-        raise InstaAugError(f"data: folders named by numbers are labels, but one number has several: {_list(twice)}")
+        raise InstaAugError(
+            f"data: folders named by numbers are labels, but one number has several: {first_of(sorted(twice))}"
+        )
     if max(labels.values()) >= MOST_CLASSES:
         raise InstaAugError(
             f"data: folders named by numbers are labels, and {max(labels.values())} is too large for one; where they are "
@@ -62,5 +64,6 @@ def label_folders(folders: Sequence[str], class_map: Sequence[str] | None = None
     return [str(label) for label in range(max(labels.values()) + 1)], labels
 
 
-def _list(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(sorted(names)[:most]) + (", …" if len(names) > most else "")
+def first_of(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, not too many."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")

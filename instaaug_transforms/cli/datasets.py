@@ -13,7 +13,7 @@ from ..engine import Images, load
 from ..utils.errors import InstaAugError
 from ..utils.progress import bar
 from .arguments import fraction, natural, positive_int
-from .class_map import read_class_map
+from .class_map import first_of, read_class_map
 from .image_files import ImageFiles, ReadingErrors, class_folders, inside
 from .images import is_image
 
@@ -155,19 +155,13 @@ def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | No
         raise InstaAugError(f"{errors[0]}; nor can any other of {len(files)} files in {files.root!r}")
     if progress is not False and len(readable) < len(files):
         skipped = [path for path, error in zip(files.paths, errors, strict=True) if error is not None]
-        names = ", ".join(skipped[:10]) + (", …" if len(skipped) > 10 else "")
-        print(f"skipped {len(skipped)} of {len(files)} files that cannot be read: {names}", file=sys.stderr)
+        said = f"skipped {len(skipped)} of {len(files)} files that cannot be read: {first_of(skipped)}"
+        print(said, file=sys.stderr)
     return files.keep(readable)
 
 
-def read(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None, limit: bool = True) -> Images:
-    """The images that `chosen` leaves, read as they are needed.
-
-    Args:
-        limit: whether ``--max-images`` counts.
-    """
-    if not limit:
-        arguments = argparse.Namespace(**{**vars(arguments), "max_images": None})
+def read(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None) -> Images:
+    """The images that `chosen` leaves, read as they are needed."""
     images = load(chosen(arguments, files, progress), Path(files.root).name, arguments.workers, progress)
     if files.classes is None:
         images.targets = None

@@ -10,9 +10,8 @@ from ..tta import TTAModel
 from ..utils.errors import InstaAugError
 from .arguments import positive_int
 from .datasets import add_data_arguments, add_reading_arguments, folder_of, read
-from .models import add_model_arguments, build_classifier, check_answers
+from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
 from .outputs import check_file
-from .validate import add_weights_arguments, load_transform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +35,7 @@ def run(arguments: argparse.Namespace) -> None:
     folder = None if arguments.data is None else folder_of(arguments, None, "none")
     classifier = build_classifier(arguments, None)
     check_answers(classifier, arguments)
-    aug, _ = load_transform(arguments, classifier, None)
+    aug, _ = load_transform(arguments, classifier)
     if arguments.n_views is None:
         model = TTAModel.recommended(classifier, aug)
     else:

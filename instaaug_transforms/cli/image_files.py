@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from torchvision.datasets import DatasetFolder
 
 from ..utils.errors import InstaAugError
-from .class_map import label_folders
+from .class_map import first_of, label_folders
 from .images import SUFFIXES, read_image
 
 
@@ -79,7 +79,6 @@ def class_folders(directory: str | os.PathLike) -> list[str]:
     return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def inside(directory: Path, most: int = 10) -> str:
+def inside(directory: Path) -> str:
     """Folders in one, for errors."""
-    names = class_folders(directory) if directory.is_dir() else []
-    return (", ".join(names[:most]) + (", …" if len(names) > most else "")) or "nothing"
+    return first_of(class_folders(directory) if directory.is_dir() else []) or "nothing"

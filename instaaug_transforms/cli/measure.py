@@ -8,11 +8,10 @@ from ..measure import InvarianceReport, Probe, compare, write_page
 from ..measure.warp import Outside
 from ..utils.files import replace_file, write_csv
 from ..utils.report import Report
-from .arguments import natural, positive_int
+from .arguments import changed, natural, positive_int
 from .datasets import add_data_arguments, folder_of
-from .models import add_model_arguments, build_classifier
+from .models import add_model_arguments, add_weights_arguments, build_classifier, load_transform
 from .outputs import check_folder
-from .validate import add_weights_arguments, load_transform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
     n_classes = len(folder.classes)
     model, before, aug = build_classifier(arguments, n_classes, untrained=True), None, None
     if arguments.against:
-        before = build_classifier(argparse.Namespace(**{**vars(arguments), "checkpoint": arguments.against}), n_classes)
+        before = build_classifier(changed(arguments, checkpoint=arguments.against), n_classes)
     if arguments.weights:
         aug, _ = load_transform(arguments, model, n_classes)
     probe = Probe(model, folder, arguments.max_images, **options)

@@ -1,4 +1,4 @@
-"""Options that name a classifier, and the classifier they name."""
+"""Options that name a classifier or a transform's weights, and what they name."""
 
 import argparse
 import inspect
@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..augment import LearnedAugment
 from ..integrations import timm as classifiers
 from ..utils.errors import InstaAugError
-from .arguments import device, positive, positive_int
+from ..utils.weights import read as read_weights
+from .arguments import changed, device, positive, positive_int
 from .image_files import ImageFiles
 from .own_code import named
 
@@ -44,6 +46,18 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--amp", action="store_true", help="bfloat16 autocast in the classifier")
 
 
+def add_weights_arguments(group: Any, default: str | None = "crop_tinyimagenet", more: str = "") -> None:
+    """What `load_transform` reads."""
+    names = "a name that `instaaug weights` lists, or a file"
+    group.add_argument("--weights", default=default, help=names + more)
+    group.add_argument(
+        "--features-checkpoint",
+        type=Path,
+        help="where the weights read another classifier's features: its weights, as --checkpoint",
+    )
+    group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
+
+
 def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untrained: bool = False) -> nn.Module:
     """Images in [0, 1] to logits: timm by name, or what a factory returns, with the normalisation inside.
 
@@ -60,7 +74,7 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
         raise InstaAugError("mean, std: give both or neither")
     if mean is not None and not len(mean) == len(std) <= 3:
         raise InstaAugError(f"mean, std: expected a number per channel each, got {len(mean)} and {len(std)}")
-    if not (untrained or arguments.checkpoint or arguments.pretrained or ":" in arguments.model):
+    if not (untrained or _is_trained(arguments)):
         raise InstaAugError(
             "checkpoint: a classifier with random weights says nothing; give --checkpoint or --pretrained"
         )
@@ -114,6 +128,38 @@ def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders
                 f"num-classes: {arguments.model} tells {n} classes apart, {folder.root!r} names {len(folder.classes)}, so that "
                 f"labels need not mean the same; say with --class-map which label each folder is{_unlabelled(arguments)}"
             )
+
+
+def load_transform(
+    arguments: argparse.Namespace, classifier: nn.Module | None = None, n_classes: int | None = None
+) -> tuple[LearnedAugment, dict[str, Any]]:
+    """The weights, with the classifier whose features they read if they read any; and the notes beside them.
+
+    That is the one of --features-model and --features-checkpoint if given, else ``classifier``, else the one of --model.
+
+    Raises:
+        InstaAugError: weights that cannot be read, or that need a classifier where none is named.
+    """
+    config, _ = read_weights(arguments.weights)
+    if "classifier_sha256" not in config.get("predictor", {}):
+        classifier = None
+    elif arguments.features_checkpoint or arguments.features_model:
+        other = {"checkpoint": arguments.features_checkpoint, "model": arguments.features_model or arguments.model}
+        classifier = build_classifier(changed(arguments, **other), n_classes)
+    elif classifier is None:
+        if not _is_trained(arguments):
+            raise InstaAugError(
+                f"weights: {arguments.weights} read the features of the classifier they were fitted with; give it as --model and --checkpoint"
+            )
+        classifier = build_classifier(arguments, n_classes)
+    # Images and classifier are in [0, 1] here, whatever the pipeline that the weights were made for.
+    aug = LearnedAugment.from_pretrained(arguments.weights, classifier=classifier, normalization=None)
+    return aug.to(arguments.device), config.get("notes", {})
+
+
+def _is_trained(arguments: argparse.Namespace) -> bool:
+    """Whether the options say where the classifier's weights are; a factory of one's own brings them."""
+    return bool(arguments.checkpoint or arguments.pretrained or ":" in arguments.model)
 
 
 def _unlabelled(arguments: argparse.Namespace) -> str:

@@ -9,10 +9,9 @@ from ..learning import FitConfig
 from ..learning import recommend as recommend_setting
 from ..utils.weights import read as read_weights
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
-from .models import add_model_arguments, build_classifier, check_answers
+from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
 from .nuisance import add_nuisance_arguments, nuisance_of
 from .outputs import check_file, check_folder
-from .validate import add_weights_arguments, load_transform
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,10 +14,9 @@ from torchvision.transforms.v2 import functional as F
 from .. import viz
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
-from ..utils.weights import read as read_weights
 from .arguments import natural, positive_int
 from .images import SUFFIXES, is_image, read_image
-from .models import add_model_arguments, build_classifier
+from .models import add_model_arguments, add_weights_arguments, load_transform
 from .outputs import check_folder
 
 OVERVIEW = 224  # side, pixels, of the copies that are drawn together
@@ -27,9 +26,7 @@ DRAWN = 10  # images at most in one drawing
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Images, weights, and where the pictures go."""
     parser.add_argument("images", nargs="+", type=Path, help="image files and folders of them")
-    parser.add_argument(
-        "--weights", default="crop_tinyimagenet", help="a name that `instaaug weights` lists, or a file"
-    )
+    add_weights_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("instaaug-show"), help="folder for the pictures (%(default)s)")
     parser.add_argument("--crops", type=positive_int, default=6, help="boxes drawn at most (%(default)s)")
     parser.add_argument("--dark", action="store_true", help="for dark pages and slides")
@@ -42,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write ``<name>-samples.png`` per image and a picture per family that has one; for several images also ``all-….png``."""
     check_folder(arguments.out, "out")
     files = find_images(arguments.images)
-    aug = load(arguments)
+    aug = load_transform(arguments)[0].cpu()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with viz.dark() if arguments.dark else nullcontext():
         draw(aug, files, arguments)
@@ -59,20 +56,6 @@ def draw(aug: LearnedAugment, files: list[Path], arguments: argparse.Namespace) 
     if len(seen) > 1:
         for kind, figure in overview(aug, torch.stack(seen)):
             _write(figure, arguments.out / f"all-{kind}.png")
-
-
-def load(arguments: argparse.Namespace) -> LearnedAugment:
-    """The weights, with their classifier where they read its features."""
-    config, _ = read_weights(arguments.weights)
-    if "classifier_sha256" not in config.get("predictor", {}):
-        return LearnedAugment.from_pretrained(arguments.weights, normalization=None)
-    if not (arguments.checkpoint or arguments.pretrained or ":" in arguments.model):
-        raise InstaAugError(
-            f"weights: {arguments.weights} read the features of the classifier they were fitted with; give it as --model and --checkpoint"
-        )
-    return LearnedAugment.from_pretrained(
-        arguments.weights, classifier=build_classifier(arguments, None), normalization=None
-    ).cpu()
 
 
 def pictures(aug: LearnedAugment, image: Tensor, arguments: argparse.Namespace) -> Iterator[tuple[str, Any]]:

@@ -3,21 +3,19 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from ..augment import SELECTIONS, LearnedAugment
+from ..augment import SELECTIONS
 from ..engine import Nuisance
 from ..tta import evaluate
 from ..tta.aggregation import AGGREGATIONS
 from ..tta.report import FORMATS, RIVALS
 from ..utils.errors import InstaAugError
-from ..utils.weights import read as read_weights
-from .arguments import fraction, positive_int
+from .arguments import changed, fraction, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, folder_of, read
 from .held_out import held_out_of
-from .models import add_model_arguments, build_classifier, check_answers
+from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
 from .nuisance import nuisance_of
 from .outputs import check_file, check_folder
 
@@ -80,18 +78,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--results-format", choices=FORMATS, default="csv", help="(%(default)s)")
 
 
-def add_weights_arguments(group: Any, default: str | None = "crop_tinyimagenet", more: str = "") -> None:
-    """What `load_transform` reads."""
-    names = "a name that `instaaug weights` lists, or a file"
-    group.add_argument("--weights", default=default, help=names + more)
-    group.add_argument(
-        "--features-checkpoint",
-        type=Path,
-        help="where the weights read another classifier's features: its weights, as --checkpoint",
-    )
-    group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
-
-
 def run(arguments: argparse.Namespace) -> None:
     """Print the tables, and write them."""
     if arguments.results_file:
@@ -111,7 +97,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_answers(classifier, arguments, *folders)
     aug, notes = load_transform(arguments, classifier, n_classes)
     aug.distribution(torch.zeros(1, arguments.in_chans, *[arguments.img_size] * 2, device=arguments.device))
-    data, choice = read(arguments, folders[0], True), read(arguments, folders[1], True, limit=False)
+    data, choice = read(arguments, folders[0], True), read(changed(arguments, max_images=None), folders[1], True)
     if arguments.choose_on == "held-out":
         choice = held_out_of(choice, notes.get("held_out"), arguments.seed)
     if len(choice) < ENOUGH:
@@ -140,20 +126,3 @@ def run(arguments: argparse.Namespace) -> None:
             about = {"model": arguments.model, "weights": arguments.weights, "aggregate": arguments.how, "images": name}
             report.write(path, arguments.results_format, **about, select=arguments.select)
             print(path)
-
-
-def load_transform(
-    arguments: argparse.Namespace, classifier: torch.nn.Module, n_classes: int | None
-) -> tuple[LearnedAugment, dict[str, Any]]:
-    """The weights, with the classifier whose features they read if they read any; and the notes beside them."""
-    config, _ = read_weights(arguments.weights)
-    read_from = None
-    if "classifier_sha256" in config.get("predictor", {}):
-        read_from = classifier
-        if arguments.features_checkpoint or arguments.features_model:
-            other = {"checkpoint": arguments.features_checkpoint, "model": arguments.features_model or arguments.model}
-            read_from = build_classifier(argparse.Namespace(**{**vars(arguments), **other}), n_classes)
-    # Images and classifier are in [0, 1] here, whatever the pipeline that the weights were made for.
-    aug = LearnedAugment.from_pretrained(arguments.weights, classifier=read_from, normalization=None)
-    aug = aug.to(arguments.device)
-    return aug, config.get("notes", {})

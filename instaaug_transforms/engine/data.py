@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..functional.inputs import check_range
+from ..functional.inputs import as_bytes, as_floats, check_range
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.progress import bar
@@ -86,8 +86,7 @@ class LabelledImages(Images):
         self, indices: Sequence[Tensor | slice], device: torch.device | str = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
         for index in indices:
-            images = self.images[index].to(device)
-            images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+            images = as_floats(self.images[index].to(device))
             yield images, None if self.targets is None else self.targets[index].to(device)
 
     def subset(self, index: Tensor | slice) -> "LabelledImages":
@@ -156,9 +155,7 @@ class StreamedImages(Images):
             generator=torch.Generator().manual_seed(0),  # else the seeds of workers are drawn from the global one
         )
         for index, images in zip(indices, self._checked(loader), strict=True):
-            images = images.to(device)
-            images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
-            yield images, None if self.targets is None else self.targets[index].to(device)
+            yield as_floats(images.to(device)), None if self.targets is None else self.targets[index].to(device)
 
     def _checked(self, loader: DataLoader) -> Iterator[Tensor]:
         for images in loader:
@@ -191,7 +188,7 @@ class StreamedImages(Images):
         for images, _ in bar(
             loop, desc=f"reading {self.name}", total=len(order), leave=False, progress=progress, unit="batch"
         ):
-            read.append(images.mul(255).round_().to(torch.uint8) if self._is_bytes() else images)
+            read.append(as_bytes(images) if self._is_bytes() else images)
         return LabelledImages(torch.cat(read), self.targets, self.identities)
 
     def _is_bytes(self) -> bool:

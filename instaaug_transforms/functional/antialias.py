@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,19 +14,22 @@ from .warp import Fill, Size, as_column
 FINER = 2**0.5
 
 
-def copy_size(linear: Any, whole: Any, result: Any) -> Any:
+def copy_size(linear: Any, whole: Any, result: Any, finer: Any = 1.0) -> Any:
     """Width and height, ``(B, 2)``, of the copy of the image whose pixels are as large as those of the result.
 
     One step between neighbours of that copy, along either axis, is one pixel long in the result. So a turn or a shear
-    shrinks nothing. Neither rounded nor limited to the image's own size. Arrays or tensors.
+    shrinks nothing. Whole pixels, at least one, and no more than the image has. Arrays or tensors.
 
     Args:
         linear: ``(B, 2, 2)``, out→in in [−1, 1] coordinates.
         whole, result: width and height of the image and of the result.
+        finer: how many pixels for one of the result, along each axis.
     """
     step = linear / result  # of one pixel of the result
     area = abs(step[..., 0, 0] * step[..., 1, 1] - step[..., 0, 1] * step[..., 1, 0])
-    return ((step**2).sum(-1) ** 0.5)[..., [1, 0]] / area[..., None]
+    size = (((step**2).sum(-1) ** 0.5)[..., [1, 0]] / area[..., None] * finer).round()
+    where = torch.where if isinstance(size, Tensor) else np.where
+    return where(size < whole, size.clip(min=1), whole)  # the image's where it is not a number, of boxes without extent
 
 
 def shrunk(images: Tensor, size: Size, mode: str) -> Tensor:
@@ -49,8 +53,7 @@ def antialiased(
     linear, moved = matrix[:, :2, :2].detach(), matrix[:, :2, 2].detach()
     # Where the squares of both rows sum to 1, all entries sum to 2 only if the image is turned by quarters or mirrored.
     whole_image = (linear.abs().sum((1, 2)) == 2) & (linear.square().sum(2) == 1).all(1) & (moved == 0).all(1)
-    copy = copy_size(linear, whole, result) * torch.where(whole_image, 1.0, FINER).unsqueeze(1)
-    copy = torch.where(copy.round() < whole, copy.round().clamp(min=1), whole)  # (B, 2)
+    copy = copy_size(linear, whole, result, torch.where(whole_image, 1.0, FINER).unsqueeze(1))  # (B, 2)
     columns, rows = copy[:, :, None, None].unbind(1)  # (B, 1, 1) each
     canvas = _filter(height, rows, mode).unsqueeze(1) @ images @ _filter(width, columns, mode).mT.unsqueeze(1)
     if not inside:  # where the border is continued, the copy's last row and column are, too

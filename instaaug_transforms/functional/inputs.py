@@ -141,7 +141,7 @@ def to_batch(
         raise InstaAugError(f"image: expected at least one image with at least one pixel, got {given}")
     lead, dtype = tensor.shape[:-3], tensor.dtype
     if dtype == torch.uint8:
-        batch = tensor.float().div_(255)
+        batch = as_floats(tensor)
     else:
         batch = normalization.undo(tensor) if normalization is not None else tensor
         batch = check_range(batch, normalization is not None, given, strict)
@@ -150,7 +150,7 @@ def to_batch(
 
     def back(out: Tensor) -> object:
         if dtype == torch.uint8:
-            out = out.detach().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+            out = as_bytes(out.detach())
         elif normalization is not None:
             out = normalization.redo(out).to(dtype)
         if len(lead) != 1:
@@ -158,6 +158,16 @@ def to_batch(
         return rewrap(out, leaf)
 
     return batch, back
+
+
+def as_floats(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 or floats in [0, 1] as floats in [0, 1]."""
+    return images.to(dtype).div_(255) if images.dtype == torch.uint8 else images.to(dtype)
+
+
+def as_bytes(images: Tensor) -> Tensor:
+    """Floats in [0, 1] as uint8, to the nearest; what is uint8 stays."""
+    return images if images.dtype == torch.uint8 else images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def check_range(batch: Tensor, normalized: bool, given: str, strict: bool = True) -> Tensor:

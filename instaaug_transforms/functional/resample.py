@@ -129,8 +129,7 @@ def _groups(matrix: Tensor, shape: Size, size: Size, mode: str) -> dict[tuple, l
     small = np.broadcast_to(whole, (len(rows), 2))
     if may_shrink:
         with np.errstate(all="ignore"):  # boxes without extent
-            copy = (copy_size(linear, whole, result) * np.where(straight | turned, 1, FINER)[:, None]).round()
-        small = np.where(copy < whole, np.maximum(copy, 1), whole)
+            small = copy_size(linear, whole, result, np.where(straight | turned, 1, FINER)[:, None])
     smaller = (small != whole).any(1)
     exact = straight & (small == result).all(1) | turned & (small == result[::-1]).all(1)
     exact &= not matrix.requires_grad

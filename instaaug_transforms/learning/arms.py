@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..params import AugmentParams
+from ..tta.aggregation import log_mean
 from ..tta.arms import families_for, greedy
 from ..tta.views import unchanged
 from .prepared import Prepared
@@ -194,7 +195,7 @@ def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
         parts = torch.empty(len(losses))
         for half, policy in enumerate(policies):
             mine = losses[halves == half][:, policy[:k] if k else [0]]
-            parts[halves == half] = math.log(mine.shape[1]) - torch.logsumexp(-mine, 1)
+            parts[halves == half] = -log_mean(-mine, 1)
         return (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy()
 
     return {k: nll(k) for k in (0, *ks) if k <= most}

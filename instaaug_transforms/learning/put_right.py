@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..engine.rows import compute_rows
 from ..params import AugmentParams
+from ..tta.aggregation import log_mean
 from ..tta.arms import zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import combined, families_after
@@ -74,9 +75,9 @@ class PutRight:
             outputs = {"1": torch.stack([outputs[:, ::most] for outputs in every], 1)}
             for m in range(2, most + 1):
                 rows = slice(part.start * held.draws, part.stop * held.draws)
-                weights = log_w[rows, :m].log_softmax(1).unflatten(0, (-1, held.draws))  # (B, D, m)
+                weights = log_w[rows, :m].unflatten(0, (-1, held.draws))  # (B, D, m)
                 log_probs = torch.stack(every, 1).log_softmax(-1).unflatten(2, (-1, most))[:, :, :, :m]
-                outputs[str(m)] = torch.logsumexp(log_probs + weights[:, :, None, :, None], 3)
+                outputs[str(m)] = log_mean(log_probs, 3, weights[:, :, None, :, None])
             return {name: stored(values, known.dtype) for name, values in outputs.items()}
 
         digest = hashlib.sha256(likeliest.numpy().tobytes() + log_w.numpy().tobytes()).hexdigest()

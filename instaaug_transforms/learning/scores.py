@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..tta.aggregation import log_mean
 from ..tta.arms import greedy
 from .losses import PerViewLoss, cross_entropy, own_answers
 from .prepared import Prepared
@@ -138,15 +139,13 @@ class ClassScores(Scores):
         parts = []
         for rows in torch.arange(self.n).split(CHUNK):
             log_p = self.log_p(rows, views[rows])
-            log_w = torch.zeros(log_p.shape[:2]) if weights is None else weights[rows]
-            parts.append(torch.logsumexp(log_p + log_w.log_softmax(1)[..., None], 1))
+            parts.append(log_mean(log_p, 1, None if weights is None else weights[rows][..., None]))
         return torch.cat(parts)
 
     def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
         if not self.hard:
             return -(self.average(views, weights) * self.target).sum(-1).mean().item()
-        log_w = torch.zeros(views.shape) if weights is None else weights
-        return -torch.logsumexp(log_w.log_softmax(1) - self.losses.gather(1, views), 1).mean().item()
+        return -log_mean(-self.losses.gather(1, views), 1, weights).mean().item()
 
     def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
         return greedy(self.losses[rows, :columns], k)

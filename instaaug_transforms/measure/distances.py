@@ -1,6 +1,7 @@
 """Distances between embeddings, and the mean distance to every other image."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
@@ -10,7 +11,7 @@ METRICS = ("cosine", "l2")
 
 def unit(z: Tensor) -> Tensor:
     """Rows of length 1 (a zero row stays zero)."""
-    return z / z.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(z.dtype).tiny)
+    return F.normalize(z, dim=-1, eps=torch.finfo(z.dtype).tiny)
 
 
 def distance(first: Tensor, second: Tensor, metric: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..utils.errors import InstaAugError
 from ..utils.report import Report, Row, Section
-from ..utils.stats import Interval, Permutation, correlation_test, mean_interval, permutation_test
+from ..utils.stats import UNTESTED, Interval, Permutation, correlation_test, mean_interval, permutation_test
 from . import plots
 from .distances import distance
 from .images import MeasuredImages
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 NONE = "none"
 SAME = 1e-5  # of the mean distance of pairs: nearer, they differ by rounding
-UNTESTED = Permutation(np.nan, np.nan)
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,8 @@ class InvarianceReport(Report):
     def per_class(self) -> list[Row]:
         """A row per transformation, fill and class: means over its images and all magnitudes but the identity."""
         images = self.images
-        members = (
-            [(c, (images.targets == c).numpy()) for c in images.targets.unique().tolist()] if images.labelled else []
-        )
+        classes = images.targets.unique().tolist() if images.labelled else []
+        members = [(c, (images.targets == c).numpy()) for c in classes]
         return self._means([({"class": images.class_name(c), "n": int(which.sum())}, which) for c, which in members])
 
     def per_image(self) -> list[Row]:

@@ -2,14 +2,13 @@
 
 import base64
 import html
-import io
 import os
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from ..utils.errors import InstaAugError
-from ..utils.files import replace_file
+from ..utils.files import drawn, replace_file
 from ..utils.report import Report, Section
 from .invariance import InvarianceReport
 
@@ -56,9 +55,7 @@ def _section(section: Section) -> str:
 
 
 def _picture(figure: Any, caption: str) -> str:
-    svg = io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None})
-    data = base64.b64encode(svg.getvalue()).decode()
+    data = base64.b64encode(drawn(figure, "svg", metadata={"Date": None})).decode()
     alt = html.escape(caption or "plot of the figures in the table below", quote=True)
     note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
     return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">{note}</figure>'

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ..viz.style import STYLES, accent, faint, ink, new_figure, tidy
+from ..viz.style import STYLES, accent, faint, ink, new_figure, panels, tidy
 
 BLUE = "#2a6fb0"
 GREY = "#cccccc"
 
 
-def _panels(n: int, width: float, height: float, columns: int) -> tuple[Any, list[Any]]:
-    rows = -(-n // columns)
-    columns = -(-n // rows)  # rows of about the same length
-    figure = new_figure(width * columns, height * rows + 0.5)
-    return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(n)]
+def _panels(n: int, width: float, height: float, most: int) -> tuple[Any, list[Any]]:
+    rows = -(-n // most)
+    return panels(n, -(-n // rows), width, height, 0.5)  # rows of about the same length
 
 
 def _label(axes: Any, x: str = "", title: str = "") -> None:
@@ -52,11 +50,11 @@ def invariance(report: Any) -> Any:
     """An `InvarianceReport`, a panel per transformation: curves over magnitude, a line style per fill."""
     names = list(dict.fromkeys(sweep.transformation.name for sweep in report.sweeps))
     fills = list(dict.fromkeys(sweep.fill for sweep in report.sweeps if sweep.fill))
-    figure, panels = _panels(len(names), 2.3, 1.9, columns=5)
+    figure, places = _panels(len(names), 2.3, 1.9, most=5)
     lines = [("relative_cosine", "relative invariance (cosine)", accent()), ("agreement", "same answer", BLUE)]
     if not np.isnan(report.accuracy).all():
         lines.append(("accuracy", "top-1", faint()))
-    for axes, name in zip(panels, names, strict=True):
+    for axes, name in zip(places, names, strict=True):
         of_name = [sweep for sweep in report.sweeps if sweep.transformation.name == name]
         for sweep in of_name:
             style = STYLES[fills.index(sweep.fill) % len(STYLES)] if sweep.fill else "-"
@@ -72,10 +70,10 @@ def invariance(report: Any) -> Any:
             axes.invert_xaxis()
         _label(axes, t.unit, name)
     for _, label, colour in lines:
-        panels[0].plot([], [], color=colour, label=label)
+        places[0].plot([], [], color=colour, label=label)
     for k, fill in enumerate(fills if len(fills) > 1 else []):
-        panels[0].plot([], [], STYLES[k % len(STYLES)], color=ink(), label=f"outside: {fill}")
-    _legend_above(panels[0])
+        places[0].plot([], [], STYLES[k % len(STYLES)], color=ink(), label=f"outside: {fill}")
+    _legend_above(places[0])
     return figure
 
 
@@ -148,8 +146,8 @@ def comparison(result: Any, measures: tuple[str, ...] = ("relative_cosine", "d_c
 def learned_against_measured(report: Any, most: int = 120) -> Any:
     """A `LearnedReport`, a panel per field: an image per column; a histogram per family with a table of candidates."""
     fields = list(report.ranges.items())
-    figure, panels = _panels(len(fields) + len(report.ranks), 4.4, 2.3, columns=2)
-    for axes, (field, ranges) in zip(panels, fields, strict=False):
+    figure, places = _panels(len(fields) + len(report.ranks), 4.4, 2.3, most=2)
+    for axes, (field, ranges) in zip(places, fields, strict=False):
         width = ranges.measured[:, 1] - ranges.measured[:, 0]
         order = width.argsort(stable=True)
         order = order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)]
@@ -159,12 +157,12 @@ def learned_against_measured(report: Any, most: int = 120) -> Any:
         axes.axhline(ranges.identity, color=ink(), linewidth=0.5)
         axes.set_xticks([])
         _label(axes, "images, by measured width", field)
-    for axes, (family, own) in zip(panels[len(fields) :], report.ranks.items(), strict=True):
+    for axes, (family, own) in zip(places[len(fields) :], report.ranks.items(), strict=True):
         bins = np.linspace(-1, 1, 41)
         axes.hist(report.ranks_shuffled[family], bins, color=GREY, label="another image's probabilities")
         axes.hist(own, bins, histtype="step", color=accent(), linewidth=1.5, label="own probabilities")
         axes.legend(fontsize=7, frameon=False)
         _label(axes, "rank correlation of learned probability with p(true)", family)
     if fields:
-        _legend_above(panels[0])
+        _legend_above(places[0])
     return figure

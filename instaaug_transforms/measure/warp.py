@@ -53,7 +53,7 @@ def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
     (height, width), (fill,) = images.shape[-2:], check_fills(fill)
     matrix = matrix.double().cpu()  # float64 keeps whole pixels whole
     size = torch.tensor([width, height])
-    copy = copy_size(matrix[None, :2, :2], size, size)[0].round().clamp(min=1).minimum(size).int()
+    copy = copy_size(matrix[None, :2, :2], size, size)[0].int()
     source = images if torch.equal(copy, size.int()) else shrunk(images, (int(copy[1]), int(copy[0])), "bilinear")
     grid = sampling_grid(matrix[None], (height, width))
     if fill == "wrap":

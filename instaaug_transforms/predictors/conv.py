@@ -8,15 +8,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
+from ..functional.inputs import as_floats
 from ..utils.modes import first_weight
-from .base import Predictor, register_predictor
-from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, as_bytes, check_multiple, shrink
+from .base import register_predictor
+from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, CopyPredictor, check_multiple
 
 CHUNK = 32  # images at a time on the CPU
 
 
 @register_predictor("conv")
-class ConvPredictor(Predictor):
+class ConvPredictor(CopyPredictor):
     """A few convolutions to a map of the image, and a head per family.
 
     It looks at an antialiased copy of ``image_size`` × ``image_size`` pixels whatever the image's size, so a module
@@ -28,13 +29,10 @@ class ConvPredictor(Predictor):
         width: channels of the first layer, a multiple of 4; the others have twice as many.
     """
 
-    takes_bytes = True
-
     def __init__(self, image_size: int = 64, width: int = 32) -> None:
-        super().__init__()
-        check_multiple("image_size", image_size, 16)
+        super().__init__(image_size, 16)
         check_multiple("width", width, 4)
-        self.image_size, self.width = image_size, width
+        self.width = width
 
     def _build(self, families: Sequence[Family]) -> None:
         in_channels, width = self.in_channels, self.width
@@ -55,10 +53,6 @@ class ConvPredictor(Predictor):
         side = self.image_size // 8
         return FeatureSpec(2 * self.width, (side, side), SUMMARY_CHANNELS * SUMMARY_GRID**2)
 
-    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """uint8 copies ``(B, C, image_size, image_size)``."""
-        return (as_bytes(shrink(images, self.image_size)),)
-
     def decode(self, copies: Tensor) -> dict[str, Tensor]:
         """Copies, uint8 or float in [0, 1], to raw outputs ``(B, R)`` per family, fp32."""
         if copies.device.type == "cpu" and not torch.compiler.is_exporting() and len(copies) > CHUNK:
@@ -67,13 +61,8 @@ class ConvPredictor(Predictor):
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         return super().decode(copies)
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
-        return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
-
     def features(self, copies: Tensor) -> Features:
-        dtype = first_weight(self).dtype
-        maps = self._stem(copies.to(dtype) / 255 if copies.dtype == torch.uint8 else copies.to(dtype))
+        maps = self._stem(as_floats(copies, first_weight(self).dtype))
         for layer in islice(self.trunk, 1, None):
             maps = layer(maps)
         maps = maps + self.mix(maps)

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Features, FeatureSpec
+from ..functional.inputs import as_floats
 from ..utils.errors import InstaAugError
 from ..utils.modes import first_weight
-from .base import Predictor, register_predictor
-from .copies import as_bytes, check_multiple, shrink
+from .base import register_predictor
+from .copies import SUMMARY_GRID, CopyPredictor
 
 POSES = 8
-SUMMARY_FIELDS, SUMMARY_GRID = 16, 4
+SUMMARY_FIELDS = 16
 QUANTILES = (0.02, 0.1, 0.5, 0.9, 0.98)
 
 
@@ -109,7 +110,7 @@ class Residual(nn.Module):
 
 
 @register_predictor("equivariant")
-class EquivariantPredictor(Predictor):
+class EquivariantPredictor(CopyPredictor):
     """Convolutions shared over turns and mirror images, and a head per family.
 
     For families that turn an image, or light it, and larger than `ConvPredictor`: 38 million multiplications an image at
@@ -121,23 +122,20 @@ class EquivariantPredictor(Predictor):
         blocks: residual blocks at each of them.
     """
 
-    takes_bytes = True
-
     def __init__(
         self,
         image_size: int = 64,
         channels: tuple[int, int, int] = (64, 96, 192),
         blocks: tuple[int, int, int] = (0, 1, 2),
     ) -> None:
-        super().__init__()
-        check_multiple("image_size", image_size, 64)
+        super().__init__(image_size, 64)
         wrong = any(not 8 <= c <= 1024 or c % 8 for c in channels) or any(not 0 <= b <= 64 for b in blocks)
         if len(channels) != 3 or len(blocks) != 3 or wrong:
             raise InstaAugError(
                 "channels, blocks: expected three multiples of 8 up to 1024 and three numbers up to 64, got "
                 f"{tuple(channels)}, {tuple(blocks)}"
             )
-        self.image_size, self.channels, self.blocks = image_size, tuple(channels), tuple(blocks)
+        self.channels, self.blocks = tuple(channels), tuple(blocks)
 
     def _build(self, families) -> None:
         fields = [count // POSES for count in self.channels]
@@ -159,17 +157,8 @@ class EquivariantPredictor(Predictor):
         summary = SUMMARY_FIELDS * POSES * SUMMARY_GRID**2
         return FeatureSpec(self.channels[1], (side, side), summary + self.in_channels * len(QUANTILES))
 
-    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """uint8 copies ``(B, C, image_size, image_size)``."""
-        return (as_bytes(shrink(images, self.image_size)),)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images ``(B, C, H, W)`` in [0, 1] to raw outputs ``(B, R)`` per family, fp32."""
-        return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
-
     def features(self, copies: Tensor) -> Features:
-        dtype = first_weight(self).dtype
-        copies = copies.to(dtype) / 255 if copies.dtype == torch.uint8 else copies.to(dtype)
+        copies = as_floats(copies, first_weight(self).dtype)
         # How bright a picture is, and of what colour, norms take out of the maps.
         quantiles = torch.tensor(QUANTILES, dtype=torch.float32, device=copies.device)
         levels = copies.float().flatten(2).quantile(quantiles, 2).permute(1, 2, 0).flatten(1)  # (B, C·Q)

@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
-from .base import Predictor, register_predictor
-from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, as_bytes, check_multiple, shrink
+from .base import register_predictor
+from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, CopyPredictor, check_multiple
 
 GRID = 8  # patches along each side
 FEW = 4  # images
 
 
 @register_predictor("patches")
-class PatchPredictor(Predictor):
+class PatchPredictor(CopyPredictor):
     """Patches of a copy of the image, a linear layer to ``width`` numbers each, two more layers, and a head per family.
 
     All of it is products of matrices, over patches and images at once: 0.7 million multiplications an image, and few
@@ -27,13 +27,10 @@ class PatchPredictor(Predictor):
         width: numbers per patch, a multiple of 4.
     """
 
-    takes_bytes = True
-
     def __init__(self, image_size: int = 32, width: int = 48) -> None:
-        super().__init__()
-        check_multiple("image_size", image_size, 16)
+        super().__init__(image_size, 16)
         check_multiple("width", width, 4)
-        self.image_size, self.width = image_size, width
+        self.width = width
 
     def _build(self, families: Sequence[Family]) -> None:
         side = self.image_size // GRID
@@ -49,14 +46,6 @@ class PatchPredictor(Predictor):
 
     def spec(self) -> FeatureSpec:
         return FeatureSpec(self.width, (GRID, GRID), SUMMARY_CHANNELS * SUMMARY_GRID**2)
-
-    def encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        """uint8 copies ``(B, C, image_size, image_size)``."""
-        return (as_bytes(shrink(images, self.image_size)),)
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images ``(B, C, H, W)``, uint8 or in [0, 1], to raw outputs ``(B, R)`` per family, fp32."""
-        return self.decode(shrink(images, self.image_size))  # what `encode` gives, without its rounding
 
     def features(self, copies: Tensor) -> Features:
         side, dtype = self.image_size // GRID, self.embed.weight.dtype

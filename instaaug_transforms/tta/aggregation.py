@@ -1,5 +1,7 @@
 """From the logits of several views to those of their average."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,16 +48,22 @@ def aggregate(
     if how == "power":
         if not power > 0:
             raise InstaAugError(f"power: expected a number above 0, got {power}")
-        return (torch.logsumexp(power * log_p, 0) - _log(len(logits))) / power
+        return log_mean(power * log_p, 0) / power
     if how == "mean_prob":
-        return torch.logsumexp(log_p, 0) - _log(len(logits))
+        return log_mean(log_p, 0)
     if how == "confident":
         # Classes that are ruled out have probability 0, and 0 · −∞ is not a number.
         log_weights = -torch.special.entr(log_p.exp()).sum(-1)
     if log_weights is None:
         raise InstaAugError(f"log_weights: {how!r} needs them, (n, B) or (n, 1); got None")
-    log_weights = torch.log_softmax(log_weights.float(), 0)
-    return torch.logsumexp(log_p + log_weights.unsqueeze(-1), 0)
+    return log_mean(log_p, 0, log_weights.float().unsqueeze(-1))
+
+
+def log_mean(log_p: Tensor, dim: int, log_weights: Tensor | None = None) -> Tensor:
+    """Log of the mean along ``dim`` of what ``log_p`` is the log of; weighted by ``log_weights``, of any sum, if given."""
+    if log_weights is None:
+        return torch.logsumexp(log_p, dim) - math.log(log_p.shape[dim])
+    return torch.logsumexp(log_p + log_weights.log_softmax(dim), dim)
 
 
 def scale_bins(params: AugmentParams) -> Tensor:
@@ -64,7 +72,3 @@ def scale_bins(params: AugmentParams) -> Tensor:
         field = next(iter(params.values()))
         return torch.full(params.batch_shape, len(SCALE_EDGES), device=field.device)
     return torch.bucketize((params.w * params.h).sqrt(), torch.tensor(SCALE_EDGES, device=params.w.device))
-
-
-def _log(n: int) -> float:
-    return torch.tensor(float(n)).log().item()

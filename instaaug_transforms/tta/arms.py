@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct, Family
+from ..functional.inputs import as_bytes
 from ..params import AugmentParams
 from .views import choose_views, families_beside
 
@@ -136,7 +137,7 @@ def auto_augment(n: int) -> Arm:
     policy = v2.AutoAugment()
 
     def arm(images: Tensor, generator: torch.Generator) -> Tensor:
-        pixels = images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+        pixels = as_bytes(images)
         seed = int(torch.randint(2**31, (), generator=generator))
         with torch.random.fork_rng([]):  # torchvision draws from the global generator
             torch.manual_seed(seed)

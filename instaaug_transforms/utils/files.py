@@ -50,9 +50,14 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
     Raises:
         InstaAugError: a suffix that matplotlib does not write.
     """
-    drawing, suffix = io.BytesIO(), Path(path).suffix[1:].lower()
-    known = figure.canvas.get_supported_filetypes()
+    suffix, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if suffix not in known:
         raise InstaAugError(f"path: expected a name that ends in one of .{', .'.join(known)}; got {str(path)!r}")
-    figure.savefig(drawing, format=suffix)
-    replace_file(path, drawing.getvalue())
+    replace_file(path, drawn(figure, suffix))
+
+
+def drawn(figure: Any, kind: str, **options: Any) -> bytes:
+    """A matplotlib figure as the contents of a file, ``"png"`` say; options are those of its ``savefig``."""
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, **options)
+    return file.getvalue()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -84,31 +85,26 @@ def in_worker() -> bool:
 def run_light(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """``module(images)``, named tensors, in inference mode, which records least, where nobody can want a gradient of it."""
     wanted = torch.is_grad_enabled() and not in_worker()
-    if torch.compiler.is_compiling() or (wanted and (images.requires_grad or _is_trainable(module))):
+    if torch.compiler.is_compiling() or (
+        wanted and any(part.requires_grad for part in chain([images], _weights(module)))
+    ):
         return module(images)
     with torch.inference_mode():
         outputs = module(images)
     return {name: value.clone() for name, value in outputs.items()}  # autograd may save a copy, not the original
 
 
-# `parameters()` spells out every name, which one image at a time would pay for.
-def _is_trainable(module: nn.Module) -> bool:
-    for weight in module._parameters.values():
-        if weight is not None and weight.requires_grad:
-            return True
-    return any(child is not None and _is_trainable(child) for child in module._modules.values())
-
-
 def first_weight(module: nn.Module) -> nn.Parameter | None:
     """The first of its parameters, whose device and type stand for all of them; None where it has none."""
-    for weight in module._parameters.values():
-        if weight is not None:
-            return weight
+    return next(_weights(module), None)
+
+
+def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """As `parameters()`, which spells out every name: one image at a time would pay for that."""
+    yield from (weight for weight in module._parameters.values() if weight is not None)
     for child in module._modules.values():
-        weight = None if child is None else first_weight(child)
-        if weight is not None:
-            return weight
-    return None
+        if child is not None:
+            yield from _weights(child)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:

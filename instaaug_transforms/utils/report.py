@@ -122,9 +122,8 @@ def flatten(record: Row) -> Row:
     """A record with every `Interval` in columns of its own, see `Report.rows`."""
     single, row = sum(isinstance(value, Interval) for value in record.values()) == 1, {}
     for key, value in record.items():
-        prefix = "" if single else f"{key}_"
-        interval = isinstance(value, Interval)
-        row |= (
-            {key: value.estimate, f"{prefix}low": value.low, f"{prefix}high": value.high} if interval else {key: value}
-        )
+        row[key] = value
+        if isinstance(value, Interval):
+            row[key], low, high = value
+            row |= {"low": low, "high": high} if single else {f"{key}_low": low, f"{key}_high": high}
     return row

@@ -37,7 +37,7 @@ class Permutation(NamedTuple):
         return "–" if np.isnan(self.statistic) else f"{self.statistic:+.2f}, p = {self.p_value:.3g}"
 
 
-UNDEFINED = Interval(np.nan, np.nan, np.nan)
+UNDEFINED, UNTESTED = Interval(np.nan, np.nan, np.nan), Permutation(np.nan, np.nan)
 
 
 def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
@@ -114,7 +114,7 @@ def correlation_test(first: np.ndarray, second: np.ndarray, seed: int = 0, resam
     if first.shape != second.shape or first.ndim != 1 or len(first) < 3:
         raise InstaAugError(f"correlation_test: expected two (K,) arrays, K ≥ 3, got {first.shape} and {second.shape}")
     if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return Permutation(np.nan, np.nan)
+        return UNTESTED
     return permutation_test(first, partial(spearman, second), seed, resamples)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import INK, accent, as_batch, faint, ink, new_figure, pale, part_of, probability_colours, show_image, tidy
+from .style import ACCENT, INK, accent, as_batch, faint, ink, new_figure, pale, panels, part_of, show_image, tidy
 
 SMALLEST = 0.01  # boxes that are less likely are left out
 
@@ -64,6 +64,13 @@ def _draw_box(axes: Any, box: tuple[float, float, float, float], p: float, top: 
         axes.add_patch(Rectangle((left, upper), right - left, lower - upper, **style))
 
 
+def probability_colours() -> Any:
+    """Grey for the unlikely to the accent for the likely; darker as it goes, so that it survives a black and white print."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("probability", ["#c4c4c4", "#d9697a", ACCENT, "#7d0a1d"])
+
+
 def _distinct(boxes: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes ``(N, 4)`` once each, and the sum of the probabilities of those that are alike."""
     unique, place = boxes.unique(dim=0, return_inverse=True)
@@ -109,13 +116,9 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
     part = part_of(aug, aug.distribution(images), "crop")
     density, whole = centre_density(part, bins)
     columns = min(len(images), 5)
-    rows = -(-len(images) // columns)
     height = 2.0 * images.shape[-2] / images.shape[-1] + 0.35
-    figure = new_figure(max(2.0 * columns, 3.2), rows * height)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(images) :]:
-        axes.set_axis_off()
-    for axes, image, here, share in zip(grid, images, density, whole.tolist(), strict=False):
+    figure, every = panels(len(images), columns, max(2.0, 3.2 / columns), height)
+    for axes, image, here, share in zip(every, images, density, whole.tolist(), strict=True):
         shown = image.mean(0, keepdim=True).expand(3, -1, -1) * 0.55 + 0.4  # pale and grey: the density is the picture
         show_image(axes, shown, extent=(0, 1, 1, 0))
         axes.set_aspect(images.shape[-2] / images.shape[-1])
@@ -129,15 +132,8 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
             places = ((torch.arange(bins) + 0.5) / bins).numpy()
             levels = [_level(here, mass) for mass in (0.9, 0.5)]
             if levels[0] < levels[1] < peak:
-                axes.contour(
-                    places,
-                    places,
-                    here.numpy(),
-                    levels=levels,
-                    colors=INK,
-                    linewidths=(0.7, 1.4),
-                    linestyles=("--", "-"),
-                )
+                lines = {"levels": levels, "colors": INK, "linewidths": (0.7, 1.4), "linestyles": ("--", "-")}
+                axes.contour(places, places, here.numpy(), **lines)
         axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=ink(), pad=2)
     figure.supxlabel(
         "lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=ink()

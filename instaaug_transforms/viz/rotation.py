@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import accent, as_batch, ink, new_figure, pale, part_of, show_image
+from .style import accent, as_batch, ink, pale, panels, part_of, show_image
 
 
 def draw_rotation(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int) -> None:
@@ -31,12 +31,7 @@ def rotation_arcs(aug: LearnedAugment, images: Tensor, columns: int = 6) -> Any:
     images = as_batch(images)
     distribution = aug.distribution(images)
     part_of(aug, distribution, "rotate")
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    figure = new_figure(1.4 * columns, 1.55 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(images) :]:
-        axes.set_axis_off()
-    for index, (axes, image) in enumerate(zip(grid, images, strict=False)):
+    figure, dials = panels(len(images), min(columns, len(images)), 1.4, 1.55)
+    for index, (axes, image) in enumerate(zip(dials, images, strict=True)):
         draw_rotation(axes, image, distribution, index)
     return figure

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from .crops import draw_crops
 from .rotation import draw_rotation
-from .style import accent, as_batch, ink, new_figure, row_label, show_image
+from .style import accent, as_batch, ink, new_figure, panels, row_label, show_image
 
 
 @torch.no_grad()
@@ -42,21 +42,15 @@ def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: in
     image = as_batch(image)[0]
     views, _ = aug.views(image, rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
     distinct, times = distinct_views(views[:, 0])
-    rows = -(-(len(distinct) + 1) // columns)
     height, width = views.shape[-2:]
-    figure = new_figure(1.3 * columns, (1.3 * height / width + 0.2) * rows)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
+    figure, grid = panels(len(distinct) + 1, columns, 1.3, 1.3 * height / width + 0.2)
     titles = ["image", *(f"{n} of {len(views)} samples" if n > 1 else "sample" for n in times)]
-    for axes, view, title in zip(grid, [image, *distinct], titles, strict=False):
+    for axes, view, title in zip(grid, [image, *distinct], titles, strict=True):
         show_image(axes, view)
         axes.set_title(title, fontsize=7, color=accent() if title == "image" else ink(), pad=2)
     grid[0].set_axis_on()
-    grid[0].set_xticks([])
-    grid[0].set_yticks([])
-    for spine in grid[0].spines.values():
-        spine.set(edgecolor=accent(), linewidth=2.5)
+    grid[0].set(xticks=[], yticks=[])
+    grid[0].spines[:].set(edgecolor=accent(), linewidth=2.5)
     return figure
 
 

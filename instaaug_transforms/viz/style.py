@@ -1,6 +1,5 @@
 """What all pictures share: colours, the figure, an image in it, and the file."""
 
-import io
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..functional.inputs import batched
 from ..utils.errors import InstaAugError
+from ..utils.files import drawn
 
 # On a light background; what lies on photographs keeps these.
 INK = "#1f1f1f"
@@ -30,14 +30,16 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise InstaAugError("viz: matplotlib is not installed; pip install 'instaaug-transforms[plot]'") from error
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    figure._repr_png_ = partial(_png, figure)  # what notebooks ask for; pyplot, which they know, is not used here
+    # What notebooks ask for; pyplot, which they know, is not used here.
+    figure._repr_png_ = partial(drawn, figure, "png")
     return figure
 
 
-def _png(figure: Any) -> bytes:
-    drawing = io.BytesIO()
-    figure.savefig(drawing, format="png")
-    return drawing.getvalue()
+def panels(n: int, columns: int, width: float, height: float, more: float = 0.0) -> tuple[Any, list[Any]]:
+    """A figure of ``n`` panels of ``width`` × ``height`` inches, ``columns`` in a row, ``more`` inches below; and those."""
+    rows = -(-n // columns)
+    figure = new_figure(width * columns, height * rows + more)
+    return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(n)]
 
 
 def dark() -> AbstractContextManager:
@@ -60,31 +62,10 @@ def on_page(colour: str) -> str:
     return _ON_DARK[colour] if alpha > 0.5 and sum(rgb) < 1.5 else colour
 
 
-def ink() -> str:
-    """What is."""
-    return on_page(INK)
-
-
-def accent() -> str:
-    """What was learned."""
-    return on_page(ACCENT)
-
-
-def faint() -> str:
-    """The rest: lines."""
-    return on_page(FAINT)
-
-
-def pale() -> str:
-    """The rest: areas."""
-    return on_page(PALE)
-
-
-def probability_colours() -> Any:
-    """Grey for the unlikely to the accent for the likely; darker as it goes, so that it survives a black and white print."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("probability", ["#c4c4c4", "#d9697a", ACCENT, "#7d0a1d"])
+ink = partial(on_page, INK)  # what is
+accent = partial(on_page, ACCENT)  # what was learned
+faint = partial(on_page, FAINT)  # the rest: lines
+pale = partial(on_page, PALE)  # the rest: areas
 
 
 def show_image(axes: Any, image: Tensor, extent: tuple[float, float, float, float] | None = None) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from .candidates import ranked_candidates
-from .style import accent, as_batch, ink, new_figure, show_image
+from .style import accent, as_batch, ink, new_figure, row_label, show_image
 
 
 @torch.no_grad()
@@ -35,5 +35,5 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
             answer = name(index).split(",")[0]
             colour = accent() if shown is views else ink()
             axes.set_title(f"{answer[:22]} {100 * p:.0f} %", fontsize=7, color=colour, pad=3)
-        row[0].text(-0.06, 0.5, label, transform=row[0].transAxes, rotation=90, ha="right", va="center", fontsize=8)
+        row_label(row[0], label)
     return figure

@@ -56,16 +56,16 @@ MUTANTS = [
     ),
     Mutant(
         "the antialiased copy's size by floor",
-        "functional/resample.py",
-        "FINER)[:, None]).round()",
-        "FINER)[:, None]) // 1",
+        "functional/antialias.py",
+        "finer).round()",
+        "finer) // 1",
         "test_functional_resample.py -k antialiased_as or every_size",
     ),
     Mutant(
         "the same while compiling",
         "functional/antialias.py",
-        "torch.where(copy.round() < whole, copy.round().clamp(min=1), whole)",
-        "torch.where(copy.floor() < whole, copy.floor().clamp(min=1), whole)",
+        "finer).round()",
+        "finer).floor()",
         "test_compile.py -k to_another_size",
     ),
     Mutant(
