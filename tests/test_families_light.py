@@ -78,3 +78,24 @@ def test_the_curve_is_that_of_the_standard():
         lit = np.clip(light * gain, 0, 1)
         expected = np.where(lit <= 0.04045 / 12.92, 12.92 * lit, 1.055 * lit ** (1 / 2.4) - 0.055)
         assert np.abs(relight(images, torch.full((1, 3), gain))[0, 0, 0].numpy() - expected).max() < 2e-6
+
+
+def test_the_widest_disturbances_lie_half_a_step_beyond_what_undoes_them():
+    """Exposures −1 … 3 undo −3 … 1, a stop apart; white balances ±0.8, 0.8 apart; a single one undoes itself alone."""
+    ends = Light().disturb(torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5], [0.0, 1.0]]))
+    assert ends["exposure"].tolist() == pytest.approx([-3.5, 1.5, -1.0, -3.5])
+    assert ends["white_balance"].tolist() == pytest.approx([-1.2, 1.2, 0.0, 1.2])
+    assert Light().take(ends["light"])["exposure"].tolist() == [3.0, -1.0, 1.0, 3.0]
+    assert Light().take(ends["light"])["white_balance"].tolist() == pytest.approx([0.8, -0.8, 0.0, -0.8])
+    single = Light(exposures=(0.0,), white_balances=(0.0, 1.0)).disturb(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+    assert single["exposure"].tolist() == [0.0, 0.0] and single["white_balance"].tolist() == [-1.5, 0.5]
+
+
+def test_every_exposure_comes_with_every_white_balance():
+    columns = Light((0.0, 1.0, 2.0), (0.0, -0.5)).candidates()
+    assert list(zip(columns.exposure.tolist(), columns.white_balance.tolist(), strict=True)) == [
+        (e, w) for e in (0.0, 1.0, 2.0) for w in (0.0, -0.5)
+    ]
+    for options in ({"exposures": ()}, {"white_balances": (0.5, 0.0)}, {"white_balances": (0.0, 0.5, 0.5)}):
+        with pytest.raises(ia.InstaAugError, match=f"light: {next(iter(options))} must be different stops"):
+            Light(**options)
