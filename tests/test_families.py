@@ -548,7 +548,7 @@ def test_quantiles_go_by_halves_and_then_as_torch_shuffles():
     assert (
         quantile_orders(1, 3) == [(0,)] * 3
         and len(quantile_orders(2, 5)) == 5
-        and quantile_orders(2, 2) == [(0, 1), (1, 0)]
+        and quantile_orders(2, 2) == [(1, 0), (0, 1)]
     )
     assert quantile_orders(5, 0) == []
 
