@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -47,6 +48,35 @@ def make_lively(families, **kwargs) -> ia.LearnedAugment:
                 head.weight.normal_(0, 0.1)
                 head.bias.zero_()
     return aug
+
+
+class Small(nn.Module):
+    """A map of 8×8 units, then 4×4; penultimate features; 3 classes."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU())
+        self.head = nn.Linear(12, 3)
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.head(self.deep(self.stem(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def model():
+    """A classifier whose features φ can read."""
+    return Small()
+
+
+@pytest.fixture
+def aug(model):
+    """A transform whose φ reads the features of ``model``."""
+    torch.manual_seed(1)
+    return ia.LearnedAugment(["crop", "rotate"], predictor=ia.FeaturesPredictor(model, image_size=32))
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch.nn import functional as F
 
-from instaaug_transforms.tta.calibration import best_temperature
+from instaaug_transforms.tta.calibration import best_temperature, calibration_error
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 5.0, 40.0, 3e3, 6e4])
@@ -39,3 +39,16 @@ def test_who_is_sure_of_wrong_answers_does_as_well_as_guessing():
 def test_where_all_are_right_it_stays_above_a_floor():
     logits = torch.eye(3).repeat(20, 1)
     assert best_temperature(logits, torch.arange(3).repeat(20)) == pytest.approx(math.exp(-2), rel=0.01)
+
+
+@pytest.mark.parametrize("bins", [15])
+def test_calibration_errors_by_histograms_of_numpy(bins):
+    generator = np.random.default_rng(1)
+    sure = generator.uniform(0.2, 1, 500)
+    right = generator.uniform(size=500) < sure**3
+    edges = np.linspace(0, 1, bins + 1)
+    counts, conf, hits = (np.histogram(sure, edges, weights=w)[0] for w in (None, sure, right.astype(float)))
+    full = counts > 0
+    gaps = np.abs(hits[full] / counts[full] - conf[full] / counts[full])
+    assert calibration_error(sure, right) == pytest.approx((counts[full] / 500 * gaps).sum())
+    assert calibration_error(np.ones(4), np.array([True, True, False, False])) == pytest.approx(0.5)

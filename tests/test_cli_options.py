@@ -15,11 +15,13 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import families
 from instaaug_transforms.cli import arguments as types
-from instaaug_transforms.cli import image_files, outputs, validate
-from instaaug_transforms.cli.__main__ import COMMANDS, main
+from instaaug_transforms.cli import fit, image_files, outputs, validate
+from instaaug_transforms.cli.__main__ import COMMANDS, _parser, main
+from instaaug_transforms.cli.nuisance import nuisance_of
 from instaaug_transforms.utils import weights
+from instaaug_transforms.utils.hashing import fingerprint
 
-from .conftest import make_lively
+from .conftest import Small, make_lively
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -263,6 +265,62 @@ def test_few_images_to_choose_on_are_warned_of(data, capsys, monkeypatch):
     assert main(given) == 0 and "choices on 18 images: fewer than 200" in capsys.readouterr().err
     monkeypatch.setattr(validate, "ENOUGH", 18)
     assert main(given) == 0 and capsys.readouterr().err == ""
+
+
+def parsed(words):
+    return _parser(words).parse_args(words)
+
+
+def test_a_features_model_needs_no_checkpoint(data, tmp_path, capsys):
+    """What the weights read is made by a factory; the classifier that is averaged is another."""
+    reading = make_lively(["crop"], predictor=ia.FeaturesPredictor(Small(), image_size=16))
+    reading.save(tmp_path / "reading.safetensors")
+    given = command("validate", data, "--weights", tmp_path / "reading.safetensors", "--arms", "--choose-on", "all")
+    named = [*given, "--features-model", "tests.conftest:Small"]
+    assert main(named) == 0 and "ours" in capsys.readouterr().out
+    aug, _ = validate.load_transform(parsed(named), three_classes(), 3)
+    assert aug.predictor.classifier_sha256 == fingerprint(Small())
+    fails(capsys, given)  # without it, --model's own features would have to do
+
+
+def test_a_features_checkpoint_is_of_the_same_model_unless_named(data, tmp_path):
+    other = Small()
+    torch.nn.init.normal_(other.head.weight)
+    make_lively(["crop"], predictor=ia.FeaturesPredictor(other, image_size=16)).save(tmp_path / "other.safetensors")
+    torch.save(other.state_dict(), tmp_path / "other.pth")
+    more = ["--weights", tmp_path / "other.safetensors", "--features-checkpoint", tmp_path / "other.pth"]
+    for model, name in (("tests.conftest:Small", []), ("resnet18", ["--features-model", "tests.conftest:Small"])):
+        words = command("validate", data, *more, *name, model=model)
+        aug, _ = validate.load_transform(parsed(words), Small(), 3)
+        assert aug.predictor.classifier_sha256 == fingerprint(other) != fingerprint(Small())
+
+
+@pytest.mark.parametrize("given", ["turn, light", " turn,light ", "turn ,  light"])
+def test_spaces_between_nuisances_do_not_count(data, given):
+    assert nuisance_of(parsed(command("validate", data, "--nuisance", given))) == ["turn", "light"]
+    assert nuisance_of(parsed(command("validate", data))) is None
+
+
+@pytest.mark.parametrize(("predictor", "size"), [("patches", 16), ("conv", 48), ("equivariant", 128), ("features", 32)])
+def test_the_size_that_phi_looks_at(data, tmp_path, predictor, size):
+    """Of a network of its own that of its copy, of features that of the classifier's images."""
+    words = command("fit", data, "--out", tmp_path / "o.safetensors", "--predictor", predictor)
+    aug = fit.make(parsed([*words, "--phi-size", str(size)]), Small())
+    assert aug.predictor.kind == predictor and aug.predictor.config()["image_size"] == size
+    usual = {"patches": 32, "conv": 64, "equivariant": 64, "features": 16}[predictor]  # of features, --img-size
+    assert fit.make(parsed(words), Small()).predictor.config()["image_size"] == usual
+
+
+@pytest.mark.parametrize(
+    ("predictor", "size", "message"),
+    [
+        ("equivariant", 96, "image_size of the predictor must be a multiple of 64 up to 1024, got 96"),
+        ("class", 32, "phi-size: 'class' looks at no copy of the image; leave it out, or choose of features, patches"),
+    ],
+)
+def test_a_size_that_phi_cannot_look_at(data, tmp_path, capsys, unread, predictor, size, message):
+    more = ["--out", tmp_path / "o.safetensors", "--predictor", predictor, "--phi-size", size]
+    assert message in fails(capsys, command("fit", data, *more))
 
 
 def test_fit_without_labels(data, tmp_path, capsys):

@@ -1,9 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+import instaaug_transforms as ia
+from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.distributions import AnchorCategorical, BoundedUniform
 
 P = torch.tensor([[0.5, 0.2, 0.2, 0.05, 0.05], [0.02, 0.08, 0.3, 0.3, 0.3]])
@@ -92,3 +95,140 @@ def test_what_is_declared():
     assert (d.has_rsample, d.has_enumerate_support, u.has_rsample) == (False, True, True)
     assert (d.batch_shape, d.n_candidates, u.batch_shape) == ((2,), 5, (1,))
     assert u.log_prob(torch.tensor([[49.0], [-29.0], [51.0]])).exp().flatten().tolist() == pytest.approx([4.5, 4.5, 0])
+
+
+@pytest.mark.parametrize("lead", [(), (7,), (4, 5), (0,)])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3), (0,)])
+def test_each_number_is_looked_up_in_its_own_images_table(lead, batch):
+    """As NumPy's `searchsorted` does, one by one."""
+    logits = torch.randn(*batch, 6, dtype=torch.float64)
+    u = torch.rand((*lead, *batch))
+    found = AnchorCategorical(logits, validate_args=False).icdf(u)  # torch cannot check what has no images
+    assert found.shape == u.shape and found.dtype == torch.int64
+    cdf = np.cumsum(logits.softmax(-1).numpy(), -1)
+    for place in np.ndindex(*u.shape):
+        assert found[place] == np.searchsorted(cdf[place[len(lead) :]], u[place].item(), side="right")
+
+
+def test_draws_are_uniform_numbers_looked_up():
+    d = AnchorCategorical(P.log())
+    drawn = d.sample((9,), torch.Generator().manual_seed(4))
+    assert torch.equal(drawn, d.icdf(torch.rand(9, 2, generator=torch.Generator().manual_seed(4))))
+    torch.manual_seed(4)
+    assert torch.equal(d.sample((9,)), drawn) and d.sample().shape == (2,)
+    u = BoundedUniform(torch.tensor([-30.0, 10.0]), torch.tensor([50.0, 12.0]), (-180, 180))
+    drawn = u.rsample((9,), torch.Generator().manual_seed(4))
+    noise = torch.rand(9, 2, generator=torch.Generator().manual_seed(4))
+    assert torch.allclose(drawn, torch.tensor([-30.0, 10.0]) + torch.tensor([80.0, 2.0]) * noise)
+    assert u.rsample().shape == (2,)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 9])
+def test_the_likeliest_of_tables_of_any_shape_are_sorted_and_repeat(k):
+    logits = torch.randn(2, 4, 3)
+    order = np.argsort(-logits.numpy(), -1)
+    expected = np.stack([order[..., i % 3] for i in range(k)])
+    assert np.array_equal(AnchorCategorical(logits).top(k), expected)
+    assert np.array_equal(AnchorCategorical(logits[0, 0]).top(k), expected[:, 0, 0])
+
+
+def test_a_number_may_lie_a_rounding_outside_its_range():
+    """A hundred-thousandth of the bounds; further out its density is 0."""
+    u = BoundedUniform(torch.tensor([-30.0]), torch.tensor([50.0]), (-180, 180))
+    inside, outside = u.log_prob(torch.tensor([[-30.003], [50.003]])), u.log_prob(torch.tensor([[-30.005], [50.005]]))
+    assert torch.allclose(inside, torch.tensor(math.log(360 / 80))) and (outside == -math.inf).all()
+
+
+def test_what_is_ruled_out_and_what_is_certain_have_finite_entropies():
+    d = AnchorCategorical(torch.tensor([[0.0, -math.inf, 0.0], [math.inf, 0.0, 0.0]]))
+    assert d.entropy().tolist() == pytest.approx([math.log(2), 0.0])
+    assert d.probs.tolist() == [[0.5, 0.0, 0.5], [1.0, 0.0, 0.0]]
+
+
+class Part:
+    """What an `AugmentDistribution` needs of a family and of its distribution."""
+
+    has_rsample = True
+
+    def __init__(self, name, n):
+        self.name, self.n_uniforms = name, n
+
+    def distribution(self, raw):
+        return self
+
+    def from_uniform(self, uniform):
+        return {f"{self.name}{i}": uniform[..., i] for i in range(self.n_uniforms)}
+
+
+def test_every_family_takes_its_own_numbers_and_strata_are_latin():
+    """Of n views, each number of each image lies once in every n-th part; where in it is chance, and in what order."""
+    d = AugmentDistribution([Part("a", 2), Part("b", 1)], {"a": torch.zeros(5, 1), "b": torch.zeros(5, 1)})
+    assert (d.n_uniforms, d.batch_shape, d.has_rsample) == (3, (5,), True)
+    drawn = d.sample((4,), torch.Generator().manual_seed(1))
+    noise = torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(1))
+    assert all(torch.equal(drawn[name], noise[..., i]) for i, name in enumerate(("a0", "a1", "b0")))
+    spread = d.stratified(50, torch.Generator().manual_seed(1))
+    fields = torch.stack([*spread.values()])  # (3, 50, 5)
+    assert torch.equal((fields * 50).floor().long().sort(1).values, torch.arange(50)[None, :, None].expand(3, -1, 5))
+    assert len({tuple(order) for order in fields.argsort(1).permute(0, 2, 1).reshape(15, 50).tolist()}) == 15
+    assert stats.kstest((fields * 50 % 1).flatten(), "uniform").pvalue > 1e-3
+    assert torch.equal(fields, torch.stack([*d.stratified(50, torch.Generator().manual_seed(1)).values()]))
+    assert (fields < 1).all() and d.stratified(1)["a0"].shape == (1, 5)
+
+
+def test_samples_know_how_many_they_are():
+    params = ia.AugmentParams(angle=torch.zeros(3, 6))
+    sample = ia.AugmentSample(params, None, torch.zeros(6, 3, 2, 2))
+    assert (sample.n, sample.batch_size, sample.enumerated) == (3, 6, False)
+
+
+@pytest.mark.parametrize("names", [["turn"], ["turn", "light"], ["turn", "rotate"]])
+def test_offsets_move_candidates_before_the_likeliest_are_taken(names):
+    """Of all combinations, the last family's candidates fastest; ranges are spread as without offsets."""
+    aug = ia.LearnedAugment(names)
+    for head in aug.predictor.heads.values():
+        torch.nn.init.normal_(head.out.weight, std=0.3)
+    with torch.no_grad():
+        d = aug.distribution(torch.rand(3, 3, 16, 16))
+        tables = [part.categorical.probs for name, part in d.parts.items() if name in ("turn", "light")]
+    joint = tables[0] if len(tables) == 1 else (tables[0][:, :, None] * tables[1][:, None]).flatten(1)
+    offsets = 3 * torch.randn(joint.shape[1])
+    expected = (joint.log() + offsets).argsort(1, descending=True)[:, :4].T
+    top = d.select(4, "top", offsets=offsets)
+    n = tables[-1].shape[1] if len(tables) > 1 else 1
+    assert torch.equal(top.turn, expected // n)
+    if "light" in names:
+        assert torch.equal(top.light, expected % n)
+    if "rotate" in names:
+        assert torch.equal(top.angle, d.top(4).angle)
+
+
+def test_views_are_at_least_one_and_chosen_in_one_of_three_ways():
+    d = ia.LearnedAugment(["turn"]).distribution(torch.rand(2, 3, 16, 16))
+    for n in (0, -3, 2.0, "2", None):
+        with pytest.raises(ia.InstaAugError, match="n: expected at least one view"):
+            d.select(n, "top")
+    for how in ("", "best", None):
+        with pytest.raises(ia.InstaAugError, match="select: expected one of sample, top, stratified"):
+            d.select(2, how)
+    assert (
+        d.select(1, "top").batch_shape
+        == d.select(1, "sample").batch_shape
+        == d.select(1, "stratified").batch_shape
+        == (1, 2)
+    )
+
+
+def test_what_is_said_of_all_families_together():
+    aug = ia.LearnedAugment(["turn", "rotate"])
+    d = aug.distribution(torch.rand(2, 3, 16, 16))
+    params = d.sample((5,))
+    turn, rotate = d.parts["turn"], d.parts["rotate"]
+    assert d.has_rsample is False and aug.distribution(torch.rand(2, 3, 16, 16)).parts["rotate"].has_rsample
+    assert torch.allclose(d.log_prob(params), turn.log_prob(params) + rotate.log_prob(params))
+    assert torch.allclose(d.entropy(), turn.entropy() + rotate.entropy()) and set(d.entropies()) == {"turn", "rotate"}
+    identity = d.identity()
+    assert all(identity[name].tolist() == [0, 0] for name in ("turn", "turn_angle", "angle"))
+    narrow = d.narrowed(0.5)
+    assert torch.allclose(narrow.entropies()["rotate"], rotate.entropy() - math.log(2), atol=1e-5)
+    assert torch.equal(narrow.entropies()["turn"], turn.entropy()) and d.parts["rotate"] is rotate

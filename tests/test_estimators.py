@@ -138,3 +138,40 @@ def test_the_objective_agrees_with_the_exact_one_on_average(estimator):
     drawn = torch.stack([gradient(objective, 4) for _ in range(150)])
     error = drawn.std(0) / 150**0.5
     assert ((drawn.mean(0) - exact).abs() < 4 * error + 1e-6).all()
+
+
+def test_means_and_counts_of_all_processes_take_the_place_of_the_batchs():
+    """One view an image, two of five images here: the others' losses are those of all five."""
+    every = torch.tensor([1.0, 4.0, 2.5, 7.0, 3.0])
+    here = every[None, :2]
+    expected = [(every.sum() - every[k]) / 4 for k in range(2)]
+    assert torch.allclose(estimators.leave_one_out(here, every.mean(), 5)[0], torch.stack(expected))
+    log_prob = torch.randn(1, 2)
+    by_hand = (here - torch.stack(expected)) * log_prob
+    assert torch.allclose(estimators.rloo(here, log_prob, every.mean(), 5), by_hand[0])
+    assert torch.equal(estimators.leave_one_out(here[:, :1], torch.tensor(9.0), 1), torch.zeros(1, 1))
+    several = torch.rand(3, 2)  # views of an image are each other's, whatever is known of other processes
+    assert torch.equal(estimators.leave_one_out(several, torch.tensor(9.0), 7), estimators.leave_one_out(several))
+
+
+def test_values_are_what_their_sums_say():
+    """Three views of two images, four candidates: explicit loops."""
+    losses, log_prob, index = torch.rand(3, 2), torch.randn(3, 2), torch.tensor([[0, 3], [2, 2], [2, 1]])
+    log_p, predicted = torch.randn(2, 4).log_softmax(1), torch.rand(2, 4).requires_grad_()
+    table = torch.rand(4, 2)
+    for b in range(2):
+        reinforce = sum((losses[k, b] - 0.25) * log_prob[k, b] for k in range(3)) / 3
+        assert torch.allclose(estimators.reinforce(losses, log_prob, 0.25)[b], reinforce)
+        all_of = sum(log_p[b, a].exp() * predicted[b, a] for a in range(4))
+        rest = sum((losses[k, b] - predicted[b, index[k, b]]) * log_prob[k, b] for k in range(3)) / 3
+        critic = estimators.critic(losses, log_prob, index, log_p, predicted)
+        assert torch.allclose(critic[b], all_of + rest) and not critic.requires_grad
+        exact = sum(log_p[b, a].exp() * table[a, b] for a in range(4))
+        assert torch.allclose(estimators.exact(table, log_p)[b], exact)
+
+
+def test_only_the_gradient_is_left():
+    x = torch.tensor([1.5, -2.0], requires_grad=True)
+    value = estimators.only_gradient(x**2)
+    assert value.tolist() == [0.0, 0.0]
+    assert torch.autograd.grad(value.sum(), x)[0].tolist() == [3.0, -4.0]

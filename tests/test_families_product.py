@@ -61,3 +61,23 @@ def test_a_table_has_1024_columns_at_most_unless_asked_for():
     with pytest.raises(ia.InstaAugError, match="1025 columns, more than 1024"):
         CandidateProduct([more])
     assert CandidateProduct([more], 1025).n_candidates == 1025
+
+
+def test_priors_and_probabilities_of_combinations_are_products():
+    first, second = Crop(scales=(1.0, 0.5), grids=(1, 2), initial_identity=0.6), Light((0.0, 1.0), (0.0,), 0.7)
+    product = CandidateProduct([first, second])
+    p, q = [0.6] + [0.1] * 4, [0.7, 0.3]
+    assert torch.allclose(product.log_prior().exp(), torch.tensor([a * b for a in p for b in q]))
+    assert product.sizes == (5, 2) and product.n_candidates == 10
+    indices = product.unravel(torch.tensor([[0, 9], [3, 6]]))
+    assert indices["anchor"].tolist() == [[0, 4], [1, 3]] and indices["light"].tolist() == [[0, 1], [1, 0]]
+    taken = product.take(torch.tensor([9, 2]))
+    assert taken["w"].tolist() == [0.5, 0.5] and taken["exposure"].tolist() == [1.0, 0.0]
+    assert product.column(ia.AugmentParams(**taken)).tolist() == [9, 2]
+
+
+def test_mirror_images_pair_the_candidates_of_one_family_alone():
+    crop = Crop(scales=(1.0, 0.5), grids=(1, 2), flips=True)
+    assert CandidateProduct([crop]).mirror_index().tolist() == [5, 7, 6, 9, 8, 0, 2, 1, 4, 3]
+    assert CandidateProduct([crop, *create(["turn"])]).mirror_index() is None
+    assert CandidateProduct(create(["turn"])).mirror_index() is None

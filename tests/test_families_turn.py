@@ -104,3 +104,43 @@ def test_left_out_angles_and_numbers_of_double_precision_are_as_good():
     exact = {name: torch.tensor([value], dtype=torch.float64) for name, value in box.items()}
     again = aug(image, params=ia.AugmentParams(**exact, turn_angle=torch.zeros(1, dtype=torch.float64)))
     assert torch.allclose(again, single, atol=1e-6)
+
+
+def test_when_sides_swap_and_when_nothing_is_shown_from_outside():
+    def swaps(*angles):
+        return Turn().swaps_sides(ia.AugmentParams(turn_angle=torch.tensor(angles)))
+
+    assert swaps(90.0) and swaps(90.0, 270.0) and swaps(-90.0) and swaps(450.0)
+    assert not (swaps(0.0) or swaps(180.0) or swaps(90.0, 180.0) or swaps(45.0) or swaps(91.0))
+    assert not Turn().swaps_sides(ia.AugmentParams(turn=torch.tensor([1])))
+    assert Turn().keeps_inside(8, 8) and not Turn().keeps_inside(8, 9) and not Turn().keeps_inside(9, 8)
+    assert not Turn(angles=(0.0, 45.0)).keeps_inside(8, 8) and Turn(angles=(0.0, 180.0)).keeps_inside(8, 8)
+
+
+def test_a_quarter_turn_is_exact_and_rigid_where_sides_differ():
+    """[cos −sin; sin cos] in pixels, y down: in coordinates of a frame of 2 : 1 its entries are 1/2 and 2."""
+    params = ia.AugmentParams(turn_angle=torch.tensor([90.0, 180.0, 270.0, 0.0]))
+    found = Turn().matrix(params, torch.full((4,), 2.0))
+    expected = torch.tensor([[[0, -0.5], [2, 0]], [[-1, 0], [0, -1]], [[0, 0.5], [-2, 0]], [[1, 0], [0, 1]]])
+    assert torch.equal(found[:, :2, :2], expected)
+    assert torch.equal(found[:, 2], torch.tensor([0.0, 0, 1]).expand(4, 3)) and (found[:, :2, 2] == 0).all()
+    sixth = Turn().matrix(ia.AugmentParams(turn_angle=torch.tensor([30.0])), torch.ones(1))[0]
+    assert torch.allclose(sixth[:2, :2], torch.tensor([[3**0.5 / 2, -0.5], [0.5, 3**0.5 / 2]]), atol=1e-6)
+
+
+def test_a_disturbance_is_undone_by_the_turn_back():
+    family = Turn(angles=(0.0, 60.0, 120.0, 180.0, 240.0, 300.0))
+    angles = torch.tensor([0.0, 60.0, 350.0, 29.0, 31.0, 180.0])
+    assert family.undoing({"turn_angle": angles}).tolist() == [0, 5, 0, 0, 5, 3]
+    compose = family.compose_index()
+    for a, b in ((1, 2), (5, 1), (3, 3), (4, 5)):
+        assert compose[a, b] == (a + b) % 6
+    drawn = family.disturb(torch.tensor([[0.0], [0.99]]))
+    assert drawn["turn_angle"].tolist() == [0.0, 300.0] and drawn["turn"].tolist() == [0, 5]
+    assert Turn(angles=(0.0, -15.0, 375.0)).angles == (0.0, 345.0, 15.0)
+
+
+def test_an_angle_that_cannot_be_composed():
+    """A hundredth of a degree beside another is another one."""
+    assert Turn(angles=(0.0, 120.0, 240.01)).compose_index() is None
+    assert Turn(angles=(0.0, 120.0, 240.0)).compose_index().tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]

@@ -15,34 +15,8 @@ from instaaug_transforms.predictors.taps import Taps, as_map, find_layer
 from instaaug_transforms.utils.describe import model_sha256
 from instaaug_transforms.utils.hashing import fingerprint
 
+from .conftest import Small
 from .test_fit import corner_images
-
-
-class Small(nn.Module):
-    """A map of 8×8 units, then 4×4; penultimate features; 3 classes."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), nn.BatchNorm2d(8), nn.ReLU())
-        self.deep = nn.Sequential(nn.Conv2d(8, 12, 3, stride=2, padding=1), nn.ReLU())
-        self.head = nn.Linear(12, 3)
-        self.calls = 0
-
-    def forward(self, x):
-        self.calls += 1
-        return self.head(self.deep(self.stem(x)).mean((2, 3)))
-
-
-@pytest.fixture
-def model():
-    return Small()
-
-
-@pytest.fixture
-def aug(model):
-    torch.manual_seed(1)
-    return ia.LearnedAugment(["crop", "rotate"], predictor=ia.FeaturesPredictor(model, image_size=32))
 
 
 def test_what_is_tapped_is_what_the_layers_give(model):

@@ -298,6 +298,20 @@ def test_callbacks_get_flat_numbers_after_every_epoch():
     assert {"loss", "val_entropy/crop", "in_band", "outside", "seconds"} < set(seen[0])
 
 
+def test_without_bands_the_weight_of_entropy_moves_only_where_ranges_are_learned():
+    """Of candidates alone each λ is tried as it is, in the paper's mode too; beside a range all take their default bands."""
+    images, labels, _ = corner_images(8)
+    config = ia.FitConfig(entropy=ia.EntropyConfig(mode="paper"), epochs=2, max_steps=2, **QUIET)
+    found = {}
+    for families in (["crop"], ["crop", "rotate"]):
+        seen = found["-".join(families)] = []
+        ia.fit(ia.LearnedAugment(families), Planted(), (images, labels), config=config, callbacks=[seen.append])
+    assert [one["lambda/crop"] for one in found["crop"]] == pytest.approx([0.1, 0.1, 0.3, 0.3])
+    first, second = found["crop-rotate"]  # both begin narrower than their bands
+    for name in ("lambda/crop", "lambda/rotate"):
+        assert [first[name], second[name]] == pytest.approx([0.12, 0.144])
+
+
 def test_a_nat_outside_the_band_costs_a_nat():
     """Loss − λ·H + nats outside; the epoch with the lowest is kept."""
     fitting = object.__new__(Fitting)

@@ -185,3 +185,65 @@ def test_neither_autocast_nor_fast_products_reach_the_matrix():
     assert (matrix - exact).abs().max() < 1e-6
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(functional.geometry_matrix(GEOMETRY, params, 300, 400), matrix)
+
+
+def parts_of(images, **options):
+    """How many images colour gets at a time."""
+    seen = []
+    params = random_params(len(images))
+    functional.apply(images, params, GEOMETRY, colour=lambda out, *_: seen.append(len(out)) or out, **options)
+    return seen
+
+
+def test_parts_are_as_many_images_as_fit_but_no_fewer_than_threads(monkeypatch):
+    images = torch.rand(7, 3, 8, 8)
+    torch.set_num_threads(1)
+    monkeypatch.setattr(functional.compose, "CHUNK", 128)  # pixels of the result
+    assert parts_of(images) == [2, 2, 2, 1] and parts_of(images, output_size=(4, 8)) == [4, 3]
+    assert parts_of(images, output_size=(16, 16)) == [1] * 7
+    assert parts_of(images[:2]) == [2] and parts_of(images[:0]) == [0]
+    torch.set_num_threads(3)
+    assert parts_of(images) == [3, 3, 1]
+    learned = images.clone().requires_grad_()
+    assert parts_of(learned) == [7]
+    with torch.no_grad():
+        assert parts_of(learned) == [3, 3, 1]
+    params = random_params(7).map(lambda field: field.requires_grad_())
+    seen = []
+    functional.apply(images, params, GEOMETRY, colour=lambda out, *_: seen.append(len(out)) or out)
+    assert seen == [7]
+
+
+@pytest.mark.parametrize(("size", "parts"), [((512, 512), 1), ((256, 256), 4), ((32, 32), 256)])
+def test_a_part_has_a_quarter_of_a_million_pixels(size, parts):
+    torch.set_num_threads(1)
+    assert functional.compose._step(torch.rand(1, 1, 1, 1), size) == parts
+
+
+def test_which_chains_stay_inside_an_image():
+    turn, crop, jittered = (
+        families.create(["turn"]),
+        families.create(["crop"]),
+        families.create(["crop"], {"crop": {"jitter": True}}),
+    )
+    box = {name: torch.full((1,), value) for name, value in {"cx": 0.5, "cy": 0.5, "w": 0.5, "h": 0.5}.items()}
+    boxed, both = (
+        ia.AugmentParams(**box),
+        ia.AugmentParams(**box, turn_angle=torch.tensor([90.0]), angle=torch.tensor([3.0])),
+    )
+    inside = functional.compose.stay_inside
+    assert inside(crop, boxed, 8, 9) and inside([*crop, *turn], both, 8, 8) and not inside([*crop, *turn], both, 8, 9)
+    assert inside(jittered, both, 8, 8) and not inside([*jittered, *turn], both, 8, 8)  # a stretched box is no square
+    rotate = families.create(["rotate", "hsv"])
+    assert not inside([*crop, *rotate], both, 8, 8) and inside([*crop, *rotate], boxed, 8, 8)  # which has no angle
+    assert not inside([*turn, *jittered], both, 8, 9) and inside([], boxed, 8, 9)
+
+
+def test_sides_change_places_unless_the_size_is_given():
+    images, turn = torch.rand(2, 3, 10, 16), families.create(["turn"])
+    params = ia.AugmentParams(turn_angle=torch.full((2,), 90.0))
+    swapped = functional.apply(images, params, turn, swap=True)
+    assert torch.equal(swapped, images.rot90(1, (-2, -1)))
+    given = [functional.apply(images, params, turn, (12, 12), swap=swap) for swap in (False, True)]
+    assert given[0].shape[2:] == (12, 12) and torch.equal(*given)
+    assert functional.apply(images, params, turn).shape == images.shape

@@ -112,3 +112,23 @@ def test_hsv_in_pieces_is_hsv_at_once(monkeypatch):
     for chunk in (7, 100, 240, 500, 10**6):  # parts of an image, an image, several, all of them
         monkeypatch.setattr(hsv, "CHUNK", chunk)
         assert (HSV().colour(images, params) - whole).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 100, 240, 500, 10**6])
+@pytest.mark.parametrize(("batch", "pixels"), [(1, 1), (5, 240), (3, 7), (2, 101), (4, 100)])
+def test_pieces_are_all_there_is_once_and_as_large_as_they_may_be(monkeypatch, chunk, batch, pixels):
+    monkeypatch.setattr(hsv, "CHUNK", chunk)
+    seen, sizes = torch.zeros(batch, pixels), []
+    for some, part in hsv._pieces(torch.empty(batch, 3, 1, pixels)):
+        seen[some, part] += 1
+        sizes.append(seen[some, part].numel())
+    assert (seen == 1).all() and max(sizes) <= chunk
+    per_image = math.ceil(pixels / chunk)  # pieces; of several images where they fit
+    assert len(sizes) == (batch * per_image if per_image > 1 else math.ceil(batch / (chunk // pixels)))
+    assert list(hsv._pieces(torch.empty(0, 3, 1, pixels))) == []
+
+
+def test_pieces_are_of_32768_pixels():
+    """Eight images of 64 × 64 pixels, or half of one of 256 × 256."""
+    assert [some.stop - some.start for some, _ in hsv._pieces(torch.empty(16, 3, 1, 4096))] == [8, 8]
+    assert len(list(hsv._pieces(torch.empty(1, 3, 1, 2**16)))) == 2

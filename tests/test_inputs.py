@@ -6,6 +6,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
+from instaaug_transforms.functional import inputs
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +128,118 @@ def test_a_normalisation_has_a_number_for_each_channel(tmp_path):
     aug.save(tmp_path / "a.safetensors")
     again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors")
     assert again.normalization.mean == pytest.approx(MEAN) and again.normalization.std == pytest.approx(STD)
+
+
+def test_values_may_lie_a_thousandth_outside_to_either_side():
+    for values in ([0.0, 1.0009], [-0.0009, 1.0], [0.5, 0.5]):
+        batch = torch.tensor(values).reshape(1, 1, 1, 2)
+        assert (
+            inputs.check_range(batch, False, "x") is batch
+            and inputs.check_range(batch, False, "x", strict=False) is batch
+        )
+    for values in ([0.0, 1.0011], [-0.0011, 1.0]):
+        batch = torch.tensor(values).reshape(1, 1, 1, 2)
+        with pytest.raises(ia.InstaAugError, match=f"got x with values from {values[0]:.3g} to {values[1]:.3g}"):
+            inputs.check_range(batch, False, "x")
+        with pytest.warns(UserWarning, match="They are clamped"):
+            assert inputs.check_range(batch, False, "x", strict=False).flatten().tolist() == [0.0, 1.0]
+
+
+class Slide(tv_tensors.Image):
+    """A kind of image of one's own."""
+
+
+@pytest.mark.parametrize("kind", [tv_tensors.Image, tv_tensors.Video, tv_tensors.Mask, Slide])
+def test_what_comes_back_is_of_the_kind_that_came(kind):
+    given = torch.rand(3, 4, 4).as_subclass(kind)
+    assert type(inputs.rewrap(torch.rand(3, 4, 4), given)) is kind
+    assert type(inputs.plain(given)) is torch.Tensor and torch.equal(inputs.plain(given), torch.Tensor(given))
+    alone = torch.rand(3, 4, 4)
+    assert type(inputs.rewrap(alone, torch.rand(3, 4, 4))) is torch.Tensor and inputs.plain(alone) is alone
+
+
+def test_what_is_an_image():
+    boxes = tv_tensors.BoundingBoxes([[0, 0, 1, 1]], format="XYXY", canvas_size=(4, 4))
+    images = (
+        PIL.Image.new("L", (2, 2)),
+        torch.rand(1),
+        tv_tensors.Image(torch.rand(3, 2, 2)),
+        tv_tensors.Video(torch.rand(1, 3, 2, 2)),
+    )
+    others = (boxes, tv_tensors.Mask(torch.zeros(2, 2)), np.zeros(3), "a.png", 3, None)
+    assert all(map(inputs.is_image, images)) and not any(map(inputs.is_image, others))
+
+
+@pytest.mark.parametrize(
+    ("fill", "expected"),
+    [
+        (0, (0, 0)), (1, (1, 0)), ([0.5], (0.5, 0)), ((0.1, 0.2, 0.3), ((0.1, 0.2, 0.3), 0)), ({}, (0.0, 0)),
+        ({tv_tensors.Image: 0.3}, (0.3, 0)), ({tv_tensors.Image: 0.3, "others": 7}, (0.3, 7)), ({"others": 0.2}, (0.2, 0)),
+        ({tv_tensors.Mask: 255, "others": 0.2}, (0.2, 255)), ({tv_tensors.Mask: 9, tv_tensors.Image: 1, "others": 7}, (1, 9)),
+    ],
+)  # fmt: skip
+def test_fills_by_kind(fill, expected):
+    assert inputs.check_fill(fill, 3) == expected
+
+
+@pytest.mark.parametrize(
+    "fill", [-0.01, 1.01, (0.1, 0.2), (0.1, 0.2, 1.2), (0.1, "x", 0.2), (0.5, 0.5, 0.5, 0.5), (), "a", None]
+)
+def test_fills_that_are_no_grey_and_no_colour(fill):
+    with pytest.raises(ia.InstaAugError, match=r"fill: expected a value in \[0, 1\] or one per channel \(3\)"):
+        inputs.check_fill(fill, 3)
+
+
+def test_normalisations_are_torchvisions_there_and_back():
+    images = torch.rand(2, 3, 5, 6)
+    for mean, std in ((MEAN, STD), ((0.5,), (0.25,))):
+        norm, theirs = inputs.Normalization(mean, std, 3), v2.Normalize(mean, std)
+        assert torch.allclose(norm.redo(images), theirs(images), atol=1e-6)
+        assert torch.allclose(norm.undo(theirs(images)), images, atol=1e-6)
+    assert inputs.Normalization(MEAN, STD).mean == MEAN  # of any number of channels
+    for mean, std, channels in ((MEAN[:2], STD[:2], 3), (MEAN, STD, 1), (MEAN, STD[:2], None)):
+        with pytest.raises(ia.InstaAugError, match="normalization: mean and std need equal lengths"):
+            inputs.Normalization(mean, std, channels)
+
+
+def test_of_halves_only_roundings_are_cut_off():
+    """What lies further outside than a half can round is left for the check of the range to see."""
+    norm = inputs.Normalization((0.5,), (0.25,))
+    exact = torch.tensor([-2.0, 2.0, 2.002, -2.002, 2.5, -3.0])  # 0, 1, a rounding beyond them, and more
+    undone = norm.undo(exact.half())
+    assert undone.dtype == torch.float32
+    assert undone.flatten().tolist() == [0, 1, 1, 0, 1.125, -0.25]
+    assert norm.undo(exact).flatten()[2] > 1  # of fp32 nothing is cut
+
+
+def test_single_images_are_batches_of_one_and_no_tensor_is_none():
+    image = torch.rand(3, 4, 5)
+    assert inputs.batched(image).shape == (1, 3, 4, 5) and inputs.batched(image[None]).shape == (1, 3, 4, 5)
+    with pytest.raises(ia.InstaAugError, match="images: expected a tensor .* got list; convert it"):
+        inputs.batched([image])
+
+
+def test_clips_are_batches_of_frames_and_come_back_as_clips():
+    for lead in ((), (2,), (2, 4), (2, 1, 4)):
+        given = torch.rand(*lead, 3, 5, 6)
+        leaf = tv_tensors.Video(given) if len(lead) > 1 else given
+        batch, back = inputs.to_batch(leaf, 3, None)
+        assert (
+            torch.equal(batch, given.reshape(-1, 3, 5, 6))
+            and torch.equal(back(batch), leaf)
+            and type(back(batch)) is type(leaf)
+        )
+        small = back(batch[..., :2])
+        assert small.shape == (*lead, 3, 5, 2)
+
+
+def test_bytes_are_255ths_and_come_back_rounded_and_clipped():
+    given = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2) * 20
+    batch, back = inputs.to_batch(given, 3, None)
+    assert (
+        batch.dtype == torch.float32
+        and torch.allclose(batch[0] * 255, given.float())
+        and torch.equal(back(batch), given)
+    )
+    out = back(torch.tensor([-0.2, 0.0021, 0.00195, 1.3]).reshape(1, 1, 2, 2).expand(1, 3, 2, 2))
+    assert out.dtype == torch.uint8 and out[0].flatten().tolist() == [0, 1, 0, 255]

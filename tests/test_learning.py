@@ -81,6 +81,17 @@ def test_paper_control_moves_by_a_fifth_once_an_epoch():
     assert control.weight("crop") == pytest.approx(0.24)
 
 
+def test_paper_control_without_bands_takes_those_of_the_families():
+    """Of the crop's 30 candidates 0.52 to 0.61 of log 30, of the angle −1 to −0.3 nats: below, inside and above."""
+    assert ia.EntropyConfig(mode="paper").bands == {}
+    for crop, rotate, expected in ((0.5, -0.31, (1.2, 1)), (0.53, -0.29, (1, 1 / 1.2)), (0.62, -1.01, (1 / 1.2, 1.2))):
+        control = ia.EntropyController(CROP_ROTATE, ia.EntropyConfig(mode="paper", initial_weight=0.2))
+        control.step({"crop": torch.full((4,), crop * math.log(30)), "rotate": torch.full((4,), rotate)})
+        control.epoch_end()
+        weights = [control.weight(name) / 0.2 for name in ("crop", "rotate")]
+        assert weights == pytest.approx(expected)
+
+
 def test_weights_stay_in_their_limits_and_state_goes_on():
     control = ia.EntropyController(CROP_ROTATE, ia.EntropyConfig(rate=1.0))
     for _ in range(100):

@@ -191,3 +191,51 @@ def test_a_box_reads_the_units_under_it_by_a_window_that_falls_off_as_a_cosine_s
     for window, (cx, cy, w, h) in zip(found, boxes.tolist(), strict=True):
         expected = np.outer(along(cy, h, 4), along(cx, w, 8))
         assert np.allclose(window, expected / expected.sum(), atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 5), (40, 30)])
+def test_a_blur_reaches_three_deviations_or_as_far_as_reflection_allows(size):
+    image = torch.rand(1, 3, *size)
+    short = min(size)
+    sigma, radius = 0.1 * short, max(1, min(round(0.3 * short), short - 1))
+    out = Blur(sigma=0.1).inside(image)
+    if short > 1:
+        expected = TF.gaussian_blur(image, [2 * radius + 1] * 2, [sigma] * 2)
+    else:  # one row is repeated
+        padded = F.pad(image, (1, 1, 1, 1), mode="replicate")
+        expected = TF.gaussian_blur(padded, [3, 3], [sigma] * 2)[..., 1:-1, 1:-1]
+        expected[..., [0, -1]] = out[..., [0, -1]]  # where torchvision reflects the padding
+    assert torch.allclose(out, expected, atol=1e-5)
+
+
+def test_edges_of_what_is_allowed():
+    assert Blur(sigma=0.25).sigma == 0.25 and Erase(value=0.0).value == 0.0 and Erase(value=1.0).value == 1.0
+    for make in (lambda: Blur(sigma=0.26), lambda: Erase(value=-0.01), lambda: Erase(value=1.01), lambda: MeanFieldCrop(0.0),
+                 lambda: Scale((1.0, 1.0)), lambda: Scale((2.0, 1.0)), lambda: Scale((1.0,)), lambda: Scale((-1.0, 2.0)),
+                 lambda: Erase(scales=(0.0,), grids=(1,)), lambda: Erase(scales=(0.5,), grids=(0,))):  # fmt: skip
+        with pytest.raises(ia.InstaAugError):
+            make()
+
+
+@pytest.mark.parametrize("size", [(7, 10), (8, 8)])
+def test_a_box_holds_the_pixels_whose_centres_lie_in_it(size):
+    """Every box of the table, by NumPy; nothing where there is none."""
+    family, (height, width) = Erase(scales=(0.5, 0.25), grids=(2, 3), value=1.0), size
+    out = functional.apply(torch.zeros(family.n_candidates, 1, *size), family.candidates(), [family])[:, 0].numpy()
+    x, y = (np.arange(width) + 0.5) / width, (np.arange(height) + 0.5) / height
+    for shown, (cx, cy, w, h) in zip(out, family.boxes.double().numpy(), strict=True):
+        assert np.array_equal(shown, np.outer(np.abs(y - cy) < h / 2, np.abs(x - cx) < w / 2))
+    assert out[0].sum() == 0 and out[1:].sum() > 0
+
+
+def test_every_corner_has_its_own_light_and_warmth():
+    """A stop of light doubles all channels; a stop of warmth is half a stop of red up and of blue down."""
+    grey = torch.full((1, 3, 5, 5), 0.2)
+    for corner, (row, column) in {"tl": (0, 0), "tr": (0, 4), "bl": (4, 0), "br": (4, 4)}.items():
+        for what, factors in (("light", [2, 2, 2]), ("warmth", [2**0.5, 1, 2**-0.5])):
+            field = dict.fromkeys(LocalColour.fields, 0.0) | {f"{what}_{corner}": 1.0}
+            out = apply(LocalColour(), grey, **field)[0] / 0.2
+            assert out[:, row, column].tolist() == pytest.approx(factors)
+            assert out[:, 4 - row, 4 - column].tolist() == pytest.approx([1, 1, 1])
+            assert out[:, 2, 2].tolist() == pytest.approx([f**0.25 for f in factors])
+    assert LocalColour(light=(-1, 1), warmth=(-0.5, 0.5)).bounds["warmth_br"] == (-0.5, 0.5)

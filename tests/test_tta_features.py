@@ -9,18 +9,7 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms.tta.views import load_setting
 
-from .test_features import Small
-
-
-@pytest.fixture
-def model():
-    return Small()
-
-
-@pytest.fixture
-def aug(model):
-    torch.manual_seed(1)
-    return ia.LearnedAugment(["crop", "rotate"], predictor=ia.FeaturesPredictor(model, image_size=32))
+from .conftest import Small
 
 
 @pytest.mark.parametrize("n_views", [2, 4])

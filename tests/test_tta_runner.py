@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
-from instaaug_transforms.tta import evaluate, tune
+from instaaug_transforms.tta import arms, evaluate, runner, tune
 from instaaug_transforms.tta.report import RIVALS
 
 from .conftest import make_lively
@@ -162,3 +163,71 @@ def test_tuning_shares_views_too():
     aug, model = make_lively(["crop"], predictor=ia.ConvPredictor(16)), Remembering()
     assert tune(model, aug, pictures()[0], 4, progress=False)["range_fraction"] == 1.0
     assert max(Counter(model.seen).values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "n", "parts"),
+    [
+        (4, 12, [4, 4, 4]),
+        (4, 14, [4, 4, 4, 2]),
+        (4, 13, [5, 5, 3]),
+        (1, 5, [3, 2]),
+        (1, 4, [2, 2]),
+        (9, 4, [4]),
+        (3, 4, [4]),
+        (1, 1, [1]),
+    ],
+)
+def test_parts_are_as_large_as_batches_and_no_image_is_alone(batch_size, n, parts, monkeypatch):
+    aug, chunks = make_lively(["turn"], predictor=ia.ConvPredictor(16)), []
+    real = runner.compute_rows
+
+    def noted(data, compute, **options):
+        def counted(images, targets, part):
+            chunks.append(len(images))
+            return compute(images, targets, part)
+
+        return real(data, counted, **options)
+
+    monkeypatch.setattr(runner, "compute_rows", noted)
+    run = runner.Runner(Remembering().eval(), aug, batch_size, False, 0, False)
+    data = LabelledImages(torch.rand(n, 3, 32, 32), torch.zeros(n, dtype=torch.long))
+    with torch.no_grad():
+        run.candidates(data, arms.boxes([(0.5, 0.5, 1.0, 0)]))
+    assert chunks == parts
+
+
+def test_what_candidates_answer_and_lose():
+    model, aug = Remembering().eval(), make_lively(["turn"], predictor=ia.ConvPredictor(16))
+    images, labels = pictures()[0]
+    run, data = runner.Runner(model, aug, 4, False, 0, False), LabelledImages(images, labels)
+    with torch.no_grad():
+        rows = run.candidates(data, aug.families[0].candidates())
+        expected = torch.stack([model(images.rot90(k, (-2, -1))) for k in range(4)], 1)
+    assert torch.allclose(rows.tensor(), expected, atol=1e-4)
+    losses = -expected.log_softmax(-1)[torch.arange(14), :, labels]
+    assert torch.allclose(run.losses(rows, labels), losses, atol=1e-4) and run.classes(data) == 4
+
+
+def test_the_best_of_all_views_and_calibration_are_scored_as_they_are_defined():
+    """The oracle is right where any view is, and as sure as the surest; confidence is the highest probability."""
+    model, aug = Remembering().eval(), make_lively(["turn"], predictor=ia.ConvPredictor(16))
+    found = compared(model, aug, oracle=True).arms
+    order = torch.randperm(14, generator=torch.Generator().manual_seed(0))
+    images, labels = (part[order] for part in pictures()[0])
+    policies = arms.policy_candidates(aug)
+    families = arms.families_for(aug)
+    shown = [ia.functional.apply(images, policies.index([v]).map(lambda f: f.expand(14)), families) for v in range(19)]
+    with torch.no_grad():
+        logits = torch.stack([model(view) for view in shown], 1)
+    every = found["oracle (any candidate view)", 19]
+    assert np.array_equal(every.correct, (logits.argmax(-1) == labels[:, None]).any(1).numpy())
+    nll = -logits.log_softmax(-1)[torch.arange(14), :, labels]
+    assert np.allclose(every.nll, nll.amin(1), atol=2e-3) and every.temperature == 1.0
+    single = found["single view", 1]
+    with torch.no_grad():
+        scaled = model(images) / single.temperature
+    confidence = scaled.softmax(-1).amax(-1).double()
+    bins = (confidence * 15).ceil().clamp(1, 15)
+    gaps = [(single.correct[b] - confidence.numpy()[b]).sum() for b in ((bins == k).numpy() for k in range(1, 16))]
+    assert single.ece == pytest.approx(np.abs(gaps).sum() / 14, abs=1e-4)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import stat
@@ -5,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 
 import instaaug_transforms as ia
-from instaaug_transforms.utils import files, weights
+from instaaug_transforms.utils import files, hf, weights
 
 
 @pytest.fixture
@@ -166,3 +167,112 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_whole(tmp_path, monkey
     monkeypatch.setattr(Path, "read_bytes", replaced)
     config, tensors = weights.read(path, sha256)
     assert config["value"] == 1.0 and torch.equal(tensors["x"], torch.ones(1000))
+
+
+NESTED = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [NESTED, '{"a": {"file": "a"}}', '{"a": {"file": "a", "sha256": 0}}', '{"a": {"file": 3, "sha256": "0"}}', '{"a": {"file": "b/a", "sha256": "0"}}',
+     '{"a": {"file": "a", "sha256": "0"}, "b": {"file": "/b", "sha256": "0"}}', '{"a": null}', "3"],
+    ids=lambda text: text[:50],
+)  # fmt: skip
+def test_a_manifest_that_names_no_files_of_its_folder_says_so(text, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights, "hub_dir", lambda: tmp_path)
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ia.InstaAugError, match=r"weights: .*manifest\.json is damaged .*; reinstall the package"):
+        weights.manifest()
+
+
+def test_names_are_files_beside_the_manifest_with_its_sha256_unless_another_is_given(tmp_path, monkeypatch):
+    entry = {"file": "b.safetensors", "sha256": "12"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"b": entry, "a": entry}))
+    monkeypatch.setattr(weights, "hub_dir", lambda: tmp_path)
+    assert weights.list_weights() == ["a", "b"] and weights.manifest()["b"] == entry
+    assert weights.resolve("b") == (tmp_path / "b.safetensors", "12")
+    assert weights.resolve("b", "34") == (tmp_path / "b.safetensors", "34")
+    (tmp_path / "mine").touch()
+    assert weights.resolve(tmp_path / "mine") == (tmp_path / "mine", None)
+    assert weights.resolve(str(tmp_path / "mine"), "56") == (tmp_path / "mine", "56")
+    monkeypatch.setattr(hf, "download", lambda *given: given)
+    assert weights.resolve(f"{hf.PREFIX}who/what", "78") == (f"{hf.PREFIX}who/what", "78")
+    for nothing in ("c", tmp_path, tmp_path / "none"):
+        with pytest.raises(ia.InstaAugError, match="neither a file nor a known name; known are a, b"):
+            weights.resolve(nothing)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_checkpoints_lie_inside_a_wheel_and_beside_a_checkout(inside, tmp_path, monkeypatch):
+    """A file of that name is no folder."""
+    package = tmp_path / "instaaug_transforms"
+    (package / "utils").mkdir(parents=True)
+    (package / "_hub").mkdir() if inside else (package / "_hub").touch()
+    monkeypatch.setattr(weights, "__file__", str(package / "utils" / "weights.py"))
+    assert weights.hub_dir() == (package / "_hub" if inside else tmp_path / "hub")
+
+
+def test_the_same_contents_are_the_same_bytes_in_whatever_order_they_come():
+    tensors = {"b": torch.arange(6.0).view(2, 3).T, "a": torch.ones(2, requires_grad=True)}
+    first = weights.to_bytes({"x": {"p": 1, "q": (2, 3)}, "a": None}, tensors)
+    second = weights.to_bytes(
+        {"a": None, "x": {"q": [2, 3], "p": 1}, "format": 7, weights.DIGEST: "old"}, dict(reversed(tensors.items()))
+    )
+    assert first == second
+    header = json.loads(first[8 : 8 + int.from_bytes(first[:8], "little")])
+    config = json.loads(header["__metadata__"]["config"])
+    assert list(header["__metadata__"]) == ["config"] and config["format"] == 1 and len(config[weights.DIGEST]) == 64
+    assert list(config) == sorted(config) and list(config["x"]) == ["p", "q"]
+
+
+@pytest.mark.parametrize("config", ["{", NESTED, "3", "null", "[]", '"text"', "{}", '{"format": 1}', f'{{"{weights.DIGEST}": "0"}}'],
+                         ids=lambda text: text[:40])  # fmt: skip
+def test_a_config_that_is_none_says_who_did_not_write_it(config, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(save({"x": torch.zeros(2)}, metadata={"config": config}))
+    with pytest.raises(ia.InstaAugError, match=r"weights: .*a\.safetensors was not written by LearnedAugment\.save"):
+        weights.read(tmp_path / "a.safetensors")
+
+
+def test_an_altered_config_is_noticed(tmp_path):
+    weights.write(tmp_path / "a.safetensors", {"value": 1}, {"x": torch.zeros(2)})
+    config, tensors = weights.read(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(save(tensors, metadata={"config": json.dumps({**config, "value": 2})}))
+    with pytest.raises(ia.InstaAugError, match="contents of .* do not match their checksum"):
+        weights.read(tmp_path / "b.safetensors")
+    for version in (0, 2, "1"):
+        (tmp_path / "c.safetensors").write_bytes(
+            save(tensors, metadata={"config": json.dumps({**config, "format": version})})
+        )
+        with pytest.raises(ia.InstaAugError, match=f"has format {version}, this version reads 1; upgrade"):
+            weights.read(tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize(("sha256", "fix"), [(None, "save it again"), ("0" * 64, "reinstall the package")])
+def test_a_file_that_the_system_does_not_let_read_says_so(saved, monkeypatch, sha256, fix):
+    def fails(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(ia.InstaAugError, match=rf"weights: .* cannot be read \(.*Permission denied.*\); {fix}"):
+        weights.read(saved, sha256)
+
+
+def test_a_file_of_another_sha256_is_refused_and_one_of_the_right_one_read(saved):
+    sha256 = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert weights.read(saved, sha256)[0] == weights.read(saved)[0]
+    other = "0" * 64
+    with pytest.raises(ia.InstaAugError, match=f"has sha256 {sha256[:12]}…, expected {other[:12]}…"):
+        weights.read(saved, other)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), OSError("quota")])
+def test_what_cannot_be_written_says_why(tmp_path, monkeypatch, error):
+    def fails(*_):
+        raise error
+
+    monkeypatch.setattr(weights, "replace_file", fails)
+    why = error.strerror or str(error)
+    with pytest.raises(ia.InstaAugError, match=rf"path: .*a\.safetensors' cannot be written \({why}\)"):
+        weights.write(tmp_path / "a.safetensors", {}, {})
+    monkeypatch.undo()
+    assert weights.write(str(tmp_path / "a.safetensors"), {}, {"x": torch.zeros(1)}) == tmp_path / "a.safetensors"
