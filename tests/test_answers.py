@@ -209,7 +209,10 @@ def test_images_and_nuisances_of_the_wrong_kind_are_named_with_the_remedy(data, 
         ia.fit(ia.LearnedAugment(["turn"]), Colours(), images, nuisance=nuisance and [nuisance])
 
 
-@pytest.mark.parametrize(("nuisance", "named"), [(None, "a fit without labels"), (["turn"], "nuisance: a fit to dist")])
+@pytest.mark.parametrize(
+    ("nuisance", "named"),
+    [(None, "data: images without labels are looked at"), (["turn"], "nuisance: disturbed images are looked at")],
+)
 def test_ranges_need_labels_and_images_as_they_are(data, nuisance, named):
     for call in (ia.fit, ia.recommend):
         with pytest.raises(ia.InstaAugError, match=named if call is ia.fit else "through a table; use families"):

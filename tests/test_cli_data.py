@@ -199,6 +199,20 @@ def test_the_split_that_is_read(tmp_path):
     assert datasets.find_split(options(tmp_path / "nested"), "train", "none") is None
 
 
+def test_a_class_that_is_called_as_a_split_is_not_taken_for_one(tmp_path):
+    make(tmp_path / "voc", "aeroplane/1.png", "train/1.png", "tvmonitor/1.png")
+    make(tmp_path / "flat", "train/1.png", "val/1.png")
+    for labels in ("auto", "none", "folders"):
+        with pytest.raises(
+            InstaAugError, match="holds images in 'train', the name of a split, and in aeroplane, tvmonitor; for"
+        ):
+            datasets.find_split(options(tmp_path / "voc"), "train", labels)
+    assert datasets.find_split(options(tmp_path / "voc", "--split", "train"), "train") == "train"
+    assert datasets.find_split(options(tmp_path / "flat"), "train", "auto") == "train"
+    whole = options(tmp_path, "--split", "voc")
+    assert datasets.folder_of(whole, datasets.find_split(whole, "train")).classes == ["aeroplane", "train", "tvmonitor"]
+
+
 @pytest.fixture
 def damaged(tmp_path):
     make(tmp_path, *(f"{'ab'[i % 2]}/{i}.png" for i in range(10)))

@@ -249,13 +249,17 @@ def test_interruption_says_how_to_go_on(data, tmp_path, capsys, monkeypatch):
 def test_the_band_with_the_lower_held_out_nll_is_kept(data, tmp_path, capsys, monkeypatch, better):
     seen = []
 
-    def nll(classifier, aug, held, **_):
+    def nll(classifier, aug, held, **how):
+        assert (how["nuisance"], how["nuisance_probability"], how["seed"]) == (["turn"], 0.7, 0)
         seen.append((aug.predictor.state_dict(), len(held)))
         return float(len(seen) - 1 != better)
 
     monkeypatch.setattr("instaaug_transforms.cli.fit.views_nll", nll)
     out = tmp_path / "aug.safetensors"
     arguments = fit_arguments(data, out, "--transforms", "crop", "--entropy", "crop=0.1,0.2", "crop=0.8,0.9")
+    arguments += ["--nuisance", "turn", "--nuisance-probability", "0.7"]
+    assert main([*arguments, "--no-labels"]) == 2
+    assert "of several bands the one is kept whose views are best by held-out labels" in capsys.readouterr().err
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "crop=0.1,0.2: held-out NLL of 4 views" in shown and "crop=0.8,0.9: held-out NLL" in shown

@@ -4,6 +4,7 @@ import pickle
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
@@ -156,3 +157,58 @@ def test_whole_batches_are_augmented_where_they_are_collated(workers):
         torch.manual_seed(5)
         torch.empty((), dtype=torch.int64).random_()  # the loader's own draw
         assert all(torch.equal(views, aug(images[k : k + 3])) for k, (views, _) in zip((0, 3), batches, strict=True))
+
+
+class Annotated(torch.utils.data.Dataset):
+    """Images with a mask, boxes and points, in a dictionary or a tuple."""
+
+    def __init__(self, as_dict):
+        self.as_dict = as_dict
+        self.images = torch.rand(3, 3, 16, 24)
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        image = self.images[i]
+        mask = tv_tensors.Mask((image[0] * 255).long() + 1)
+        boxes = tv_tensors.BoundingBoxes([[1, 2, 9, 8], [0, 0, 4, 4]], format="XYXY", canvas_size=(16, 24))
+        points = tv_tensors.KeyPoints([[3, 4]], canvas_size=(16, 24))
+        if self.as_dict:
+            return {
+                "image": tv_tensors.Image(image),
+                "target": {"mask": mask, "boxes": boxes, "points": points},
+                "id": str(i),
+            }
+        return tv_tensors.Image(image), mask, boxes, points, i
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_masks_boxes_and_points_go_with_the_images_that_are_collated(as_dict):
+    """As they go with each image alone."""
+    aug, dataset = make_lively(["crop"], p=1.0).requires_grad_(False), Annotated(as_dict)
+    torch.manual_seed(3)
+    batch = ia.collate(aug)([dataset[i] for i in range(3)])
+    torch.manual_seed(3)
+    stacked = torch.stack([dataset.images[i] for i in range(3)])
+    params = aug.distribution(stacked).sample()
+    for i in range(3):
+        one = aug(dataset[i], params=params.index(slice(i, i + 1)))
+        if as_dict:
+            assert batch["id"] == ["0", "1", "2"]
+            pairs = [
+                (batch["image"], one["image"]),
+                *((batch["target"][key], one["target"][key]) for key in one["target"]),
+            ]
+        else:
+            assert batch[4].tolist() == [0, 1, 2]
+            pairs = zip(batch[:4], one[:4], strict=True)
+        for together, alone in pairs:
+            assert type(together) is torch.Tensor
+            assert torch.allclose(together[i].float(), alone.as_subclass(torch.Tensor).float(), atol=1e-5)
+
+
+def test_a_collate_function_that_loses_the_masks_is_refused():
+    aug, dataset = make_lively(["crop"]).requires_grad_(False), Annotated(False)
+    with pytest.raises(ia.InstaAugError, match="samples: <lambda> leaves no place for the masks, boxes or keypoints"):
+        ia.collate(aug, lambda batch: torch.stack([sample[0] for sample in batch]))([dataset[i] for i in range(3)])

@@ -74,3 +74,35 @@ def test_alone_there_is_nothing_to_agree_on():
         distributed.call_with_mean_gradients(module, torch.ones(2)), module(torch.ones(2))
     )
     assert distributed.all_reduce_mean(torch.tensor([1.0, 2.0])).tolist() == [1.0, 2.0]
+
+
+def late_worker(rank: int, port: int) -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(rank)
+    made = {}
+    for estimator in ("rloo", "reinforce"):  # before the processes are joined
+        aug = ia.LearnedAugment(["turn"])
+        made[estimator] = ia.InstaAugObjective(aug, estimator=estimator)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        objective = made["rloo"]
+        _, sample = objective.aug.sample(IMAGES)
+        with pytest.raises(ia.InstaAugError, match="its processes have different weights"):
+            objective(torch.ones(4), sample)
+        objective.eval()
+        if rank == 0:  # one process tests alone: the other waits for nothing
+            objective(torch.ones(4), sample)
+        distributed.broadcast(made["reinforce"])  # what DistributedDataParallel does
+        _, sample = made["reinforce"].aug.sample(IMAGES)
+        made["reinforce"](torch.full((4,), 1.0 + rank), sample, credit=torch.ones(4))
+        assert made["reinforce"].logs()["loss"] == 1.5  # of both
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_an_objective_made_before_the_processes_are_joined():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(late_worker, (port,), nprocs=2)

@@ -1,3 +1,6 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -97,3 +100,39 @@ def test_bytes_and_pil_images_are_images():
     torch.testing.assert_close(out, (images * 1.005).clamp(max=1))
     with pytest.raises(ia.InstaAugError, match="changes the size"):
         Nuisance(v2.Resize(8), 0.5)(torch.rand(40, 3, 16, 16), torch.arange(40))
+
+
+def test_a_transform_that_draws_from_numpy_or_python_is_seeded_and_leaves_them_alone():
+    def step(image):
+        return image.rot90(np.random.randint(4), (-2, -1)).roll(random.randrange(8), -1)  # noqa: NPY002
+
+    images, made = torch.rand(20, 3, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    for seed in (1, 2):
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        made.append(Nuisance(step, 1.0, 3)(images, torch.arange(20)))
+        after = np.random.rand(), random.random()  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        assert after == (np.random.rand(), random.random())  # noqa: NPY002
+    assert torch.equal(*made) and not torch.equal(made[0], images)
+    assert (
+        len(
+            {
+                tuple(copy.flatten().tolist())
+                for copy in Nuisance(step, 1.0, 3)(images[:1].expand(20, -1, -1, -1), torch.arange(20))
+            }
+        )
+        > 10
+    )
+
+
+def test_another_size_is_refused_whatever_is_drawn():
+    """Also of a batch all of whose images are disturbed."""
+    step = v2.Resize(6)
+    images = torch.rand(1, 3, 8, 8)
+    rows = torch.arange(50)
+    some = rows[Nuisance(step, 0.5, 0).chosen(rows)][:1]
+    with pytest.raises(ia.InstaAugError, match="changes the size of images"):
+        Nuisance(step, 0.5, 0)(images, some)
+    assert Nuisance(step, 1.0, 0)(images, some).shape == (1, 3, 6, 6)

@@ -6,6 +6,7 @@ import pytest
 import scipy.optimize
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import tta as evaluation
@@ -74,6 +75,18 @@ def test_nll_of_views_is_that_of_our_arm_with_its_own_temperature():
     expected = evaluate(model, aug, data, data, (4,), progress=False).arms["ours", 4].nll.mean()
     found = evaluation.views_nll(model, aug, data, 4, progress=False)
     assert found == pytest.approx(expected, abs=1e-5) and found != evaluation.views_nll(model, aug, data, 2)
+
+
+def test_nll_of_views_of_disturbed_images_is_that_of_images_disturbed_before():
+    torch.manual_seed(0)
+    model, aug = Tiny(), make_lively(["crop"])
+    images = torch.rand(40, 3, 32, 32)
+    margin = model(images) @ torch.tensor([0.0, -1.0, 1.0, 0.0])
+    labels = 1 + (margin > margin.median()).long()
+    expected = evaluation.views_nll(model, aug, (images.flip(-1), labels), 4, progress=False)
+    how = {"nuisance": v2.RandomHorizontalFlip(1.0), "nuisance_probability": 1.0, "progress": False}
+    assert evaluation.views_nll(model, aug, (images, labels), 4, **how) == pytest.approx(expected, abs=1e-6)
+    assert evaluation.views_nll(model, aug, (images, labels), 4, progress=False) != pytest.approx(expected, abs=1e-5)
 
 
 def test_every_arm_is_aggregated_the_same_way(monkeypatch):

@@ -264,6 +264,20 @@ def test_a_compiled_classifier_is_the_same_one(model, images):
     assert model_sha256(spread) == model_sha256(compiled) == model_sha256(model)
 
 
+def test_weights_trained_along_with_their_classifier_are_loaded_with_what_it_became(model, tmp_path, images):
+    model.eval()
+    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=32)).eval()
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    aug.save(tmp_path / "a.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors", classifier=model).eval()
+    assert torch.equal(again.predictor(images)["turn"], aug.predictor(images)["turn"])
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    with pytest.raises(ia.InstaAugError, match="features of another classifier"):
+        ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors", classifier=model)
+
+
 def test_models_that_keep_more_than_tensors_have_a_fingerprint():
     class Versioned(nn.Linear):
         version = 3

@@ -4,6 +4,7 @@ import kornia.augmentation as K
 import pytest
 import torch
 from kornia.geometry.transform import warp_affine
+from torchvision import tv_tensors
 
 import instaaug_transforms as ia
 from instaaug_transforms.integrations.kornia import wrap
@@ -172,3 +173,30 @@ def test_errors(smooth):
 
 def test_repr(aug):
     assert repr(wrap(aug, p=0.5)).startswith("KorniaAugment(LearnedAugment(families=[Crop(")
+
+
+def test_masks_show_their_own_fill_outside():
+    aug = ia.LearnedAugment(["rotate"], fill={tv_tensors.Mask: 255, "others": 0.3})
+    with torch.no_grad():
+        aug.predictor.heads["rotate"].out.bias.copy_(torch.tensor([-9.0, 1.0]))  # a turn of one size, far from 0
+    image, mask = torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32)
+    seq = sequential(aug, ["input", "mask"])
+    _, moved = seq(image, mask)
+    params = ia.AugmentParams(angle=seq._params[0].data["angle"])
+    _, expected = aug(image, tv_tensors.Mask(mask), params=params)  # as torchvision has it, by kind
+    assert torch.equal(moved, expected.as_subclass(torch.Tensor))
+    assert set(moved.unique().tolist()) == {1.0, 255.0}
+
+
+def test_the_frames_of_a_clip_move_together(smooth):
+    """Two clips of five frames: all get what their middle frame asks for; Kornia's own augmentations do as much."""
+    aug = make_lively(["rotate"])
+    clips = torch.stack([smooth[0] * torch.linspace(0.6, 1, 5)[:, None, None, None], smooth[1].expand(5, -1, -1, -1)])
+    module = wrap(aug)
+    K.VideoSequential(module, data_format="BTCHW", same_on_frame=True)(clips)
+    angle = module._params["angle"].view(2, 5)
+    assert (angle == angle[:, :1]).all() and angle[0, 0] != angle[1, 0]
+    field = aug.distribution(clips[:, 2]).parts["rotate"].fields["angle"]
+    assert (angle[:, 0] >= field.lo - 1e-4).all() and (angle[:, 0] <= field.hi + 1e-4).all()
+    K.VideoSequential(module, data_format="BTCHW", same_on_frame=False)(clips)
+    assert len(module._params["angle"].unique()) == 10

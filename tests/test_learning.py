@@ -105,6 +105,17 @@ def test_weights_stay_in_their_limits_and_state_goes_on():
     assert again.state_dict() == control.state_dict() and again.weight("crop") == control.weight("crop")
 
 
+@pytest.mark.parametrize("start", [1e-9, 100.0])
+def test_a_weight_that_does_not_move_stays_where_it_starts(start):
+    still = ia.EntropyController(CROP_ROTATE, ia.EntropyConfig(rate=0.0, initial_weight=start))
+    paper = ia.EntropyController(CROP_ROTATE, ia.EntropyConfig(mode="paper", initial_weight=start))
+    for control in (still, paper):
+        control.step({"crop": torch.zeros(4), "rotate": torch.full((4,), -0.001)})
+        control.epoch_end()
+    assert still.weight("crop") == pytest.approx(start) and still.weight("rotate") == pytest.approx(start)
+    assert paper.weight("crop") == pytest.approx(min(1.2 * start, max(start, 30)))
+
+
 @pytest.mark.parametrize(
     ("bands", "message"),
     [
@@ -112,6 +123,9 @@ def test_weights_stay_in_their_limits_and_state_goes_on():
         ({"crop": (0.5, 1.5)}, "≤ 1 .fractions"),
         ({"rotate": (-0.5, 0.5)}, "≤ 0 .nats"),
         ({"rotate": (-0.5, -0.9)}, "low < high"),
+        ({"crop": 0.5}, r"entropy\['crop'\]: expected a pair of numbers, \(low, high\), got 0.5"),
+        ({"crop": (0.1, 0.2, 0.3)}, "expected a pair of numbers"),
+        ({"crop": ("low", "high")}, "expected a pair of numbers"),
     ],
 )
 def test_bad_bands(bands, message):
@@ -211,6 +225,14 @@ def test_the_credit_of_a_view_gives_the_exact_gradient():
         )
         assert torch.allclose(credited, wanted, atol=1e-5)
         assert (paired - wanted).abs().max() > 0.01
+
+
+def test_a_credit_under_autocast_is_that_of_full_precision():
+    first, second = torch.randn(2, 256, 32, generator=torch.Generator().manual_seed(0))
+    exact = contrastive_credit(first.double(), second.double())
+    with torch.autocast("cpu", torch.bfloat16):
+        credit = contrastive_credit(first, second)
+    assert (credit - exact).abs().max() < 1e-4 * exact.std()
 
 
 @pytest.mark.parametrize(

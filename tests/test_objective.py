@@ -312,3 +312,73 @@ def test_the_baseline_of_reinforce_is_that_of_earlier_batches(batch):
     )[0]
     (found,) = torch.autograd.grad(objective(losses, sample), part.categorical.logits)
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("families", "images", "kwargs", "message"),
+    [
+        (["rotate"], torch.zeros(2, 3, 8, 8, dtype=torch.uint8), {}, "bytes carry no gradient; give floats"),
+        (["crop", "hsv"], torch.zeros(2, 3, 8, 8, dtype=torch.uint8), {}, "images: hsv learn through the views"),
+        (["rotate"], torch.zeros(2, 3, 8, 8), {"interpolation": "nearest"}, "'nearest' no gradient reaches rotate"),
+        (
+            ["crop"],
+            torch.zeros(2, 3, 8, 8),
+            {"predictor": ia.predictors.ClassPredictor(3)},
+            "labels: a ClassPredictor learns",
+        ),
+    ],
+)
+def test_views_that_would_teach_nothing_are_refused_while_phi_learns(families, images, kwargs, message):
+    aug = ia.LearnedAugment(families, **kwargs)
+    with pytest.raises(ia.InstaAugError, match=message):
+        aug.sample(images)
+    with torch.no_grad():
+        assert len(aug.sample(images)[0]) == 2
+    assert len(aug.requires_grad_(False).sample(images)[0]) == 2
+
+
+def test_bytes_teach_candidates_as_floats_do():
+    """A crop learns by the score function of the losses, through no pixel."""
+    pixels, y = torch.randint(256, (4, 3, 16, 16)).byte(), torch.tensor([0, 1, 2, 1])
+    found = []
+    for images in (pixels, pixels / 255):
+        aug, objective, model = make(["crop"])
+        views, sample = aug.sample(images, 2, generator=torch.Generator().manual_seed(1))
+        views = views / 255 if views.dtype == torch.uint8 else views
+        objective(F.cross_entropy(model(views), y.repeat(2), reduction="none"), sample).backward()
+        found.append(torch.cat([g.flatten() for g in grads(aug.predictor.heads)]))
+    assert torch.allclose(*found, atol=2e-3) and found[0].abs().sum() > 0
+
+
+def test_an_overflow_does_not_stay_in_the_control(batch):
+    """A step whose entropy is no number is as if it had not been."""
+    aug, objective, model = make(["turn"])
+    step(aug, objective, model, batch).backward()
+    before = objective.get_extra_state()
+    objective.controller.step({"turn": torch.tensor([0.1, math.nan])})
+    objective.watch.update({"turn": math.nan}, objective.controller)
+    assert torch.equal(objective.get_extra_state(), before) and before.isfinite().all()
+
+
+def test_the_logged_loss_is_that_of_the_objective(batch):
+    """Exact: Σ p·L, not the mean over candidates. With a credit: what the model learns from."""
+    aug, objective, model = make(["turn"], estimator="exact")
+    views, sample = aug.sample(batch[0], "all")
+    losses = F.cross_entropy(model(views), batch[1].repeat(4), reduction="none").detach()
+    objective(losses, sample)
+    p = sample.distribution.parts["turn"].categorical.probs.detach().T
+    assert objective.logs()["loss"] == pytest.approx((p * losses.view(4, 4)).sum(0).mean().item(), rel=1e-5)
+    with pytest.raises(ia.InstaAugError, match="credit: estimator 'exact' learns from per_view alone"):
+        objective(losses, sample, credit=losses)
+    aug, objective, model = make(["turn"], estimator="reinforce")
+    _, sample = aug.sample(batch[0], 2)
+    losses = torch.rand(8)
+    objective(losses, sample, credit=3 * losses + 1)
+    assert objective.logs()["loss"] == pytest.approx(losses.mean().item())
+
+
+@pytest.mark.parametrize(("size", "expected"), [(28, 32), (8, 16), (224, 64)])
+def test_the_critics_copy_is_of_a_size_that_it_can_take(size, expected):
+    aug = ia.LearnedAugment(["crop"])
+    aug.predictor.image_size = size
+    assert ia.InstaAugObjective(aug, estimator="critic").critic.image_size == expected

@@ -49,7 +49,8 @@ def test_class_specific_reads_the_label_and_averages_without_one(images):
     angle = angles(aug, images, labels=torch.tensor([0, 1, 2, 2, 1, 0]))
     widths = (angle.hi - angle.lo) / 360
     assert widths.tolist() == pytest.approx(torch.tensor([-1.0, 0, 1, 1, 0, -1]).sigmoid().tolist(), abs=1e-5)
-    assert ((angles(aug, images).hi - angles(aug, images).lo) / 360).allclose(torch.tensor(0.5), atol=1e-5)
+    mean = aug.distribution(images).parts["rotate"].fields["angle"]
+    assert ((mean.hi - mean.lo) / 360).allclose(torch.tensor(0.5), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,8 @@ def test_errors(images):
         ia.LearnedAugment([Rotate(bounds=(0, 90))], predictor="symmetric")
     with pytest.raises(ia.InstaAugError, match="labels: expected .6,. classes in 0 … 1"):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.full((6,), 2))
+    with pytest.raises(ia.InstaAugError, match="labels: .* torch.float32"):
+        ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.ones(6))
     for predictor in ("conv", "global"):
         with pytest.raises(ia.InstaAugError, match="labels: only ClassPredictor reads them"):
             ia.LearnedAugment(["rotate"], predictor=predictor).sample(images, labels=torch.zeros(6, dtype=torch.long))

@@ -123,3 +123,19 @@ def test_few_numbers_that_are_alike_by_chance_are_no_copies(caplog):
     caplog.clear()
     ia.fit(ia.LearnedAugment(["turn"], predictor="global"), Two(), (images, torch.arange(80) % 2), config=config)
     assert "held-out images are among those" not in caplog.text
+
+
+@pytest.mark.parametrize("family", ["turn", "crop", "light"])
+def test_a_table_that_has_collapsed_is_said_however_small(family, caplog):
+    """Its entropy cannot fall by a nat where its band begins at half a nat."""
+    aug = ia.LearnedAugment([family])
+    watch, controller = Watch(aug.families, patience=5), ia.EntropyController(aug.families)
+    low = controller.bands[family][0]
+    with caplog.at_level(logging.WARNING):
+        for _ in range(10):
+            watch.update({family: 0.6 * low}, controller)
+        assert not caplog.records or low > 2
+        caplog.clear()
+        for _ in range(10):
+            watch.update({family: 0.01}, controller)
+    assert sum("nothing is augmented" in record.getMessage() for record in caplog.records) == 1 or low > 2

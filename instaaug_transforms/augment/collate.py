@@ -1,22 +1,34 @@
 """Whole batches augmented where a DataLoader collates them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
+from torchvision import tv_tensors
 
+from ..functional.inputs import plain
+from ..functional.targets import POINT_TYPES
+from ..utils.errors import InstaAugError
 from .transform import LearnedAugment
+
+MOVED = (tv_tensors.Mask, *POINT_TYPES)
 
 
 class collate:  # a class, so that spawned workers can unpickle it
     """A ``collate_fn`` that augments the batch: φ and the resample run once per batch, in the worker that made it.
 
-    Whatever goes with the images goes through `LearnedAugment` with them, as in any v2 transform; no gradient is kept.
+    Masks, boxes and keypoints (tv_tensors) go with their images, and come out stacked, as ``samples`` would have them;
+    no gradient is kept.
 
     Args:
         aug: fitted, on the CPU.
         samples: what collates samples; timm's ``fast_collate`` for timm's loaders with their prefetcher.
+
+    Raises:
+        InstaAugError: when called, masks, boxes or keypoints for which ``samples`` leaves no place like the one they had.
 
     Example:
         >>> loader = DataLoader(dataset, 64, collate_fn=ia.collate(aug), num_workers=2)
@@ -27,5 +39,47 @@ class collate:  # a class, so that spawned workers can unpickle it
 
     def __call__(self, batch: Sequence[Any]) -> Any:
         """A list of samples to one batch."""
+        collated, moved = self.samples(batch), sum(isinstance(leaf, MOVED) for leaf in tree_leaves(batch[0]))
         with torch.no_grad():
-            return self.aug(self.samples(batch))
+            if not moved:
+                return self.aug(collated)
+            found: list[Any] = []
+
+            def typed(leaves: Sequence[Any], stacked: Any) -> Any:
+                found.append(leaves)
+                return _typed(leaves, stacked)
+
+            collated = _replaced(batch, collated, typed)
+            if len(found) < moved:
+                raise InstaAugError(
+                    f"samples: {getattr(self.samples, '__name__', self.samples)} leaves no place for the masks, boxes or keypoints "
+                    "of its samples, which would not move with their images; use default_collate, or augment each sample in the dataset"
+                )
+            return _replaced(batch, self.aug(collated), _stacked)
+
+
+def _replaced(samples: Sequence[Any], made: Any, change: Callable[[Sequence[Any], Any], Any]) -> Any:
+    """``made``, a structure like each of the samples', with ``change(leaves, part)`` where their leaves are `MOVED`."""
+    first = samples[0]
+    if isinstance(first, MOVED):
+        return change(samples, made)
+    if isinstance(first, Mapping) and isinstance(made, Mapping):
+        change_at = {key: _replaced([one[key] for one in samples], made[key], change) for key in first if key in made}
+        return {**made, **change_at}
+    if isinstance(first, (tuple, list)) and isinstance(made, (tuple, list)) and len(first) == len(made):
+        parts = [_replaced(leaves, part, change) for leaves, part in zip(zip(*samples, strict=True), made, strict=True)]
+        return type(made)(*parts) if hasattr(made, "_fields") else type(made)(parts)
+    return made
+
+
+def _typed(leaves: Sequence[Any], stacked: Tensor) -> Any:
+    """Stacked, they are plain tensors, which nothing moves: masks ``(B, N, H, W)``, and boxes and keypoints one by one."""
+    if isinstance(leaves[0], tv_tensors.Mask):
+        return tv_tensors.Mask(stacked.reshape(len(leaves), -1, *stacked.shape[-2:]))
+    return list(leaves)
+
+
+def _stacked(leaves: Sequence[Any], moved: Any) -> Tensor:
+    if isinstance(leaves[0], tv_tensors.Mask):
+        return plain(moved).reshape(len(leaves), *leaves[0].shape[:-2], *moved.shape[-2:])
+    return default_collate(moved)

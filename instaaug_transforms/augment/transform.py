@@ -23,6 +23,7 @@ from ..utils import distributed
 from ..utils.errors import InstaAugError
 from ..utils.modes import first_weight, in_worker, run_light
 from .checkpoint import Checkpointed
+from .learnable import check_sample
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
@@ -161,7 +162,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         Views of uniform families carry gradients to φ. Targets go with them as ``y.repeat(n)``.
 
         Args:
-            images: ``(B, C, H, W)``; a single image ``(C, H, W)`` is a batch of one.
+            images: ``(B, C, H, W)``, floats where ranges are to be learned; a single image ``(C, H, W)`` is a batch of one.
             n: views per image; ``"all"`` for every candidate of the anchor families (every combination of several), in
                 order and unjittered.
             labels: ``(B,)`` classes, for `ClassPredictor` alone.
@@ -170,20 +171,10 @@ class LearnedAugment(Checkpointed, v2.Transform):
             generator: source of the randomness; by default the global one.
 
         Raises:
-            InstaAugError: ``n="all"`` without an anchor family, or with too many combinations; a transform with ``p`` < 1 or
-                ``same_on_batch``, neither of which can be learned from.
+            InstaAugError: ``n="all"`` without an anchor family, or with too many combinations; what cannot be learned from: ``p``
+                < 1, ``same_on_batch``, and, while φ learns, bytes or ``"nearest"`` for ranges and no labels for `ClassPredictor`.
         """
-        if self.p < 1 or self.same_on_batch:
-            raise InstaAugError(
-                f"sample: needs p=1 and same_on_batch=False, got p={self.p}, same_on_batch={self.same_on_batch}; mix "
-                "plain images into the batch yourself"
-            )
-        if select not in ("sample", "stratified"):
-            raise InstaAugError(f"select: expected sample or stratified, got {select!r}")
-        if labels is not None and not self.predictor.reads_labels:
-            raise InstaAugError(
-                f"labels: only ClassPredictor reads them, this predictor is a {type(self.predictor).__name__}; leave them out"
-            )
+        check_sample(self, images, labels, select)
         batch, back = self.prepare(batched(images))
         raw = distributed.call_with_mean_gradients(self.predictor, *((batch,) if labels is None else (batch, labels)))
         distribution = AugmentDistribution(self.families, raw)

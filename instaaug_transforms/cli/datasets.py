@@ -17,6 +17,8 @@ from .class_map import first_of, read_class_map
 from .image_files import ImageFiles, ReadingErrors, class_folders, inside
 from .images import is_image
 
+SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
+
 
 def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None, required: bool = True) -> None:
     """As timm's validate.py names them, where it has them."""
@@ -111,9 +113,18 @@ def find_split(arguments: argparse.Namespace, default: str, labels: str = "folde
     """``--split``; else ``default`` where ``--data`` holds it, and ``--data`` itself, as None, where it holds images.
 
     Raises:
-        InstaAugError: ``--data`` holds other splits: taken for class folders they would give labels without a meaning.
+        InstaAugError: ``--data`` holds other splits: taken for class folders they would give labels without a meaning. Or it
+            holds class folders, one of which has the name of a split.
     """
     data = arguments.data
+    if arguments.split is None and _holds_images(data / default):
+        beside = [name for name in class_folders(data) if name not in SPLITS and _holds_images(data / name)]
+        if beside:
+            raise InstaAugError(
+                f"data: {str(data)!r} holds images in {default!r}, the name of a split, and in {', '.join(beside[:3])}"
+                f"{', …' if beside[3:] else ''}; for the split alone give --split {default}, and if it is a class like the "
+                f"others, --data {data.resolve().parent} --split {data.resolve().name}"
+            )
     if arguments.split is not None or (data / default).is_dir() or not data.is_dir():
         return arguments.split or default
     places = [data, *(data / name for name in class_folders(data))]
@@ -123,6 +134,13 @@ def find_split(arguments: argparse.Namespace, default: str, labels: str = "folde
             f"images, but {inside(data)}; name one of them with --split"
         )
     return None
+
+
+def _holds_images(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(entry.is_file() and is_image(entry.name) for entry in entries)
 
 
 def count_classes(*folders: ImageFiles) -> int | None:

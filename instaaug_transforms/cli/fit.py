@@ -155,6 +155,11 @@ def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[Ima
             )
     if arguments.nuisance:
         Nuisance(nuisance_of(arguments), arguments.nuisance_probability)
+    if len(candidates) > 1 and folder.classes is None:
+        raise InstaAugError(
+            "entropy: of several bands the one is kept whose views are best by held-out labels, and these images have none; "
+            "give one band per family"
+        )
     for bands in candidates:
         EntropyController(families, bands)
         configure(arguments, bands)
@@ -196,7 +201,17 @@ def fit_band(
         raise InstaAugError(f"stopped; the same command with --resume goes on from {workdir}") from None
     if not with_nll:
         return Fitted(bands, aug, result)
-    nll = views_nll(classifier, aug.eval(), held, n_views=arguments.choose_views, amp=arguments.amp, progress=progress)
+    nll = views_nll(
+        classifier,
+        aug.eval(),
+        held,
+        n_views=arguments.choose_views,
+        nuisance=nuisance_of(arguments),
+        nuisance_probability=arguments.nuisance_probability,
+        amp=arguments.amp,
+        seed=arguments.seed,
+        progress=progress,
+    )
     if distributed.rank() == 0:
         print(f"{show_bands(bands)}: held-out NLL of {arguments.choose_views} views {nll:.4f}")
     return Fitted(bands, aug, result, nll)

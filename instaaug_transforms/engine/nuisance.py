@@ -1,8 +1,11 @@
 """Disturbances that images suffer before anybody looks at them: what a camera did, simulated."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -24,7 +27,7 @@ class Nuisance:
     Args:
         steps: names of families, or families, drawn as widely as they can undo (`Family.disturb`); or torchvision
             transforms, which take images ``(C, H, W)`` in [0, 1] and give such, or bytes, or PIL images. Several act one
-            after the other.
+            after the other. What a transform draws from the global generators of PyTorch, NumPy and Python is seeded.
         probability: that an image is disturbed at all; the others stay as they are.
         seed: of everything drawn.
 
@@ -86,18 +89,17 @@ class Nuisance:
             else:
                 pairs = zip(out, rows.tolist(), strict=True)
                 out = torch.stack([self._one(step, image, self._key(row, draw, place + 1)) for image, row in pairs])
-        if bool(disturbed.all()):
-            return out
-        if out.shape != images.shape:
+        if out.shape != images.shape and self.probability < 1:
             raise InstaAugError(
                 f"nuisance: it changes the size of images from {tuple(images.shape[1:])} to {tuple(out.shape[1:])}, so that "
                 "some cannot stay as they are; give nuisance_probability=1, or a transform that keeps the size"
             )
+        if bool(disturbed.all()):
+            return out
         return torch.where(disturbed[:, None, None, None], out, images)
 
     def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
-        with torch.random.fork_rng([]):  # torchvision draws from the global generator
-            torch.manual_seed(seed)
+        with _seeded(seed):
             return _checked(step(image), image)
 
     def _uniform(self, rows: Tensor, draw: int, count: int, place: int = 0) -> Tensor:
@@ -114,6 +116,21 @@ class Nuisance:
         for part in (self.seed, row, draw, place):
             key = (key * 6_364_136_223_846_793_005 + part + 1_442_695_040_888_963_407) % 2**63
         return key
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Torchvision draws from PyTorch's global generator; a transform of one's own may draw from Python's or NumPy's."""
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])  # noqa: NPY002
 
 
 def _checked(out: Any, image: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ UNIFORM = "uniform"  # Kornia draws before it shows the image: φ turns these nu
 class KorniaAugment(GeometricAugmentationBase2D):
     """A learned augmentation that Kornia's containers treat as one of their geometric ones.
 
-    Images get geometry and colour; masks (nearest neighbour), boxes and keypoints get geometry. What was drawn is in
+    Images get geometry and colour; masks (nearest neighbour), boxes and keypoints get geometry. Frames of a clip, in
+    ``VideoSequential(same_on_frame=True)``, get what the one in the middle asks for. What was drawn is in
     ``_params``, as for any Kornia augmentation: ``sequential(…, params=sequential._params)`` replays it and
     ``sequential.inverse(…)`` undoes the geometry.
 
@@ -90,10 +91,17 @@ class KorniaAugment(GeometricAugmentationBase2D):
                 f"params: expected what forward_parameters gives or fields of {', '.join(self._fields)}, got "
                 f"{', '.join(sorted(params))}"
             )
-        distribution: AugmentDistribution = self.aug.predict(self.aug.prepare(batch)[0], self.same_on_batch)
-        uniform = params[UNIFORM].to(distribution.device)
-        drawn = distribution.from_uniform(uniform[:1] if self.same_on_batch else uniform)
-        params.update(drawn.repeat_interleave(len(batch)) if self.same_on_batch else drawn)
+        uniform, images = params[UNIFORM].to(self.aug.device), self.aug.prepare(batch)[0]
+        if self.same_on_batch:
+            drawn = self.aug.predict(images, pooled=True).from_uniform(uniform[:1])
+            params.update(drawn.repeat_interleave(len(batch)))
+            return
+        # Kornia gives the frames of a clip the same numbers: all of them get what the one in the middle asks for.
+        clip = torch.cat([uniform.new_zeros(1), (uniform[1:] != uniform[:-1]).any(1).float()]).cumsum(0).long()
+        frames = clip.bincount()
+        middle = frames.cumsum(0) - frames + frames // 2
+        distribution: AugmentDistribution = self.aug.predict(images[middle])
+        params.update(distribution.from_uniform(uniform[middle]).map(lambda field: field[clip]))
 
     def _drawn(self, params: dict[str, Tensor]) -> AugmentParams:
         fields = {name: params[name] for name in self._fields if name in params}
@@ -125,11 +133,10 @@ class KorniaAugment(GeometricAugmentationBase2D):
     def apply_transform_mask(
         self, input: Tensor, params: dict[str, Tensor], flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
-        """Geometry alone; nearest neighbour unless ``extra_args`` asks for another resample. 0 outside."""
-        mode = "bilinear" if flags.get("resample") == Resample.BILINEAR else "nearest"
-        return functional.apply(
-            input, self._drawn(params), self.aug.families, self.aug.output_size, mode=mode, colour=False
-        )
+        """Geometry alone; nearest neighbour unless ``extra_args`` asks for another resample. ``mask_fill`` outside."""
+        aug, mode = self.aug, "bilinear" if flags.get("resample") == Resample.BILINEAR else "nearest"
+        fill = float(aug.mask_fill)
+        return functional.apply(input, self._drawn(params), aug.families, aug.output_size, fill, mode, colour=False)
 
     def inverse_transform(
         self,

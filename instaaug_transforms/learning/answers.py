@@ -81,7 +81,8 @@ def can_average(task: Task, data: Images) -> bool:
     """
     outputs, targets = _few(task, data)
     targets = task.own(outputs) if task.own else targets
-    single = isinstance(outputs, Tensor) and outputs.is_floating_point()
+    # Maps, of whatever size, move with the views; an average of them as they are judges nothing.
+    single = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim < 4
     n = min(FEW, len(data))
     per_view(task.loss, outputs, targets, n)
     return single and outputs.shape[:1] == (n,) and outputs[0].numel() <= MOST_NUMBERS

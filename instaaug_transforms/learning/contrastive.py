@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.modes import without_autocast
 
 
 def contrastive_losses(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
@@ -55,6 +56,8 @@ def _similarity(first: Tensor, second: Tensor, temperature: float) -> tuple[Tens
             f"first, second: expected two (B, D) batches with B ≥ 2, got {tuple(first.shape)} and {tuple(second.shape)}"
         )
     n = len(first)
-    z = F.normalize(torch.cat([first, second]).float(), dim=-1)
+    with without_autocast(first.device):  # a credit sums the rounding of 2·B similarities
+        z = F.normalize(torch.cat([first, second]).float(), dim=-1)
+        similarity = z @ z.T / temperature
     diagonal = torch.eye(2 * n, dtype=torch.bool, device=z.device)
-    return (z @ z.T / temperature).masked_fill(diagonal, float("-inf")), torch.arange(2 * n, device=z.device).roll(n)
+    return similarity.masked_fill(diagonal, float("-inf")), torch.arange(2 * n, device=z.device).roll(n)

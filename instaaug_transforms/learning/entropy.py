@@ -88,6 +88,7 @@ class EntropyController:
 
     Attributes:
         bands: ``(low, high)`` in nats per family name.
+        limits: smallest and largest λ: `LIMITS`, or where it starts if that is further out.
 
     Raises:
         InstaAugError: a band of an unknown family, or one that is empty or out of reach.
@@ -105,7 +106,7 @@ class EntropyController:
             raise InstaAugError(f"entropy: bands for {', '.join(unknown)}, but the families are {', '.join(names)}")
         self.bands: dict[str, tuple[float, float]] = {}
         for family in families:
-            low, high = bands.get(family.name, family.entropy_band())
+            low, high = _pair(family.name, bands.get(family.name, family.entropy_band()))
             scale, unit = family.entropy_unit
             largest = family.max_entropy() / scale if scale else 0.0
             if not low < high <= largest:
@@ -113,7 +114,9 @@ class EntropyController:
                     f"entropy[{family.name!r}]: expected low < high ≤ {largest:g} ({unit}), got ({low}, {high})"
                 )
             self.bands[family.name] = (low * scale, high * scale)
-        self.log_weight = dict.fromkeys(names, math.log(self.config.initial_weight))
+        start = self.config.initial_weight
+        self.limits = min(LIMITS[0], start), max(LIMITS[1], start)
+        self.log_weight = dict.fromkeys(names, math.log(start))
         self.average: dict[str, float] = {}
         self.trend: dict[str, float] = {}  # nats per update
 
@@ -149,6 +152,8 @@ class EntropyController:
         """After a batch: update the averages, and λ in ``dual`` mode."""
         for name, entropy in entropies.items():
             mean = entropy.detach().mean().item()
+            if not math.isfinite(mean):  # a batch that overflowed, which a GradScaler skips: it says nothing
+                continue
             before = self.average.get(name, mean)
             self.average[name] = DECAY * before + (1 - DECAY) * mean
             change = self.average[name] - before
@@ -164,7 +169,7 @@ class EntropyController:
                 self._move(name, math.copysign(math.log(1.2), violation) if violation else 0.0)
 
     def _move(self, name: str, by: float) -> None:
-        low, high = map(math.log, LIMITS)
+        low, high = map(math.log, self.limits)
         self.log_weight[name] = min(max(self.log_weight[name] + by, low), high)
 
     def state_dict(self) -> dict[str, Any]:
@@ -175,6 +180,14 @@ class EntropyController:
         """Go on from a `state_dict`."""
         self.log_weight, self.average = dict(state["log_weight"]), dict(state["average"])
         self.trend = dict(state["trend"])
+
+
+def _pair(name: str, band: Any) -> tuple[float, float]:
+    try:
+        low, high = map(float, band)
+    except (TypeError, ValueError):
+        raise InstaAugError(f"entropy[{name!r}]: expected a pair of numbers, (low, high), got {band!r}") from None
+    return low, high
 
 
 def summarise(entropies: Mapping[str, Tensor]) -> dict[str, float]:

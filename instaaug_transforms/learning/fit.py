@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_ranges
 from ..engine.data import hold_out, load
 from ..engine.nuisance import Step
 from ..families import CandidateProduct
@@ -32,7 +33,7 @@ from .put_right import PutRight
 from .report_by_views import report_by_views
 from .scores import Scores, kept_as, scores_of
 from .task import RIGHT_BY_DEFINITION, Task
-from .watch import warn_about_copies, warn_about_data
+from .watch import warn_about_copies, warn_about_data, warn_about_labels
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +122,8 @@ def fit(
             "table: build_loss_table knows labelled images as they are, and this fit is to "
             f"{'disturbed images' if undo is not None else 'own answers'}; leave table and val_table out, and give workdir to keep its own"
         )
+    if ranges:
+        check_ranges(aug)
     if sampled:
         train, val = train.in_memory(config.progress), val.in_memory(config.progress)
     folder = None if workdir is None else Path(workdir)
@@ -158,6 +161,7 @@ def fit(
             warn_about_data(prepared, held)
         order = policy_order(prepared, task.by_classes) if alone else []
         scores = None if kept is None else scores_of(held, task.loss)
+        warn_about_labels(scores)
         aug.recommended = None  # what another fit recommended is of another φ
         make = partial(Fitting, train=prepared, val=held, folder=folder, table_seconds=table_seconds)
         result = _best_of(_settings(task, alone, len(prepared)), make, order, scores, resume, callbacks)

@@ -50,8 +50,8 @@ class InstaAugObjective(nn.Module):
         baseline_decay: of the running mean, in [0, 1).
 
     Raises:
-        InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, or a sample that
-            the estimator cannot use.
+        InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, a sample that
+            the estimator cannot use, or processes that did not begin alike.
     """
 
     def __init__(
@@ -81,11 +81,13 @@ class InstaAugObjective(nn.Module):
         anchored = aug.anchor_families
         self.critic: nn.Module | None = None
         if estimator == "critic" and anchored:
-            size = getattr(aug.predictor, "image_size", 64)
+            size = getattr(aug.predictor, "image_size", 64)  # of φ's copy; of a large one, less
+            size = 16 * max(1, round(min(size, 64) / 16))
             self.critic = ConvPredictor(size).build(anchored, aug.in_channels).to(aug.device)
             for head in self.critic.heads.values():  # predicted losses start at 0, not at log-probabilities
                 head.zero_()
         distributed.broadcast(self)
+        self._processes = distributed.world_size()  # that are known to have begun alike
 
     @property
     def weights(self) -> dict[str, float]:
@@ -124,6 +126,10 @@ class InstaAugObjective(nn.Module):
                 itself.
         """
         losses = self._checked(per_view, sample, "per_view")
+        if credit is not None and sample.enumerated:
+            raise InstaAugError(
+                "credit: estimator 'exact' learns from per_view alone; use 'reinforce' or 'critic' where views share their losses"
+            )
         detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
         entropies = sample.distribution.entropies()
         wanted = self.training and any(weight.requires_grad for weight in self.aug.predictor.parameters())
@@ -132,19 +138,24 @@ class InstaAugObjective(nn.Module):
                 "sample: it has no way back to φ, which would not learn; call aug.sample outside torch.no_grad() (or, where "
                 "nothing is to be learned, objective.eval())"
             )
-        means = distributed.all_reduce_mean(torch.stack([detached.mean(), *(h.mean() for h in entropies.values())]))
+        moves = self.training and torch.is_grad_enabled()
         if sample.enumerated:
             product = CandidateProduct(self.aug.anchor_families)
             value = exact(losses, product.log_p(sample.distribution.parts))
         else:
             value = losses.mean(0)
+        means = torch.stack([detached.mean(), value.detach().mean(), *(h.mean() for h in entropies.values())]).detach()
+        if moves:  # one process may test alone
+            self._check_alike()
+            means = distributed.all_reduce_mean(means)
+        if not sample.enumerated:
             for name, part in sample.distribution.parts.items():
                 if not part.has_rsample:
                     value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
         penalty = self.controller.penalty(entropies)
-        if self.training and torch.is_grad_enabled():
+        if moves:
             self.aug.recommended = None  # of a φ that is no more
-            self._latest = means[0] if credit is None else losses.detach().mean()
+            self._latest = means[1]
             with torch.no_grad():
                 self._information = sample.distribution.information()
             self._update(means, list(entropies))
@@ -155,6 +166,19 @@ class InstaAugObjective(nn.Module):
         self.controller.epoch_end()
 
     # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _check_alike(self) -> None:
+        """Raise where processes were joined after the objective was made, and nothing has made their weights equal since."""
+        if self._processes == distributed.world_size():
+            return
+        own = torch.stack([weight.detach().double().square().sum() for weight in self.parameters()])
+        # The same answer everywhere: where one process alone raised, the others would wait for it.
+        if distributed.all_reduce_mean((own - distributed.all_reduce_mean(own)).abs()).sum() > 1e-9 * own.sum():
+            raise InstaAugError(
+                "objective: its processes have different weights, for it was made before they were joined; make it after "
+                "torch.distributed.init_process_group, or wrap it with the model in DistributedDataParallel"
+            )
+        self._processes = distributed.world_size()
 
     def _score(self, name: str, part, losses: Tensor, sample: AugmentSample, mean: Tensor) -> Tensor:
         log_prob = part.log_prob(sample.params.detach())
@@ -169,8 +193,8 @@ class InstaAugObjective(nn.Module):
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
     def _update(self, means: Tensor, names: list[str]) -> None:
-        self.controller.step(dict(zip(names, means[1:], strict=True)))
-        self.watch.update(dict(zip(names, means[1:].tolist(), strict=True)), self.controller)
+        self.controller.step(dict(zip(names, means[2:], strict=True)))
+        self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
         moved = torch.where(self.baseline.isnan(), means[0], torch.lerp(means[0], self.baseline, self.baseline_decay))
         # A step that overflowed under a GradScaler must not stay in the average.
         self.baseline.copy_(torch.where(means[0].isfinite(), moved, self.baseline))

@@ -25,6 +25,7 @@ from .report import HeldOutReport
 from .report_by_views import report_by_views
 from .scores import kept_as, scores_of
 from .task import RIGHT_BY_DEFINITION, Task
+from .watch import warn_about_labels
 
 
 def recommend(
@@ -72,7 +73,9 @@ def recommend(
             candidates = with_extras(aug, CandidateProduct(aug.anchor_families, config.max_columns).candidates())
             prepared = prepare(task, held, "val_table", candidates, rows, logits=kept_as(task.loss))
             put_right = PutRight(task, candidates, rows)
-            report = compare(aug, prepared, scores_of(prepared, task.loss), candidates, put_right=put_right)
+            scores = scores_of(prepared, task.loss)
+            warn_about_labels(scores)
+            report = compare(aug, prepared, scores, candidates, put_right=put_right)
         else:
             report = report_by_views(task, held)
     aug.recommended["model"] = model_sha256(classifier)

@@ -24,7 +24,7 @@ class HeldOutArm:
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
         undisturbed: ``(N,)`` the share of right answers among the copies of each image that no nuisance disturbed, NaN where
             all were; None where there is no such copy.
-        undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature.
+        undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature; or of the loss of one's own.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """
 
@@ -78,6 +78,8 @@ class HeldOutReport:
                 gains = {"gain": 100 * (arm.correct.astype(float) - single.correct.astype(float))}
             if arm.undisturbed is not None:
                 gains["undisturbed"] = 100 * (arm.undisturbed - single.undisturbed)
+            elif arm.correct is None and arm.undisturbed_nll is not None:
+                gains["undisturbed"] = single.undisturbed_nll - arm.undisturbed_nll
             rows.append(arm.summary())
             for name, differences in gains.items():
                 keys = (name, f"{name}_low", f"{name}_high")

@@ -1,8 +1,10 @@
 """Scores of views, and of averages of them, on held-out images: by the labels of a classifier, or by a loss of one's own."""
 
+import math
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -81,19 +83,29 @@ class Scores:
         correct, losses = self.score(averaged)
         # Copies of one image are no independent witnesses.
         losses, undisturbed = losses.unflatten(0, (-1, self.held.draws)), {}
+        if self.held.undisturbed is not None:
+            left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))  # 0 / 0 is NaN
+            as_deployed = self.as_deployed(averaged, losses.flatten()).unflatten(0, (-1, self.held.draws))
+            undisturbed["undisturbed_nll"] = ((as_deployed * left).sum(1) / left.sum(1)).numpy()
         if correct is not None:
             correct = correct.unflatten(0, (-1, self.held.draws))
             if self.held.undisturbed is not None:
-                left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))  # 0 / 0 is NaN
                 undisturbed["undisturbed"] = ((correct & left).sum(1) / left.sum(1)).numpy()
-                as_deployed = self.cross_entropy(averaged).unflatten(0, (-1, self.held.draws))
-                undisturbed["undisturbed_nll"] = ((as_deployed * left).sum(1) / left.sum(1)).numpy()
             correct = (correct.float().mean(1) if self.held.draws > 1 else correct[:, 0]).numpy()
         return HeldOutArm(name, k, cost, correct, losses.mean(1).numpy(), setting, **undisturbed)
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
         raise NotImplementedError
+
+    def as_deployed(self, averaged: Tensor, losses: Tensor) -> Tensor:
+        """Losses ``(R,)`` of the answers as a `TTAModel` gives them; ``losses`` are what `score` gave."""
+        return losses
+
+    @property
+    def of_images(self) -> np.ndarray | None:
+        """``(N,)`` the class of every image, where the targets are classes."""
+        return None
 
 
 class ClassScores(Scores):
@@ -155,6 +167,30 @@ class ClassScores(Scores):
         from ..tta.calibration import best_temperature  # SciPy, which takes a while to import
 
         return best_temperature(averaged, self.target)
+
+    @property
+    def of_images(self) -> np.ndarray:
+        return self.right[:: self.held.draws].numpy()
+
+    def doubt(self) -> tuple[str, bool] | None:
+        plain, right = self.held.rows["plain"].tensor().float(), self.right[:: self.held.draws]
+        n, chance = len(plain), 1 / self.classes
+        loss, share = cross_entropy(plain, right).mean().item(), (plain.argmax(1) == right).float().mean().item()
+        if not self.labelled or loss <= math.log(self.classes):
+            return None
+        worse = f"labels: the held-out loss, {loss:.2f} nats, is above ln {self.classes} = {math.log(self.classes):.2f}, that of guessing"
+        if share <= chance + 3 * math.sqrt(chance * (1 - chance) / n):
+            return (
+                f"{worse}: the labels do not match the classifier's classes. Check their order, or the class map",
+                True,
+            )
+        return (
+            f"{worse}, though {100 * share:.0f} % are right: the classifier is sure of wrong answers. These images are unlike "
+            "those it was trained on, or some labels do not match its classes: check the class map"
+        ), False
+
+    def as_deployed(self, averaged: Tensor, losses: Tensor) -> Tensor:
+        return self.cross_entropy(averaged)
 
     def cross_entropy(self, averaged: Tensor) -> Tensor:
         """``(R,)`` of answers ``(R, C)``."""

@@ -6,17 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..families import Family
-from .entropy import LIMITS, EntropyController
-from .losses import cross_entropy
+from .entropy import EntropyController
 from .prepared import Prepared
+from .scores import Scores
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 200  # updates in a row before anything is said: every run starts narrow
-COLLAPSED = 1.0  # nats below the band
+COLLAPSED = 1.0  # nats below the band; of a table, half of the way to 0 if that is less
 TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
 MOST_ALIKE = 20  # images with the same small numbers that are looked at more closely
@@ -40,14 +39,19 @@ class Watch:
     def update(self, entropies: Mapping[str, float], controller: EntropyController) -> None:
         """Mean entropies (nats) of one batch, after the controller's step."""
         for name, entropy in entropies.items():
+            if not math.isfinite(entropy):  # a batch that overflowed
+                continue
             below = controller.violation(name, entropy)
             low, high = controller.bands[name]
-            at_limit = controller.settled_weight(name) >= LIMITS[1] * (1 - 1e-6)
+            most = controller.limits[1]
+            at_limit = controller.settled_weight(name) >= most * (1 - 1e-6)
+            # The entropy of a table cannot fall below 0: of a few candidates it is gone before it is a nat below the band.
+            collapsed = min(COLLAPSED, low / 2) if low > 0 else COLLAPSED
             self._note(
                 name,
                 "collapse",
-                below > COLLAPSED,
-                f"{name}: entropy {entropy:.2f} nats has stayed more than {COLLAPSED:g} below its band "
+                below > collapsed,
+                f"{name}: entropy {entropy:.2f} nats has stayed more than {collapsed:.2g} below its band "
                 f"[{low:.2f}, {high:.2f}]: (almost) nothing is augmented. Raise λ, e.g. "
                 f"EntropyConfig(initial_weight={2 * controller.settled_weight(name):.2g}), or its rate, or φ's learning rate",
             )
@@ -62,7 +66,7 @@ class Watch:
                 name,
                 "limit",
                 at_limit and below > 0,
-                f"{name}: λ is at its limit {LIMITS[1]:g} and entropy {entropy:.2f} nats is still below the "
+                f"{name}: λ is at its limit {most:g} and entropy {entropy:.2f} nats is still below the "
                 f"band [{low:.2f}, {high:.2f}]: the loss forbids this band; choose a lower one",
             )
 
@@ -99,14 +103,12 @@ def warn_outside_band(entropies: Mapping[str, float], controller: EntropyControl
 
 
 def warn_about_data(train: Prepared, held: Prepared) -> None:
-    """Log what the losses of the images themselves give away: labels that do not match, images learned by heart.
+    """Log what the losses of the images themselves give away: images learned by heart.
 
     Args:
         train, held: with tables; column 0 is the image itself.
     """
     losses = [part.rows["losses"].tensor()[:, :, 0].mean(1) for part in (train, held)]
-    if "plain" in held.rows and held.images.targets is not None:
-        _warn_about_labels(held.rows["plain"].tensor().float(), held.images.targets.cpu())
     if len(losses[0]) < 50 or len(losses[1]) < 50:
         return
     # Memorised images are nearly all sure: half of them have next to no loss, where others have some.
@@ -118,6 +120,13 @@ def warn_about_data(train: Prepared, held: Prepared) -> None:
             f"{losses[1].mean():.2f}: it has memorised the former, and what is fitted to them will not hold for others. Fit "
             "on images it was not trained on"
         )
+
+
+def warn_about_labels(scores: Scores | None) -> None:
+    """Log what is wrong with labels, before the long work."""
+    doubt = None if scores is None else scores.doubt()
+    if doubt is not None:
+        logger.warning(doubt[0])
 
 
 def warn_about_copies(train: Prepared, held: Prepared) -> None:
@@ -147,25 +156,3 @@ def warn_about_copies(train: Prepared, held: Prepared) -> None:
 def _images(data: Prepared, name: str) -> Iterator[np.ndarray]:
     for index in torch.arange(len(data)).split(256):
         yield from data.take(name, index).cpu().numpy()
-
-
-def _warn_about_labels(logits: Tensor, targets: Tensor) -> None:
-    """Log that answers ``(N, classes)`` on images as they are, not disturbed, do worse than guessing."""
-    n, classes = logits.shape
-    loss = cross_entropy(logits, targets).mean().item()
-    if loss <= math.log(classes):
-        return
-    right = (logits.argmax(1) == (targets.argmax(1) if targets.ndim == 2 else targets)).float().mean().item()
-    chance = 1 / classes
-    worse = (
-        f"labels: the held-out loss, {loss:.2f} nats, is above ln {classes} = {math.log(classes):.2f}, that of guessing"
-    )
-    if right > chance + 3 * math.sqrt(chance * (1 - chance) / n):
-        logger.warning(
-            f"{worse}, though {100 * right:.0f} % are right: the classifier is sure of wrong answers. These images are unlike "
-            "those it was trained on, or some labels do not match its classes: check the class map"
-        )
-    else:
-        logger.warning(
-            f"{worse}: the labels do not match the classifier's classes. Check their order, or the class map"
-        )

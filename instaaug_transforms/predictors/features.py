@@ -65,13 +65,17 @@ class FeaturesPredictor(Predictor):
         self.map_norm = nn.GroupNorm(1, tapped.map.shape[1])
         self.vector_norm = nn.LayerNorm(tapped.penultimate.shape[1])
         self.drop = nn.Dropout(self.dropout)
-        self.classifier_sha256 = fingerprint(self.classifier)
         super()._build(families)
 
     @property
     def classifier(self) -> nn.Module:
         """The classifier whose features φ reads."""
         return self._classifier[0]
+
+    @property
+    def classifier_sha256(self) -> str:
+        """Of the classifier as it is now: one that is trained along is another after every step."""
+        return fingerprint(self.classifier)
 
     def config(self) -> dict[str, Any]:
         """Kind, constructor arguments besides the classifier, and the sha256 that it must have."""

@@ -84,9 +84,10 @@ class ClassPredictor(GlobalPredictor):
         """Images ``(B, C, H, W)``, and their classes ``(B,)``, to raw outputs ``(B, R)`` per family."""
         if labels is None:
             return super().forward(images)
-        if labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes:
+        whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
+        if not whole or labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes:
             raise InstaAugError(
-                f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)}"
+                f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)} {labels.dtype}"
             )
         return {name: table[labels].float() for name, table in self.raw.items()}
 

@@ -240,6 +240,8 @@ def views_nll(
     *,
     select: str = "top",
     how: str = "mean_prob",
+    nuisance: Step | Sequence[Step] | None = None,
+    nuisance_probability: float = 1.0,
     batch_size: int = 256,
     amp: bool = False,
     seed: int = 0,
@@ -250,9 +252,10 @@ def views_nll(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
+    disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
-    run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
+    run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how)
     with frozen(classifier), torch.no_grad():
         averages, _ = run.averages(
             [_way(OURS, [n_views], arms.learned(aug, n_views, select, predict=run.shared.predict))], data

@@ -15,10 +15,11 @@ def show_table(rows: Sequence[Mapping[str, Any]], recommended: int | None = None
         else:
             figures = [f"{row['loss']:.4g}", _interval(row, "gain", ".3g") if i else ""]
         if undisturbed:
-            figures.append(_interval(row, "undisturbed", ".2f") if i else "")
+            figures.append(_interval(row, "undisturbed", ".2f" if by_classes else ".3g") if i else "")
         lines.append([row["arm"] + (" ←" if i == recommended else ""), row["K"], f"{row['cost']:.3g}", *figures])
     measures = ["top-1 %", "points over one view [95 %]", "NLL"] if by_classes else ["loss", "below one view [95 %]"]
-    measures += ["images as they are, points"] if undisturbed else []
+    as_they_are = "images as they are, points" if by_classes else "images as they are, below one view"
+    measures += [as_they_are] if undisturbed else []
     return tabulate(lines, ["views", "K", "forwards", *measures], tablefmt="github", disable_numparse=True)
 
 

@@ -10,7 +10,7 @@ from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from .style import accent, as_batch, ink, new_figure, show_image
+from .style import accent, ink, looked_at, new_figure, show_image, views_of
 
 
 def ranked_candidates(aug: LearnedAugment, distribution: AugmentDistribution, k: int) -> tuple[AugmentParams, Tensor]:
@@ -32,20 +32,16 @@ def ranked_candidates(aug: LearnedAugment, distribution: AugmentDistribution, k:
 @torch.no_grad()
 def likeliest_candidates(aug: LearnedAugment, images: Tensor, k: int = 4) -> Any:
     """A row per image ``(N, C, H, W)``: the image, framed in red, then its likeliest candidates with their probabilities."""
-    images = as_batch(images)
-    params, probs = ranked_candidates(aug, aug.distribution(images), k)
+    images, distribution = looked_at(aug, images)
+    params, probs = ranked_candidates(aug, distribution, k)
+    views = views_of(aug, images, params)
     height, width = images.shape[-2:]
     figure = new_figure(1.3 * (len(probs) + 1), (1.3 * height / width + 0.22) * len(images))
     grid = figure.subplots(len(images), len(probs) + 1, squeeze=False)
     for i, image in enumerate(images):
         show_image(grid[i, 0], image)
         grid[i, 0].set_title("image", fontsize=8, color=accent(), pad=2)
-        for axes, view, p in zip(grid[i, 1:], _views(aug, image, params, i), probs[:, i].tolist(), strict=True):
+        for axes, view, p in zip(grid[i, 1:], views[:, i], probs[:, i].tolist(), strict=True):
             show_image(axes, view)
             axes.set_title(f"{100 * p:.0f} %", fontsize=8, color=ink(), pad=2)
     return figure
-
-
-def _views(aug: LearnedAugment, image: Tensor, params: AugmentParams, i: int) -> Tensor:
-    batch, back = aug.prepare(image[None].expand(params.batch_shape[0], -1, -1, -1))
-    return back(aug.apply(batch, params.map(lambda field: field[:, i])))

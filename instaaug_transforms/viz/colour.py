@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import accent, as_batch, ink, new_figure, pale, part_of, show_image
+from .style import accent, ink, looked_at, new_figure, pale, part_of, show_image
 
 SEGMENTS = 72
 
@@ -70,15 +70,12 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
     The black tick is the image's own mean colour, the red arc and bars are where it may go, and the views on the right are
     samples of colour alone (no crop, no turn).
     """
-    images = as_batch(images)
-    distribution = aug.distribution(images)
+    images, distribution = looked_at(aug, images)
     part_of(aug, distribution, "hsv")
     params = distribution.stratified(n_views, torch.Generator(device=images.device).manual_seed(seed))
     plain = distribution.identity()
     names = distribution.parts["hsv"].fields
-    views = [
-        aug.apply(aug.prepare(images)[0], plain.replace(**{n: params[n][k] for n in names})) for k in range(n_views)
-    ]
+    views = [aug.apply(images, plain.replace(**{n: params[n][k] for n in names})) for k in range(n_views)]
     shape = images.shape[-1] / images.shape[-2]
     wide = min(max(shape, 0.6), 1.8)
     ratios = [wide, 1.0, 1.5, *[wide] * n_views]

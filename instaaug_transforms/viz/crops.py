@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import ACCENT, INK, accent, as_batch, faint, ink, new_figure, pale, panels, part_of, show_image, tidy
+from .style import ACCENT, INK, accent, faint, ink, looked_at, new_figure, pale, panels, part_of, show_image, tidy
 
 SMALLEST = 0.01  # boxes that are less likely are left out
 
@@ -80,8 +80,7 @@ def _distinct(boxes: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
-    image = as_batch(image)[0]
-    distribution = aug.distribution(image)
+    (image,), distribution = looked_at(aug, image)
     probs = part_of(aug, distribution, "crop").categorical.probs[0]
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
     axes = figure.subplots()
@@ -112,8 +111,8 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
         images: what to look at.
         bins: cells per axis of the map.
     """
-    images = as_batch(images)
-    part = part_of(aug, aug.distribution(images), "crop")
+    images, distribution = looked_at(aug, images)
+    part = part_of(aug, distribution, "crop")
     density, whole = centre_density(part, bins)
     columns = min(len(images), 5)
     height = 2.0 * images.shape[-2] / images.shape[-1] + 0.35
@@ -169,8 +168,8 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
     Bars are means over the images; with two or more images, whiskers span the middle four fifths of them. Beside it, the share
     of crops whose side exceeds a given one: a line per image in grey, their mean in red.
     """
-    images = as_batch(images)
-    part = part_of(aug, aug.distribution(images), "crop")
+    images, distribution = looked_at(aug, images)
+    part = part_of(aug, distribution, "crop")
     sides, share = side_shares(part)
     figure = new_figure(6.4, 2.4)
     left, right = figure.subplots(1, 2)

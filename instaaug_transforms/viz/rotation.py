@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from .style import accent, as_batch, ink, pale, panels, part_of, show_image
+from .style import accent, ink, looked_at, pale, panels, part_of, show_image
 
 
 def draw_rotation(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int) -> None:
@@ -28,8 +28,7 @@ def draw_rotation(axes: Any, image: Tensor, distribution: AugmentDistribution, i
 @torch.no_grad()
 def rotation_arcs(aug: LearnedAugment, images: Tensor, columns: int = 6) -> Any:
     """A dial per image of ``(N, C, H, W)`` or ``(C, H, W)``: its learned range of rotation."""
-    images = as_batch(images)
-    distribution = aug.distribution(images)
+    images, distribution = looked_at(aug, images)
     part_of(aug, distribution, "rotate")
     figure, dials = panels(len(images), min(columns, len(images)), 1.4, 1.55)
     for index, (axes, image) in enumerate(zip(dials, images, strict=True)):

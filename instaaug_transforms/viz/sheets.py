@@ -8,16 +8,15 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from .crops import draw_crops
 from .rotation import draw_rotation
-from .style import accent, as_batch, ink, new_figure, panels, row_label, show_image
+from .style import accent, ink, looked_at, new_figure, panels, row_label, show_image, views_of
 
 
 @torch.no_grad()
 def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: int = 0) -> Any:
     """One column per image ``(N, C, H, W)``: range of rotation, likeliest crops, sampled views — what the families allow."""
-    images = as_batch(images)
-    distribution = aug.distribution(images)
+    images, distribution = looked_at(aug, images)
     rows = [name for name in ("rotate", "crop") if name in distribution.parts]
-    views, _ = aug.views(images, n_views, "stratified", torch.Generator().manual_seed(seed))
+    views = views_of(aug, images, distribution.stratified(n_views, torch.Generator().manual_seed(seed)))
     figure = new_figure(1.15 * len(images) + 0.4, 1.35 * len(rows) + 1.05 * n_views + 0.3)
     ratios = [1.3] * len(rows) + [1.0] * n_views
     grid = figure.subplots(len(ratios), len(images), squeeze=False, height_ratios=ratios)
@@ -39,9 +38,10 @@ def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: 
 @torch.no_grad()
 def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: int = 6, seed: int = 0) -> Any:
     """An image ``(C, H, W)``, framed in red, and samples of its learned distribution; of equal ones the first, with their number."""
-    image = as_batch(image)[0]
-    views, _ = aug.views(image, rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
-    distinct, times = distinct_views(views[:, 0])
+    (image,), distribution = looked_at(aug, image)
+    params = distribution.select(rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
+    views = views_of(aug, image[None], params)[:, 0]
+    distinct, times = distinct_views(views)
     height, width = views.shape[-2:]
     figure, grid = panels(len(distinct) + 1, columns, 1.3, 1.3 * height / width + 0.2)
     titles = ["image", *(f"{n} of {len(views)} samples" if n > 1 else "sample" for n in times)]

@@ -4,13 +4,12 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_dtype
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..functional.inputs import batched
+from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from ..utils.files import drawn
 
@@ -100,6 +99,13 @@ def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str)
     return distribution.parts[family]
 
 
-def as_batch(images: Tensor) -> Tensor:
-    """``(C, H, W)`` or ``(N, C, H, W)``, of any dtype, to the latter, float in [0, 1]."""
-    return to_dtype(batched(images), torch.float32, scale=True)
+def looked_at(aug: LearnedAugment, images: Tensor) -> tuple[Tensor, AugmentDistribution]:
+    """``(C, H, W)`` or ``(N, C, H, W)``, as ``aug`` takes them, to the latter in [0, 1], not normalised; and their distribution."""
+    batch, _ = aug.prepare(batched(images))
+    return batch.float(), aug.predict(batch)
+
+
+def views_of(aug: LearnedAugment, batch: Tensor, params: AugmentParams) -> Tensor:
+    """Views ``(n, N, C, H, W)`` of images ``(N, C, H, W)`` in [0, 1] by ``(n, N)`` parameters."""
+    n = params.batch_shape[0]
+    return aug.apply(batch.repeat(n, 1, 1, 1), params.flatten()).unflatten(0, (n, -1))

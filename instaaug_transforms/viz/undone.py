@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..tta.views import normalizing
 from .candidates import ranked_candidates
-from .style import accent, as_batch, ink, new_figure, row_label, show_image
+from .style import accent, ink, looked_at, new_figure, row_label, show_image
 
 
 @torch.no_grad()
@@ -17,14 +18,14 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
 
     Args:
         aug: with a table of candidates.
-        classifier: images in [0, 1] to logits ``(B, classes)``, in eval mode.
+        classifier: images to logits ``(B, classes)``, in eval mode; they are normalised for it where ``aug`` takes them so.
         images: N images.
         name: of a class, by its index.
     """
-    images = as_batch(images)
-    params, _ = ranked_candidates(aug, aug.distribution(images), 1)
-    batch, back = aug.prepare(images)
-    views = back(aug.apply(batch, params.index(0)))
+    images, distribution = looked_at(aug, images)
+    params, _ = ranked_candidates(aug, distribution, 1)
+    views = aug.apply(images, params.index(0))
+    classifier = normalizing(aug, classifier)
     height, width = images.shape[-2:]
     figure = new_figure(1.5 * len(images), 2 * (1.5 * height / width + 0.3))
     grid = figure.subplots(2, len(images), squeeze=False)

@@ -1,0 +1,46 @@
+"""Whether what `LearnedAugment.sample` is asked for can be learned from."""
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from ..utils.errors import InstaAugError
+
+
+def check_sample(aug: v2.Transform, images: Tensor, labels: Tensor | None, select: str) -> None:
+    """Raise where views would teach φ nothing, or something else than they show."""
+    if aug.p < 1 or aug.same_on_batch:
+        raise InstaAugError(
+            f"sample: needs p=1 and same_on_batch=False, got p={aug.p}, same_on_batch={aug.same_on_batch}; mix "
+            "plain images into the batch yourself"
+        )
+    if select not in ("sample", "stratified"):
+        raise InstaAugError(f"select: expected sample or stratified, got {select!r}")
+    kind, learns = type(aug.predictor).__name__, torch.is_grad_enabled() and _needs_grad(aug)
+    if labels is not None and not aug.predictor.reads_labels:
+        raise InstaAugError(f"labels: only ClassPredictor reads them, this predictor is a {kind}; leave them out")
+    if labels is None and aug.predictor.reads_labels and learns:
+        raise InstaAugError(f"labels: a {kind} learns from them; aug.sample(images, labels=labels)")
+    if not learns:
+        return
+    check_ranges(aug)
+    ranges = ", ".join(family.name for family in aug.families if family.has_rsample)
+    if ranges and not images.is_floating_point():
+        raise InstaAugError(
+            f"images: {ranges} learn through the views, and bytes carry no gradient; give floats in [0, 1]: images / 255, or "
+            "v2.ToDtype(torch.float32, scale=True) before"
+        )
+
+
+def check_ranges(aug: v2.Transform) -> None:
+    """Raise where ranges of geometry would have no gradient."""
+    moving = ", ".join(f.name for f in aug.families if f.has_rsample and f.stage == "geometry")
+    if moving and aug.interpolation == "nearest":
+        raise InstaAugError(
+            f"interpolation: through 'nearest' no gradient reaches {moving}; make the transform with 'bilinear', and set "
+            "aug.interpolation = 'nearest' when it has learned"
+        )
+
+
+def _needs_grad(aug: v2.Transform) -> bool:
+    return any(weight.requires_grad for weight in aug.predictor.parameters())

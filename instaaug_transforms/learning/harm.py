@@ -1,0 +1,92 @@
+"""What an arm costs images that no nuisance disturbed, all of them and class by class."""
+
+import math
+
+import numpy as np
+
+from ..utils.stats import mean_interval
+from .report import HeldOutArm
+
+LARGE = 0.03  # of the answers: what is lost is named from two standard errors on, and this much from one on
+LARGE_LOSS = 0.1  # likewise, of a loss that is no accuracy, a share of one view's
+CLASS_LARGE = 0.1  # of the answers of one class
+CLASS_CERTAIN = 0.025  # chance that a class where nothing changes is named, all classes together
+CLASS_FEWEST = 5  # images of a class, below which nothing is certain
+
+
+def paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Mean difference first − second, and its standard error."""
+    difference = first.astype(float) - second.astype(float)
+    return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
+
+
+def lost(arm: HeldOutArm, single: HeldOutArm) -> np.ndarray | None:
+    """Per image that has copies as they were, how much less often answers are right; or, of numbers, how much larger the loss is."""
+    if arm.undisturbed is not None:
+        return _known(single.undisturbed - arm.undisturbed)
+    if arm.correct is None and arm.undisturbed_nll is not None:
+        return _known(arm.undisturbed_nll - single.undisturbed_nll)
+    return None
+
+
+def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether such images certainly pay for others; or probably, and much."""
+    less = lost(arm, single)
+    if less is None:
+        return False
+    mean, error = paired(less, np.zeros(1))
+    large = LARGE if arm.undisturbed is not None else LARGE_LOSS * float(np.nanmean(single.undisturbed_nll))
+    return mean > 2 * error or (mean > error and mean > large)
+
+
+def hedges(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether the NLL of such images is higher by more than a standard error."""
+    if arm.undisturbed_nll is None:
+        return False
+    cost, error = paired(_known(arm.undisturbed_nll - single.undisturbed_nll), np.zeros(1))
+    return cost > error
+
+
+def class_that_pays(
+    arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None
+) -> tuple[int, float, int, bool] | None:
+    """The class that loses most answers, what share of them, of how many images, and whether that is certain; None where none does.
+
+    The images count that nothing disturbed, or without a nuisance all. Certain is a loss of a tenth or more by a sign test over images,
+    corrected for the number of classes (Bonferroni). With fewer images a class is named if a third of its answers are lost, two or more.
+    """
+    before = single.correct if single.undisturbed is None else single.undisturbed
+    after = arm.correct if arm.undisturbed is None else arm.undisturbed
+    if classes is None or before is None or after is None:
+        return None
+    less = before.astype(float) - after.astype(float)
+    known = np.isfinite(less)
+    less, of = less[known], classes[known]
+    names, place, counts = np.unique(of, return_inverse=True, return_counts=True)
+    shares = np.bincount(place, less) / counts
+    worse, better = np.bincount(place, less > 0), np.bincount(place, less < 0)
+    named: tuple[int, float, int, bool] | None = None
+    for k in np.argsort(-shares):
+        if shares[k] < CLASS_LARGE:
+            break
+        certain = counts[k] >= CLASS_FEWEST and _chance(worse[k], better[k]) * len(names) < CLASS_CERTAIN
+        if certain:
+            return int(names[k]), float(shares[k]), int(counts[k]), True
+        if named is None and shares[k] >= 1 / 3 and worse[k] >= 2 and worse[k] > better[k]:
+            named = int(names[k]), float(shares[k]), int(counts[k]), False
+    return named
+
+
+def interval_of_loss(arm: HeldOutArm, single: HeldOutArm) -> tuple[float, float, float]:
+    """What `lost` gives, on average, and its 95 % interval."""
+    return tuple(mean_interval(lost(arm, single)))
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _chance(worse: float, better: float) -> float:
+    """That of so many images so many or more are worse by chance: the sign test, one-sided."""
+    n, k = int(worse + better), int(worse)
+    return sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n

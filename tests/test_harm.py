@@ -1,0 +1,164 @@
+"""What an arm costs images that nothing disturbed, all of them and class by class."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import nn
+
+import instaaug_transforms as ia
+from instaaug_transforms.learning.harm import _chance, class_that_pays, costs_others, lost
+from instaaug_transforms.learning.recommendation import choose_arm, conclude
+from instaaug_transforms.learning.report import HeldOutArm
+
+
+def arm(name, right, undisturbed=None, loss=1.0, as_they_are=None):
+    """Of every image one copy; a loss of one's own where ``right`` is None."""
+    n = len(undisturbed if right is None else right)
+    nll = np.broadcast_to(loss, n).astype(float)
+    return HeldOutArm(name, 1, 1, right, nll, {}, undisturbed=undisturbed, undisturbed_nll=as_they_are)
+
+
+def shares(n, lost, known=None):
+    """Right answers on images as they are: all but ``lost``; NaN beyond the first ``known``."""
+    values = (np.arange(n) >= lost).astype(float)
+    values[n if known is None else known :] = np.nan
+    return values
+
+
+@pytest.mark.parametrize(
+    ("n", "less", "refused"),
+    [
+        (100, 2, False),  # 2.0 points, 1.4 standard errors
+        (100, 5, True),  # 5.0 points, 2.3
+        (40, 2, True),  # 5.0 points, 1.45: probable, and much
+        (40, 1, False),  # 2.5 points, 1.01: probable, and little
+        (20, 1, True),  # 5.0 points, 1.03
+        (400, 8, True),  # 2.0 points, 2.9
+    ],
+)
+def test_what_is_lost_for_certain_or_probably_and_much_is_refused(n, less, refused):
+    single = arm("one view", np.zeros(n, bool), shares(n, 0))
+    other = arm("ours", np.ones(n, bool), shares(n, less))
+    assert lost(other, single).mean() == pytest.approx(less / n)
+    assert costs_others(other, single) == refused
+    assert (choose_arm([single, other]) is other) == (not refused)
+
+
+@pytest.mark.parametrize(("worse", "refused"), [(0.0, False), (0.02, False), (0.06, True), (2.0, True)])
+def test_a_loss_of_ones_own_is_guarded_as_accuracy_is(worse, refused):
+    """Errors of a regression: on all images 0.5 lower, on those as they were higher; standard error 0.015."""
+    noise = np.tile([-0.15, 0.15], 50)
+    single = arm("one view", None, loss=np.full(100, 1.0), undisturbed=np.zeros(100), as_they_are=np.full(100, 0.3))
+    other = arm("ours", None, loss=np.full(100, 0.5), undisturbed=np.zeros(100), as_they_are=0.3 + worse + noise)
+    single, other = (
+        HeldOutArm(a.name, 1, 1, None, a.nll, {}, undisturbed_nll=a.undisturbed_nll) for a in (single, other)
+    )
+    assert costs_others(other, single) == refused
+    report = conclude([single, other], 100, True)
+    assert (report.recommended is single) == refused
+    said = f"images that nothing disturbed have a loss that is larger by {worse:.3g} ["
+    assert (said in str(report)) == (worse > 0)
+    assert "images as they are, below one view" in str(report)
+    assert report.rows()[1]["undisturbed"] == pytest.approx(-worse)
+
+
+@pytest.mark.parametrize("k", [0, 1, 5, 9])
+def test_chance_is_that_of_a_sign_test(k):
+    assert _chance(k, 9 - k) == pytest.approx(binomtest(k, 9, 0.5, alternative="greater").pvalue)
+
+
+def test_the_class_that_pays():
+    """Of ten classes of 20 images, class 3 loses some answers, and the others gain as many."""
+    classes = np.repeat(np.arange(10), 20)
+    single = arm("one view", np.arange(200) % 20 > 1, None, loss=2.0)
+
+    def other(less):
+        right = np.ones(200, bool)
+        right[60 : 60 + less] = False
+        return arm("ours", right, None)
+
+    assert class_that_pays(other(2), single, classes) is None  # they were wrong before
+    assert class_that_pays(other(6), single, classes) is None  # of 18 right answers 4, which may be chance
+    assert class_that_pays(other(10), single, classes) == (3, pytest.approx(0.4), 20, False)
+    assert class_that_pays(other(13), single, classes) == (
+        3,
+        pytest.approx(0.55),
+        20,
+        True,
+    )  # 10 · 0.5 ** 11 < 0.025 < 10 · 0.5 ** 8
+    assert class_that_pays(other(13), single, None) is None
+    undisturbed = np.where(classes == 3, np.nan, 1.0)  # no image of it is as it was
+    at_rest = [HeldOutArm("", 1, 1, one.correct, one.nll, {}, undisturbed=undisturbed) for one in (single, other(13))]
+    assert class_that_pays(at_rest[1], at_rest[0], classes) is None
+    report = conclude([single, better := other(13)], 200, True, classes)
+    assert report.recommended is single and choose_arm([single, better]) is better
+    assert "gains 3.5 points on all, but images of class 3 lose 55 % of their right answers by it (20 held-out" in str(
+        report
+    )
+
+
+def test_a_rare_class_is_named_though_it_proves_nothing():
+    classes = np.array([0] * 100 + [1] * 3)
+    undisturbed = np.ones(103)
+    single = arm("one view", np.arange(103) >= 40, undisturbed, loss=2.0, as_they_are=np.ones(103))
+    after = undisturbed.copy()
+    after[100:102] = 0
+    right = np.ones(103, bool)
+    right[100:102] = False
+    ours = arm("ours", right, after, loss=0.5, as_they_are=np.ones(103))
+    report = conclude([single, ours], 103, False, classes)
+    assert report.recommended is ours
+    assert "images of class 1 lose 67 % of their right answers by it (3 held-out images)" in str(report)
+    assert "images that nothing disturbed get another answer than before in 1.9 % of cases [" in str(report)
+
+
+def test_what_a_few_images_cannot_tell_is_said():
+    single = arm("one view", np.arange(30) < 10, shares(30, 0, 15), as_they_are=np.ones(30))
+    ours = arm("ours", np.ones(30, bool), shares(30, 0, 15), loss=0.2, as_they_are=np.ones(30))
+    said = "of images that nothing disturbed 15 were held out and none lost by it; up to 20 points could be lost"
+    assert said in str(conclude([single, ours], 30, False))
+    luck = arm("ours", np.arange(30) < 13, shares(30, 0, 15), loss=1.0, as_they_are=np.ones(30))
+    report = conclude([single, luck], 30, False)
+    assert report.recommended is single
+    assert "ours, K = 1, is right 10.0 points more often, which may be chance with 30 held-out images" in str(report)
+
+
+class Shifted(nn.Module):
+    """Right, and sure, for labels that are one off."""
+
+    def forward(self, images):
+        return 9 * torch.eye(5)[(images.mean((1, 2, 3)) * 5).long().clamp(0, 4)]
+
+
+def test_labels_in_another_order_recommend_nothing(caplog):
+    torch.manual_seed(0)
+    labels = torch.arange(200) % 5
+    images = (labels[:, None, None, None] + 0.5).expand(-1, 3, 16, 16) / 5 + 0.02 * torch.randn(200, 3, 16, 16)
+    images = images.clamp(0, 1)
+    for off, doubted in ((1, True), (0, False)):
+        caplog.clear()
+        aug = ia.LearnedAugment(["turn"])
+        config = ia.FitConfig(max_steps=20, progress=False)
+        report = ia.fit(aug, Shifted(), (images, (labels + off) % 5), config=config).report
+        assert report.recommended.name == "one view"
+        assert ("the labels do not match the classifier's classes" in str(report)) == doubted
+        assert sum("do not match" in record.getMessage() for record in caplog.records) == doubted
+
+
+def test_maps_have_no_report_however_small(caplog):
+    """Maps move with the views; an average of them as they are would be judged."""
+
+    class Mapper(nn.Module):
+        def forward(self, images):
+            return images[:, :2]
+
+    def loss(maps, targets):
+        return nn.functional.cross_entropy(maps, targets, reduction="none").flatten(1).mean(1)
+
+    images = torch.rand(40, 3, 8, 8)
+    config = ia.FitConfig(max_steps=4, progress=False)
+    result = ia.fit(
+        ia.LearnedAugment(["turn"]), Mapper(), (images, (images[:, 0] > 0.5).long()), config=config, loss=loss
+    )
+    assert result.report is None and "report: none" in caplog.text
