@@ -28,6 +28,8 @@ class MeasuredImages(LabelledImages):
         normalization: redone before the model, or None.
     """
 
+    per_image = ("images", "targets", "index")
+
     def __init__(
         self,
         images: Tensor,
@@ -54,11 +56,6 @@ class MeasuredImages(LabelledImages):
     def to_model(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the model wants them."""
         return images if self.normalization is None else self.normalization.redo(images)
-
-    def subset(self, index: Tensor | slice) -> "MeasuredImages":
-        """The samples of the given indices."""
-        targets = None if self.targets is None else self.targets[index]
-        return MeasuredImages(self.images[index], targets, self.classes, self.index[index], self.normalization)
 
 
 def prepare(
