@@ -262,10 +262,12 @@ def _load(data: Any, name: str, workers: int) -> Images:
         return data
     if isinstance(data, DataLoader):
         return StreamedImages(data.dataset, name, workers or data.num_workers, sampled_rows(data, name))
+    if has_samples(data):
+        return StreamedImages(data, name, workers)
     if isinstance(data, (Tensor, np.ndarray)):
         data = (data, None)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
-        images, targets = data[0], data[1]
+    if isinstance(data, (tuple, list)):
+        images, targets = data
         numbers = isinstance(targets, (list, tuple)) and all(isinstance(target, (int, float)) for target in targets)
         images, targets = (
             torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in (images, targets)
@@ -279,15 +281,21 @@ def _load(data: Any, name: str, workers: int) -> Images:
             raise InstaAugError(f"{name}: expected images (N, C, H, W) with one target each, at least one; got {given}")
         _check_images(images, f"{name} of {given}")
         return LabelledImages(images, targets)
-    samples = hasattr(data, "__getitem__") and hasattr(data, "__len__")  # Hugging Face's datasets are no subclass
-    if samples and not isinstance(data, (str, bytes, Mapping)):
-        return StreamedImages(data, name, workers)
     fix = "of a folder make torchvision.datasets.ImageFolder(folder, transform)" if isinstance(data, str) else ""
     fix = "give one of its splits: data['train'], say" if isinstance(data, Mapping) else fix
     raise InstaAugError(
         f"{name}: expected images, (images, labels) tensors, a Dataset or a DataLoader, got {type(data).__name__}; "
         f"{fix or 'of what can only be iterated make a list: list(data)'}"
     )
+
+
+def has_samples(data: Any) -> bool:
+    """Whether it gives samples by index, as Datasets and lists do; Hugging Face's datasets are no subclass of torch's."""
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
+        return False  # images and targets
+    if isinstance(data, (Tensor, np.ndarray, str, bytes, Mapping)):
+        return False
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _check_images(images: Tensor, name: str) -> None:
