@@ -56,10 +56,12 @@ class AugmentDistribution(Distribution):
         return AugmentParams(**fields)
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else self.device
-        return torch.rand((*shape, *self.batch_shape, self.n_uniforms), generator=generator, device=device).to(
-            self.device
-        )
+        return self.rand((*shape, *self.batch_shape, self.n_uniforms), generator)
+
+    def rand(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Uniform numbers in [0, 1) where this is, drawn where the generator is."""
+        device = (generator or self).device
+        return torch.rand(tuple(shape), generator=generator, device=device).to(self.device)
 
     def rsample(
         self, sample_shape: Sequence[int] = torch.Size(), generator: torch.Generator | None = None
@@ -84,8 +86,7 @@ class AugmentDistribution(Distribution):
         probability. Each view alone is distributed as a sample is.
         """
         uniform = self._uniform(torch.Size((n,)), generator)
-        device = generator.device if generator is not None else self.device
-        order = torch.rand(uniform.shape, generator=generator, device=device).to(self.device).argsort(0)
+        order = self.rand(uniform.shape, generator).argsort(0)
         return self.from_uniform(((order + uniform) / n).clamp(max=math.nextafter(1.0, 0.0)))
 
     def top(self, k: int, offsets: Tensor | None = None) -> AugmentParams:
