@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .distributions import AnchorCategorical
-from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution
+from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution, identity_of
 from .params import AugmentParams
 from .utils.errors import InstaAugError
 
@@ -138,14 +138,8 @@ class AugmentDistribution(Distribution):
 
     def identity(self) -> AugmentParams:
         """The parameters that change nothing, ``(B,)``."""
-        shape = self.batch_shape
-        return AugmentParams(
-            **{
-                name: torch.full(shape, value, device=self.device)
-                for family in self.families
-                for name, value in family.identity().items()
-            }
-        )
+        fields = identity_of(self.families).items()
+        return AugmentParams(**{k: torch.full(self.batch_shape, v, device=self.device) for k, v in fields})
 
     def log_prob(self, params: AugmentParams) -> Tensor:
         """Log density of ``(*sample_shape, B)`` parameters."""

@@ -159,11 +159,7 @@ class TTAModel(ViewModel):
         return self._ask(views).unflatten(0, (n, -1))
 
     def _other_answers(
-        self,
-        batch: Tensor,
-        back: Callable[[Tensor], Any],
-        params: AugmentParams,
-        plain: Tensor,
+        self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams, plain: Tensor
     ) -> Tensor:
         """The same where logits ``plain`` (B, classes) of the images themselves are known: these are not looked at again."""
         n, size = params.batch_shape
