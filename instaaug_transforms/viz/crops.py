@@ -179,8 +179,7 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
         low, high = share.quantile(0.1, 0), share.quantile(0.9, 0)
         left.vlines(range(len(sides)), (100 * low).numpy(), (100 * high).numpy(), color=ink(), linewidth=1.2)
     left.set_xticks(range(len(sides)), [f"{side:g}" for side in sides.tolist()])
-    left.set_xlabel("side of the crop, share of the image's", fontsize=8, color=ink())
-    left.set_ylabel("crops, %", fontsize=8, color=ink())
+    tidy(left, "side of the crop, share of the image's", "crops, %")
     edges = torch.cat([torch.zeros(1), sides, torch.ones(1)]).numpy()
     above = torch.cat([torch.ones(len(share), 1), 1 - share.cumsum(1), torch.zeros(len(share), 1)], 1)
     above = (100 * above.clamp(0, 1)).numpy()
@@ -190,10 +189,7 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
     right.fill_between(edges, 0, above.mean(0), step="post", color=pale(), zorder=0)
     right.set_xlim(0, 1.02)
     right.set_ylim(0, 105)
-    right.set_xlabel("side s", fontsize=8, color=ink())
-    right.set_ylabel("crops larger than s, %", fontsize=8, color=ink())
-    for axes in (left, right):
-        tidy(axes)
+    tidy(right, "side s", "crops larger than s, %")
     return figure
 
 

@@ -81,8 +81,11 @@ def row_label(axes: Any, text: str) -> None:
     axes.text(-0.12, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8, color=ink())
 
 
-def tidy(axes: Any) -> None:
-    """A plain panel: two spines, small ticks."""
+def tidy(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
+    """A plain panel: two spines, small ticks; what its axes are, and what it shows."""
+    axes.set_title(title.replace("_", " "), fontsize=9, color=ink())
+    axes.set_xlabel(x, fontsize=8, color=ink())
+    axes.set_ylabel(y, fontsize=8, color=ink())
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(faint())
     axes.tick_params(labelsize=7, colors=ink())
