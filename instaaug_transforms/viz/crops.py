@@ -120,7 +120,7 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
     figure, every = panels(len(images), columns, max(2.0, 3.2 / columns), height)
     for axes, image, here, share in zip(every, images, density, whole.tolist(), strict=True):
         shown = image.mean(0, keepdim=True).expand(3, -1, -1) * 0.55 + 0.4  # pale and grey: the density is the picture
-        show_image(axes, shown, extent=(0, 1, 1, 0))
+        show_image(axes, shown, f"whole image: {100 * share:.0f} %", extent=(0, 1, 1, 0))
         axes.set_aspect(images.shape[-2] / images.shape[-1])
         peak = float(here.max())
         if peak > 0:
@@ -134,7 +134,6 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
             if levels[0] < levels[1] < peak:
                 lines = {"levels": levels, "colors": INK, "linewidths": (0.7, 1.4), "linestyles": ("--", "-")}
                 axes.contour(places, places, here.numpy(), **lines)
-        axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=ink(), pad=2)
     figure.supxlabel(
         "lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=ink()
     )

@@ -1,5 +1,6 @@
 """What all pictures share: colours, the figure, an image in it, and the file."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -68,12 +69,16 @@ faint = partial(on_page, FAINT)  # the rest: lines
 pale = partial(on_page, PALE)  # the rest: areas
 
 
-def show_image(axes: Any, image: Tensor, extent: tuple[float, float, float, float] | None = None) -> None:
-    """An image ``(C, H, W)`` in [0, 1], one or three channels."""
+def show_image(
+    axes: Any, image: Tensor, title: str = "", colour: str = "", size: float = 8, extent: Sequence[float] | None = None
+) -> None:
+    """An image ``(C, H, W)`` in [0, 1], one or three channels, and above it what it is, in ink by default."""
     pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
     axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=size, color=colour or ink(), pad=2)
 
 
 def row_label(axes: Any, text: str) -> None:
