@@ -290,7 +290,7 @@ def _load(data: Any, name: str, workers: int) -> Images:
 
 
 def has_samples(data: Any) -> bool:
-    """Whether it gives samples by index, as Datasets and lists do; Hugging Face's datasets are no subclass of torch's."""
+    """Whether it gives samples by index, as lists and Datasets do; Hugging Face's are no subclass of torch's."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
         return False  # images and targets
     if isinstance(data, (Tensor, np.ndarray, str, bytes, Mapping)):

@@ -28,8 +28,7 @@ class UniformFamily(Family):
     t = σ(r_c), the width is s·(b − a) and lo = a + (1 − s)·t·(b − a), so lo < hi always and both stay in [a, b].
 
     Args:
-        bounds: for each field, the widest range [a, b] allowed. Must hold the identity, which is 0 unless `identity` says
-            otherwise.
+        bounds: for each field, the widest range [a, b] allowed. Must hold the identity, which is 0 by default.
 
     Attributes:
         bounds: the same, as floats.

@@ -65,7 +65,7 @@ def _draw_box(axes: Any, box: tuple[float, float, float, float], p: float, top: 
 
 
 def probability_colours() -> Any:
-    """Grey for the unlikely to the accent for the likely; darker as it goes, so that it survives a black and white print."""
+    """Grey for the unlikely to the accent for the likely; darker as it goes, to survive a black and white print."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("probability", ["#c4c4c4", "#d9697a", ACCENT, "#7d0a1d"])

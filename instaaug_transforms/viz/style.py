@@ -37,7 +37,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def panels(n: int, columns: int, width: float, height: float, more: float = 0.0) -> tuple[Any, list[Any]]:
-    """A figure of ``n`` panels of ``width`` × ``height`` inches, ``columns`` in a row, ``more`` inches below; and those."""
+    """``n`` panels of ``width`` × ``height`` inches, ``columns`` in a row, ``more`` inches below: figure and panels."""
     rows = -(-n // columns)
     figure = new_figure(width * columns, height * rows + more)
     return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(n)]
