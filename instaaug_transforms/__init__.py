@@ -9,75 +9,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import measure as measure
     from . import viz as viz
-    from .augment import LearnedAugment
-    from .augment.collate import collate
-    from .augment_distribution import AugmentDistribution, AugmentSample
-    from .families import AnchorFamily, Family, UniformFamily, register
+    from .augment import LearnedAugment as LearnedAugment
+    from .augment.collate import collate as collate
+    from .augment_distribution import AugmentDistribution as AugmentDistribution
+    from .augment_distribution import AugmentSample as AugmentSample
+    from .families import AnchorFamily as AnchorFamily
+    from .families import Family as Family
+    from .families import UniformFamily as UniformFamily
+    from .families import register as register
     from .integrations import kornia as kornia
     from .integrations import timm as timm
-    from .integrations.export import TopViews, export_onnx
-    from .learning import (
-        EntropyConfig,
-        EntropyController,
-        FitConfig,
-        FitResult,
-        InstaAugObjective,
-        build_loss_table,
-        fit,
-        recommend,
-    )
-    from .measure import measure_invariance
-    from .params import AugmentParams
-    from .predictors import (
-        ConvPredictor,
-        EquivariantPredictor,
-        FeaturesPredictor,
-        PatchPredictor,
-        Predictor,
-        register_predictor,
-    )
-    from .tta import SegmentationTTA, TTAModel, invert_maps, invert_points
-    from .utils.errors import InstaAugError
-    from .utils.weights import list_weights
+    from .integrations.export import TopViews as TopViews
+    from .integrations.export import export_onnx as export_onnx
+    from .learning import EntropyConfig as EntropyConfig
+    from .learning import EntropyController as EntropyController
+    from .learning import FitConfig as FitConfig
+    from .learning import FitResult as FitResult
+    from .learning import InstaAugObjective as InstaAugObjective
+    from .learning import build_loss_table as build_loss_table
+    from .learning import fit as fit
+    from .learning import recommend as recommend
+    from .measure import measure_invariance as measure_invariance
+    from .params import AugmentParams as AugmentParams
+    from .predictors import ConvPredictor as ConvPredictor
+    from .predictors import EquivariantPredictor as EquivariantPredictor
+    from .predictors import FeaturesPredictor as FeaturesPredictor
+    from .predictors import PatchPredictor as PatchPredictor
+    from .predictors import Predictor as Predictor
+    from .predictors import register_predictor as register_predictor
+    from .tta import SegmentationTTA as SegmentationTTA
+    from .tta import TTAModel as TTAModel
+    from .tta import invert_maps as invert_maps
+    from .tta import invert_points as invert_points
+    from .utils.errors import InstaAugError as InstaAugError
+    from .utils.weights import list_weights as list_weights
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AnchorFamily",
-    "AugmentDistribution",
-    "AugmentParams",
-    "AugmentSample",
-    "ConvPredictor",
-    "EntropyConfig",
-    "EntropyController",
-    "EquivariantPredictor",
-    "Family",
-    "FeaturesPredictor",
-    "FitConfig",
-    "FitResult",
-    "InstaAugError",
-    "InstaAugObjective",
-    "LearnedAugment",
-    "PatchPredictor",
-    "Predictor",
-    "SegmentationTTA",
-    "TTAModel",
-    "TopViews",
-    "UniformFamily",
-    "build_loss_table",
-    "collate",
-    "export_onnx",
-    "fit",
-    "invert_maps",
-    "invert_points",
-    "list_weights",
-    "measure_invariance",
-    "recommend",
-    "register",
-    "register_predictor",
-]
-
-# The same as above, by module.
+# The public names, by module: those of the imports above.
 _NAMES = {
     "augment": ["LearnedAugment"],
     "augment.collate": ["collate"],
@@ -109,6 +78,7 @@ _NAMES = {
     "utils.weights": ["list_weights"],
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_MODULE_OF)
 
 # ``ia.timm`` and so on: modules by the name under which they are reached from here.
 _ROOMS = ("augment", "distributions", "engine", "families", "functional", "learning", "measure", "params", "predictors")

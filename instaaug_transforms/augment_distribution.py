@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .distributions import AnchorCategorical
-from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution
+from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution, identity_of
 from .params import AugmentParams
 from .utils.errors import InstaAugError
 
@@ -56,10 +56,12 @@ class AugmentDistribution(Distribution):
         return AugmentParams(**fields)
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:
-        device = generator.device if generator is not None else self.device
-        return torch.rand((*shape, *self.batch_shape, self.n_uniforms), generator=generator, device=device).to(
-            self.device
-        )
+        return self.rand((*shape, *self.batch_shape, self.n_uniforms), generator)
+
+    def rand(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
+        """Uniform numbers in [0, 1) where this is, drawn where the generator is."""
+        device = (generator or self).device
+        return torch.rand(tuple(shape), generator=generator, device=device).to(self.device)
 
     def rsample(
         self, sample_shape: Sequence[int] = torch.Size(), generator: torch.Generator | None = None
@@ -84,8 +86,7 @@ class AugmentDistribution(Distribution):
         probability. Each view alone is distributed as a sample is.
         """
         uniform = self._uniform(torch.Size((n,)), generator)
-        device = generator.device if generator is not None else self.device
-        order = torch.rand(uniform.shape, generator=generator, device=device).to(self.device).argsort(0)
+        order = self.rand(uniform.shape, generator).argsort(0)
         return self.from_uniform(((order + uniform) / n).clamp(max=math.nextafter(1.0, 0.0)))
 
     def top(self, k: int, offsets: Tensor | None = None) -> AugmentParams:
@@ -137,14 +138,8 @@ class AugmentDistribution(Distribution):
 
     def identity(self) -> AugmentParams:
         """The parameters that change nothing, ``(B,)``."""
-        shape = self.batch_shape
-        return AugmentParams(
-            **{
-                name: torch.full(shape, value, device=self.device)
-                for family in self.families
-                for name, value in family.identity().items()
-            }
-        )
+        fields = identity_of(self.families).items()
+        return AugmentParams(**{k: torch.full(self.batch_shape, v, device=self.device) for k, v in fields})
 
     def log_prob(self, params: AugmentParams) -> Tensor:
         """Log density of ``(*sample_shape, B)`` parameters."""

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
@@ -46,6 +47,24 @@ def test_normalised_images_come_back_to_the_unit_range():
         assert images.images.min() >= 0 and images.images.max() <= 1
         again = (plain.images / 255 - 0.5) / 0.2
         assert torch.allclose(images.to_model(images.images), again, atol=1e-5)
+
+
+def test_normalised_images_in_arrays_and_lists_come_back_too():
+    normalised = Pictures(6, normalised=True)
+    samples = [normalised[i] for i in range(6)]
+    arrays = np.stack([image for image, _ in samples]), np.array([label for _, label in samples])
+    for data in (samples, arrays, [torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])]):
+        images = prepare(data, normalization=((0.5,) * 3, (0.2,) * 3), progress=False)
+        assert torch.allclose(images.images, normalised.images / 255, atol=1e-6)
+        assert images.targets.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+def test_only_what_is_measured_is_read_of_samples_that_are_no_dataset():
+    class Samples:
+        __init__, __len__, __getitem__ = Pictures.__init__, Pictures.__len__, Pictures.__getitem__
+
+    data = Samples()
+    assert sorted(prepare(data, 6, progress=False).index.tolist()) == sorted(data.read)
 
 
 def test_images_alone_and_what_was_prepared():

@@ -247,8 +247,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             distribution = self._distribution(run_light(self.predictor, looked_at), self.same_on_batch)
             params = distribution.rsample((), generator)
             if self.p < 1:
-                device, shape = (generator or distribution).device, distribution.batch_shape
-                chosen = torch.rand(shape, generator=generator, device=device).to(distribution.device) < self.p
+                chosen = distribution.rand(distribution.batch_shape, generator) < self.p
                 params = params.where(chosen, distribution.identity())
             if self.same_on_batch:
                 params = params.repeat_interleave(len(looked_at))

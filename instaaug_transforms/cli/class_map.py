@@ -44,7 +44,8 @@ def label_folders(folders: Sequence[str], class_map: Sequence[str] | None = None
         unknown = [name for name in folders if name not in labels]
         if unknown:
             raise InstaAugError(
-                f"class-map: {first_of(sorted(unknown))} are folders that it does not name; add them to the map, or move them away"
+                f"class-map: {first_of(sorted(unknown))} are folders that it does not name; add them to the map, or "
+                "move them away"
             )
         return list(class_map), {name: labels[name] for name in folders}
     if not all(name.isascii() and name.isdecimal() for name in folders):

@@ -135,7 +135,7 @@ def load_transform(
 ) -> tuple[LearnedAugment, dict[str, Any]]:
     """The weights, with the classifier whose features they read if they read any; and the notes beside them.
 
-    That is the one of --features-model and --features-checkpoint if given, else ``classifier``, else the one of --model.
+    It is the one of --features-model and --features-checkpoint if given, else ``classifier``, else that of --model.
 
     Raises:
         InstaAugError: weights that cannot be read, or that need a classifier where none is named.
@@ -149,7 +149,8 @@ def load_transform(
     elif classifier is None:
         if not _is_trained(arguments):
             raise InstaAugError(
-                f"weights: {arguments.weights} read the features of the classifier they were fitted with; give it as --model and --checkpoint"
+                f"weights: {arguments.weights} read the features of the classifier they were fitted with; give it "
+                "as --model and --checkpoint"
             )
         classifier = build_classifier(arguments, n_classes)
     # Images and classifier are in [0, 1] here, whatever the pipeline that the weights were made for.

@@ -4,7 +4,7 @@ import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -29,8 +29,10 @@ class Images:
     Attributes:
         targets: tensor that leads with ``(N,)``; None without labels.
         identities: a name per image (its path, say), or None.
+        per_image: names of the attributes that are tensors and lead with ``(N,)``.
     """
 
+    per_image: ClassVar[tuple[str, ...]] = ("targets",)
     targets: Tensor | None = None
     identities: list[str] | None = None
 
@@ -48,11 +50,16 @@ class Images:
         """`batch` of each of ``indices``, in order."""
         raise NotImplementedError
 
-    def subset(self, index: Tensor | slice) -> "Images":
+    def subset(self, index: Tensor | slice) -> Self:
         """The samples of the given indices."""
-        raise NotImplementedError
+        part = copy.copy(self)
+        for name in self.per_image:
+            value = getattr(self, name)
+            setattr(part, name, None if value is None else value[index])
+        part.identities = names_of(self.identities, index)
+        return part
 
-    def without_targets(self) -> "Images":
+    def without_targets(self) -> Self:
         """The same images, of which nothing is known."""
         images = copy.copy(self)
         images.targets = None
@@ -76,6 +83,8 @@ class LabelledImages(Images):
         identities: a name per image.
     """
 
+    per_image = ("images", "targets")
+
     def __init__(self, images: Tensor, targets: Tensor | None = None, identities: list[str] | None = None) -> None:
         self.images, self.targets, self.identities = images, targets, identities
 
@@ -88,10 +97,6 @@ class LabelledImages(Images):
         for index in indices:
             images = as_floats(self.images[index].to(device))
             yield images, None if self.targets is None else self.targets[index].to(device)
-
-    def subset(self, index: Tensor | slice) -> "LabelledImages":
-        targets = None if self.targets is None else self.targets[index]
-        return LabelledImages(self.images[index], targets, names_of(self.identities, index))
 
     def fingerprint(self) -> str:
         return fingerprint(self.images, *([] if self.targets is None else [self.targets]))
@@ -110,6 +115,8 @@ class StreamedImages(Images):
         workers: processes that read ahead.
         rows: indices into ``dataset``; all of it by default.
     """
+
+    per_image = ("rows", "targets")
 
     def __init__(self, dataset: Dataset, name: str = "data", workers: int = 0, rows: Tensor | None = None) -> None:
         self.dataset, self.name, self.workers = dataset, name, workers
@@ -167,13 +174,6 @@ class StreamedImages(Images):
             self._size = images.shape[1:]
             _check_images(images, self.name)
             yield images
-
-    def subset(self, index: Tensor | slice) -> "StreamedImages":
-        part = object.__new__(StreamedImages)
-        part.__dict__ |= self.__dict__ | {"rows": self.rows[index]}
-        part.targets = None if self.targets is None else self.targets[index]
-        part.identities = names_of(self.identities, index)
-        return part
 
     def fingerprint(self) -> str:
         # Reading all images to tell them apart would double the time of a fit: their names, a few of them and the labels do.
@@ -262,10 +262,12 @@ def _load(data: Any, name: str, workers: int) -> Images:
         return data
     if isinstance(data, DataLoader):
         return StreamedImages(data.dataset, name, workers or data.num_workers, sampled_rows(data, name))
+    if has_samples(data):
+        return StreamedImages(data, name, workers)
     if isinstance(data, (Tensor, np.ndarray)):
         data = (data, None)
-    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
-        images, targets = data[0], data[1]
+    if isinstance(data, (tuple, list)):
+        images, targets = data
         numbers = isinstance(targets, (list, tuple)) and all(isinstance(target, (int, float)) for target in targets)
         images, targets = (
             torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in (images, targets)
@@ -279,15 +281,21 @@ def _load(data: Any, name: str, workers: int) -> Images:
             raise InstaAugError(f"{name}: expected images (N, C, H, W) with one target each, at least one; got {given}")
         _check_images(images, f"{name} of {given}")
         return LabelledImages(images, targets)
-    samples = hasattr(data, "__getitem__") and hasattr(data, "__len__")  # Hugging Face's datasets are no subclass
-    if samples and not isinstance(data, (str, bytes, Mapping)):
-        return StreamedImages(data, name, workers)
     fix = "of a folder make torchvision.datasets.ImageFolder(folder, transform)" if isinstance(data, str) else ""
     fix = "give one of its splits: data['train'], say" if isinstance(data, Mapping) else fix
     raise InstaAugError(
         f"{name}: expected images, (images, labels) tensors, a Dataset or a DataLoader, got {type(data).__name__}; "
         f"{fix or 'of what can only be iterated make a list: list(data)'}"
     )
+
+
+def has_samples(data: Any) -> bool:
+    """Whether it gives samples by index, as lists and Datasets do; Hugging Face's are no subclass of torch's."""
+    if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
+        return False  # images and targets
+    if isinstance(data, (Tensor, np.ndarray, str, bytes, Mapping)):
+        return False
+    return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
 def _check_images(images: Tensor, name: str) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "UniformFamily",
     "available",
     "create",
+    "identity_of",
     "register",
 ]
 
@@ -73,6 +74,11 @@ def create(families: Sequence[str | Family], configs: dict[str, dict[str, Any]] 
         if twice:
             raise InstaAugError(f"families: {what} {', '.join(twice)} given more than once")
     return sorted(made, key=lambda family: (family.stage != "geometry", family.order))
+
+
+def identity_of(families: Sequence[Family]) -> dict[str, float]:
+    """The value of every field of several families that leaves an image alone."""
+    return {name: value for family in families for name, value in family.identity().items()}
 
 
 for _module in pkgutil.iter_modules(__path__):

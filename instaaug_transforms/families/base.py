@@ -19,6 +19,21 @@ from ..params import AugmentParams
 GAIN = 3.0
 
 
+def affine(
+    xx: Tensor,
+    yy: Tensor,
+    *,
+    xy: Tensor | None = None,
+    yx: Tensor | None = None,
+    x: Tensor | None = None,
+    y: Tensor | None = None,
+) -> Tensor:
+    """Matrices ``(B, 3, 3)`` with rows (xx, xy, x), (yx, yy, y) and (0, 0, 1), of ``(B,)`` each; 0 where left out."""
+    zero = torch.zeros_like(xx)
+    entries = [xx, xy, x, yx, yy, y, None, None, zero + 1]
+    return torch.stack([zero if entry is None else entry for entry in entries], -1).unflatten(-1, (3, 3))
+
+
 class Features(NamedTuple):
     """What φ's trunk hands to every head."""
 

@@ -9,7 +9,7 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
 from .anchors import AnchorFamily
-from .base import FeatureSpec
+from .base import FeatureSpec, affine
 from .boxes import BoxHead, check_grids, grid_boxes, half_cells
 
 ASPECT = math.log(4 / 3)
@@ -108,9 +108,7 @@ class Crop(AnchorFamily):
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         cx, cy, w, h = (params[name].float() for name in ("cx", "cy", "w", "h"))
         mirrored = w * (1 - 2 * params.flip.float()) if "flip" in params else w
-        zero, one = torch.zeros_like(w), torch.ones_like(w)
-        rows = [mirrored, zero, 2 * cx - 1, zero, h, 2 * cy - 1, zero, zero, one]
-        return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+        return affine(mirrored, h, x=2 * cx - 1, y=2 * cy - 1)
 
     @property
     def changes_frame(self) -> bool:

@@ -34,9 +34,6 @@ class LocalColour(UniformFamily):
         super().__init__({name: light if name.startswith("light") else warmth for name in self.fields})
         self.light, self.warmth = self.bounds["light_tl"], self.bounds["warmth_tl"]
 
-    def identity(self) -> dict[str, float]:
-        return dict.fromkeys(self.fields, 0.0)
-
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
         corners = torch.stack([params[name].to(images) for name in self.fields], -1).reshape(-1, 2, 2, 2)
         # align_corners: the named values hold at the corner pixels themselves.

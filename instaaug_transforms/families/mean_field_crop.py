@@ -1,11 +1,11 @@
 """Crops without the location-related parameterisation, to compare with: three independent ranges."""
 
-import torch
 from torch import Tensor
 
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
+from .base import affine
 from .uniform import UniformFamily
 
 
@@ -40,6 +40,5 @@ class MeanFieldCrop(UniformFamily):
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         side = params.crop_side.float()
-        zero, one = torch.zeros_like(side), torch.ones_like(side)
         x, y = ((1 - side) * (2 * params[name].float() - 1) for name in ("crop_x", "crop_y"))
-        return torch.stack([side, zero, x, zero, side, y, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
+        return affine(side, side, x=x, y=y)

@@ -1,10 +1,10 @@
 """Rotation by an angle of a learned range."""
 
-import torch
 from torch import Tensor
 
 from ..params import AugmentParams
 from . import register
+from .base import affine
 from .uniform import UniformFamily
 
 
@@ -24,13 +24,9 @@ class Rotate(UniformFamily):
     def __init__(self, bounds: tuple[float, float] = (-180.0, 180.0)) -> None:
         super().__init__({"angle": bounds})
 
-    def identity(self) -> dict[str, float]:
-        return {"angle": 0.0}
-
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         radians = params.angle.float().deg2rad()
-        cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
+        cos, sin = radians.cos(), radians.sin()
         # Out→in is the inverse turn; with y pointing down that is [cos −sin; sin cos], and the frame's aspect
         # takes [−1, 1] to pixels and back.
-        rows = [cos, -sin / aspect, zero, sin * aspect, cos, zero, zero, zero, zero + 1]
-        return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+        return affine(cos, cos, xy=-sin / aspect, yx=sin * aspect)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
+from .base import affine
 from .uniform import UniformFamily
 
 
@@ -35,9 +36,6 @@ class Scale(UniformFamily):
     def config(self) -> dict[str, Any]:
         return {"bounds": self._factors}
 
-    def identity(self) -> dict[str, float]:
-        return {"log2_scale": 0.0}
-
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         step = torch.exp2(-params.log2_scale.float())
-        return torch.stack([step, step, torch.ones_like(step)], dim=-1).diag_embed()
+        return affine(step, step)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..params import AugmentParams
 from . import register
+from .base import affine
 from .uniform import UniformFamily
 
 
@@ -27,12 +28,7 @@ class Shear(UniformFamily):
         super().__init__({"shear_x": x, "shear_y": y})
         self.x, self.y = self.bounds["shear_x"], self.bounds["shear_y"]
 
-    def identity(self) -> dict[str, float]:
-        return {"shear_x": 0.0, "shear_y": 0.0}
-
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         x, y = params.shear_x.float().deg2rad().tan(), params.shear_y.float().deg2rad().tan()
-        zero, one = torch.zeros_like(x), torch.ones_like(x)
         # Shears in pixels, x·width = pixels: the off-diagonals take the frame's aspect.
-        rows = [one + x * y, x / aspect, zero, y * aspect, one, zero, zero, zero, one]
-        return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+        return affine(1 + x * y, torch.ones_like(x), xy=x / aspect, yx=y * aspect)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..params import AugmentParams
 from . import register
+from .base import affine
 from .uniform import UniformFamily
 
 
@@ -25,11 +26,8 @@ class Translate(UniformFamily):
         super().__init__({"shift_x": x, "shift_y": y})
         self.x, self.y = self.bounds["shift_x"], self.bounds["shift_y"]
 
-    def identity(self) -> dict[str, float]:
-        return {"shift_x": 0.0, "shift_y": 0.0}
-
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         # The frame is 2 wide in these coordinates; out→in goes the other way.
         x, y = -2 * params.shift_x.float(), -2 * params.shift_y.float()
-        zero, one = torch.zeros_like(x), torch.ones_like(x)
-        return torch.stack([one, zero, x, zero, one, y, zero, zero, one], dim=-1).unflatten(-1, (3, 3))
+        one = torch.ones_like(x)
+        return affine(one, one, x=x, y=y)

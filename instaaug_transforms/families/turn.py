@@ -9,6 +9,7 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
 from .anchors import AnchorFamily
+from .base import affine
 
 
 @register
@@ -61,6 +62,4 @@ class Turn(AnchorFamily):
         # Quarter turns exactly: sin(π) is not 0 in floating point.
         quarter = params.turn_angle % 90 == 0
         cos, sin = (torch.where(quarter, wave.round(), wave) for wave in (radians.cos(), radians.sin()))
-        zero = torch.zeros_like(cos)
-        rows = [cos, -sin / aspect, zero, sin * aspect, cos, zero, zero, zero, zero + 1]
-        return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+        return affine(cos, cos, xy=-sin / aspect, yx=sin * aspect)

@@ -28,7 +28,7 @@ class UniformFamily(Family):
     t = σ(r_c), the width is s·(b − a) and lo = a + (1 − s)·t·(b − a), so lo < hi always and both stay in [a, b].
 
     Args:
-        bounds: for each field, the widest range [a, b] allowed. Must hold the identity.
+        bounds: for each field, the widest range [a, b] allowed. Must hold the identity, which is 0 by default.
 
     Attributes:
         bounds: the same, as floats.
@@ -46,6 +46,9 @@ class UniformFamily(Family):
                     f"{identity[name]:g}, got {tuple(pair)}"
                 )
         self.bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+    def identity(self) -> dict[str, float]:
+        return dict.fromkeys(self.fields, 0.0)
 
     def config(self) -> dict[str, Any]:
         config = super().config()

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from ..engine.data import Images, LabelledImages, load
+from ..engine.data import LabelledImages, has_samples, load
 from ..engine.known import sampled_rows
 from ..engine.samples import as_image, parts
 from ..functional.inputs import Normalization
@@ -27,6 +28,8 @@ class MeasuredImages(LabelledImages):
         index: ``(N,)``, place of each image in its dataset.
         normalization: redone before the model, or None.
     """
+
+    per_image = ("images", "targets", "index")
 
     def __init__(
         self,
@@ -54,11 +57,6 @@ class MeasuredImages(LabelledImages):
     def to_model(self, images: Tensor) -> Tensor:
         """Images in [0, 1] as the model wants them."""
         return images if self.normalization is None else self.normalization.redo(images)
-
-    def subset(self, index: Tensor | slice) -> "MeasuredImages":
-        """The samples of the given indices."""
-        targets = None if self.targets is None else self.targets[index]
-        return MeasuredImages(self.images[index], targets, self.classes, self.index[index], self.normalization)
 
 
 def prepare(
@@ -91,14 +89,14 @@ def prepare(
     if isinstance(data, DataLoader):
         rows, data = sampled_rows(data, "data"), data.dataset
     classes, index = getattr(data, "classes", None), None
-    if isinstance(data, Dataset) and hasattr(data, "__len__") and len(data):
+    if has_samples(data) and len(data):
         # Before anything is read: a large dataset need not fit into memory.
         rows = torch.arange(len(data)) if rows is None else rows
         index = rows[_draw(len(rows), max_images, seed)]
         data = _read(data, index, progress)
-    data = (data, None) if isinstance(data, Tensor) else data
-    if normalization is not None and not isinstance(data, Images):
-        data = _undo(data[0], normalization), data[1]
+    data = (data, None) if isinstance(data, (Tensor, np.ndarray)) else data
+    if normalization is not None and isinstance(data, (tuple, list)) and len(data) == 2:
+        data = _undo(torch.as_tensor(data[0]), normalization), data[1]
     loaded = load(data, "data").in_memory(progress)
     if index is None:
         index = _draw(len(loaded), max_images, seed)

@@ -18,12 +18,6 @@ def _panels(n: int, width: float, height: float, most: int) -> tuple[Any, list[A
     return panels(n, -(-n // rows), width, height, 0.5)  # rows of about the same length
 
 
-def _label(axes: Any, x: str = "", title: str = "") -> None:
-    axes.set_title(title.replace("_", " "), fontsize=9, color=ink())
-    axes.set_xlabel(x, fontsize=8, color=ink())
-    tidy(axes)
-
-
 def _legend_above(axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     axes.figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
@@ -68,7 +62,7 @@ def invariance(report: Any) -> Any:
         axes.set_ylim(min(-0.08, lowest - 0.05) if np.isfinite(lowest) else -0.08, 1.05)
         if t.magnitudes[0] > t.magnitudes[-1]:
             axes.invert_xaxis()
-        _label(axes, t.unit, name)
+        tidy(axes, t.unit, title=name)
     for _, label, colour in lines:
         places[0].plot([], [], color=colour, label=label)
     for k, fill in enumerate(fills if len(fills) > 1 else []):
@@ -87,7 +81,7 @@ def raw_distances(report: Any) -> Any:
         axes.plot(d, y, "o", color=accent(), markersize=5, label="d: own image, transformed")
         axes.plot(b, y, "o", color=ink(), markersize=5, label="b: other images, transformed")
         axes.set_xlim(0, None)
-        _label(axes, f"{'cosine' if metric == 'cosine' else 'L2'} distance")
+        tidy(axes, f"{'cosine' if metric == 'cosine' else 'L2'} distance")
     _legend_above(axes)
     return figure
 
@@ -116,7 +110,7 @@ def factors(report: Any, most: int = 40) -> Any:
         label = kind or "none brings them closer"
         left.barh(y[rows], [100 * ranking[k]["share"] for k in rows], color=colour, height=0.7, label=label)
     left.legend(fontsize=7, frameon=False)
-    _label(left, "best for % of within-class pairs")
+    tidy(left, "best for % of within-class pairs")
     order = [row["factor"] for row in ranking[:-1]]
     shares = np.array([[{r["factor"]: r["share"] for r in report.ranking(int(c))}[f] for f in order] for c in classes])
     rows = [report.images.class_name(int(c)) for c in classes]
@@ -138,7 +132,7 @@ def comparison(result: Any, measures: tuple[str, ...] = ("relative_cosine", "d_c
             place, colour = y + 0.18 * (k - (len(others) - 1) / 2), colours[k % len(colours)]
             axes.hlines(place, low, high, color=colour, linewidth=1.2)
             axes.plot(means, place, "o", color=colour, markersize=4, label=f"{name} − {result.baseline}")
-        _label(axes, title=f"Δ {measure}")
+        tidy(axes, title=f"Δ {measure}")
     _legend_above(axes)
     return figure
 
@@ -156,13 +150,13 @@ def learned_against_measured(report: Any, most: int = 120) -> Any:
         axes.vlines(x, *ranges.learned[order].T, color=accent(), linewidth=thick / 2.2, label="learned")
         axes.axhline(ranges.identity, color=ink(), linewidth=0.5)
         axes.set_xticks([])
-        _label(axes, "images, by measured width", field)
+        tidy(axes, "images, by measured width", title=field)
     for axes, (family, own) in zip(places[len(fields) :], report.ranks.items(), strict=True):
         bins = np.linspace(-1, 1, 41)
         axes.hist(report.ranks_shuffled[family], bins, color=GREY, label="another image's probabilities")
         axes.hist(own, bins, histtype="step", color=accent(), linewidth=1.5, label="own probabilities")
         axes.legend(fontsize=7, frameon=False)
-        _label(axes, "rank correlation of learned probability with p(true)", family)
+        tidy(axes, "rank correlation of learned probability with p(true)", title=family)
     if fields:
         _legend_above(places[0])
     return figure

@@ -2,6 +2,7 @@
 
 from .base import Predictor, create_predictor, load_predictor, register_predictor
 from .conv import ConvPredictor
+from .copies import CopyPredictor
 from .equivariant import EquivariantPredictor
 from .features import FeaturesPredictor
 from .fixed import ClassPredictor, GlobalPredictor, SymmetricPredictor
@@ -10,6 +11,7 @@ from .patches import PatchPredictor
 __all__ = [
     "ClassPredictor",
     "ConvPredictor",
+    "CopyPredictor",
     "EquivariantPredictor",
     "FeaturesPredictor",
     "GlobalPredictor",

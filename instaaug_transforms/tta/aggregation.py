@@ -60,7 +60,7 @@ def aggregate(
 
 
 def log_mean(log_p: Tensor, dim: int, log_weights: Tensor | None = None) -> Tensor:
-    """Log of the mean along ``dim`` of what ``log_p`` is the log of; weighted by ``log_weights``, of any sum, if given."""
+    """Log of the mean of exp(``log_p``) along ``dim``; weighted, where ``log_weights``, of any sum, are given."""
     if log_weights is None:
         return torch.logsumexp(log_p, dim) - math.log(log_p.shape[dim])
     return torch.logsumexp(log_p + log_weights.log_softmax(dim), dim)

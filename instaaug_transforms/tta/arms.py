@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..families import CandidateProduct, Family
+from ..families import CandidateProduct, Family, identity_of
 from ..functional.inputs import as_bytes
 from ..params import AugmentParams
 from .views import choose_views, families_beside
@@ -44,7 +44,7 @@ def families_for(aug: LearnedAugment) -> list[Family]:
 def union(families: Sequence[Family], parts: Sequence[AugmentParams]) -> AugmentParams:
     """All views of ``parts``, ``(V_k,)`` each; a field that a part leaves out is the identity there."""
     used = [name for family in families for name in family.fields if any(name in part for part in parts)]
-    identity = {name: value for family in families for name, value in family.identity().items()}
+    identity = identity_of(families)
 
     def column(part: AugmentParams, name: str) -> Tensor:
         return part[name].float() if name in part else torch.full(part.batch_shape, float(identity[name]))

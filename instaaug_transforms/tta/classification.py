@@ -15,7 +15,7 @@ from ..params import AugmentParams
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
 from ..utils.outputs import as_weights, check_logits, check_module
-from .aggregation import AGGREGATIONS, SCALE_EDGES, aggregate, scale_bins
+from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
 from .views import ViewModel, load_setting, look, unchanged
 
 logger = logging.getLogger(__name__)
@@ -73,8 +73,7 @@ class TTAModel(ViewModel):
         check_module(classifier)
         choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets, put_right)
         super().__init__(classifier, aug, *choice)
-        if aggregate not in AGGREGATIONS:
-            raise InstaAugError(f"aggregate: expected one of {', '.join(AGGREGATIONS)}, got {aggregate!r}")
+        check_aggregation(aggregate)
         if (aggregate == "weighted") != (scale_weights is not None):
             raise InstaAugError(
                 f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
@@ -160,11 +159,7 @@ class TTAModel(ViewModel):
         return self._ask(views).unflatten(0, (n, -1))
 
     def _other_answers(
-        self,
-        batch: Tensor,
-        back: Callable[[Tensor], Any],
-        params: AugmentParams,
-        plain: Tensor,
+        self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams, plain: Tensor
     ) -> Tensor:
         """The same where logits ``plain`` (B, classes) of the images themselves are known: these are not looked at again."""
         n, size = params.batch_shape

@@ -117,11 +117,7 @@ def evaluate(
     about |= {"n_views": list(n_views), "arms": sorted(rivals), "oracle": oracle, **settings}
     streamed = any(isinstance(part, StreamedImages) for part in (data, choice))
     looks = isinstance(aug.predictor, FeaturesPredictor)
-    with (
-        frozen(classifier),
-        torch.no_grad(),
-        rows_in(None if workdir is None else Path(workdir), streamed) as folder,
-    ):
+    with frozen(classifier), torch.no_grad(), rows_in(None if workdir is None else Path(workdir), streamed) as folder:
         run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about)
         for name, part in (("data", data), ("choice_data", choice)):
             part.targets = as_labels(part.targets, run.classes(part), name, soft=False)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
+from ..families import identity_of
 from ..params import AugmentParams
 from ..utils.modes import at_rest
 from ..utils.outputs import as_weights
@@ -32,7 +33,7 @@ class SharedViews:
         self.families = families_for(aug)
         fields = [(i, name) for i, family in enumerate(self.families) for name in family.acting_fields]
         self._names, self._family = [name for _, name in fields], torch.tensor([i for i, _ in fields])
-        identity = {name: value for family in self.families for name, value in family.identity().items()}
+        identity = identity_of(self.families)
         self._neutral = torch.tensor([float(identity[name]) for name in self._names])
 
     def predict(self, images: Tensor) -> AugmentDistribution:

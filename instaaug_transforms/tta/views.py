@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..families import Family, create
+from ..families import Family, create, identity_of
 from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
@@ -210,8 +210,8 @@ def same_views(families: Sequence[Family], one: AugmentParams, other: AugmentPar
 
 def unchanged(families: Sequence[Family], params: AugmentParams) -> Tensor:
     """Which views leave an image as it is, of the shape of ``params``; fields that are left out are the identity."""
-    identity = {name: family.identity()[name] for family in families for name in family.acting_fields}
-    return torch.stack([params[name] == value for name, value in identity.items() if name in params]).all(0)
+    identity, acting = identity_of(families), [name for family in families for name in family.acting_fields]
+    return torch.stack([params[name] == identity[name] for name in acting if name in params]).all(0)
 
 
 def normalizing(aug: LearnedAugment, classifier: nn.Module) -> nn.Module:

@@ -10,7 +10,7 @@ from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from .style import accent, ink, looked_at, new_figure, show_image, views_of
+from .style import accent, looked_at, new_figure, show_image, views_of
 
 
 def ranked_candidates(aug: LearnedAugment, distribution: AugmentDistribution, k: int) -> tuple[AugmentParams, Tensor]:
@@ -39,9 +39,7 @@ def likeliest_candidates(aug: LearnedAugment, images: Tensor, k: int = 4) -> Any
     figure = new_figure(1.3 * (len(probs) + 1), (1.3 * height / width + 0.22) * len(images))
     grid = figure.subplots(len(images), len(probs) + 1, squeeze=False)
     for i, image in enumerate(images):
-        show_image(grid[i, 0], image)
-        grid[i, 0].set_title("image", fontsize=8, color=accent(), pad=2)
+        show_image(grid[i, 0], image, "image", accent())
         for axes, view, p in zip(grid[i, 1:], views[:, i], probs[:, i].tolist(), strict=True):
-            show_image(axes, view)
-            axes.set_title(f"{100 * p:.0f} %", fontsize=8, color=ink(), pad=2)
+            show_image(axes, view, f"{100 * p:.0f} %")
     return figure

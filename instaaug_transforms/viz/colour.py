@@ -82,11 +82,9 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
     figure = new_figure(1.15 * sum(ratios), 1.45 * len(images))
     grid = figure.subplots(len(images), 3 + n_views, squeeze=False, width_ratios=ratios)
     for index, image in enumerate(images):
-        show_image(grid[index, 0], image)
+        show_image(grid[index, 0], image, "" if index else "before")
         draw_hue_wheel(grid[index, 1], image, distribution, index)
         draw_colour_bars(grid[index, 2], image, distribution, index)
-        for axes, view in zip(grid[index, 3:], views, strict=True):
-            show_image(axes, view[index])
-    grid[0, 0].set_title("before", fontsize=8, color=ink(), pad=2)
-    grid[0, 3].set_title("samples", fontsize=8, color=ink(), pad=2)
+        for k, (axes, view) in enumerate(zip(grid[index, 3:], views, strict=True)):
+            show_image(axes, view[index], "" if index or k else "samples")
     return figure

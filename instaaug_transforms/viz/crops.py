@@ -65,7 +65,7 @@ def _draw_box(axes: Any, box: tuple[float, float, float, float], p: float, top: 
 
 
 def probability_colours() -> Any:
-    """Grey for the unlikely to the accent for the likely; darker as it goes, so that it survives a black and white print."""
+    """Grey for the unlikely to the accent for the likely; darker as it goes, to survive a black and white print."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("probability", ["#c4c4c4", "#d9697a", ACCENT, "#7d0a1d"])
@@ -119,7 +119,7 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
     figure, every = panels(len(images), columns, max(2.0, 3.2 / columns), height)
     for axes, image, here, share in zip(every, images, density, whole.tolist(), strict=True):
         shown = image.mean(0, keepdim=True).expand(3, -1, -1) * 0.55 + 0.4  # pale and grey: the density is the picture
-        show_image(axes, shown, extent=(0, 1, 1, 0))
+        show_image(axes, shown, f"whole image: {100 * share:.0f} %", extent=(0, 1, 1, 0))
         axes.set_aspect(images.shape[-2] / images.shape[-1])
         peak = float(here.max())
         if peak > 0:
@@ -133,7 +133,6 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
             if levels[0] < levels[1] < peak:
                 lines = {"levels": levels, "colors": INK, "linewidths": (0.7, 1.4), "linestyles": ("--", "-")}
                 axes.contour(places, places, here.numpy(), **lines)
-        axes.set_title(f"whole image: {100 * share:.0f} %", fontsize=8, color=ink(), pad=2)
     figure.supxlabel(
         "lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=ink()
     )
@@ -178,8 +177,7 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
         low, high = share.quantile(0.1, 0), share.quantile(0.9, 0)
         left.vlines(range(len(sides)), (100 * low).numpy(), (100 * high).numpy(), color=ink(), linewidth=1.2)
     left.set_xticks(range(len(sides)), [f"{side:g}" for side in sides.tolist()])
-    left.set_xlabel("side of the crop, share of the image's", fontsize=8, color=ink())
-    left.set_ylabel("crops, %", fontsize=8, color=ink())
+    tidy(left, "side of the crop, share of the image's", "crops, %")
     edges = torch.cat([torch.zeros(1), sides, torch.ones(1)]).numpy()
     above = torch.cat([torch.ones(len(share), 1), 1 - share.cumsum(1), torch.zeros(len(share), 1)], 1)
     above = (100 * above.clamp(0, 1)).numpy()
@@ -189,10 +187,7 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
     right.fill_between(edges, 0, above.mean(0), step="post", color=pale(), zorder=0)
     right.set_xlim(0, 1.02)
     right.set_ylim(0, 105)
-    right.set_xlabel("side s", fontsize=8, color=ink())
-    right.set_ylabel("crops larger than s, %", fontsize=8, color=ink())
-    for axes in (left, right):
-        tidy(axes)
+    tidy(right, "side s", "crops larger than s, %")
     return figure
 
 

@@ -57,11 +57,9 @@ def training_curves(
     weight.yaxis.set_minor_formatter("{x:g}")
     entropy.legend(fontsize=7, frameon=False)
     for axes, title in ((loss, "loss"), (entropy, "entropy, nats"), (weight, "λ")):
-        axes.set_title(title, fontsize=9, color=ink())
-        axes.set_xlabel("epoch", fontsize=8, color=ink())
         if best is not None:
             axes.axvline(best + 1, color=faint(), linewidth=0.8, linestyle=":")
-        tidy(axes)
+        tidy(axes, "epoch", title=title)
         axes.tick_params(which="minor", labelsize=7, colors=ink())
     if best is not None:
         loss.text(best + 1, loss.get_ylim()[1], " kept", fontsize=7, color=ink(), va="top")
@@ -97,15 +95,8 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
         ours = name == "ours"
         colour = accent() if ours else (ink(), faint())[k % 2]
         style = "-" if ours else STYLES[(k + 1) % len(STYLES)]
-        axes.plot(
-            views,
-            top1,
-            style,
-            color=colour,
-            linewidth=2.2 if ours else 1.1,
-            marker="o" if ours else MARKERS[k % len(MARKERS)],
-            markersize=5 if ours else 3.5,
-        )
+        marker, size, width = ("o", 5, 2.2) if ours else (MARKERS[k % len(MARKERS)], 3.5, 1.1)
+        axes.plot(views, top1, style, color=colour, linewidth=width, marker=marker, markersize=size)
         if ours:
             bounds = [[single + row[bound] for row in rows] for bound in ("gain_low", "gain_high")]
             axes.fill_between(views, *bounds, color=accent(), alpha=0.15, linewidth=0)
@@ -116,11 +107,9 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
     axes.set_xticks(ticks, [str(k) for k in ticks])
     axes.minorticks_off()
     axes.set_xlim(min(ticks) * 0.93, most * 1.03)
-    tidy(axes)
+    tidy(axes, "views per image, K", "top-1, %")
     low, high = axes.get_ylim()
     _label_ends(axes, [*ends, (single, most, "single view", ink())], most * 1.06, (high - low) * 0.055)
-    axes.set_xlabel("views per image, K", fontsize=8, color=ink())
-    axes.set_ylabel("top-1, %", fontsize=8, color=ink())
     return figure
 
 

@@ -16,13 +16,12 @@ def draw_rotation(axes: Any, image: Tensor, distribution: AugmentDistribution, i
 
     angle = distribution.parts["rotate"].fields["angle"]
     lo, hi = float(angle.lo[index].detach()), float(angle.hi[index].detach())
-    show_image(axes, image, extent=(-1, 1, -1, 1))
+    show_image(axes, image, f"{lo:+.0f}° … {hi:+.0f}°", extent=(-1, 1, -1, 1))
     axes.add_patch(Wedge((0, 0), 1.75, 0, 360, width=0.22, facecolor=pale()))
     axes.add_patch(Wedge((0, 0), 1.75, 90 + lo, 90 + hi, width=0.22, facecolor=accent()))
     axes.plot([0, 0], [1.5, 1.85], color=ink(), linewidth=1)
     axes.set_xlim(-1.85, 1.85)
     axes.set_ylim(-1.85, 1.85)
-    axes.set_title(f"{lo:+.0f}° … {hi:+.0f}°", fontsize=8, color=ink(), pad=2)
 
 
 @torch.no_grad()

@@ -46,8 +46,7 @@ def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: in
     figure, grid = panels(len(distinct) + 1, columns, 1.3, 1.3 * height / width + 0.2)
     titles = ["image", *(f"{n} of {len(views)} samples" if n > 1 else "sample" for n in times)]
     for axes, view, title in zip(grid, [image, *distinct], titles, strict=True):
-        show_image(axes, view)
-        axes.set_title(title, fontsize=7, color=accent() if title == "image" else ink(), pad=2)
+        show_image(axes, view, title, accent() if title == "image" else ink(), 7)
     grid[0].set_axis_on()
     grid[0].set(xticks=[], yticks=[])
     grid[0].spines[:].set(edgecolor=accent(), linewidth=2.5)

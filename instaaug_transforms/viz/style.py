@@ -1,5 +1,6 @@
 """What all pictures share: colours, the figure, an image in it, and the file."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -35,7 +36,7 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def panels(n: int, columns: int, width: float, height: float, more: float = 0.0) -> tuple[Any, list[Any]]:
-    """A figure of ``n`` panels of ``width`` × ``height`` inches, ``columns`` in a row, ``more`` inches below; and those."""
+    """``n`` panels of ``width`` × ``height`` inches, ``columns`` in a row, ``more`` inches below: figure and panels."""
     rows = -(-n // columns)
     figure = new_figure(width * columns, height * rows + more)
     return figure, [figure.add_subplot(rows, columns, k + 1) for k in range(n)]
@@ -67,12 +68,16 @@ faint = partial(on_page, FAINT)  # the rest: lines
 pale = partial(on_page, PALE)  # the rest: areas
 
 
-def show_image(axes: Any, image: Tensor, extent: tuple[float, float, float, float] | None = None) -> None:
-    """An image ``(C, H, W)`` in [0, 1], one or three channels."""
+def show_image(
+    axes: Any, image: Tensor, title: str = "", colour: str = "", size: float = 8, extent: Sequence[float] | None = None
+) -> None:
+    """An image ``(C, H, W)`` in [0, 1], one or three channels, and above it what it is, in ink by default."""
     pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
     pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
     axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=size, color=colour or ink(), pad=2)
 
 
 def row_label(axes: Any, text: str) -> None:
@@ -80,8 +85,11 @@ def row_label(axes: Any, text: str) -> None:
     axes.text(-0.12, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=8, color=ink())
 
 
-def tidy(axes: Any) -> None:
-    """A plain panel: two spines, small ticks."""
+def tidy(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
+    """A plain panel: two spines, small ticks; what its axes are, and what it shows."""
+    axes.set_title(title.replace("_", " "), fontsize=9, color=ink())
+    axes.set_xlabel(x, fontsize=8, color=ink())
+    axes.set_ylabel(y, fontsize=8, color=ink())
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(faint())
     axes.tick_params(labelsize=7, colors=ink())

@@ -32,9 +32,7 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
     for row, (label, shown) in zip(grid, (("as taken", images), ("put right", views)), strict=True):
         best = classifier(shown).softmax(-1).max(-1)
         for axes, image, p, index in zip(row, shown, best.values.tolist(), best.indices.tolist(), strict=True):
-            show_image(axes, image)
             answer = name(index).split(",")[0]
-            colour = accent() if shown is views else ink()
-            axes.set_title(f"{answer[:22]} {100 * p:.0f} %", fontsize=7, color=colour, pad=3)
+            show_image(axes, image, f"{answer[:22]} {100 * p:.0f} %", accent() if shown is views else ink(), 7)
         row_label(row[0], label)
     return figure

@@ -43,7 +43,7 @@ MUTANTS = [
     Mutant(
         "Crop.frame_aspect returns its input",
         "families/crop.py",
-        "return aspect * params.w / params.h",
+        "return aspect * (params.w / params.h).to(aspect)",
         "return aspect",
         "test_families.py -k rigidly",
     ),
@@ -92,8 +92,8 @@ MUTANTS = [
     Mutant(
         "TTAModel shares φ's forward though a normalisation is set",
         "tta/classification.py",
-        "            and self.aug.normalization is None  # what φ saw is what the classifier takes\n",
-        "",
+        "self.aug.normalization is None and images.is_floating_point()",
+        "images.is_floating_point()",
         "test_tta_features.py -k normalised",
     ),
     Mutant(
