@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -180,6 +181,8 @@ def test_samples_know_how_many_they_are():
     params = ia.AugmentParams(angle=torch.zeros(3, 6))
     sample = ia.AugmentSample(params, None, torch.zeros(6, 3, 2, 2))
     assert (sample.n, sample.batch_size, sample.enumerated) == (3, 6, False)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sample.enumerated = True
 
 
 @pytest.mark.parametrize("names", [["turn"], ["turn", "light"], ["turn", "rotate"]])

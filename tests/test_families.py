@@ -10,7 +10,8 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
 from instaaug_transforms.families.anchors import AnchorFamily
-from instaaug_transforms.families.base import Features, FeatureSpec
+from instaaug_transforms.families.base import Family, FamilyDistribution, Features, FeatureSpec
+from instaaug_transforms.families.boxed import BoxedFamily
 from instaaug_transforms.families.crop import Crop, crop_within
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.families.rotate import Rotate
@@ -708,3 +709,36 @@ def test_a_family_says_what_it_cannot_do():
     with pytest.raises(ia.InstaAugError, match="families: field angle given more than once"):
         families.create([Rotate(), type("Other", (Rotate,), {"name": "test_other"})()])
     assert families.create("rotate")[0].name == families.create(Rotate())[0].name == "rotate"
+
+
+REQUIRED = {
+    Family: ["identity", "head", "distribution", "n_uniforms", "widest", "entropy_band", "max_entropy"],
+    FamilyDistribution: ["from_uniform", "log_prob", "entropy", "mode", "top"],
+    BoxedFamily: ["inside"],
+    UniformFamily: ["identity"],
+}
+
+
+@pytest.mark.parametrize(("base", "name"), [(base, name) for base, names in REQUIRED.items() for name in names])
+def test_a_family_without_what_it_must_have_cannot_be_made(base, name):
+    """And what it must have is said all at once, before anything is learned."""
+    assert base.__abstractmethods__ == set(REQUIRED[base])
+    others = {other: lambda self: None for other in REQUIRED[base] if other != name}
+    with pytest.raises(TypeError, match=name):
+        type("Unfinished", (base,), {"name": "unfinished", "fields": ("x",), **others})()
+
+
+def test_what_a_family_need_not_say():
+    part = type("Plain", (FamilyDistribution,), dict.fromkeys(REQUIRED[FamilyDistribution], lambda self: None))()
+    assert part.narrowed(0.5) is part
+    table = Table(3).distribution(torch.zeros(2, 3))
+    assert table.narrowed(0.1) is table and not table.has_rsample and table.n_uniforms == 1
+    assert (Table(3).stays_inside, Table(3).changes_frame, Table(3).uses_backend, Table(3).order) == (
+        False,
+        False,
+        False,
+        50,
+    )
+    assert Table(3).box(None) is None and Table(3).channels is None and HSV().uses_backend
+    fields = {"a": torch.ones(2)}
+    assert Table(3).jittered(fields, torch.rand(2, 0)) is fields and (Table(3).n_jitter, Table(3).jitter) == (0, False)

@@ -1,5 +1,7 @@
 """What a report says of arms whose numbers are known."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -86,3 +88,14 @@ def test_what_is_printed():
         and cells[3][5] == "0.750"
     )
     assert str(HeldOutReport([single, ours], single, N, "labels")).splitlines()[-1] == "recommended: one view"
+
+
+def test_what_was_found_is_not_changed_and_arms_are_shown_without_their_numbers():
+    single = arm(undisturbed=np.zeros(N), undisturbed_nll=np.zeros(N), more=np.zeros(3))
+    report = HeldOutReport([single], single, N, "labels")
+    for made, name in ((single, "cost"), (report, "n_images")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 3)
+    assert repr(single) == "HeldOutArm(name='one view', n_views=1, cost=1.0, setting=None)"
+    bare = HeldOutArm("one view", 1, 1.0, None, np.zeros(N))
+    assert bare.setting is bare.more is bare.undisturbed is bare.undisturbed_nll is None and report.notes == []

@@ -1,5 +1,7 @@
 """Arms of a held-out report, on outputs that are made up: which views, at what cost, as which arguments of `TTAModel`."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,7 @@ from instaaug_transforms.learning.arms import (
 from instaaug_transforms.learning.harmless import _mean_loss, _shrink, average_loss, policy_order
 from instaaug_transforms.learning.losses import cross_entropy, squared_error
 from instaaug_transforms.learning.prepared import Prepared
+from instaaug_transforms.learning.put_right import PutRight
 from instaaug_transforms.learning.scores import ClassScores, OutputScores, scores_of
 
 from .conftest import make_lively
@@ -293,3 +296,9 @@ def test_a_predictor_of_ones_own_is_left_as_it_is(heads):
         predictor = Own(heads)
 
     assert _shrink(Transform(), None, None, []) == 1.0
+
+
+def test_ways_and_what_puts_right_are_not_changed():
+    for made, name in ((module.Way(None, None, {}), "views"), (PutRight(*[None] * 7), "aug")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 3)

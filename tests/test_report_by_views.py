@@ -8,6 +8,7 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.light import Light
 from instaaug_transforms.learning import report_by_views as module
 from instaaug_transforms.learning.losses import squared_error
 from instaaug_transforms.learning.report import HeldOutArm
@@ -258,3 +259,16 @@ def test_no_gradients_are_kept_of_a_report():
     fixed = [arm for arm in report.arms if arm.name == "best input-free"]
     assert [arm.n_views for arm in fixed] == [1, 2, 4, 10] and [arm.cost for arm in fixed] == [1, 2, 4, 10]
     assert report.arms[0].name == "one view" and report.arms[0].nll.max() < 1e-6
+
+
+@pytest.mark.parametrize(("exposures", "searched"), [(85, 100), (86, 16)])
+def test_of_more_than_a_hundred_candidates_only_zooms_are_searched_for(exposures, searched, monkeypatch):
+    light = Light(exposures=tuple(i / 16 for i in range(exposures)), white_balances=(0.0,))
+    seen, fixed = [], module._fixed
+    monkeypatch.setattr(
+        module, "_fixed", lambda scores, views: seen.append(views.batch_shape[0]) or fixed(scores, views)
+    )
+    images = pictures(6)
+    val = LabelledImages(images, Halves()(images))
+    module.report_by_views(make_lively([light]), Halves().eval(), val, squared_error, ia.FitConfig(**QUIET))
+    assert seen == [searched]
