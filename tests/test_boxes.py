@@ -436,3 +436,23 @@ def test_colours_leave_masks_and_points_alone_but_for_their_size():
     assert torch.equal(transform_points(points, params, chain, None), points)
     moved = transform_points(points, params, chain, (8, 12))
     assert moved.tolist() == [[3.0, 6.0]] and moved.canvas_size == (8, 12)
+
+
+def test_canvases_of_odd_sides_have_their_middle_in_the_middle_of_a_pixel():
+    """A half turn of 7 × 5 pixels takes x to 5 − x and y to 7 − y; out to 3 × 9, by the ratio of the sides."""
+    turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    forward = torch.tensor([[-1.0, 0, 5], [0, -1, 7], [0, 0, 1]], dtype=torch.float64)
+    assert torch.allclose(pixel_matrix(turn, (7, 5), (7, 5)), forward)
+    larger = torch.diag(torch.tensor([9 / 5, 3 / 7, 1.0], dtype=torch.float64))
+    assert torch.allclose(pixel_matrix(turn, (7, 5), (3, 9)), larger @ forward)
+    aug = ia.LearnedAugment(["rotate"])
+    given = boxes([[1.0, 2.0, 2.0, 6.0]], (7, 5))
+    _, moved = aug(tv_tensors.Image(torch.rand(3, 7, 5)), given, params=ia.AugmentParams(angle=torch.tensor([180.0])))
+    assert torch.allclose(moved.as_subclass(torch.Tensor), torch.tensor([[3.0, 1.0, 4.0, 5.0]]), atol=1e-5)
+
+
+def test_outside_of_masks_is_0_unless_something_else_is_said():
+    params, mask = ia.AugmentParams(shift_x=torch.tensor([0.5])), tv_tensors.Mask(torch.ones(2, 4, dtype=torch.int16))
+    for fill, there in (({}, 0), ({"fill": -7}, -7)):
+        out = transform_mask(mask, params, families.create(["translate"]), None, **fill)
+        assert out.tolist() == [[there, there, 1, 1]] * 2

@@ -345,3 +345,14 @@ def test_what_tuning_finds_has_the_lowest_loss():
     best = min(losses, key=losses.get)
     assert found["select"] in ("top", "stratified") and found["range_fraction"] in losses
     assert found["select"] == "stratified" or found["range_fraction"] == best
+
+
+def test_images_without_labels_cannot_be_compared():
+    model, aug, images = Tiny(), make_lively(["turn"]), torch.rand(6, 3, 32, 32)
+    labelled = (images, torch.arange(6) % 4)
+    for call in (
+        lambda: evaluate(model, aug, images, labelled, progress=False), lambda: evaluate(model, aug, labelled, images, progress=False),
+        lambda: evaluation.tune(model, aug, images, progress=False), lambda: evaluation.views_nll(model, aug, images, progress=False),
+    ):  # fmt: skip
+        with pytest.raises(ia.InstaAugError, match=r"data.*label"):
+            call()

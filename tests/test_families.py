@@ -742,3 +742,34 @@ def test_what_a_family_need_not_say():
     assert Table(3).box(None) is None and Table(3).channels is None and HSV().uses_backend
     fields = {"a": torch.ones(2)}
     assert Table(3).jittered(fields, torch.rand(2, 0)) is fields and (Table(3).n_jitter, Table(3).jitter) == (0, False)
+
+
+def test_what_weights_files_hold_of_a_head():
+    """Nothing but what is learned, of the sizes that files have had so far: others could not be read."""
+
+    def shapes(name):
+        return {key: tuple(value.shape) for key, value in heads()[name].head(SPEC).state_dict().items()}
+
+    assert shapes("anchors") == {
+        "reduce.weight": (32, 6, 1, 1), "reduce.bias": (32,), "local.weight": (128, 32 * 12), "local.bias": (128,),
+        "context.weight": (128, 5), "direct.weight": (3, 5), "out.weight": (3, 128), "out.bias": (3,),
+    }  # fmt: skip
+    assert shapes("boxes") == {
+        "local.weight": (32, 6), "local.bias": (32,), "context.weight": (32, 5), "weight": (1, 4, 32), "bias": (1, 4), "offset": (30,),
+    }  # fmt: skip
+    assert shapes("mirrored")["weight"] == (2, 2, 32) and shapes("mirrored")["offset"] == (10,)
+    assert shapes("ranges") == {"hidden.weight": (32, 5), "hidden.bias": (32,), "out.weight": (6, 32), "out.bias": (6,)}
+
+
+def test_a_file_of_boxes_without_offsets_has_none():
+    """Those of version 0.1."""
+    head, other = (perturbed(Crop()) for _ in range(2))
+    state = {name: value for name, value in head.state_dict().items() if name != "offset"}
+    other.load_state_dict(state)
+    assert (other.offset == 0).all() and torch.equal(other.weight, head.weight)
+
+
+def test_the_widest_part_is_all_of_it_unless_less_is_asked_for():
+    ends = torch.tensor([[0.0], [0.5], [1.0]])
+    assert Rotate().widest(ends)["angle"].tolist() == [-180.0, 0.0, 180.0] == Rotate().disturb(ends)["angle"].tolist()
+    assert Crop().widest(ends)["anchor"].tolist() == [0, 15, 29]

@@ -302,3 +302,52 @@ def test_ways_and_what_puts_right_are_not_changed():
     for made, name in ((module.Way(None, None, {}), "views"), (PutRight(*[None] * 7), "aug")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 3)
+
+
+@pytest.mark.parametrize(("look", "answered"), [(False, False), (True, True)])
+def test_fixed_views_of_what_is_put_right_are_arms_of_their_own(look, answered):
+    """Of φ's likeliest candidate and of the two likeliest: searched as fixed views are, and spared where they are the image itself."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        known, _, put_right = held_out(model, cross_entropy)
+        scores = scores_of(dataclasses.replace(known, answered=answered), cross_entropy)
+        log_p = torch.randn(30, 4, generator=torch.Generator().manual_seed(2)).log_softmax(1)
+        found = module.views_put_right(scores, log_p, look, put_right)
+        seen = put_right.look(known, log_p, 2)
+    assert [(arm.name, arm.n_views, arm.setting["put_right"]) for arm in found] == [
+        ("ours", k, m) for m in (1, 2) for k in (1, 2, 4, 10) if k % m == 0
+    ]
+    fixed, ranked = put_right.fixed, log_p.argsort(1, descending=True)
+    for arm in found:
+        k, m = arm.n_views, arm.setting["put_right"]
+        of = seen[m - 1][0]
+        policies, everywhere = of.searched(in_halves(scores), 10 // m)
+        views = everywhere[: k // m]
+        policy = {name: [field[a].item() for a in views] for name, field in fixed.items()}
+        assert arm.setting == {"n_views": k, "policy": policy, "put_right": m} | (
+            {"aggregate": "probability"} if m == 2 else {}
+        )
+        plain = (ranked[:, :m] == 0).sum(1).double().mean().item() * views.count(0)  # left as it is, and shown whole
+        assert arm.cost == pytest.approx(k + look - answered * plain)
+        assert np.allclose(arm.nll, scores.arm("x", k, 0, of.average(policies[:, : k // m])).nll)
+    every = ours(scores, log_p, look, [0, 1], put_right)
+    for arm in every:  # of all ways at each number of views the best
+        rest = [one for one in found if one.n_views == arm.n_views]
+        if arm.n_views <= 4:
+            rest.append(likeliest_views(scores, log_p, arm.n_views, look, [0, 1]))
+        assert arm.nll.mean() == pytest.approx(min(one.nll.mean() for one in rest))
+    assert [arm.n_views for arm in every] == [1, 2, 4, 10]
+
+
+def test_outputs_that_are_averaged_as_they_are_put_one_candidate_right():
+    """As numbers they cannot be weighted by φ."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        known, _, put_right = held_out(model, squared_error)
+        log_p = torch.randn(30, 4).log_softmax(1)
+        found = module.views_put_right(scores_of(known, squared_error), log_p, False, put_right)
+    assert [(arm.n_views, arm.setting["put_right"], arm.setting["aggregate"]) for arm in found] == [
+        (k, 1, "mean_logit") for k in (1, 2, 4, 10)
+    ]

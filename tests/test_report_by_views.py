@@ -261,7 +261,7 @@ def test_no_gradients_are_kept_of_a_report():
     assert report.arms[0].name == "one view" and report.arms[0].nll.max() < 1e-6
 
 
-@pytest.mark.parametrize(("exposures", "searched"), [(85, 100), (86, 16)])
+@pytest.mark.parametrize(("exposures", "searched"), [(3, 18), (85, 100), (86, 16)])
 def test_of_more_than_a_hundred_candidates_only_zooms_are_searched_for(exposures, searched, monkeypatch):
     light = Light(exposures=tuple(i / 16 for i in range(exposures)), white_balances=(0.0,))
     seen, fixed = [], module._fixed

@@ -339,10 +339,17 @@ def test_bytes_go_to_who_takes_them():
 
     aug, images = make_lively(["turn"]).eval(), torch.randint(255, (4, 3, 16, 16), dtype=torch.uint8)
     assert torch.allclose(ia.TTAModel(Bytes(), aug, 2)(images), ia.TTAModel(linear, aug, 2)(images / 255), atol=1e-3)
-    with pytest.raises(
-        ia.InstaAugError, match="images: the classifier gets them as they are given, and does not take bytes"
-    ):
-        ia.TTAModel(linear, aug, 2)(images)
+
+    class Picky(nn.Module):
+        def forward(self, x):
+            raise TypeError("floats only\nand more of it")
+
+    for model in (linear, Picky()):
+        with pytest.raises(
+            ia.InstaAugError, match="images: the classifier gets them as they are given, and does not"
+        ) as e:
+            ia.TTAModel(model, aug, 2)(images)
+    assert "take bytes (floats only); give floats" in str(e.value)
 
 
 def test_averages_in_numpy():
