@@ -235,3 +235,14 @@ def test_what_is_said_of_all_families_together():
     narrow = d.narrowed(0.5)
     assert torch.allclose(narrow.entropies()["rotate"], rotate.entropy() - math.log(2), atol=1e-5)
     assert torch.equal(narrow.entropies()["turn"], turn.entropy()) and d.parts["rotate"] is rotate
+
+
+@pytest.mark.parametrize(
+    ("names", "place"), [(["rotate", "light"], 0), (["turn", "rotate"], 2), (["turn", "rotate", "light"], 5)]
+)
+def test_quantiles_are_in_the_order_of_their_place_among_the_fields(names, place):
+    """After those of the families before, or after all of the candidates where these are ranked together."""
+    d = ia.LearnedAugment(names).distribution(torch.rand(2, 3, 16, 16))
+    angle = d.parts["rotate"].top(6, place)["angle"]
+    assert torch.equal(d.top(6).angle, angle)
+    assert not torch.equal(d.parts["rotate"].top(6, place + 1)["angle"], angle)
