@@ -10,7 +10,11 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
 from instaaug_transforms.families.crop import Crop
-from instaaug_transforms.functional.targets import perspective_coefficients, transform_mask, transform_points
+from instaaug_transforms.functional.targets import (
+    perspective_coefficients,
+    transform_mask,
+    transform_points,
+)
 
 from ._geometry import GEOMETRY as CROP_ROTATE
 from ._geometry import random_params

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -180,6 +181,8 @@ def test_samples_know_how_many_they_are():
     params = ia.AugmentParams(angle=torch.zeros(3, 6))
     sample = ia.AugmentSample(params, None, torch.zeros(6, 3, 2, 2))
     assert (sample.n, sample.batch_size, sample.enumerated) == (3, 6, False)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sample.enumerated = True
 
 
 @pytest.mark.parametrize("names", [["turn"], ["turn", "light"], ["turn", "rotate"]])
@@ -232,3 +235,14 @@ def test_what_is_said_of_all_families_together():
     narrow = d.narrowed(0.5)
     assert torch.allclose(narrow.entropies()["rotate"], rotate.entropy() - math.log(2), atol=1e-5)
     assert torch.equal(narrow.entropies()["turn"], turn.entropy()) and d.parts["rotate"] is rotate
+
+
+@pytest.mark.parametrize(
+    ("names", "place"), [(["rotate", "light"], 0), (["turn", "rotate"], 2), (["turn", "rotate", "light"], 5)]
+)
+def test_quantiles_are_in_the_order_of_their_place_among_the_fields(names, place):
+    """After those of the families before, or after all of the candidates where these are ranked together."""
+    d = ia.LearnedAugment(names).distribution(torch.rand(2, 3, 16, 16))
+    angle = d.parts["rotate"].top(6, place)["angle"]
+    assert torch.equal(d.top(6).angle, angle)
+    assert not torch.equal(d.parts["rotate"].top(6, place + 1)["angle"], angle)

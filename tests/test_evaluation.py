@@ -1,4 +1,5 @@
 import csv
+import inspect
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import tta as evaluation
+from instaaug_transforms.families.light import Light
 from instaaug_transforms.tta import Evaluation, evaluate, runner
 from instaaug_transforms.tta import arms as baselines
 from instaaug_transforms.tta.weights_per_scale import fit_scale_weights
@@ -319,3 +321,51 @@ def test_labels_that_are_no_classes_are_refused(labels, message):
     for data in ((good, (images, labels)), ((images, labels), good)):
         with pytest.raises(ia.InstaAugError, match=message):
             evaluate(Tiny(), make_lively(["turn"]), *data, (1,), only=[], progress=False)
+
+
+def test_what_is_compared_by_default():
+    """One, two, four and ten views, the likeliest, the image itself among them; undisturbed, or all images are."""
+    given = {name: p.default for name, p in inspect.signature(evaluate).parameters.items() if p.default is not p.empty}
+    assert given == {
+        "n_views": (1, 2, 4, 10), "select": "top", "range_fraction": 1.0, "how": "mean_prob", "include_identity": True, "oracle": False,
+        "nuisance": None, "nuisance_probability": 1.0, "batch_size": 256, "amp": False, "seed": 0, "only": None, "workdir": None,
+        "progress": None,
+    }  # fmt: skip
+    shared = {"n_views": 4, "how": "mean_prob", "batch_size": 256, "amp": False, "seed": 0, "progress": None}
+    for function, more in ((evaluation.tune, {}), (evaluation.views_nll, {"select": "top"})):
+        parameters = inspect.signature(function).parameters.items()
+        assert {name: p.default for name, p in parameters if p.default is not p.empty} == shared | more
+
+
+@pytest.mark.parametrize(("candidates", "there"), [(64, True), (65, False)])
+def test_of_more_than_64_candidates_the_surest_is_not_looked_for(candidates, there):
+    light = Light(exposures=tuple(i / 8 for i in range(candidates)), white_balances=(0.0,))
+    aug, data = make_lively([light], predictor=ia.ConvPredictor(16)), (torch.rand(6, 3, 32, 32), torch.arange(6) % 4)
+    found = evaluate(Tiny(), aug, data, data, (1,), only=[], nuisance=nn.Identity(), progress=False)
+    assert (("most confident candidate", 1) in found.arms) == there
+
+
+def test_what_tuning_finds_has_the_lowest_loss():
+    """Of evenly spread and of stratified views, over all, half and a quarter of a range: what `TTAModel` loses."""
+    torch.manual_seed(0)
+    model, aug = Tiny(), make_lively(["rotate"])
+    images, labels = torch.rand(40, 3, 32, 32), torch.randint(4, (40,))
+    found = evaluation.tune(model, aug, (images, labels), 2, progress=False)
+    losses = {}
+    for fraction in (1.0, 0.5, 0.25):
+        logits = ia.TTAModel(model, aug, 2, range_fraction=fraction)(images)
+        losses[fraction] = nn.functional.cross_entropy(logits, labels).item()
+    best = min(losses, key=losses.get)
+    assert found["select"] in ("top", "stratified") and found["range_fraction"] in losses
+    assert found["select"] == "stratified" or found["range_fraction"] == best
+
+
+def test_images_without_labels_cannot_be_compared():
+    model, aug, images = Tiny(), make_lively(["turn"]), torch.rand(6, 3, 32, 32)
+    labelled = (images, torch.arange(6) % 4)
+    for call in (
+        lambda: evaluate(model, aug, images, labelled, progress=False), lambda: evaluate(model, aug, labelled, images, progress=False),
+        lambda: evaluation.tune(model, aug, images, progress=False), lambda: evaluation.views_nll(model, aug, images, progress=False),
+    ):  # fmt: skip
+        with pytest.raises(ia.InstaAugError, match=r"data.*label"):
+            call()

@@ -132,3 +132,16 @@ def test_pieces_are_of_32768_pixels():
     """Eight images of 64 × 64 pixels, or half of one of 256 × 256."""
     assert [some.stop - some.start for some, _ in hsv._pieces(torch.empty(16, 3, 1, 4096))] == [8, 8]
     assert len(list(hsv._pieces(torch.empty(1, 3, 1, 2**16)))) == 2
+
+
+def test_in_pieces_it_is_differentiable_once_and_says_so():
+    images, amounts = torch.rand(2, 3, 4, 4, requires_grad=True), [torch.full((2, 1, 1), 0.7) for _ in range(3)]
+    (slope,) = torch.autograd.grad(hsv.shift_hsv_in_pieces(images, *amounts).square().sum(), images, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_images_that_need_no_slopes_get_none():
+    amounts = [torch.full((2, 1, 1), value, requires_grad=True) for value in (0.1, 1.2, 0.7)]
+    hsv.shift_hsv_in_pieces(torch.rand(2, 3, 4, 4), *amounts).sum().backward()
+    assert all(amount.grad.abs().sum() > 0 for amount in amounts[1:])

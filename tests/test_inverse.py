@@ -137,7 +137,7 @@ def test_it_is_the_mean_over_views_that_show_a_pixel(smooth):
         probs = model(aug(smooth, params=params.index(k))).softmax(1)
         back, seen = ia.invert_maps(aug, probs, params.index(k), (40, 52))
         total, weight = total + back, weight + seen
-    assert torch.allclose(tta(smooth).exp(), total / weight, atol=1e-5)
+    assert torch.allclose(tta(smooth).exp(), total / weight, atol=1e-5) and not tta(smooth).requires_grad
     assert torch.allclose(ia.SegmentationTTA(model, aug, n_views=3, chunk_size=3)(smooth), tta(smooth), atol=1e-5)
 
 

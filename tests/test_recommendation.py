@@ -143,3 +143,94 @@ def test_hedging_is_no_help_to_images_that_were_not_disturbed():
         assert choose_arm([plain, better]) is better and "probabilities are better" not in str(
             conclude([plain, better], n, True)
         )
+
+
+def own(name, k, nll, n=400, **more):
+    """An arm of a fit with a loss of one's own."""
+    return HeldOutArm(name, k, k, None, np.broadcast_to(nll, (n,)).astype(float), {}, **more)
+
+
+def test_of_losses_of_ones_own_a_thousandth_is_material():
+    """Of a loss of 50, or of −50, a twentieth; less is rounding, however certain."""
+    for level in (50.0, -50.0):
+        single = own("one view", 1, level)
+        for saving, better in ((0.049, False), (0.051, True)):
+            other = own("ours", 2, level - saving)
+            assert (choose_arm([single, other]) is other) == better
+    for saving, better in ((0.0009, False), (0.0011, True)):
+        plain, other = (
+            arm("one view", 1, np.arange(400) < 200, 50.0),
+            arm("ours", 2, np.arange(400) < 200, 50.0 - saving),
+        )
+        assert (choose_arm([plain, other]) is other) == better
+
+
+def test_of_arms_as_good_the_cheapest_and_of_these_the_one_that_does_not_look():
+    single = own("one view", 1, 1.0)
+    ours, fixed, dear = own("ours", 2, 0.5), own("best input-free", 2, 0.5), own("best input-free", 4, 0.5)
+    assert choose_arm([single, dear, ours, fixed]) is fixed and choose_arm([single, dear, ours]) is ours
+    better = own("ours", 2, 0.4)
+    assert choose_arm([single, fixed, better]) is better
+    shown = HeldOutArm("most confident candidate", 1, 9, None, np.full(400, 0.1), None)
+    assert choose_arm([single, shown]) is single and choose_arm([single, shown, ours]) is ours
+
+
+def test_what_is_noted_of_a_recommendation():
+    right = np.arange(400) < 200
+    single, ours, fixed = (
+        arm("one view", 1, right, 1.0),
+        arm("ours", 2, np.arange(400) < 300, 0.5),
+        arm("best input-free", 2, np.arange(400) < 300, 0.5),
+    )
+
+    def notes(*arms, n=400, labelled=True):
+        return conclude(list(arms), n, labelled)
+
+    assert notes(ours, single).notes == [] and notes(ours, single).recommended is ours
+    assert [one.name for one in notes(ours, fixed, single).arms] == ["one view", "best input-free", "ours"]
+    assert notes(single).notes == [
+        "looking does not pay here: one plain view is as good as any average; use the classifier as it is"
+    ]
+    assert notes(single, fixed).notes == [
+        "looking does not pay here: the same views for every image are as good, and need no φ"
+    ]
+    few = notes(single, ours, n=9)
+    assert (
+        few.recommended is single and few.notes[0].startswith("only 9 held-out images: too few") and len(few.notes) == 1
+    )
+    assert notes(single, ours, n=10).recommended is ours
+    some = notes(single, ours, n=99).notes
+    assert some == ["99 held-out images tell large differences alone; with 100 or more a small gain is no luck"]
+    assert notes(single, ours, n=100).notes == []
+    put = notes(single, replace(ours, setting={"put_right": 1})).notes
+    assert put == ["φ puts each image right, and the same views of what comes of it are averaged"]
+    assert notes(single, replace(ours, setting={"put_right": 0})).notes == []
+    same = notes(single, arm("ours", 2, right, 0.5)).notes
+    assert same == [
+        "answers are right no more often than chance has it; their probabilities are better, at 2 forwards an image"
+    ]
+    against = [notes(single, labelled=labelled).against for labelled in (True, False)]
+    assert against == ["labels", "the classifier's own answers"]
+    numbers = [notes(own("one view", 1, 1.0), labelled=labelled).against for labelled in (True, False)]
+    assert numbers == ["targets", "the model's own outputs"] and notes(single, ours).n_images == 400
+
+
+def test_the_standard_error_is_that_of_paired_differences():
+    """Two arms whose noise is the same differ for certain; whose noise is opposite, by chance."""
+    noise = np.random.default_rng(0).normal(0, 1, 400)
+    noise -= noise.mean()
+    right = np.arange(400) < 200
+    single = arm("one view", 1, right, 1.0 + noise)
+    alike, opposite = arm("ours", 2, right, 0.9 + noise), arm("ours", 2, right, 0.9 - noise)
+    assert choose_arm([single, alike]) is alike and choose_arm([single, opposite]) is single
+
+
+def test_half_of_a_standard_error_less_often_right_is_no_reason_but_more_is():
+    """Of 400 images 9 are lost and 5 won: 4 less, where chance moves it by √14; then 3 won: 6 less, √12."""
+    right = np.arange(400) < 200
+    single = arm("one view", 1, right, 1.0)
+    for won, fine in ((6, True), (3, False)):
+        other = right.copy()
+        other[:9], other[200 : 200 + won] = False, True
+        better = arm("ours", 2, other, 0.5)
+        assert (choose_arm([single, better]) is better) == fine

@@ -1,12 +1,19 @@
 """Reports of fits that no table holds, and of losses of one's own: what is deployed does what was reported."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.light import Light
 from instaaug_transforms.learning import report_by_views as module
+from instaaug_transforms.learning.losses import squared_error
+from instaaug_transforms.learning.report import HeldOutArm
+
+from .conftest import make_lively
 
 QUIET = {"progress": False}
 
@@ -190,3 +197,78 @@ def test_wrong_losses_and_tables_say_so():
     with pytest.raises(ia.InstaAugError, match="val_table: ranges"):
         data = images, torch.zeros(20).long()
         fit(data, data, table=table, val_table=table)
+
+
+def made_arm(name, k, nll):
+    return HeldOutArm(name, k, k, None, np.full(4, nll), {})
+
+
+def test_of_each_kind_the_best_and_shuffled_ones_where_they_are_better_than_fixed_ones():
+    shuffled = "best input-free (ours, shuffled)"
+    arms = [
+        made_arm("ours", 1, 2.0), made_arm("ours", 1, 1.0), made_arm("ours", 2, 3.0), made_arm("best input-free", 1, 1.5),
+        made_arm("best input-free", 2, 1.5), made_arm("best input-free", 2, 1.6), made_arm(shuffled, 1, 1.4), made_arm(shuffled, 2, 1.5),
+    ]  # fmt: skip
+    kept = [(arm.name, arm.n_views, arm.nll[0]) for arm in module._best_of_each(arms)]
+    assert kept == [
+        ("ours", 1, 1.0),
+        ("ours", 2, 3.0),
+        ("best input-free", 1, 1.5),
+        ("best input-free", 2, 1.5),
+        (shuffled, 1, 1.4),
+    ]
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (63, [63]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2]), (0, [])])
+def test_parts_of_64(n, sizes):
+    parts = module._parts(n)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
+
+
+def test_learned_views_are_of_all_or_the_middle_of_ranges_with_and_without_the_image():
+    aug = make_lively(["rotate"])
+    with torch.no_grad():
+        distribution = aug.distribution(torch.rand(3, 3, 16, 16))
+        made = module._learned(distribution)
+    settings = [(views.k, views.setting["range_fraction"], views.setting["include_identity"]) for views in made]
+    expected = [
+        (k, f, plain) for k in (1, 2, 4, 10) for f in (1.0, 0.5) for plain in ((False, True) if k > 1 else (False,))
+    ]
+    assert settings == expected and all(views.setting["n_views"] == views.k for views in made)
+    for views in made:
+        k, plain = views.k, views.setting["include_identity"]
+        of = distribution.narrowed(views.setting["range_fraction"]).top(k).angle
+        wanted = torch.cat([torch.zeros(1, 3), of[: k - 1]]) if plain else of
+        assert torch.allclose(views.params.angle, wanted, atol=1e-3)
+
+
+def test_no_gradients_are_kept_of_a_report():
+    """Of a transform that is being learned."""
+    aug, seen = make_lively(["rotate"]), []
+
+    class Noting(Halves):
+        def forward(self, x):
+            seen.append(torch.is_grad_enabled() or x.requires_grad)
+            return super().forward(x)
+
+    images = pictures(12)
+    val = LabelledImages(images, Halves()(images))
+    report = module.report_by_views(aug, Noting().eval(), val, squared_error, ia.FitConfig(**QUIET))
+    assert not any(seen) and report.n_images == 12 and aug.recommended["n"] == 12
+    fixed = [arm for arm in report.arms if arm.name == "best input-free"]
+    assert [arm.n_views for arm in fixed] == [1, 2, 4, 10] and [arm.cost for arm in fixed] == [1, 2, 4, 10]
+    assert report.arms[0].name == "one view" and report.arms[0].nll.max() < 1e-6
+
+
+@pytest.mark.parametrize(("exposures", "searched"), [(3, 18), (85, 100), (86, 16)])
+def test_of_more_than_a_hundred_candidates_only_zooms_are_searched_for(exposures, searched, monkeypatch):
+    light = Light(exposures=tuple(i / 16 for i in range(exposures)), white_balances=(0.0,))
+    seen, fixed = [], module._fixed
+    monkeypatch.setattr(
+        module, "_fixed", lambda scores, views: seen.append(views.batch_shape[0]) or fixed(scores, views)
+    )
+    images = pictures(6)
+    val = LabelledImages(images, Halves()(images))
+    module.report_by_views(make_lively([light]), Halves().eval(), val, squared_error, ia.FitConfig(**QUIET))
+    assert seen == [searched]

@@ -8,19 +8,20 @@ import torch
 
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
-from instaaug_transforms.learning.losses import binary_cross_entropy, squared_error
+from instaaug_transforms.learning import scores as module
+from instaaug_transforms.learning.losses import binary_cross_entropy, cross_entropy, squared_error
 from instaaug_transforms.learning.prepared import Prepared
-from instaaug_transforms.learning.scores import ClassScores, OutputScores
+from instaaug_transforms.learning.scores import ClassScores, OutputScores, kept_as, scores_of
 
 
-def prepared(outputs: torch.Tensor, targets: torch.Tensor | None) -> Prepared:
+def prepared(outputs: torch.Tensor, targets: torch.Tensor | None, **more) -> Prepared:
     """Outputs ``(N, D, V, …)``; those of the images as they were are those of the first view of the first copy."""
     n, draws = outputs.shape[:2]
     rows = {}
     for name, values in (("logits", outputs), ("plain", outputs[:, 0, 0])):
         rows[name] = Rows(None, n, values.shape[1:], torch.float32, n, {})
         rows[name].put(slice(0, n), values)
-    return Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), targets), draws, rows, torch.device("cpu"))
+    return Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), targets), draws, rows, torch.device("cpu"), **more)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (4, 2)], ids=str)
@@ -93,3 +94,115 @@ def test_classes_by_numpy():
     assert np.allclose(scores.average(views).exp(), mean, atol=1e-6)
     arm = scores.arm("ours", 2, 2, scores.average(views))
     assert (arm.correct == (mean.argmax(1) == targets.numpy())).all()
+
+
+@pytest.fixture(params=[256, 7])
+def in_chunks(request, monkeypatch):
+    """All copies at once, and a few at a time."""
+    monkeypatch.setattr(module, "CHUNK", request.param)
+
+
+@pytest.mark.parametrize("kind", ["labels", "soft", "own"])
+def test_averages_of_classes_by_numpy(kind, in_chunks):
+    """Two copies of each of 15 images, four views of three classes; weighted, and alike."""
+    torch.manual_seed(0)
+    outputs = 2 * torch.randn(15, 2, 4, 3)
+    targets = {"labels": torch.randint(3, (15,)), "soft": torch.rand(15, 3).softmax(1), "own": None}[kind]
+    scores = ClassScores(prepared(outputs, targets))
+    assert (scores.labelled, scores.n, scores.aggregate, scores.weighs) == (kind != "own", 30, "mean_prob", True)
+    p = outputs.double().softmax(-1).flatten(0, 1).numpy()  # (30, 4, 3)
+    want = {"labels": lambda: np.eye(3)[targets], "soft": lambda: targets.numpy(), "own": lambda: p[::2, 0]}[
+        kind
+    ]().repeat(2, 0)
+    assert np.allclose(scores.losses, -(want[:, None] * np.log(p)).sum(-1), atol=1e-5)
+    views, log_w = torch.randint(4, (30, 2)), torch.randn(30, 2)
+    chosen = p[np.arange(30)[:, None], views]
+    for weights in (None, log_w):
+        w = np.ones((30, 2)) if weights is None else np.exp(weights.double().numpy())
+        average = (w[..., None] * chosen).sum(1) / w.sum(1, keepdims=True)
+        assert np.allclose(scores.average(views, weights).exp(), average, atol=1e-5)
+        nll = -(want * np.log(average)).sum(-1)
+        assert scores.average_loss(views, weights) == pytest.approx(nll.mean(), abs=1e-5)
+        assert np.allclose(scores.cross_entropy(scores.average(views, weights)), nll, atol=1e-5)
+    log_p = scores.log_p(torch.tensor([3, 20]), torch.tensor([[0, 2, 2], [1, 3, 0]]))
+    assert np.allclose(log_p.exp(), p[[3, 20]][[[0], [1]], [[0, 2, 2], [1, 3, 0]]], atol=1e-5)
+    for columns in (4, 2):
+        assert np.array_equal(scores.most_confident(columns)[:, 0], p[:, :columns].max(-1).argmax(1))
+    right, losses = scores.score(scores.average(views))
+    assert np.array_equal(right, chosen.mean(1).argmax(-1) == want.argmax(-1)) and losses.shape == (30,)
+    scaled = torch.from_numpy(np.log(chosen.mean(1))) / scores.temperature(scores.average(views))
+    assert np.allclose(losses, -(want * scaled.log_softmax(-1).numpy()).sum(-1), atol=1e-3)
+
+
+def test_what_undisturbed_copies_say_is_said_image_by_image():
+    """Of three copies of each image none, some or all were left alone: 0/0 is not a number."""
+    torch.manual_seed(0)
+    outputs, targets = 2 * torch.randn(8, 3, 2, 3), torch.randint(3, (8,))
+    left = torch.rand(8, 3) < 0.5
+    left[0], left[1] = False, True
+    scores = ClassScores(prepared(outputs, targets, undisturbed=left.flatten()))
+    averaged = scores.average(torch.zeros(24, 1, dtype=torch.long))
+    arm = scores.arm("ours", 2, 2.5, averaged, {"n_views": 2})
+    p = outputs[:, :, 0].softmax(-1)
+    right = p.argmax(-1) == targets[:, None]
+    nll = -p.log().gather(2, targets[:, None, None].expand(8, 3, 1))[..., 0]
+    expected, as_deployed = np.full(8, np.nan), np.full(8, np.nan)
+    for i in range(1, 8):
+        if left[i].any():
+            expected[i], as_deployed[i] = right[i][left[i]].float().mean(), nll[i][left[i]].mean()
+    assert np.allclose(arm.undisturbed, expected, equal_nan=True) and np.isnan(arm.undisturbed[0])
+    assert np.allclose(arm.undisturbed_nll, as_deployed, atol=1e-5, equal_nan=True)
+    assert np.allclose(arm.correct, right.float().mean(1)) and (arm.name, arm.n_views, arm.cost) == ("ours", 2, 2.5)
+    assert arm.setting == {"n_views": 2} and arm.more is None
+    plain = ClassScores(prepared(outputs[:, :1], targets)).arm("one view", 1, 1, averaged[::3])
+    assert plain.undisturbed is plain.undisturbed_nll is plain.setting is None and plain.correct.dtype == bool
+
+
+def test_each_half_has_what_was_searched_on_the_other(in_chunks):
+    """Of 7 images, two copies each: three in the first half. Of one image alone it is its own."""
+    torch.manual_seed(0)
+    outputs, targets = 2 * torch.randn(7, 2, 5, 3), torch.randint(3, (7,))
+    for scores in (
+        ClassScores(prepared(outputs, targets)),
+        OutputScores(prepared(outputs, torch.rand(7, 3)), squared_error),
+    ):
+        order = torch.tensor([4, 0, 6, 1, 2, 5, 3])[:, None] * 2 + torch.arange(2)
+        views, every = scores.searched(order.flatten(), 3, 4)
+        first, second = order[:3].flatten(), order[3:].flatten()
+        for half, other in ((first, second), (second, first)):
+            assert views[half].tolist() == [scores.search(other, 3, 4)] * len(half)
+        assert every == scores.search(torch.arange(14), 3, 4) and max(every) < 4
+        assert scores.searched(order.flatten(), 3)[1] == scores.search(torch.arange(14), 3)
+    alone = ClassScores(prepared(outputs[:1], targets[:1]))
+    views, every = alone.searched(torch.arange(2), 2)
+    assert views.tolist() == [every] * 2
+
+
+def test_averages_of_numbers_in_chunks(in_chunks):
+    torch.manual_seed(0)
+    outputs, targets = torch.randn(20, 1, 4, 2), torch.randn(20, 2)
+    scores = OutputScores(prepared(outputs, targets), squared_error)
+    views = torch.randint(4, (20, 3))
+    by_hand = outputs[torch.arange(20)[:, None], 0, views].mean(1)
+    assert torch.allclose(scores.average(views), by_hand, atol=1e-6)
+    right, losses = scores.score(by_hand)
+    assert right is None and torch.allclose(losses, (by_hand - targets).square().mean(1), atol=1e-6)
+    assert torch.allclose(scores.losses, (outputs[:, 0] - targets[:, None]).square().mean(2), atol=1e-6)
+    found: list[int] = []
+    for _ in range(3):
+        found.append(min(range(4), key=lambda a: (outputs[:, 0][:, [*found, a]].mean(1) - targets).square().mean()))
+    assert scores.search(torch.arange(20), 3) == found
+    assert scores.arm("x", 3, 3, by_hand).undisturbed is None
+
+
+def test_how_averages_are_judged_and_kept():
+    outputs, targets = torch.randn(5, 1, 2, 3), torch.zeros(5, dtype=torch.long)
+    classes, numbers = (
+        scores_of(prepared(outputs, targets), cross_entropy),
+        scores_of(prepared(outputs, torch.rand(5, 3)), squared_error),
+    )
+    assert type(classes) is ClassScores and type(numbers) is OutputScores
+    assert (kept_as(cross_entropy), kept_as(squared_error)) == (torch.float16, torch.float32)
+    assert classes.setting(n_views=2) == {"n_views": 2}
+    assert numbers.setting(n_views=2) == {"n_views": 2, "aggregate": "mean_logit"} and not numbers.weighs
+    assert classes.outputs(torch.tensor([1, 3])).shape == (2, 2, 3)

@@ -1,5 +1,6 @@
 """Tables of comparisons, from numbers that are known."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -18,6 +19,7 @@ from instaaug_transforms.tta.report import (
     ArmResult,
     Evaluation,
 )
+from instaaug_transforms.tta.runner import Way
 
 N = 40
 
@@ -84,3 +86,11 @@ def test_written_rows_hold_the_seed_and_the_notes(tmp_path):
     header, row = (line.split(",") for line in (tmp_path / "a.csv").read_text().splitlines())
     told = dict(zip(header, row, strict=True))
     assert (told["seed"], told["model"], told["n"], told["arm"]) == ("3", "m", str(N), SINGLE)
+
+
+def test_what_was_compared_is_not_changed():
+    found = evaluation(SINGLE_VIEW)
+    for made, name in ((SINGLE_VIEW, "cost"), (found, "seed"), (Way("a", {}, None), "looks")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 3)
+    assert Way("a", {}, None).average is None and not Way("a", {}, None).looks

@@ -108,6 +108,7 @@ def test_the_recommended_arm_is_the_recommended_model(setting):
     aug, model = make_lively(["turn"], predictor=ia.ConvPredictor(16)), Remembering()
     aug.recommended = {"recommended": {"n_views": 3, **setting}}
     arm = compared(model, aug).arms["recommended", 3]
+    assert arm.cost == 3
     images, labels = (part[torch.randperm(14, generator=torch.Generator().manual_seed(0))] for part in pictures()[0])
     logits = ia.TTAModel.recommended(model.eval(), aug)(images)
     assert np.allclose(

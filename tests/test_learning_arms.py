@@ -1,0 +1,353 @@
+"""Arms of a held-out report, on outputs that are made up: which views, at what cost, as which arguments of `TTAModel`."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages
+from instaaug_transforms.engine.rows import Rows
+from instaaug_transforms.learning import arms as module
+from instaaug_transforms.learning.arms import (
+    choices,
+    in_halves,
+    likeliest_views,
+    nll_on_train,
+    numbers_of_views,
+    ours,
+    rivals,
+)
+from instaaug_transforms.learning.harmless import _mean_loss, _shrink, average_loss, policy_order
+from instaaug_transforms.learning.losses import cross_entropy, squared_error
+from instaaug_transforms.learning.prepared import Prepared
+from instaaug_transforms.learning.put_right import PutRight
+from instaaug_transforms.learning.scores import ClassScores, OutputScores, scores_of
+
+from .conftest import make_lively
+from .test_put_right import held_out
+
+
+def held(outputs, targets, draws=1, **more):
+    """Outputs ``(N·D, V, …)`` of copies; those of the images as they were are zero."""
+    n = len(outputs) // draws
+    rows = {}
+    for name, values in (("logits", outputs.unflatten(0, (n, draws))), ("plain", torch.zeros(n, *outputs.shape[2:]))):
+        rows[name] = Rows(None, n, values.shape[1:], torch.float32, n, {})
+        rows[name].put(slice(0, n), values)
+    return Prepared(LabelledImages(torch.zeros(n, 3, 4, 4), targets), draws, rows, torch.device("cpu"), **more)
+
+
+def table(losses, weights=None):
+    """Losses ``(N, D, A)``."""
+    n, draws, columns = losses.shape
+    rows = {"losses": Rows(None, n, (draws, columns), torch.float32, n, {})}
+    rows["losses"].put(slice(0, n), losses)
+    return Prepared(LabelledImages(torch.zeros(n, 3, 4, 4)), draws, rows, torch.device("cpu"), weights)
+
+
+def made_up(n=24, columns=5, classes=3, draws=1, **more):
+    generator = torch.Generator().manual_seed(0)
+    outputs = 2 * torch.randn(n * draws, columns, classes, generator=generator)
+    targets = torch.randint(classes, (n,), generator=generator)
+    log_p = torch.randn(n * draws, columns, generator=generator).mul(2).log_softmax(1)
+    return ClassScores(held(outputs, targets, draws, **more)), log_p, outputs.softmax(-1).double()
+
+
+@pytest.mark.parametrize(
+    ("columns", "ks"), [(0, [1]), (1, [1]), (2, [1, 2]), (3, [1, 2]), (4, [1, 2, 4]), (9, [1, 2, 4]), (10, [1, 2, 4, 10]), (99, [1, 2, 4, 10])]
+)  # fmt: skip
+def test_as_many_views_as_there_are_candidates(columns, ks):
+    assert numbers_of_views(columns) == ks
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("weighs", [True, False])
+def test_ways_of_choosing_are_the_likeliest_with_and_without_the_image_and_tilted_ones(k, weighs):
+    scores, log_p, _ = made_up()
+    if not weighs:
+        scores = OutputScores(scores.held, squared_error)
+    log_p[3, 2] = -50.0  # counts as −20 in a mean
+    p, order = log_p.numpy(), [4, 0]
+    place = np.array([1, 2, 2, 2, 0])
+    mean = np.maximum(p, -20).mean(0)
+    expected = [(np.argsort(-p, 1)[:, :k], {"include_identity": False})]
+    if k > 1:
+        others = [[a for a in row if a] for row in np.argsort(-p, 1)]
+        expected.append((np.array([[0, *row[: k - 1]] for row in others]), {"include_identity": True}))
+    for tilt in (0.1, 0.5, 2.0, 8.0, 30.0):
+        offsets = -mean - tilt * place
+        setting = {"include_identity": False, "view_offsets": pytest.approx(offsets, abs=6e-5)}
+        expected.append((np.argsort(-(p + offsets), 1)[:, :k], setting))
+    ways = choices(log_p, k, order, scores)
+    both = [(False, *one) for one in expected] + ([(True, *one) for one in expected] if weighs and k > 1 else [])
+    assert len(ways) == len(both)
+    for way, (weighted, views, setting) in zip(ways, both, strict=True):
+        assert np.array_equal(way.views, views)
+        how = "probability" if weighted else "mean_prob" if weighs else "mean_logit"
+        assert way.setting == {"n_views": k, "aggregate": how, **setting}
+        assert (way.weights is None) == (not weighted)
+        assert not weighted or np.array_equal(way.weights, np.take_along_axis(p, views, 1))
+        assert all(round(o, 4) == o for o in way.setting.get("view_offsets", []))
+
+
+@pytest.mark.parametrize(("look", "answered"), [(False, False), (True, False), (True, True)])
+def test_the_best_way_is_chosen_and_costs_what_a_deployed_model_costs(look, answered):
+    """A look at features is a forward, which answers for views that are the image itself."""
+    scores, log_p, p = made_up(answered=answered)
+    order, targets = [4, 0], scores.held.images.targets
+    arm = likeliest_views(scores, log_p, 2, look, order)
+
+    def nll(way):
+        w = np.ones((24, 2)) if way.weights is None else np.exp(way.weights.double().numpy())
+        average = (w[..., None] * p[torch.arange(24)[:, None], way.views].numpy()).sum(1) / w.sum(1, keepdims=True)
+        return -np.log(average[np.arange(24), targets]).mean()
+
+    ways = choices(log_p, 2, order, scores)
+    best = [min(filter(kind, ways), key=nll) for kind in (lambda w: w.weights is None, lambda w: w.weights is not None)]
+    made = [scores.arm("ours", 2, 0, scores.average(way.views, way.weights), way.setting) for way in best]
+    chosen = min(range(2), key=lambda i: made[i].nll.mean())
+    assert (arm.name, arm.n_views, arm.setting) == ("ours", 2, best[chosen].setting)
+    assert np.allclose(arm.nll, made[chosen].nll)
+    itself = float((best[chosen].views == 0).double().sum(1).mean())
+    assert arm.cost == pytest.approx(2 + look - answered * itself)
+
+
+def test_ours_is_an_arm_for_each_number_of_views():
+    scores, log_p, _ = made_up()
+    found = ours(scores, log_p, False, [0, 1])
+    assert [(arm.name, arm.n_views) for arm in found] == [("ours", 1), ("ours", 2), ("ours", 4)]
+    for arm in found:
+        assert np.array_equal(arm.nll, likeliest_views(scores, log_p, arm.n_views, False, [0, 1]).nll)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_halves_are_of_images_drawn_alike_every_time(draws):
+    scores, *_ = made_up(10, draws=draws)
+    images = torch.randperm(10, generator=torch.Generator().manual_seed(0)).tolist()
+    assert in_halves(scores).tolist() == [draws * i + d for i in images for d in range(draws)]
+
+
+@pytest.mark.parametrize("columns", [1, 5, 16, 17])
+@pytest.mark.parametrize("known", [[], [2, 0, 1]])
+def test_rivals_are_one_view_fixed_views_shuffled_ones_and_all_candidates(columns, known):
+    scores, log_p, p = made_up(columns=columns)
+    known = [a % columns for a in known][: columns if columns > 1 else 3]
+    angles = 10.0 * torch.arange(columns)
+    found = rivals(scores, log_p, ia.AugmentParams(turn_angle=angles), known, None)
+    by = {(arm.name, arm.n_views): arm for arm in found}
+    targets = scores.held.images.targets
+
+    def nll(views):
+        average = p[torch.arange(24)[:, None], views].mean(1)
+        scaled = average.log() / scores.temperature(average.log())
+        return -scaled.log_softmax(-1)[torch.arange(24), targets].numpy()
+
+    one = by["one view", 1]
+    assert found[0] is one and one.setting == {"n_views": 1, "policy": {"turn_angle": [0.0]}} and one.cost == 1
+    assert np.allclose(one.nll, nll(torch.zeros(24, 1).long()), atol=1e-4) and one.more is None
+    order = in_halves(scores)
+    policies, everywhere = scores.searched(order, 10)
+    shuffled = torch.empty_like(log_p)
+    for place, row in enumerate(order.tolist()):  # what the image before it in that order is told
+        shuffled[row] = log_p[order[place - 1]]
+    for k in (1, 2, 4, 10):
+        arm = by["best input-free", k]
+        found_nll = [nll(policies[:, :k])] + ([nll(torch.tensor(known[:k]).expand(24, -1))] if len(known) >= k else [])
+        best = min(range(len(found_nll)), key=lambda i: found_nll[i].mean())
+        assert np.allclose(arm.nll, found_nll[best], atol=1e-4) and arm.cost == k
+        views = [everywhere[:k], known[:k]][best]
+        assert arm.setting == {"n_views": k, "policy": {"turn_angle": [10.0 * a for a in views]}}
+        rival = by.get(("best input-free (ours, shuffled)", k))
+        if k > columns:
+            assert rival is None
+            continue
+        views = shuffled.topk(k, 1).indices  # shown where it is better: more often right, or as often and surer
+        right = p[torch.arange(24)[:, None], views].mean(1).argmax(-1) == targets
+        merits = (right.double().mean(), -nll(views).mean()), (arm.correct.mean(), -arm.nll.mean())
+        if not np.allclose(*merits, atol=1e-6):
+            assert (rival is not None) == (merits[0] > merits[1])
+        if rival is not None:
+            assert np.allclose(rival.nll, nll(views), atol=1e-4) and rival.setting is None and rival.cost == k
+    assert (("mean of all candidates", columns) in by) == (columns > 1) == (("most confident candidate", 1) in by)
+    if columns > 1:
+        every, surest = by["mean of all candidates", columns], by["most confident candidate", 1]
+        assert np.allclose(every.nll, nll(torch.arange(columns).expand(24, -1)), atol=1e-4) and every.cost == columns
+        policy = {"n_views": columns, "policy": {"turn_angle": angles.tolist()}}
+        assert every.setting == (policy if columns <= 16 else None)
+        assert np.allclose(surest.nll, nll(p.amax(-1).argmax(1, keepdim=True)), atol=1e-4)
+        assert (surest.cost, surest.setting) == (columns, None)
+
+
+def test_fixed_views_of_images_that_phi_learned_from_count_where_the_classifier_is_calibrated():
+    """Every arm of `order` has its NLL there; what was searched on held-out images has none."""
+    scores, log_p, _ = made_up(60)
+    losses = torch.rand(40, 1, 5)
+    candidates = ia.AugmentParams(turn_angle=10.0 * torch.arange(5))
+    sure = scores.temperature(scores.average(torch.zeros(60, 1, dtype=torch.long)))
+    found = rivals(scores, log_p, candidates, [2, 0, 1, 3], table(losses))
+    more = nll_on_train(table(losses), [1, 2, 4])
+    for arm in found:
+        if arm.name == "one view":
+            assert (arm.more is None) == (not 1 / 1.5 < sure < 1.5)
+            assert arm.more is None or np.allclose(arm.more, more[0])
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.5])])
+def test_losses_on_images_that_phi_learned_from_by_halves(weights):
+    """Of every other image, views that are best on the rest; copies weigh as they are likely."""
+    losses = torch.rand(20, 2, 5, generator=torch.Generator().manual_seed(3)) * 3
+    found = nll_on_train(table(losses, weights), [1, 3])
+    assert set(found) == {0, 1, 3}
+    w = np.ones(2) if weights is None else weights.numpy()
+    assert np.allclose(found[0], (losses[:, :, 0].numpy() * w).mean(1), atol=1e-6)
+    for k in (1, 3):
+        expected = np.empty(20)
+        for half in (0, 1):
+            others = torch.exp(-losses[1 - half :: 2].flatten(0, 1).double()).numpy()
+            chosen: list[int] = []
+            for _ in range(k):
+                left = [a for a in range(5) if a not in chosen]
+                chosen.append(max(left, key=lambda a: np.log(others[:, [*chosen, a]].sum(1)).mean()))
+            mine = np.exp(-losses[half::2].numpy())[:, :, chosen].mean(2)
+            expected[half::2] = (-np.log(mine) * w).mean(1)
+        assert np.allclose(found[k], expected, atol=1e-5)
+    assert set(nll_on_train(table(losses[:, :, :2]), [1, 2, 4])) == {0, 1, 2}  # of two candidates no four
+    alone = nll_on_train(table(losses[:1]), [1])
+    assert np.allclose(alone[0], alone[1])
+
+
+def test_of_many_images_some_are_searched(monkeypatch):
+    monkeypatch.setattr(module, "MOST_ROWS", 20)
+    assert len(nll_on_train(table(torch.rand(50, 1, 3)), [1])[1]) == 25  # every other one
+    assert len(nll_on_train(table(torch.rand(19, 1, 3)), [1])[1]) == 19
+
+
+def test_the_order_of_fixed_views():
+    """By what each adds to the average of those before it, or, of other losses, by their means; likelier copies count more."""
+    losses = 3 * torch.rand(50, 1, 12, generator=torch.Generator().manual_seed(1))
+    likelihood, chosen = np.exp(-losses[:, 0].double().numpy()), []
+    for _ in range(10):
+        left = [a for a in range(12) if a not in chosen]
+        chosen.append(max(left, key=lambda a: np.log(likelihood[:, [*chosen, a]].sum(1)).mean()))
+    assert policy_order(table(losses)) == chosen
+    assert policy_order(table(losses), likelihoods=False) == losses[:, 0].mean(0).argsort()[:10].tolist()
+    assert len(policy_order(table(losses[:, :, :3]))) == 3
+    two = torch.stack([torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0])]).expand(400, 2, 2).clone()
+    for weights, first in ((torch.tensor([1.8, 0.2]), 0), (torch.tensor([0.2, 1.8]), 1)):
+        assert policy_order(table(two, weights))[0] == first
+
+
+def test_a_fit_is_judged_by_its_best_ways_or_by_its_single_views():
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        known, copies, _ = held_out(
+            torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3)), cross_entropy
+        )
+        aug = make_lively(["turn"])
+        log_p = aug.distribution(copies).parts["turn"].categorical.logits
+        scores, order = scores_of(known, cross_entropy), [1, 0, 2]
+        ways = [choices(log_p, k, order, scores) for k in (1, 2, 4)]
+        expected = np.mean([min(scores.average_loss(way.views, way.weights) for way in some) for some in ways])
+        assert average_loss(aug, known, order, scores) == pytest.approx(expected, abs=2e-3)  # copies are kept as bytes
+        losses = torch.cat([known.losses(torch.tensor([r])) for r in range(30)])[:, :4]
+        single = -torch.log((log_p.exp() * torch.exp(-losses)).sum(1)).mean()
+        assert average_loss(aug, known, order, None) == pytest.approx(single.item(), abs=2e-3)
+
+
+def test_phi_is_shrunk_as_far_as_averages_gain_by_it():
+    """Of five strengths the one with the lowest loss; what φ then says is so far from its mean."""
+    torch.set_num_threads(1)
+    chosen = set()
+    with torch.no_grad():
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        known, copies, _ = held_out(model, cross_entropy)
+        scores, order = scores_of(known, cross_entropy), [1, 0, 2]
+        for seed in range(4):
+            aug = make_lively(["turn"])
+            torch.manual_seed(seed)
+            aug.predictor.heads["turn"].out.weight.normal_(0, 0.5)
+            before = aug.predictor.decode(*known.seen(torch.arange(30)))["turn"]
+            mean = before.mean(0)
+            losses = {
+                s: _mean_loss(scores, (mean + s * (before - mean)).log_softmax(1), order)
+                for s in (0, 0.25, 0.5, 0.75, 1)
+            }
+            strength = _shrink(aug, known, scores, order)
+            assert losses[strength] == pytest.approx(min(losses.values()), abs=1e-5)
+            assert torch.allclose(aug.predictor(copies)["turn"], mean + strength * (before - mean), atol=2e-2)
+            chosen.add(strength)
+    assert len(chosen) > 1
+
+
+class Own(torch.nn.Module):
+    """A predictor without heads, or with one that cannot be shrunk."""
+
+    def __init__(self, heads):
+        super().__init__()
+        if heads:
+            self.heads = torch.nn.ModuleDict({"turn": torch.nn.Flatten()})
+
+
+@pytest.mark.parametrize("heads", [False, True])
+def test_a_predictor_of_ones_own_is_left_as_it_is(heads):
+    class Transform:
+        predictor = Own(heads)
+
+    assert _shrink(Transform(), None, None, []) == 1.0
+
+
+def test_ways_and_what_puts_right_are_not_changed():
+    for made, name in ((module.Way(None, None, {}), "views"), (PutRight(*[None] * 7), "aug")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(made, name, 3)
+
+
+@pytest.mark.parametrize(("look", "answered"), [(False, False), (True, True)])
+def test_fixed_views_of_what_is_put_right_are_arms_of_their_own(look, answered):
+    """Of φ's likeliest candidate and of the two likeliest: searched as fixed views are, and spared where they are the image itself."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        known, _, put_right = held_out(model, cross_entropy)
+        scores = scores_of(dataclasses.replace(known, answered=answered), cross_entropy)
+        log_p = torch.randn(30, 4, generator=torch.Generator().manual_seed(2)).log_softmax(1)
+        found = module.views_put_right(scores, log_p, look, put_right)
+        seen = put_right.look(known, log_p, 2)
+    assert [(arm.name, arm.n_views, arm.setting["put_right"]) for arm in found] == [
+        ("ours", k, m) for m in (1, 2) for k in (1, 2, 4, 10) if k % m == 0
+    ]
+    fixed, ranked = put_right.fixed, log_p.argsort(1, descending=True)
+    for arm in found:
+        k, m = arm.n_views, arm.setting["put_right"]
+        of = seen[m - 1][0]
+        policies, everywhere = of.searched(in_halves(scores), 10 // m)
+        views = everywhere[: k // m]
+        policy = {name: [field[a].item() for a in views] for name, field in fixed.items()}
+        assert arm.setting == {"n_views": k, "policy": policy, "put_right": m} | (
+            {"aggregate": "probability"} if m == 2 else {}
+        )
+        plain = (ranked[:, :m] == 0).sum(1).double().mean().item() * views.count(0)  # left as it is, and shown whole
+        assert arm.cost == pytest.approx(k + look - answered * plain)
+        assert np.allclose(arm.nll, scores.arm("x", k, 0, of.average(policies[:, : k // m])).nll)
+    every = ours(scores, log_p, look, [0, 1], put_right)
+    for arm in every:  # of all ways at each number of views the best
+        rest = [one for one in found if one.n_views == arm.n_views]
+        if arm.n_views <= 4:
+            rest.append(likeliest_views(scores, log_p, arm.n_views, look, [0, 1]))
+        assert arm.nll.mean() == pytest.approx(min(one.nll.mean() for one in rest))
+    assert [arm.n_views for arm in every] == [1, 2, 4, 10]
+
+
+def test_outputs_that_are_averaged_as_they_are_put_one_candidate_right():
+    """As numbers they cannot be weighted by φ."""
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        known, _, put_right = held_out(model, squared_error)
+        log_p = torch.randn(30, 4).log_softmax(1)
+        found = module.views_put_right(scores_of(known, squared_error), log_p, False, put_right)
+    assert [(arm.n_views, arm.setting["put_right"], arm.setting["aggregate"]) for arm in found] == [
+        (k, 1, "mean_logit") for k in (1, 2, 4, 10)
+    ]

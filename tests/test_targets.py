@@ -1,0 +1,141 @@
+"""Where boxes, points and masks come to lie, by linear programming and in closed form."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as F
+
+import instaaug_transforms as ia
+from instaaug_transforms import families, functional
+from instaaug_transforms.functional.targets import (
+    owners,
+    perspective_coefficients,
+    pixel_matrix,
+    transform_mask,
+    transform_points,
+)
+
+from .conftest import make_lively
+from .test_boxes import boxes, seeded
+
+
+@pytest.mark.parametrize("names", [["crop"], ["crop", "rotate"], ["rotate", "shear"]], ids="-".join)
+def test_what_is_visible_of_a_box_is_what_linear_programming_finds(names):
+    """The extremes of the points of a parallelogram that lie on the canvas; of one that shows nothing, its box clamped."""
+    aug, size, seen = make_lively(names), (40, 56), 0
+    image = tv_tensors.Image(torch.rand(3, *size))
+    generator = seeded(1)
+    for seed in range(10):
+        params = aug.distribution(image).sample((), seeded(seed))
+        low = torch.rand(4, 2, generator=generator) * 70 - 15
+        given = torch.cat([low, low + 1 + 40 * torch.rand(4, 2, generator=generator) ** 2], 1)
+        _, found = aug(image, boxes(given, size), params=params)
+        matrix = functional.geometry_matrix(aug.families, params, *size)
+        forward = pixel_matrix(matrix, size, size)[0].detach().numpy()
+        for box, got in zip(given.double().numpy(), found.as_subclass(torch.Tensor).numpy(), strict=True):
+            start = forward[:2, :2] @ box[:2] + forward[:2, 2]
+            edges = forward[:2, :2] * (box[2:] - box[:2])  # columns: along x, along y
+            limits = np.array([56.0, 40.0])
+            ends = []
+            for axis in (0, 1):
+                for sign in (1, -1):
+                    made = scipy.optimize.linprog(
+                        sign * edges[axis],
+                        A_ub=np.vstack([edges, -edges]),
+                        b_ub=np.concatenate([limits - start, start]),
+                        bounds=[(0, 1)] * 2,
+                    )
+                    ends.append(start[axis] + sign * made.fun if made.status == 0 else None)
+            if None not in ends:
+                expected, seen = np.array(ends)[[0, 2, 1, 3]], seen + 1
+            else:
+                corners = start + np.array([[0, 0], [1, 0], [0, 1], [1, 1]]) @ edges.T
+                expected = np.clip(np.concatenate([corners.min(0), corners.max(0)]), 0, np.tile(limits, 2))
+            assert np.allclose(got, expected, atol=2e-3)
+    assert 10 < seen < 40
+
+
+@pytest.mark.parametrize("point", [(10.0, 12.0), (-5.0, 12.0), (70.0, 50.0)])
+def test_a_box_without_extent_stays_one(point):
+    """On the canvas where it is, outside at the nearest edge, as torchvision clamps it."""
+    aug, image = ia.LearnedAugment(["rotate"]), tv_tensors.Image(torch.rand(3, 40, 56))
+    given = boxes([[*point, *point]], (40, 56))
+    _, moved = aug(image, given, params=ia.AugmentParams(angle=torch.zeros(1)))
+    expected = F.clamp_bounding_boxes(given)
+    assert torch.allclose(moved.as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor), atol=1e-4)
+    half = ia.AugmentParams(angle=torch.tensor([180.0]))
+    _, turned = aug(image, given, params=half)
+    x, y = min(max(56 - point[0], 0.0), 56.0), min(max(40 - point[1], 0.0), 40.0)
+    assert torch.allclose(turned.as_subclass(torch.Tensor), torch.tensor([[x, y, x, y]]), atol=1e-3)
+
+
+def test_out_to_in_becomes_in_to_out_in_pixels():
+    """The left half of 40 × 60 pixels shown on 20 × 30: what lay at x lies at x."""
+    matrix = torch.tensor([[0.5, 0.0, -0.5], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    found = pixel_matrix(matrix, (40, 60), (20, 30))
+    assert found.dtype == torch.float64 and torch.allclose(
+        found, torch.diag(torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64))
+    )
+    coefficients = perspective_coefficients(matrix, (40, 60), (20, 30))
+    assert coefficients == pytest.approx([1, 0, 0, 0, 2, 0, 0, 0], abs=1e-9)
+    right = perspective_coefficients(matrix * torch.tensor([[1.0, 1, -1], [1, 1, 1], [1, 1, 1]]), (40, 60), (20, 30))
+    assert right == pytest.approx([1, 0, 30, 0, 2, 0, 0, 0], abs=1e-9)
+
+
+def test_whose_targets_they_are():
+    """A leaf of a kind for each image, in their order; one alone, too few or a batch of masks belong to all."""
+    one, other = (boxes([[0.0, 0, 1, 1]], (4, 4)) for _ in range(2))
+    masks = [tv_tensors.Mask(torch.zeros(1, 4, 4)) for _ in range(2)]
+    points = [tv_tensors.KeyPoints(torch.zeros(1, 2), canvas_size=(4, 4)) for _ in range(2)]
+    assert owners([one, "label", other, *masks, *points], 2) == {
+        id(leaf): [i] for pair in ((one, other), masks, points) for i, leaf in enumerate(pair)
+    }
+    assert owners([one, one, other], 3) == {id(one): [0, 1], id(other): [2]}
+    assert owners([one, other], 3) == owners([one], 1) == owners([], 2) == {}
+    batched = [tv_tensors.Mask(torch.zeros(2, 1, 4, 4)) for _ in range(2)]
+    assert owners([*batched, one, other], 2) == {id(one): [0], id(other): [1]}
+
+
+@pytest.mark.parametrize(("shape", "n"), [((3, 1, 4, 4), 2), ((4, 4), 2), ((1, 4, 4), 2), ((2, 1, 4, 4), 1)])
+def test_masks_of_another_number_of_images_are_refused(shape, n):
+    params = ia.AugmentParams(angle=torch.zeros(n))
+    with pytest.raises(ia.InstaAugError, match=f"mask: shape .* does not go with {n} image"):
+        transform_mask(tv_tensors.Mask(torch.zeros(shape)), params, families.create(["rotate"]), None)
+    with pytest.raises(ia.InstaAugError, match="BoundingBoxes: one canvas goes with one image, got a batch of 2"):
+        transform_points(
+            boxes([[0.0, 0, 1, 1]], (4, 4)), ia.AugmentParams(angle=torch.zeros(2)), families.create(["rotate"]), None
+        )
+
+
+def test_colours_leave_masks_and_points_alone_but_for_their_size():
+    chain, params = families.create(["hsv"]), ia.AugmentParams(hue=torch.tensor([0.3]))
+    mask = tv_tensors.Mask(torch.arange(16).reshape(4, 4))
+    assert torch.equal(transform_mask(mask, params, chain, None), mask)
+    larger = transform_mask(mask, params, chain, (8, 8))
+    assert torch.equal(larger, mask.repeat_interleave(2, 0).repeat_interleave(2, 1))
+    points = tv_tensors.KeyPoints([[1.0, 3.0]], canvas_size=(4, 4))
+    assert torch.equal(transform_points(points, params, chain, None), points)
+    moved = transform_points(points, params, chain, (8, 12))
+    assert moved.tolist() == [[3.0, 6.0]] and moved.canvas_size == (8, 12)
+
+
+def test_canvases_of_odd_sides_have_their_middle_in_the_middle_of_a_pixel():
+    """A half turn of 7 × 5 pixels takes x to 5 − x and y to 7 − y; out to 3 × 9, by the ratio of the sides."""
+    turn = torch.diag(torch.tensor([-1.0, -1.0, 1.0]))
+    forward = torch.tensor([[-1.0, 0, 5], [0, -1, 7], [0, 0, 1]], dtype=torch.float64)
+    assert torch.allclose(pixel_matrix(turn, (7, 5), (7, 5)), forward)
+    larger = torch.diag(torch.tensor([9 / 5, 3 / 7, 1.0], dtype=torch.float64))
+    assert torch.allclose(pixel_matrix(turn, (7, 5), (3, 9)), larger @ forward)
+    aug = ia.LearnedAugment(["rotate"])
+    given = boxes([[1.0, 2.0, 2.0, 6.0]], (7, 5))
+    _, moved = aug(tv_tensors.Image(torch.rand(3, 7, 5)), given, params=ia.AugmentParams(angle=torch.tensor([180.0])))
+    assert torch.allclose(moved.as_subclass(torch.Tensor), torch.tensor([[3.0, 1.0, 4.0, 5.0]]), atol=1e-5)
+
+
+def test_outside_of_masks_is_0_unless_something_else_is_said():
+    params, mask = ia.AugmentParams(shift_x=torch.tensor([0.5])), tv_tensors.Mask(torch.ones(2, 4, dtype=torch.int16))
+    for fill, there in (({}, 0), ({"fill": -7}, -7)):
+        out = transform_mask(mask, params, families.create(["translate"]), None, **fill)
+        assert out.tolist() == [[there, there, 1, 1]] * 2
