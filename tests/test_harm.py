@@ -113,6 +113,26 @@ def test_a_rare_class_is_named_though_it_proves_nothing():
     assert "images that nothing disturbed get another answer than before in 1.9 % of cases [" in str(report)
 
 
+@pytest.mark.parametrize(
+    ("counts", "known", "said"),
+    [
+        ((50, 3), None, "of class 1 only 3 images were held out"),
+        ((50, 40), 52, "of class 1 only 2 such images were held out"),
+        ((50, 5), None, ""),
+        ((3, 3, 3, 3, 40), None, ""),  # as of a thousand classes, of which one cannot know
+    ],
+)
+def test_a_class_of_which_little_is_known_is_named(counts, known, said):
+    classes = np.repeat(np.arange(len(counts)), counts)
+    n = len(classes)
+    undisturbed = None if known is None else shares(n, 0, known)
+    single = arm("one view", np.arange(n) % 2 > 0, undisturbed, loss=2.0)
+    ours = arm("ours", np.ones(n, bool), undisturbed, loss=0.5)
+    report = conclude([single, ours], n, True, classes)
+    assert report.recommended is ours
+    assert (said or "only") in str(report) if said else "were held out: what" not in str(report)
+
+
 def test_what_a_few_images_cannot_tell_is_said():
     single = arm("one view", np.arange(30) < 10, shares(30, 0, 15), as_they_are=np.ones(30))
     ours = arm("ours", np.ones(30, bool), shares(30, 0, 15), loss=0.2, as_they_are=np.ones(30))

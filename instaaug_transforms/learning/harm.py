@@ -47,6 +47,18 @@ def hedges(arm: HeldOutArm, single: HeldOutArm) -> bool:
     return cost > error
 
 
+def rare_class(arm: HeldOutArm, classes: np.ndarray | None) -> tuple[int, int] | None:
+    """The class of which fewest images are known, and how many, where these are too few to tell of a loss and of most they are not."""
+    values = arm.correct if arm.undisturbed is None else arm.undisturbed
+    if classes is None or values is None:
+        return None
+    names = np.unique(classes)
+    counts = np.array([np.isfinite(values[classes == name]).sum() for name in names])
+    if np.median(counts) < CLASS_FEWEST or counts.min() >= CLASS_FEWEST:
+        return None
+    return int(names[counts.argmin()]), int(counts.min())
+
+
 def class_that_pays(
     arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None
 ) -> tuple[int, float, int, bool] | None:

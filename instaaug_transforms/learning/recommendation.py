@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .harm import class_that_pays, costs_others, hedges, interval_of_loss, lost, paired
+from .harm import class_that_pays, costs_others, hedges, interval_of_loss, lost, paired, rare_class
 from .report import HeldOutArm, HeldOutReport
 
 MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is rounding
@@ -75,6 +75,13 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
         )
     if (pays := class_that_pays(arm, single, classes)) is not None:
         notes.append(_of_a_class(*pays[:3]))
+    elif (rare := rare_class(arm, classes)) is not None:
+        notes.append(
+            f"of class {rare[0]} only {rare[1]} such images were held out: what it may lose is not known; give more of them, or labelled "
+            "ones as val_data"
+            if arm.undisturbed is not None
+            else f"of class {rare[0]} only {rare[1]} images were held out: what it may lose is not known; give more of them"
+        )
     return notes
 
 

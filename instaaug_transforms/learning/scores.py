@@ -107,6 +107,10 @@ class Scores:
         """``(N,)`` the class of every image, where the targets are classes."""
         return None
 
+    def doubt(self) -> tuple[str, bool] | None:
+        """What is wrong with the labels of the images as they are, not disturbed, if anything is; and whether they say nothing."""
+        return None
+
 
 class ClassScores(Scores):
     """Probabilities of classes, averaged; judged by the cross-entropy after one temperature, and by which are right."""
