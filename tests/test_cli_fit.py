@@ -259,6 +259,8 @@ def test_the_band_with_the_lower_held_out_nll_is_kept(data, tmp_path, capsys, mo
     arguments = fit_arguments(data, out, "--transforms", "crop", "--entropy", "crop=0.1,0.2", "crop=0.8,0.9")
     arguments += ["--nuisance", "turn", "--nuisance-probability", "0.7"]
     assert main([*arguments, "--no-labels"]) == 2
+    assert "num-classes: tests.test_cli_fit:brightness needs it, and images without labels" in capsys.readouterr().err
+    assert main([*arguments, "--no-labels", "--num-classes", "2"]) == 2
     assert "of several bands the one is kept whose views are best by held-out labels" in capsys.readouterr().err
     assert main(arguments) == 0
     shown = capsys.readouterr().out

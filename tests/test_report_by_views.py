@@ -12,6 +12,7 @@ from instaaug_transforms.families.light import Light
 from instaaug_transforms.learning import report_by_views as module
 from instaaug_transforms.learning.losses import squared_error
 from instaaug_transforms.learning.report import HeldOutArm
+from instaaug_transforms.learning.task import Task
 
 from .conftest import make_lively
 
@@ -254,7 +255,7 @@ def test_no_gradients_are_kept_of_a_report():
 
     images = pictures(12)
     val = LabelledImages(images, Halves()(images))
-    report = module.report_by_views(aug, Noting().eval(), val, squared_error, ia.FitConfig(**QUIET))
+    report = module.report_by_views(Task(aug, Noting().eval(), squared_error, ia.FitConfig(**QUIET)), val)
     assert not any(seen) and report.n_images == 12 and aug.recommended["n"] == 12
     fixed = [arm for arm in report.arms if arm.name == "best input-free"]
     assert [arm.n_views for arm in fixed] == [1, 2, 4, 10] and [arm.cost for arm in fixed] == [1, 2, 4, 10]
@@ -270,5 +271,5 @@ def test_of_more_than_a_hundred_candidates_only_zooms_are_searched_for(exposures
     )
     images = pictures(6)
     val = LabelledImages(images, Halves()(images))
-    module.report_by_views(make_lively([light]), Halves().eval(), val, squared_error, ia.FitConfig(**QUIET))
+    module.report_by_views(Task(make_lively([light]), Halves().eval(), squared_error, ia.FitConfig(**QUIET)), val)
     assert seen == [searched]

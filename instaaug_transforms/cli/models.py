@@ -170,6 +170,12 @@ def _unlabelled(arguments: argparse.Namespace) -> str:
 def _call(factory: Callable[..., Any], path: str, n_classes: int | None) -> nn.Module:
     parameters = inspect.signature(factory).parameters
     takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if (
+        n_classes is None
+        and "num_classes" in parameters
+        and parameters["num_classes"].default is inspect.Parameter.empty
+    ):
+        raise InstaAugError(f"num-classes: {path} needs it, and images without labels do not tell it; give it")
     model = factory(num_classes=n_classes) if takes and n_classes is not None else factory()
     if not isinstance(model, nn.Module):
         raise InstaAugError(f"model: {path} returned {type(model).__name__}; expected a torch.nn.Module")

@@ -16,7 +16,7 @@ def conclude(
     n: int,
     labelled: bool,
     classes: np.ndarray | None = None,
-    doubt: tuple[str, bool] | None = None,
+    doubt: tuple[str, float | None] | None = None,
 ) -> HeldOutReport:
     """The report of arms on ``n`` held-out images.
 
@@ -25,18 +25,18 @@ def conclude(
         n: images, each of several copies counted once.
         labelled: whether the targets are the user's.
         classes: ``(N,)`` of the images, where the targets are classes.
-        doubt: what `Scores.doubt` gave: where labels say nothing, one view is recommended.
+        doubt: what `Scores.doubt` gave: where no arm does better than guessing either, one view is recommended.
     """
     arms = sorted(arms, key=lambda arm: (arm.name != "one view", arm.n_views, arm.cost, arm.name))
     single, notes = arms[0], []
     recommended, better = choose_arm(arms, classes), choose_arm(arms, classes, at_any_cost=True)
-    if doubt is not None:
-        notes.append(doubt[0])
-    if doubt is not None and doubt[1]:
+    # Against labels of something else one arm is right by chance more often than another; an arm that is right has an NLL that says so.
+    guess = doubt and doubt[1]
+    nonsense = guess is not None and not any(_beats(arm, guess) for arm in arms if arm.setting is not None)
+    if nonsense or n < FEWEST:
         recommended = single
-    elif n < FEWEST:
-        recommended = single
-        notes.append(f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data")
+        few = f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data"
+        notes.append(few if n < FEWEST else doubt[0])
     elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
         notes.append(cost)
     elif recommended is single:
@@ -176,6 +176,12 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         return loss <= error
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
+
+
+def _beats(arm: HeldOutArm, guess: float) -> bool:
+    """Whether its NLL is certainly below that of guessing."""
+    saving, error = paired(np.full(len(arm.nll), guess), arm.nll)
+    return saving > max(2 * error, MATERIAL)
 
 
 def _with_more(*arms: HeldOutArm) -> list[np.ndarray]:

@@ -107,8 +107,9 @@ class Scores:
         """``(N,)`` the class of every image, where the targets are classes."""
         return None
 
-    def doubt(self) -> tuple[str, bool] | None:
-        """What is wrong with the labels of the images as they are, not disturbed, if anything is; and whether they say nothing."""
+    def doubt(self) -> tuple[str, float | None] | None:
+        """Why labels may be those of something else: answers on the images as they are do worse than guessing. And the NLL of guessing,
+        where they are right no more often either."""
         return None
 
 
@@ -176,13 +177,15 @@ class ClassScores(Scores):
     def of_images(self) -> np.ndarray:
         return self.right[:: self.held.draws].numpy()
 
-    def doubt(self) -> tuple[str, bool] | None:
+    def doubt(self) -> tuple[str, float | None] | None:
         plain, right = self.held.rows["plain"].tensor().float(), self.right[:: self.held.draws]
-        n, chance = len(plain), 1 / self.classes
+        n, chance, guess = len(plain), 1 / self.classes, math.log(self.classes)
         loss, share = cross_entropy(plain, right).mean().item(), (plain.argmax(1) == right).float().mean().item()
-        if not self.labelled or loss <= math.log(self.classes):
+        if not self.labelled or loss <= guess:
             return None
-        worse = f"labels: the held-out loss, {loss:.2f} nats, is above ln {self.classes} = {math.log(self.classes):.2f}, that of guessing"
+        worse = (
+            f"labels: the held-out loss, {loss:.2f} nats, is above ln {self.classes} = {guess:.2f}, that of guessing"
+        )
         if share <= chance + 3 * math.sqrt(chance * (1 - chance) / n):
             return (
                 f"{worse}: the labels do not match the classifier's classes. Check their order, or the class map",
@@ -191,7 +194,7 @@ class ClassScores(Scores):
         return (
             f"{worse}, though {100 * share:.0f} % are right: the classifier is sure of wrong answers. These images are unlike "
             "those it was trained on, or some labels do not match its classes: check the class map"
-        ), False
+        ), None
 
     def as_deployed(self, averaged: Tensor, losses: Tensor) -> Tensor:
         return self.cross_entropy(averaged)
