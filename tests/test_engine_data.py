@@ -5,7 +5,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, S
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
-from instaaug_transforms.engine import hold_out, load
+from instaaug_transforms.engine import load
 
 
 class Numbered(Dataset):
@@ -84,25 +84,6 @@ def test_parts_and_sums_of_datasets_keep_their_labels_and_names():
     images = load(ConcatDataset([Subset(Numbered(), [4, 1]), Numbered(3)]))
     assert images.targets.tolist() == [4, 1, 0, 1, 2]
     assert images.identities == ["4.png", "1.png", "0.png", "1.png", "2.png"]
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_what_is_held_out_is_not_fitted_on(streamed):
-    data = Numbered(50) if streamed else (torch.zeros(50, 3, 4, 4), torch.arange(50))
-    fitted, held = (set(part.targets.tolist()) for part in hold_out(load(data), 3, 0.1))
-    assert len(held) == 5 and not fitted & held and fitted | held == set(range(50))
-    again, other = (set(hold_out(load(data), seed, 0.1)[1].targets.tolist()) for seed in (3, 4))
-    assert again == held != other
-
-
-@pytest.mark.parametrize(("n", "held"), [(2, 1), (60, 30), (200, 100), (900, 100), (1000, 100), (3000, 300)])
-def test_enough_is_held_out_by_default(n, held):
-    assert len(hold_out(load((torch.zeros(n, 1, 4, 4), torch.arange(n))), 0)[1]) == held
-
-
-def test_one_image_cannot_be_held_out():
-    with pytest.raises(ia.InstaAugError, match="at least two images, got 1"):
-        hold_out(load((torch.rand(1, 3, 4, 4), torch.zeros(1))), 0)
 
 
 class Pairs(list):

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -112,6 +113,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=fraction,
         help="share of the images to choose on (a tenth; of fewer than 1,000 images, 100 or half of them)",
     )
+    group.add_argument(
+        "--groups",
+        metavar="REGEX",
+        help="what it matches in an image's path (its parenthesis, if it has one) names its group: a video, a scene, a patient; whole "
+        "groups are held out, and each counts as one image in the report",
+    )
     group.add_argument("--workdir", type=Path, help="folder for tables and checkpoints (<out>.work)")
     group.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
 
@@ -126,7 +133,7 @@ def run(arguments: argparse.Namespace) -> None:
         progress = distributed.rank() == 0
         folder, classifier, loss = checked(arguments, candidates)
         data = read(arguments, folder, progress)
-        train, held = hold_out(data, arguments.seed, arguments.held_out)
+        train, held = hold_out(data.grouped(groups_of(arguments, data)), arguments.seed, arguments.held_out)
         several = len(candidates) > 1
         fits = [fit_band(arguments, bands, classifier, train, held, loss, progress, several) for bands in candidates]
         if distributed.rank() == 0:
@@ -136,8 +143,24 @@ def run(arguments: argparse.Namespace) -> None:
             say(arguments, best, fits, len(train), len(held))
 
 
+def groups_of(arguments: argparse.Namespace, data: Images) -> list[str] | None:
+    """A name per image, by ``--groups``; None without."""
+    if arguments.groups is None:
+        return None
+    found = [re.search(arguments.groups, name) for name in data.identities]
+    if None in found:
+        raise InstaAugError(
+            f"groups: {arguments.groups!r} matches nothing in {data.identities[found.index(None)]!r}; each image needs a group"
+        )
+    return [match.group(1 if match.re.groups else 0) for match in found]
+
+
 def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[ImageFiles, torch.nn.Module, PerViewLoss]:
     """Images, classifier and loss; all that can be wrong with the options is said here, before the first image is read."""
+    try:
+        re.compile(arguments.groups or "")
+    except re.error as error:
+        raise InstaAugError(f"groups: {arguments.groups!r} is no regular expression ({error})") from None
     labels = "none" if arguments.no_labels else "auto"
     arguments.split = find_split(arguments, "train", labels)
     folder = folder_of(arguments, arguments.split, labels)

@@ -20,8 +20,6 @@ from .samples import as_image, kind, parts
 
 logger = logging.getLogger(__name__)
 
-ENOUGH = 100  # images to choose on; with a tenth of a few hundred, chance decides
-
 
 class Images:
     """N images and, where there are any, their targets.
@@ -29,11 +27,13 @@ class Images:
     Attributes:
         targets: tensor that leads with ``(N,)``; None without labels.
         identities: a name per image (its path, say), or None.
+        groups: ``(N,)`` integers: images of one are no independent witnesses; None where all are.
         per_image: names of the attributes that are tensors and lead with ``(N,)``.
     """
 
-    per_image: ClassVar[tuple[str, ...]] = ("targets",)
+    per_image: ClassVar[tuple[str, ...]] = ("targets", "groups")
     targets: Tensor | None = None
+    groups: Tensor | None = None
     identities: list[str] | None = None
 
     def __len__(self) -> int:
@@ -59,6 +59,22 @@ class Images:
         part.identities = names_of(self.identities, index)
         return part
 
+    def grouped(self, groups: Sequence[Any] | None) -> Self:
+        """The same images; what belongs together says ``groups``, a name per image.
+
+        Raises:
+            InstaAugError: not one each.
+        """
+        if groups is None:
+            return self
+        names = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
+        if len(names) != len(self):
+            raise InstaAugError(f"groups: expected a name per image, {len(self)}, got {len(names)}")
+        number = {name: i for i, name in enumerate(dict.fromkeys(names))}
+        images = copy.copy(self)
+        images.groups = torch.tensor([number[name] for name in names])
+        return images
+
     def without_targets(self) -> Self:
         """The same images, of which nothing is known."""
         images = copy.copy(self)
@@ -83,7 +99,7 @@ class LabelledImages(Images):
         identities: a name per image.
     """
 
-    per_image = ("images", "targets")
+    per_image = ("images", "targets", "groups")
 
     def __init__(self, images: Tensor, targets: Tensor | None = None, identities: list[str] | None = None) -> None:
         self.images, self.targets, self.identities = images, targets, identities
@@ -116,7 +132,7 @@ class StreamedImages(Images):
         rows: indices into ``dataset``; all of it by default.
     """
 
-    per_image = ("rows", "targets")
+    per_image = ("rows", "targets", "groups")
 
     def __init__(self, dataset: Dataset, name: str = "data", workers: int = 0, rows: Tensor | None = None) -> None:
         self.dataset, self.name, self.workers = dataset, name, workers
@@ -189,7 +205,9 @@ class StreamedImages(Images):
             loop, desc=f"reading {self.name}", total=len(order), leave=False, progress=progress, unit="batch"
         ):
             read.append(as_bytes(images) if self._is_bytes() else images)
-        return LabelledImages(torch.cat(read), self.targets, self.identities)
+        images = LabelledImages(torch.cat(read), self.targets, self.identities)
+        images.groups = self.groups
+        return images
 
     def _is_bytes(self) -> bool:
         first, _ = parts(self.dataset[int(self.rows[0])], self.name)
@@ -199,27 +217,6 @@ class StreamedImages(Images):
 def hash_text(text: str) -> Tensor:
     """A string as a tensor of bytes, for `fingerprint`."""
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
-
-
-def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Images, Images]:
-    """A part to fit on and, chosen by the seed, a part to choose on; the same ones for the same seed.
-
-    Args:
-        data: at least two images.
-        seed: of the choice.
-        fraction: share to choose on; by default a tenth, but `ENOUGH` images, or half of them all where they are few.
-
-    Raises:
-        InstaAugError: fewer than two images.
-    """
-    if len(data) < 2:
-        raise InstaAugError(
-            f"train_data: a part is held out to choose on, which takes at least two images, got {len(data)}; or give val_data"
-        )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    share = max(0.1 * len(data), min(ENOUGH, len(data) / 2)) if fraction is None else len(data) * fraction
-    held = max(1, int(share))
-    return data.subset(order[held:]), data.subset(order[:held])
 
 
 def load(

@@ -15,7 +15,7 @@ from ..tta.views import unchanged
 from .prepared import Prepared
 from .put_right import PutRight
 from .report import HeldOutArm
-from .scores import CHUNK, ClassScores, Scores
+from .scores import CHUNK, ClassScores, Scores, by_group
 
 N_VIEWS = (1, 2, 4, 10)
 # Nats that a place in the best input-free order counts; the last gives nearly all images that order.
@@ -122,6 +122,8 @@ def in_halves(scores: Scores) -> Tensor:
     """The copies ``(R,)`` in an order whose halves share no image."""
     draws = scores.held.draws
     images = torch.randperm(scores.n // draws, generator=torch.Generator().manual_seed(0))
+    if scores.held.images.groups is not None:  # those of one group side by side
+        images = images[scores.held.images.groups[images].argsort(stable=True)]
     return (images[:, None] * draws + torch.arange(draws)).flatten()
 
 
@@ -196,7 +198,10 @@ def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
         for half, policy in enumerate(policies):
             mine = losses[halves == half][:, policy[:k] if k else [0]]
             parts[halves == half] = -log_mean(-mine, 1)
-        return (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy()
+        groups = train.images.groups
+        return by_group(
+            (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy(), None if groups is None else groups[images]
+        )
 
     return {k: nll(k) for k in (0, *ks) if k <= most}
 

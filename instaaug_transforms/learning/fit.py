@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..augment.learnable import check_ranges
-from ..engine.data import hold_out, load
+from ..engine.data import load
 from ..engine.nuisance import Step
+from ..engine.splits import hold_out
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
 from ..utils.describe import model_sha256
@@ -48,6 +49,7 @@ def fit(
     loss: PerViewLoss | str = cross_entropy,
     nuisance: Step | Sequence[Step] | None = None,
     labels: bool | None = None,
+    groups: Sequence[Any] | None = None,
     table: Tensor | None = None,
     val_table: Tensor | None = None,
     workdir: str | os.PathLike | None = None,
@@ -82,6 +84,8 @@ def fit(
         labels: whether to fit to the labels. Without them the target is the classifier's own answer on the image as it
             was; that is the default with a nuisance, and labels then serve the report and the choices on held-out images.
             False: what labels there are is not looked at.
+        groups: a name per image of ``train_data``, the same for images that are much alike: frames of a video, one scene, one
+            patient. Whole groups are held out, and each counts as one image in the report.
         table, val_table: loss tables that `build_loss_table` made of the same data, to save the time.
         workdir: folder for tables, memory-mapped, and for checkpoints, every ``config.checkpoint_seconds``. What is
             there already of the tables is used. Nothing is kept by default.
@@ -106,8 +110,11 @@ def fit(
     if val_data is None:
         if table is not None or val_table is not None:
             raise InstaAugError("table: give val_data too, so that the rows of both tables are known")
+        train = train.grouped(groups)
         train, val = hold_out(train, config.seed, config.held_out)
     else:
+        if groups is not None:
+            raise InstaAugError("groups: they say what is held out of train_data; with val_data leave them out")
         val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
     if labels is False:
         train, val = train.without_targets(), val.without_targets()

@@ -94,7 +94,7 @@ def compare(
     log_p, order = joint(aug, held), list(order)
     look = isinstance(aug.predictor, FeaturesPredictor)
     arms = rivals(scores, log_p, candidates, order, train) + ours(scores, log_p, look, order, put_right)
-    report = conclude(arms, len(held.images), scores.labelled, scores.of_images, scores.doubt())
+    report = conclude(arms, len(arms[0].nll), scores.labelled, scores.of_images, scores.doubt())
     aug.recommended = report.to_json()
     return report
 

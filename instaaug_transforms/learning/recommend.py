@@ -37,6 +37,7 @@ def recommend(
     loss: PerViewLoss | str = cross_entropy,
     nuisance: Step | Sequence[Step] | None = None,
     labels: bool | None = None,
+    groups: Sequence[Any] | None = None,
     workdir: str | os.PathLike | None = None,
 ) -> HeldOutReport:
     """Compare one view, views that are the same for every image, and the views of ``aug`` as it is, on all of ``data``.
@@ -51,6 +52,7 @@ def recommend(
         config: of a fit: ``amp``, ``table_batch_size``, ``nuisance_probability``, ``nuisance_draws``, ``seed`` and ``progress`` count.
         loss, nuisance, labels: as in `fit`: without labels, or with a nuisance, the classifier's own answers on the images as they
             were are the target.
+        groups: a name per image, the same for images that are much alike; each group counts as one image.
         workdir: keeps what the classifier said of the views, to go on from.
 
     Raises:
@@ -58,7 +60,7 @@ def recommend(
     """
     config = config or FitConfig()
     check_module(classifier)
-    held = load(data, "data", progress=config.progress, channels=aug.in_channels)
+    held = load(data, "data", progress=config.progress, channels=aug.in_channels).grouped(groups)
     held = held.without_targets() if labels is False else held
     tabled = len(aug.anchor_families) == len(aug.families)
     task = Task.of(aug, classifier, loss, config, nuisance, labels, held, sampled=not tabled)

@@ -54,7 +54,7 @@ class HeldOutReport:
     Attributes:
         arms: in the order of the table; the first is one plain view.
         recommended: the arm that held-out images recommend.
-        n_images: held-out images.
+        n_images: held-out images; groups of them, where there are any.
         against: ``"labels"``, or ``"the classifier's own answers"`` on the images as they were; with a loss of one's own
             ``"targets"`` and ``"the model's own outputs"``.
         notes: what else a user should know, a sentence each.

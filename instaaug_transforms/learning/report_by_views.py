@@ -78,7 +78,7 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
             columns = torch.arange(start, start + views.k).expand(scores.n, -1)
             setting = views.setting and scores.setting(**views.setting)
             arms.append(scores.arm(name, views.k, cost, scores.average(columns), setting))
-    report = conclude(_best_of_each(arms), scores.n, scores.labelled, scores.of_images, scores.doubt())
+    report = conclude(_best_of_each(arms), len(arms[0].nll), scores.labelled, scores.of_images, scores.doubt())
     aug.recommended = report.to_json()
     return report
 

@@ -92,7 +92,10 @@ class Scores:
             if self.held.undisturbed is not None:
                 undisturbed["undisturbed"] = ((correct & left).sum(1) / left.sum(1)).numpy()
             correct = (correct.float().mean(1) if self.held.draws > 1 else correct[:, 0]).numpy()
-        return HeldOutArm(name, k, cost, correct, losses.mean(1).numpy(), setting, **undisturbed)
+        figures = {"correct": correct, "nll": losses.mean(1).numpy(), **undisturbed}
+        groups = self.held.images.groups
+        figures = {name: values if values is None else by_group(values, groups) for name, values in figures.items()}
+        return HeldOutArm(name, k, cost, setting=setting, **figures)
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
@@ -104,7 +107,7 @@ class Scores:
 
     @property
     def of_images(self) -> np.ndarray | None:
-        """``(N,)`` the class of every image, where the targets are classes."""
+        """``(N,)`` the class of every image, where the targets are classes and each image is a witness of its own."""
         return None
 
     def doubt(self) -> tuple[str, float | None] | None:
@@ -174,8 +177,8 @@ class ClassScores(Scores):
         return best_temperature(averaged, self.target)
 
     @property
-    def of_images(self) -> np.ndarray:
-        return self.right[:: self.held.draws].numpy()
+    def of_images(self) -> np.ndarray | None:
+        return None if self.held.images.groups is not None else self.right[:: self.held.draws].numpy()
 
     def doubt(self) -> tuple[str, float | None] | None:
         plain, right = self.held.rows["plain"].tensor().float(), self.right[:: self.held.draws]
@@ -265,6 +268,18 @@ class OutputScores(Scores):
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         every = torch.arange(self.n)
         return None, torch.cat([self.judge(averaged[rows], rows) for rows in every.split(CHUNK)])
+
+
+def by_group(values: np.ndarray, groups: Tensor | None) -> np.ndarray:
+    """Means ``(G,)`` of values ``(N,)`` of images, those that are known, of each group; as they are without groups."""
+    if groups is None:
+        return values
+    place = groups.unique(return_inverse=True)[1].numpy()
+    known = np.isfinite(values.astype(float))
+    count = np.bincount(place, known)
+    return np.divide(
+        np.bincount(place, np.where(known, values, 0.0)), count, out=np.full(len(count), np.nan), where=count > 0
+    )
 
 
 def kept_as(loss: PerViewLoss) -> torch.dtype:

@@ -112,10 +112,10 @@ MUTANTS = [
     ),
     Mutant(
         "hold_out's training part holds what is held out",
-        "engine/data.py",
+        "engine/splits.py",
         "return data.subset(order[held:]), data.subset(order[:held])",
         "return data, data.subset(order[:held])",
-        "test_engine_data.py -k held_out",
+        "test_engine_splits.py -k held_out",
     ),
 ]
 

@@ -1,0 +1,46 @@
+"""Which images are held out of a fit, to choose on."""
+
+import torch
+from torch import Tensor
+
+from ..utils.errors import InstaAugError
+from .data import Images
+
+ENOUGH = 100  # images to choose on; with a tenth of a few hundred, chance decides
+
+
+def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Images, Images]:
+    """A part to fit on and, chosen by the seed, a part to choose on; the same ones for the same seed. Groups are kept together.
+
+    Args:
+        data: at least two images, and groups if they have any.
+        seed: of the choice.
+        fraction: share to choose on; by default a tenth, but `ENOUGH` images, or half of them all where they are few.
+
+    Raises:
+        InstaAugError: fewer than two images, or all in one group.
+    """
+    if data.groups is not None and len(data.groups.unique()) < 2:
+        raise InstaAugError(
+            "groups: whole groups are held out to choose on, and all images are of one; or give val_data"
+        )
+    if len(data) < 2:
+        raise InstaAugError(
+            f"train_data: a part is held out to choose on, which takes at least two images, got {len(data)}; or give val_data"
+        )
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    share = max(0.1 * len(data), min(ENOUGH, len(data) / 2)) if fraction is None else len(data) * fraction
+    held = max(1, int(share))
+    if data.groups is not None:
+        order, held = _whole_groups(data.groups, held, seed)
+    return data.subset(order[held:]), data.subset(order[:held])
+
+
+def _whole_groups(groups: Tensor, n: int, seed: int) -> tuple[Tensor, int]:
+    """An order in which whole groups come first, ``n`` images or somewhat more, but not all of them; and how many these are."""
+    names, place = groups.unique(return_inverse=True)
+    rank = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).argsort()
+    order = rank[place].argsort(stable=True)
+    ends = place.bincount()[rank.argsort()].cumsum(0)  # of the groups in their order
+    first = int((ends < n).sum())
+    return order, int(ends[min(first, len(names) - 2)])
