@@ -74,10 +74,10 @@ class Task:
         own = own_answers(loss) if is_own else None
         undo = None if nuisance is None else Nuisance(nuisance, config.nuisance_probability, config.seed)
         if sampled and (undo is not None or own is not None):
-            what = "nuisance: disturbed images are" if undo is not None else "data: images without labels are"
-            raise InstaAugError(
-                f"{what} looked at through a table; use families of candidates (crop, turn, light, …) and objective='paper'"
-            )
+            through = "nuisance: disturbed images are looked at through a table"
+            if undo is None:
+                through = "data: images without labels are looked at through a table"
+            raise InstaAugError(f"{through}; use families of candidates (crop, turn, light, …) and objective='paper'")
         task = cls(aug, normalizing(aug, classifier), loss, config, undo, own)
         warn_about_normalization(task.classifier)
         warn_about_look(aug, images)
