@@ -116,9 +116,12 @@ def test_few_images_must_tell_more():
         right = np.arange(n) < n // 2
         plain, other = arm("one view", 1, right, 3.0), arm("ours", 2, right, 2.0 + noise)
         assert (choose_arm([plain, other]) is other) == enough
-        assert (f"{n} held-out images tell large" in str(conclude([plain, arm("ours", 1, right, 1.0)], n, True))) == (
-            not enough
-        )
+        righter = np.arange(n) < n // 2 + n // 4
+        assert (choose_arm([plain, arm("ours", 2, righter, 2.0 + noise)]) is plain) != enough
+        # Probabilities that are better for certain, and answers that are no righter.
+        assert (choose_arm([plain, sure := arm("ours", 1, right, 1.0)]) is sure) == enough
+        report = str(conclude([plain, arm("ours", 1, righter, 1.0)], n, True))
+        assert (f"{n} held-out images tell large" in report) == (not enough) and "recommended: ours" in report
 
 
 def test_hedging_is_no_help_to_images_that_were_not_disturbed():

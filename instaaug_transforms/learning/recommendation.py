@@ -140,7 +140,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
 
     An arm comes into question if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
     its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
-    `FEW` images, by three: NLL on held-out images, or on these and all that φ learned from, for an arm that looks at none; or
+    `FEW` images, by three (and accuracy by one at least): NLL on held-out images, or on these and all that φ learned from, for an arm that looks at none; or
     accuracy, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned. Of those, the cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does
@@ -159,6 +159,8 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
         lower = saving > material or (righter and saving > -material)
         useful = lower and (surer or righter) and gain >= -error
+        if arm.correct is not None and len(single.nll) < FEW:  # better probabilities alone are luck too often
+            useful = useful and gain > error
         pays = class_that_pays(arm, single, classes)
         dear = (
             costs_others(arm, single)
