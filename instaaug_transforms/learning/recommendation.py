@@ -76,11 +76,9 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
     if (pays := class_that_pays(arm, single, classes)) is not None:
         notes.append(_of_a_class(*pays[:3]))
     elif (rare := rare_class(arm, classes)) is not None:
+        such = "" if arm.undisturbed is None else "such "
         notes.append(
-            f"of class {rare[0]} only {rare[1]} such images were held out: what it may lose is not known; give more of them, or labelled "
-            "ones as val_data"
-            if arm.undisturbed is not None
-            else f"of class {rare[0]} only {rare[1]} images were held out: what it may lose is not known; give more of them"
+            f"of class {rare[0]} only {rare[1]} {such}images were held out: what it may lose is not known; give more"
         )
     return notes
 
