@@ -247,3 +247,14 @@ def test_sides_change_places_unless_the_size_is_given():
     given = [functional.apply(images, params, turn, (12, 12), swap=swap) for swap in (False, True)]
     assert given[0].shape[2:] == (12, 12) and torch.equal(*given)
     assert functional.apply(images, params, turn).shape == images.shape
+
+
+def test_a_crop_that_touches_the_edge_and_is_turned_continues_the_border():
+    """On a canvas whose sides change places, too: nothing is blended into what lies inside the image."""
+    image = torch.rand(1, 3, 10, 16)
+    box = {"cx": 0.25, "cy": 0.25, "w": 0.5, "h": 0.5}
+    corner = {name: torch.tensor([value]) for name, value in box.items()}
+    turned = ia.AugmentParams(**corner, turn_angle=torch.tensor([90.0]))
+    found = functional.apply(image, turned, families.create(["crop", "turn"]), fill=1.0, swap=True)
+    upright = functional.apply(image, ia.AugmentParams(**corner), families.create(["crop"]), fill=1.0)
+    assert found.shape[2:] == (16, 10) and torch.allclose(found, upright.rot90(1, (-2, -1)), atol=1e-5)

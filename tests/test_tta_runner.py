@@ -232,3 +232,20 @@ def test_the_best_of_all_views_and_calibration_are_scored_as_they_are_defined():
     bins = (confidence * 15).ceil().clamp(1, 15)
     gaps = [(single.correct[b] - confidence.numpy()[b]).sum() for b in ((bins == k).numpy() for k in range(1, 16))]
     assert single.ece == pytest.approx(np.abs(gaps).sum() / 14, abs=1e-4)
+
+
+def test_views_are_weighted_by_their_own_size_and_finished_ones_as_whole_images():
+    params, logits = arms.boxes([(0.5, 0.5, 1.0, 0), (0.5, 0.5, 0.4, 0)]), torch.zeros(2, 3, 4)
+    of_crops = params.map(lambda field: field[:, None].expand(-1, 3))
+    assert runner._bins(logits, of_crops).tolist() == [[5, 5, 5], [1, 1, 1]]
+    assert runner._bins(logits, None).tolist() == [[5, 5, 5]] * 2
+
+
+def test_autoaugments_views_are_weighted_too():
+    """All alike, for they are whole images: as their mean, and on the reported images as on those of the choice."""
+    aug = make_lively(["crop"], predictor=ia.ConvPredictor(16))
+    found = {}
+    for how in ("mean_prob", "weighted"):
+        arm = compared(Remembering(), aug, how=how, only=["AutoAugment policy"]).arms["AutoAugment policy", 4]
+        found[how] = arm.nll
+    assert np.allclose(found["weighted"], found["mean_prob"], atol=1e-4)
