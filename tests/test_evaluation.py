@@ -332,7 +332,10 @@ def test_what_is_compared_by_default():
         "progress": None,
     }  # fmt: skip
     shared = {"n_views": 4, "how": "mean_prob", "batch_size": 256, "amp": False, "seed": 0, "progress": None}
-    for function, more in ((evaluation.tune, {}), (evaluation.views_nll, {"select": "top"})):
+    for function, more in (
+        (evaluation.tune, {}),
+        (evaluation.views_nll, {"select": "top", "nuisance": None, "nuisance_probability": 1.0}),
+    ):
         parameters = inspect.signature(function).parameters.items()
         assert {name: p.default for name, p in parameters if p.default is not p.empty} == shared | more
 

@@ -12,7 +12,6 @@ from instaaug_transforms.families.boxed import BoxedFamily
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.families.rotate import Rotate
-from instaaug_transforms.families.uniform import UniformFamily
 
 from .test_families_tables import Table
 
@@ -110,7 +109,6 @@ REQUIRED = {
     Family: ["identity", "head", "distribution", "n_uniforms", "widest", "entropy_band", "max_entropy"],
     FamilyDistribution: ["from_uniform", "log_prob", "entropy", "mode", "top"],
     BoxedFamily: ["inside"],
-    UniformFamily: ["identity"],
 }
 
 

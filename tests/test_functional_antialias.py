@@ -58,7 +58,9 @@ def test_one_pixel_of_the_result_is_one_of_the_copy():
     angle = np.deg2rad(30)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * 0.5  # of a square to a square
     assert np.allclose(copy_size(turn[None], np.array([40, 40]), np.array([10, 10])), [[20, 20]])
-    assert np.allclose(copy_size(np.array([[[1, 2.0], [0, 1]]]), np.array([9, 9]), np.array([9, 9])), [[9, 9 * 5**0.5]])
+    sheared = np.array([[[1, 2.0], [0, 1]]]), np.array([30, 30])  # rows of pixels lie 1/√5 apart
+    assert np.allclose(copy_size(*sheared, np.array([9, 9])), [[9, round(9 * 5**0.5)]])
+    assert np.allclose(copy_size(*sheared, np.array([20, 20])), [[20, 30]])  # no more than the image has
 
 
 @pytest.mark.parametrize("size", [(5, 1), (1, 1), (1, 7), (3, 2), (7, 7)])

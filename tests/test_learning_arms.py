@@ -299,7 +299,7 @@ def test_a_predictor_of_ones_own_is_left_as_it_is(heads):
 
 
 def test_ways_and_what_puts_right_are_not_changed():
-    for made, name in ((module.Way(None, None, {}), "views"), (PutRight(*[None] * 7), "aug")):
+    for made, name in ((module.Way(None, None, {}), "views"), (PutRight(None, None, None), "task")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 3)
 

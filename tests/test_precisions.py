@@ -56,7 +56,8 @@ def test_modules_of_any_precision_on_a_cpu(kind, dtype, images):
         for name, raw in aug.predictor(given).items():
             assert raw.dtype == torch.float32
             assert (raw - expected[name]).abs().max() < 0.06 * (1 + expected[name].abs().max()), name
-    views, sample = aug.sample(images.to(dtype), n=2)
+    labels = {"labels": torch.zeros(len(images), dtype=torch.long)} if aug.predictor.reads_labels else {}
+    views, sample = aug.sample(images.to(dtype), n=2, **labels)
     assert views.dtype == dtype
     objective = ia.InstaAugObjective(aug)
     objective(views.float().mean((1, 2, 3)), sample).backward()

@@ -174,8 +174,9 @@ class LearnedAugment(Checkpointed, v2.Transform):
             InstaAugError: ``n="all"`` without an anchor family, or with too many combinations; what cannot be learned from: ``p``
                 < 1, ``same_on_batch``, and, while φ learns, bytes or ``"nearest"`` for ranges and no labels for `ClassPredictor`.
         """
+        images = batched(images)
         check_sample(self, images, labels, select)
-        batch, back = self.prepare(batched(images))
+        batch, back = self.prepare(images)
         raw = distributed.call_with_mean_gradients(self.predictor, *((batch,) if labels is None else (batch, labels)))
         distribution = AugmentDistribution(self.families, raw)
         if n == "all":
