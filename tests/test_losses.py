@@ -97,3 +97,17 @@ def test_a_loss_is_one_number_a_view():
     ):
         with pytest.raises(ia.InstaAugError, match=rf"loss: expected one loss per view, \(4,\), got {shape}"):
             per_view(wrong, outputs, targets, 4)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "binary_cross_entropy"])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_outputs_that_are_not_one_tensor_are_named(loss, labelled):
+    class Outputs(torch.nn.Module):
+        def forward(self, images):
+            return {"value": images.mean((2, 3))}
+
+    images = torch.rand(20, 3, 8, 8)
+    data = (images, torch.rand(20, 3)) if labelled else images
+    nuisance = None if labelled else ["turn"]
+    with pytest.raises(ia.InstaAugError, match=f"{loss}: expected .* dict"):
+        ia.fit(ia.LearnedAugment(["turn"]), Outputs(), data, loss=loss, nuisance=nuisance)

@@ -141,9 +141,13 @@ def test_outside_of_masks_is_0_unless_something_else_is_said():
         assert out.tolist() == [[there, there, 1, 1]] * 2
 
 
-@pytest.mark.parametrize("box", [[0.0, 10, 0, 20], [56.0, 10, 56, 20], [0.0, 0, 0, 40], [12.0, -9, 12, 50]])
-def test_an_upright_line_covers_no_corner_of_the_canvas(box):
-    """A box without width, at the left or the right edge too, stays as long as it is, or as the canvas is."""
+UPRIGHT = [[0.0, 10, 0, 20], [56.0, 10, 56, 20], [0.0, 0, 0, 40], [12.0, -9, 12, 50]]
+LYING = [[10.0, 0, 20, 0], [10.0, 40, 20, 40], [0.0, 0, 56, 0], [-9.0, 12, 70, 12], [0.0, 0, 0, 0], [7.0, 7, 7, 7]]
+
+
+@pytest.mark.parametrize("box", UPRIGHT + LYING)
+def test_a_line_covers_no_corner_of_the_canvas(box):
+    """A box without width or height, at an edge too, stays as long as it is, or as the canvas is."""
     given = boxes([box], (40, 56))
     image, still = tv_tensors.Image(torch.rand(3, 40, 56)), ia.AugmentParams(angle=torch.zeros(1))
     _, moved = ia.LearnedAugment(["rotate"])(image, given, params=still)

@@ -151,7 +151,8 @@ def _visible(corners: Tensor, enclosing: Tensor, size: tuple[int, int]) -> Tenso
     edges = corners.roll(-1, 1) - corners  # (N, 4, 2)
     offset = frame[None, None] - corners[:, :, None]  # (N, 4 edges, 4 points, 2)
     side = edges[:, :, None, 0] * offset[..., 1] - edges[:, :, None, 1] * offset[..., 0]
-    covered = ((side >= 0).all(1) | (side <= 0).all(1)) & (edges[:, 0, :1].abs() + edges[:, 0, 1:].abs() > 0)
+    solid = (edges.abs().sum(-1) > 0).all(1, keepdim=True)  # a line covers no corner
+    covered = ((side >= 0).all(1) | (side <= 0).all(1)) & solid
     lines = corners.new_tensor([[0, 0], [width, height]])  # (2 ends, 2 axes): x = 0, W; y = 0, H
     step = torch.where(edges == 0, torch.nan, edges)
     t = (lines[None, None] - corners[:, :, None]) / step[:, :, None]  # (N, 4, 2 ends, 2 axes)

@@ -20,7 +20,8 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """``(B, …)`` outputs and as many target numbers to ``(B,)``, the mean over an image's numbers: regression."""
-    return (outputs.float() - _alike(outputs, targets, "squared_error")).square().reshape(len(outputs), -1).mean(1)
+    targets = _alike(outputs, targets, "squared_error")
+    return (outputs.float() - targets).square().reshape(len(outputs), -1).mean(1)
 
 
 def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -41,6 +42,14 @@ def _alike(outputs: Tensor, targets: Tensor, name: str) -> Tensor:
     return targets.reshape(outputs.shape).to(outputs.device).float()
 
 
+def _one_tensor(outputs: Any, name: str) -> Tensor:
+    if not isinstance(outputs, Tensor):
+        raise InstaAugError(
+            f"{name}: expected outputs that are one tensor, got {_shape(outputs)}; wrap the model in a module that returns it"
+        )
+    return outputs
+
+
 def _shape(value: Any) -> Any:
     return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
@@ -53,8 +62,8 @@ LOSSES: dict[str, PerViewLoss] = {
 # What a loss takes as targets when they are the model's own outputs.
 OWN = {
     cross_entropy: lambda logits: logits.float().softmax(-1),
-    squared_error: Tensor.float,
-    binary_cross_entropy: Tensor.sigmoid,
+    squared_error: lambda outputs: _one_tensor(outputs, "squared_error").float(),
+    binary_cross_entropy: lambda outputs: _one_tensor(outputs, "binary_cross_entropy").sigmoid(),
 }
 
 
