@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engine.data import Images
+from ..families import identity_of
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from ..utils.outputs import are_probabilities, as_labels, as_weights, check_logits
@@ -91,8 +92,6 @@ def can_average(task: Task, data: Images) -> bool:
 def _few(task: Task, data: Images) -> tuple[Any, Tensor | None]:
     """Outputs of the first images as they are, and their targets."""
     images, targets = data.batch(slice(0, FEW), task.aug.device)
-    identity = {
-        name: torch.tensor([value]) for family in task.aug.families for name, value in family.identity().items()
-    }
+    identity = {name: torch.tensor([value]) for name, value in identity_of(task.aug.families).items()}
     with torch.no_grad():
         return Viewer(task.aug, task.classifier, AugmentParams(**identity)).plain(images), targets

@@ -10,7 +10,7 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..engine.data import load
 from ..engine.rows import compute_rows
-from ..families import CandidateProduct
+from ..families import CandidateProduct, identity_of
 from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
 from ..tta.arms import families_for
@@ -55,11 +55,9 @@ class Viewer:
     def plain(self, images: Tensor) -> Tensor:
         """The classifier's outputs of the images themselves, at the size at which it sees the views."""
         if self.aug.output_size not in (None, tuple(images.shape[-2:])):
-            families = self.aug.families
-            identity = {name: value for family in families for name, value in family.identity().items()}
-            identity = {
-                name: torch.full((len(images),), value, device=images.device) for name, value in identity.items()
-            }
+            n, device = len(images), images.device
+            neutral = identity_of(self.aug.families)
+            identity = {name: torch.full((n,), value, device=device) for name, value in neutral.items()}
             images = self.aug.apply(images, AugmentParams(**identity))
         return self._run(images)
 
