@@ -240,3 +240,26 @@ def test_a_classifier_that_scales_images_itself_is_noticed(dtype):
         ia.InstaAugError, match=r"classifier: it is right on \d+ % of some bytes, and on \d+ % of the same"
     ):
         ia.fit(ia.LearnedAugment(["turn"]), Scaling(), (images, labels), config=config)
+
+
+class Batched(nn.Module):
+    """Its BatchNorm keeps no statistics, or it draws; or neither."""
+
+    def __init__(self, how):
+        super().__init__()
+        norm = nn.BatchNorm2d(3, track_running_stats=how != "batch")
+        self.how, self.layers = how, nn.Sequential(norm, nn.Flatten(), nn.Linear(192, 3)).double().eval()
+
+    def forward(self, x):
+        answers = self.layers(x.double())
+        return answers + 0.5 * torch.rand_like(answers) if self.how == "chance" else answers
+
+
+@pytest.mark.parametrize(("how", "said"), [("batch", True), ("chance", True), ("alone", False)])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_answers_that_depend_on_the_batch_or_on_chance_are_said(data, how, said, loss, caplog):
+    images = data[0] * torch.tensor([1.0, 0.8, 0.2, 0.1]).repeat(10)[:, None, None, None]
+    for run in (ia.fit, ia.recommend):
+        caplog.clear()
+        run(ia.LearnedAugment(["turn"]), Batched(how).eval(), images, config=CONFIG, nuisance=["turn"], loss=loss)
+        assert ("depends on the other images of the batch, or on chance" in caplog.text) == said
