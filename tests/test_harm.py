@@ -144,13 +144,18 @@ def test_what_a_few_images_cannot_tell_is_said():
     assert "ours, K = 1, is right 10.0 points more often, which may be chance with 30 held-out images" in str(report)
 
 
-def test_none_lost_is_said_where_none_lost():
-    """One image of 15 is wrong that was right, and another right that was wrong."""
-    single = arm("one view", np.arange(30) < 10, shares(30, 1, 15))
-    ours = arm("ours", np.ones(30, bool), np.roll(shares(30, 1), 1) + 0 * shares(30, 0, 15), loss=0.2)
-    report = str(conclude([single, ours], 30, True))
-    assert "none lost" not in report
-    assert "images that nothing disturbed lose 0.0 points by it [-" in report
+@pytest.mark.parametrize(
+    ("wrong", "said"), [(1, "lose 0.0 points by it [-"), (3, "gain 13.3 points by it [-13.3, 40.0]")]
+)
+def test_none_lost_is_said_where_none_lost(wrong, said):
+    """Of 15 images that nothing disturbed, one is wrong that was right; ``wrong`` are right that were wrong."""
+    before, after = shares(30, wrong, 15), shares(30, 0, 15)
+    after[14] = 0
+    single = arm("one view", np.arange(30) < 10, before)
+    ours = arm("ours", np.ones(30, bool), after, loss=0.2)
+    report = conclude([single, ours], 30, True)
+    assert report.recommended is ours and "none lost" not in str(report)
+    assert f"images that nothing disturbed {said}" in str(report)
 
 
 class Shifted(nn.Module):

@@ -35,7 +35,7 @@ def conclude(
     nonsense = guess is not None and not any(_beats(arm, guess) for arm in arms if arm.setting is not None)
     if nonsense or n < FEWEST:
         recommended = single
-        few = f"only {n} held-out images: too few to tell; give more, FitConfig(held_out=0.5) or val_data"
+        few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
         notes.append(few if n < FEWEST else doubt[0])
     elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
         notes.append(cost)
@@ -102,6 +102,8 @@ def _what_is_lost(arm: HeldOutArm, single: HeldOutArm, labelled: bool) -> str:
     if arm.correct is None:
         return f"have a loss that is larger by {mean:.3g} [{low:.3g}, {high:.3g}]"
     mean, low, high = 100 * mean, 100 * low, 100 * high
+    if labelled and mean < 0:  # though some were lost
+        return f"gain {-mean:.1f} points by it [{-high:.1f}, {-low:.1f}]"
     if labelled:
         return f"lose {mean:.1f} points by it [{low:.1f}, {high:.1f}]"
     return f"get another answer than before in {mean:.1f} % of cases [{low:.1f}, {high:.1f}]"

@@ -98,7 +98,7 @@ class TTAModel(ViewModel):
             result: what `fit` gave back; by default what ``aug`` itself remembers.
             **overrides: other arguments, ``chunk_size`` say.
 
-        It is logged where ``aug`` was fitted to another classifier: what won there need not win here.
+        It is logged where ``aug`` was fitted to another classifier, or nothing says to which: what won there need not win here.
 
         Raises:
             InstaAugError: nothing is known of a recommended setting.
@@ -109,7 +109,12 @@ class TTAModel(ViewModel):
                 "aug: nothing says which setting won on held-out images of yours. Find out, ia.recommend(aug, classifier, data), or "
                 "give n_views yourself, TTAModel(classifier, aug, n_views=4)"
             )
-        if result is None and known.get("model") not in (None, model_sha256(classifier)):
+        if result is None and known.get("model") is None:
+            logger.warning(
+                "classifier: what is recommended is what the weights come with, for any classifier; find out whether it helps this one on "
+                "images of yours, by ia.recommend or `instaaug recommend`"
+            )
+        elif result is None and known["model"] != model_sha256(classifier):
             logger.warning(
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
                 "on this one first, by ia.recommend or `instaaug validate`, or fit again"
