@@ -159,12 +159,19 @@ class Rows:
         """All rows in memory."""
         return self[:]
 
-    def share(self, mine: list[slice]) -> None:
-        """Take over what the other processes have computed."""
-        own = torch.zeros(self._shape, dtype=torch.from_numpy(np.empty(0, self._kind)).dtype)
-        for part in mine:
-            own[part] = self[part]
-        self._rows, self._files = distributed.all_reduce_sum(own).numpy(), None
+    def share(self, parts: list[slice]) -> None:
+        """Take over what the other processes have computed; of ``parts``, each has every ``world_size``-th.
+
+        Chunk by chunk, so that memory stays flat: the rows lie in this process's own files.
+        """
+        rank, world = distributed.rank(), distributed.world_size()
+        dtype = torch.from_numpy(np.empty(0, self._kind)).dtype
+        for i, part in enumerate(parts):
+            own = i % world == rank
+            values = self[part] if own else torch.zeros((part.stop - part.start, *self._shape[1:]), dtype=dtype)
+            values = distributed.all_reduce_sum(values)
+            if not own:
+                self.put(part, values)
 
 
 def compute_rows(
@@ -225,7 +232,7 @@ def compute_rows(
             shown.update(len(images) * forwards)
     if world > 1:
         for key in sorted(stores):
-            stores[key].share(mine)
+            stores[key].share(parts)
     return stores
 
 
