@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
 
@@ -240,3 +241,11 @@ def test_a_classifier_that_scales_images_itself_is_noticed(dtype):
         ia.InstaAugError, match=r"classifier: it is right on \d+ % of some bytes, and on \d+ % of the same"
     ):
         ia.fit(ia.LearnedAugment(["turn"]), Scaling(), (images, labels), config=config)
+
+
+@pytest.mark.parametrize("how", ["fit", "recommend"])
+@pytest.mark.parametrize("always", [True, False])
+def test_answers_that_chance_decides_are_noticed(data, always, how, caplog):
+    classifier = Colours(lambda logits: F.dropout(logits, training=always)).eval()
+    getattr(ia, how)(ia.LearnedAugment(["turn"]), classifier, data, config=CONFIG)
+    assert ("in eval mode it gives the same image different answers" in caplog.text) is always

@@ -93,5 +93,14 @@ def _few(task: Task, data: Images) -> tuple[Any, Tensor | None]:
     """Outputs of the first images as they are, and their targets."""
     images, targets = data.batch(slice(0, FEW), task.aug.device)
     identity = {name: torch.tensor([value]) for name, value in identity_of(task.aug.families).items()}
+    viewer = Viewer(task.aug, task.classifier, AugmentParams(**identity))
     with torch.no_grad():
-        return Viewer(task.aug, task.classifier, AugmentParams(**identity)).plain(images), targets
+        outputs, again = viewer.plain(images), viewer.plain(images)
+    if isinstance(outputs, Tensor) and not torch.allclose(
+        outputs.float(), again.float(), rtol=0, atol=1e-2 * outputs.abs().max().item(), equal_nan=True
+    ):
+        logger.warning(
+            "classifier: in eval mode it gives the same image different answers, so views are compared by chance; look for "
+            "F.dropout without training=self.training, or noise in its forward"
+        )
+    return outputs, targets
