@@ -11,7 +11,7 @@ from torch import multiprocessing
 
 import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
-from instaaug_transforms.engine.rows import Rows, compute_rows
+from instaaug_transforms.engine.rows import Rows, chunks, compute_rows
 
 
 def store(folder, **changes):
@@ -138,3 +138,10 @@ def test_two_processes_share_the_work_and_each_keeps_all_rows_in_its_files(tmp_p
         assert torch.allclose(seen["kept"][:, 0], torch.arange(11.0), atol=1e-4)
         on_disk = np.load(tmp_path / f"m-{rank}of2-means" / "rows.npy", mmap_mode="r")  # memory stays flat
         assert np.array_equal(on_disk, seen["kept"].numpy())
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (63, [63]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2]), (0, [])])
+def test_chunks_of_64(n, sizes):
+    parts = chunks(n, 64)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))

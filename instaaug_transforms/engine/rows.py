@@ -202,7 +202,7 @@ def compute_rows(
         like: the names and, ``(0, *shape)``, the shapes of what is computed; found out with a single image by default.
         shared: whether the processes of `torch.distributed` share the work; else each does all of it.
     """
-    parts = [slice(start, min(start + chunk, len(source))) for start in range(0, len(source), chunk)]
+    parts = chunks(len(source), chunk)
     rank, world = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     mine = parts[rank::world]
     stem = f"{name.replace(' ', '-')}-{rank}of{world}"
@@ -234,6 +234,11 @@ def compute_rows(
         for key in sorted(stores):
             stores[key].share(parts)
     return stores
+
+
+def chunks(n: int, size: int) -> list[slice]:
+    """``n`` rows in parts of ``size``, the last of what is left."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 @contextmanager
