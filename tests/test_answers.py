@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torchvision.transforms import v2
 
@@ -243,9 +242,24 @@ def test_a_classifier_that_scales_images_itself_is_noticed(dtype):
         ia.fit(ia.LearnedAugment(["turn"]), Scaling(), (images, labels), config=config)
 
 
-@pytest.mark.parametrize("how", ["fit", "recommend"])
-@pytest.mark.parametrize("always", [True, False])
-def test_answers_that_chance_decides_are_noticed(data, always, how, caplog):
-    classifier = Colours(lambda logits: F.dropout(logits, training=always)).eval()
-    getattr(ia, how)(ia.LearnedAugment(["turn"]), classifier, data, config=CONFIG)
-    assert ("in eval mode it gives the same image different answers" in caplog.text) is always
+class Batched(nn.Module):
+    """Its BatchNorm keeps no statistics, or it draws; or neither."""
+
+    def __init__(self, how):
+        super().__init__()
+        norm = nn.BatchNorm2d(3, track_running_stats=how != "batch")
+        self.how, self.layers = how, nn.Sequential(norm, nn.Flatten(), nn.Linear(192, 3)).double().eval()
+
+    def forward(self, x):
+        answers = self.layers(x.double())
+        return answers + 0.5 * torch.rand_like(answers) if self.how == "chance" else answers
+
+
+@pytest.mark.parametrize(("how", "said"), [("batch", True), ("chance", True), ("alone", False)])
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_answers_that_depend_on_the_batch_or_on_chance_are_said(data, how, said, loss, caplog):
+    images = data[0] * torch.tensor([1.0, 0.8, 0.2, 0.1]).repeat(10)[:, None, None, None]
+    for run in (ia.fit, ia.recommend):
+        caplog.clear()
+        run(ia.LearnedAugment(["turn"]), Batched(how).eval(), images, config=CONFIG, nuisance=["turn"], loss=loss)
+        assert ("depends on the other images of the batch, or on chance" in caplog.text) == said

@@ -120,7 +120,7 @@ def test_one_forward_per_step_and_a_control_variate():
     ia.fit(aug, model, (images, labels), (images, labels), config, table=table)
     # Two looks at its answers, one at what it makes of floats and of bytes, a step each, one validation; the table was given. Then
     # the report, with the same batches.
-    assert model.sizes[:9] == [4, 4, 32, 32, 8, 8, 8, 8, 32] and max(model.sizes[9:]) <= 32
+    assert model.sizes[:9] == [4, 2, 32, 32, 8, 8, 8, 8, 32] and max(model.sizes[9:]) <= 32
 
 
 def test_the_score_gradient_is_unbiased_and_quieter_than_plain_reinforce():

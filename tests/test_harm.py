@@ -144,6 +144,15 @@ def test_what_a_few_images_cannot_tell_is_said():
     assert "ours, K = 1, is right 10.0 points more often, which may be chance with 30 held-out images" in str(report)
 
 
+def test_none_lost_is_said_where_none_lost():
+    """One image of 15 is wrong that was right, and another right that was wrong."""
+    single = arm("one view", np.arange(30) < 10, shares(30, 1, 15))
+    ours = arm("ours", np.ones(30, bool), np.roll(shares(30, 1), 1) + 0 * shares(30, 0, 15), loss=0.2)
+    report = str(conclude([single, ours], 30, True))
+    assert "none lost" not in report
+    assert "images that nothing disturbed lose 0.0 points by it [-" in report
+
+
 class Shifted(nn.Module):
     """Right, and sure, for labels that are one off."""
 

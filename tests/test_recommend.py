@@ -68,6 +68,21 @@ def test_without_labels_disturbed_images_are_held_against_the_classifiers_own_an
     assert "one view is right by definition" in str(plain)
 
 
+@pytest.mark.parametrize(("model", "loss"), [(Classes(), "cross_entropy"), (Halves(), "squared_error")])
+def test_where_every_image_was_disturbed_nobody_knows_what_the_others_lose(upright, model, loss):
+    """And the report says so, where it recommends anything."""
+
+    def said(images, probability):
+        aug = ia.LearnedAugment.from_pretrained(upright)
+        config = ia.FitConfig(progress=False, nuisance_probability=probability)
+        report = ia.recommend(aug, model.eval(), images, config, loss=loss, nuisance=["turn"])
+        return report.recommended.name, "every held-out image was disturbed" in str(report)
+
+    assert said(pictures(80), 1.0) == ("ours", True)
+    assert said(pictures(80), 0.5) == ("ours", False)
+    assert said(torch.full((80, 3, 20, 20), 0.5), 1.0) == ("one view", False)  # however turned
+
+
 def test_views_that_are_the_same_for_every_image_and_ranges():
     aug = ia.LearnedAugment(["rotate"])
     report = ia.recommend(aug, Corners(), corners(80), QUIET)

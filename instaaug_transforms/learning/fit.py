@@ -33,7 +33,7 @@ from .prepared import prepare
 from .put_right import PutRight
 from .report_by_views import report_by_views
 from .scores import Scores, kept_as, scores_of
-from .task import RIGHT_BY_DEFINITION, Task
+from .task import Task
 from .watch import warn_about_copies, warn_about_data, warn_about_labels
 
 logger = logging.getLogger(__name__)
@@ -182,8 +182,7 @@ def fit(
             summary = report_by_views(task, val)
         if summary:
             aug.recommended["model"] = model_sha256(classifier)
-        if summary and own is not None and undo is None:
-            summary.notes.append(RIGHT_BY_DEFINITION)
+            summary.notes.extend(task.what_was_not_asked(summary))
     return replace(result, report=summary, held_out=val.identities)
 
 

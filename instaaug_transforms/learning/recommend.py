@@ -24,7 +24,7 @@ from .put_right import PutRight
 from .report import HeldOutReport
 from .report_by_views import report_by_views
 from .scores import kept_as, scores_of
-from .task import RIGHT_BY_DEFINITION, Task
+from .task import Task
 from .watch import warn_about_labels
 
 
@@ -81,6 +81,5 @@ def recommend(
         else:
             report = report_by_views(task, held)
     aug.recommended["model"] = model_sha256(classifier)
-    if task.own is not None and task.nuisance is None:
-        report.notes.append(RIGHT_BY_DEFINITION)
+    report.notes.extend(task.what_was_not_asked(report))
     return report

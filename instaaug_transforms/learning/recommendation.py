@@ -66,7 +66,7 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
                 f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
             )
     less = lost(arm, single)
-    if less is not None and less.mean() > 0:
+    if less is not None and (less.mean() > 0 or (len(less) < FEW and (less > 0).any())):
         notes.append(f"images that nothing disturbed {_what_is_lost(arm, single, labelled)} ({len(less)} images)")
     elif less is not None and len(less) < FEW and arm.correct is not None:
         notes.append(

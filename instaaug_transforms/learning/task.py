@@ -19,12 +19,17 @@ from ..utils.errors import InstaAugError
 from ..utils.modes import frozen
 from .config import FitConfig
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
+from .report import HeldOutReport
 
 logger = logging.getLogger(__name__)
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
 RIGHT_BY_DEFINITION = (
     "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
+)
+NONE_AS_THEY_ARE = (
+    "every held-out image was disturbed: what images as they are would lose by it was not looked at. If some of yours are, "
+    "lower nuisance_probability and see"
 )
 
 
@@ -87,6 +92,14 @@ class Task:
     def by_classes(self) -> bool:
         """Whether the loss is the cross-entropy of logits."""
         return self.loss is cross_entropy
+
+    def what_was_not_asked(self, report: HeldOutReport) -> list[str]:
+        """What no image told that the report is made of, a sentence each."""
+        single = report.arms[0]
+        if self.nuisance is None:
+            return [] if self.own is None else [RIGHT_BY_DEFINITION]
+        known = single.undisturbed is not None or single.undisturbed_nll is not None
+        return [] if known or report.recommended is single else [NONE_AS_THEY_ARE]
 
     @contextmanager
     def at_work(self, workdir: str | os.PathLike | None, *data: Images) -> Iterator[Path | None]:

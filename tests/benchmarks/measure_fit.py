@@ -68,8 +68,15 @@ def main() -> None:
         ratio, columns = throughput(model, families, images, options.repeats)
         seconds = after_the_table(families, options.images, options.size)
         rows.append([" × ".join(families), columns, f"{ratio:.2f}", f"{seconds:.0f}"])
-    head = ["families", "candidates", "table, of the classifier's own throughput", f"s after it, {options.images:,} images"]
-    print(f"{options.model} at {options.size} px, {options.threads} thread(s)\n\n{tabulate(rows, head, tablefmt='github')}")
+    head = [
+        "families",
+        "candidates",
+        "table, of the classifier's own throughput",
+        f"s after it, {options.images:,} images",
+    ]
+    print(
+        f"{options.model} at {options.size} px, {options.threads} thread(s)\n\n{tabulate(rows, head, tablefmt='github')}"
+    )
 
 
 if __name__ == "__main__":
