@@ -1,13 +1,17 @@
 import json
 import logging
+import socket
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed as dist
+from torch import multiprocessing
 
 import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
-from instaaug_transforms.engine.rows import Rows, compute_rows
+from instaaug_transforms.engine.rows import Rows, chunks, compute_rows
 
 
 def store(folder, **changes):
@@ -102,3 +106,42 @@ def test_every_image_goes_through_once_and_in_order(tmp_path, on_disk):
         compute_rows(LabelledImages(images, targets), compute, chunk=4, folder=folder, about={"a": 1}, progress=False)
         assert seen == [slice(0, 1)]
         assert json.loads((tmp_path / "rows-0of1-mean" / "about.json").read_text())["a"] == 1
+
+
+def means_by_two(rank, port, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    images = torch.arange(11, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 4, 4)
+    asked = []
+
+    def compute(batch, _, part):
+        asked.append(part)
+        return {"means": (batch * 255).mean((2, 3))}
+
+    rows = compute_rows(
+        LabelledImages(images, None), compute, chunk=2, folder=folder, name="m", like={"means": torch.empty(0, 1)}
+    )
+    kept = rows["means"].tensor()
+    dist.destroy_process_group()
+    save_file({"kept": kept, "asked": torch.tensor([part.start for part in asked])}, folder / f"{rank}.safetensors")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_each_keeps_all_rows_in_its_files(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(means_by_two, (port, tmp_path), nprocs=2)
+    for rank in range(2):
+        seen = load_file(tmp_path / f"{rank}.safetensors")
+        assert seen["asked"].tolist() == list(range(2 * rank, 11, 4))  # every second chunk of two
+        assert torch.allclose(seen["kept"][:, 0], torch.arange(11.0), atol=1e-4)
+        on_disk = np.load(tmp_path / f"m-{rank}of2-means" / "rows.npy", mmap_mode="r")  # memory stays flat
+        assert np.array_equal(on_disk, seen["kept"].numpy())
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (63, [63]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2]), (0, [])])
+def test_chunks_of_64(n, sizes):
+    parts = chunks(n, 64)
+    assert [part.stop - part.start for part in parts] == sizes
+    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))

@@ -118,9 +118,9 @@ def test_one_forward_per_step_and_a_control_variate():
     model.sizes = []
     config = ia.FitConfig(epochs=1, batch_size=8, views=1, val_views=1, table_batch_size=32, **QUIET)
     ia.fit(aug, model, (images, labels), (images, labels), config, table=table)
-    # A look at its answers, one at what it makes of floats and of bytes, a step each, one validation; the table was given. Then the
-    # report, with the same batches.
-    assert model.sizes[:8] == [4, 32, 32, 8, 8, 8, 8, 32] and max(model.sizes[8:]) <= 32
+    # Two looks at its answers, one at what it makes of floats and of bytes, a step each, one validation; the table was given. Then
+    # the report, with the same batches.
+    assert model.sizes[:9] == [4, 2, 32, 32, 8, 8, 8, 8, 32] and max(model.sizes[9:]) <= 32
 
 
 def test_the_score_gradient_is_unbiased_and_quieter_than_plain_reinforce():

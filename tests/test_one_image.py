@@ -132,6 +132,12 @@ def test_a_pil_image_beside_its_mask_moves_with_it():
     assert torch.equal(moved[1::2, 1::2], mask[14:34, 4:24])  # rows 14 … 34, columns 4 … 24, each twice
 
 
+@pytest.mark.parametrize("families", [["crop"], ["rotate"]])
+def test_a_pil_image_without_pixels_is_named(families):
+    with pytest.raises(ia.InstaAugError, match=r"image: it has no pixels \(width 0, height 5\)"):
+        ia.LearnedAugment(families)(Image.new("RGB", (0, 5)))
+
+
 def test_a_pil_image_of_another_mode_is_refused_as_before():
     aug = make_lively(["crop"]).requires_grad_(False)
     for call in (aug, lambda image: aug(image, params=box(0.5, 0.5, 0.5, 0.5))):

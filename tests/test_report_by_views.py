@@ -220,13 +220,6 @@ def test_of_each_kind_the_best_and_shuffled_ones_where_they_are_better_than_fixe
     ]
 
 
-@pytest.mark.parametrize(("n", "sizes"), [(1, [1]), (63, [63]), (64, [64]), (65, [64, 1]), (130, [64, 64, 2]), (0, [])])
-def test_parts_of_64(n, sizes):
-    parts = module._parts(n)
-    assert [part.stop - part.start for part in parts] == sizes
-    assert [i for part in parts for i in range(part.start, part.stop)] == list(range(n))
-
-
 def test_learned_views_are_of_all_or_the_middle_of_ranges_with_and_without_the_image():
     aug = make_lively(["rotate"])
     with torch.no_grad():

@@ -159,12 +159,19 @@ class Rows:
         """All rows in memory."""
         return self[:]
 
-    def share(self, mine: list[slice]) -> None:
-        """Take over what the other processes have computed."""
-        own = torch.zeros(self._shape, dtype=torch.from_numpy(np.empty(0, self._kind)).dtype)
-        for part in mine:
-            own[part] = self[part]
-        self._rows, self._files = distributed.all_reduce_sum(own).numpy(), None
+    def share(self, parts: list[slice]) -> None:
+        """Take over what the other processes have computed; of ``parts``, each has every ``world_size``-th.
+
+        Chunk by chunk, so that memory stays flat: the rows lie in this process's own files.
+        """
+        rank, world = distributed.rank(), distributed.world_size()
+        dtype = torch.from_numpy(np.empty(0, self._kind)).dtype
+        for i, part in enumerate(parts):
+            own = i % world == rank
+            values = self[part] if own else torch.zeros((part.stop - part.start, *self._shape[1:]), dtype=dtype)
+            values = distributed.all_reduce_sum(values)
+            if not own:
+                self.put(part, values)
 
 
 def compute_rows(
@@ -195,7 +202,7 @@ def compute_rows(
         like: the names and, ``(0, *shape)``, the shapes of what is computed; found out with a single image by default.
         shared: whether the processes of `torch.distributed` share the work; else each does all of it.
     """
-    parts = [slice(start, min(start + chunk, len(source))) for start in range(0, len(source), chunk)]
+    parts = chunks(len(source), chunk)
     rank, world = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     mine = parts[rank::world]
     stem = f"{name.replace(' ', '-')}-{rank}of{world}"
@@ -225,8 +232,13 @@ def compute_rows(
             shown.update(len(images) * forwards)
     if world > 1:
         for key in sorted(stores):
-            stores[key].share(mine)
+            stores[key].share(parts)
     return stores
+
+
+def chunks(n: int, size: int) -> list[slice]:
+    """``n`` rows in parts of ``size``, the last of what is left."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 @contextmanager

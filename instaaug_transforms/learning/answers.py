@@ -102,8 +102,9 @@ def _warn_of_company(task: Task, data: Images, outputs: Tensor) -> None:
         alone = _few(task, data, half)[0]
     except Exception:  # a model that takes batches of one size alone
         return
-    moved = (outputs[:half] - alone).float().abs().max()
-    if alone.shape == outputs[:half].shape and moved > APART * (outputs.float().amax() - outputs.float().amin()):
+    if alone.shape != outputs[:half].shape:
+        return
+    if (outputs[:half] - alone).float().abs().max() > APART * (outputs.float().amax() - outputs.float().amin()):
         logger.warning(
             "classifier: what it answers for an image depends on the other images of the batch, or on chance: BatchNorm that keeps no "
             "statistics, say, or dropout in eval mode. What held-out images tell, in batches of views, may not hold for yours"

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..engine.nuisance import Nuisance
-from ..engine.rows import Rows, compute_rows
+from ..engine.rows import Rows, chunks, compute_rows
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..predictors.features import pack
@@ -195,7 +195,7 @@ def prepare(
         rows["losses"] = Rows(None, len(images), (1, expected[1]), torch.float32, len(images), {})
         rows["losses"].put(slice(0, len(images)), table.float()[:, None])
     if "losses" in rows and not all(
-        rows["losses"][part].isfinite().all() for part in _chunks(len(images), config.table_batch_size)
+        rows["losses"][part].isfinite().all() for part in chunks(len(images), config.table_batch_size)
     ):
         raise InstaAugError(f"{name}: holds losses that are not finite; look at the classifier's outputs")
     return prepared
@@ -204,10 +204,6 @@ def prepare(
 def stored(outputs: Tensor, dtype: torch.dtype) -> Tensor:
     """Outputs as they are kept; numbers too large for half precision, as of classes that are ruled out, as its largest."""
     return outputs.float().clamp(-6e4, 6e4).half() if dtype == torch.float16 else outputs.to(dtype)
-
-
-def _chunks(n: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
 def _orbit(aug: LearnedAugment, nuisance: Nuisance | None, size: torch.Size) -> Tensor | None:

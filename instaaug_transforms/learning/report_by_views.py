@@ -9,7 +9,7 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..engine.data import Images
-from ..engine.rows import Rows
+from ..engine.rows import Rows, chunks
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
@@ -98,7 +98,7 @@ def _learned(distribution: AugmentDistribution) -> list[Views]:
 def _outputs_of_phi(aug: LearnedAugment, val: Images) -> dict[str, Tensor]:
     """``(N, R)`` per family."""
     with evaluating(aug.predictor):
-        parts = [aug.predictor(images) for images, _ in val.batches(_parts(len(val)), aug.device)]
+        parts = [aug.predictor(images) for images, _ in val.batches(chunks(len(val), CHUNK), aug.device)]
     return {name: torch.cat([raw[name] for raw in parts]) for name in parts[0]}
 
 
@@ -106,7 +106,7 @@ def _look(task: Task, val: Images, sets: list[AugmentParams]) -> Scores:
     """Outputs of all sets of views ``(n, N)``, one after another, for as many images as there is room for."""
     aug, config, flat = task.aug, task.config, FlatOutputs(task.classifier)
     shared = SharedViews(flat, aug, config.table_batch_size, config.amp)
-    parts, kept, n = _parts(len(val)), list[Tensor](), 0
+    parts, kept, n = chunks(len(val), CHUNK), list[Tensor](), 0
     with bar(desc="report", total=len(val), unit="image", progress=config.progress) as shown:
         for part, (images, _) in zip(parts, val.batches(parts, aug.device), strict=True):
             asked = [params.map(lambda field, part=part: field[:, part]) for params in sets]
@@ -124,10 +124,6 @@ def _look(task: Task, val: Images, sets: list[AugmentParams]) -> Scores:
         rows[name].put(slice(0, n), values)
     held = Prepared(val.subset(slice(0, n)), 1, rows, aug.device)
     return scores_of(held, task.loss)
-
-
-def _parts(n: int) -> list[slice]:
-    return [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
 
 
 def _fixed(scores: Scores, candidates: AugmentParams) -> list[HeldOutArm]:

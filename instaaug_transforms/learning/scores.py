@@ -1,6 +1,7 @@
 """Scores of views, and of averages of them, on held-out images: by the labels of a classifier, or by a loss of one's own."""
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -38,6 +39,10 @@ class Scores:
     def __init__(self, held: Prepared) -> None:
         self.held, self.n = held, len(held)
         self.labelled = held.images.targets is not None
+
+    def every(self, what: Callable[[Tensor], Tensor]) -> Tensor:
+        """``what`` of some copies ``(B,)``, for all of them ``(R, …)``, part by part."""
+        return torch.cat([what(rows) for rows in torch.arange(self.n).split(CHUNK)])
 
     def outputs(self, rows: Tensor) -> Tensor:
         """``(B, V, …)`` of copies ``(B,)``, on the CPU."""
@@ -140,27 +145,19 @@ class ClassScores(Scores):
     @cached_property
     def losses(self) -> Tensor:
         """``(R, V)``: −log of the probability of the target, soft targets by cross-entropy."""
-        parts = []
-        for rows in torch.arange(self.n).split(CHUNK):
-            log_p = self.outputs(rows).log_softmax(-1)
-            parts.append(-(log_p * self.target[rows][:, None]).sum(-1))
-        return torch.cat(parts)
+        target = self.target[:, None]
+        return self.every(lambda rows: -(self.outputs(rows).log_softmax(-1) * target[rows]).sum(-1))
 
     def most_confident(self, columns: int) -> Tensor:
         """``(R, 1)``: of the first ``columns`` views, the one with the highest probability of any class."""
-        parts = []
-        for rows in torch.arange(self.n).split(CHUNK):
-            log_p = self.outputs(rows)[:, :columns].log_softmax(-1)
-            parts.append(log_p.amax(-1).argmax(1, keepdim=True))
-        return torch.cat(parts)
+        return self.every(lambda rows: self.outputs(rows)[:, :columns].log_softmax(-1).amax(-1).argmax(1, keepdim=True))
 
     def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
         """Log of the weighted mean probability, ``(R, C)``."""
-        parts = []
-        for rows in torch.arange(self.n).split(CHUNK):
-            log_p = self.log_p(rows, views[rows])
-            parts.append(log_mean(log_p, 1, None if weights is None else weights[rows][..., None]))
-        return torch.cat(parts)
+        weights = None if weights is None else weights[..., None]
+        return self.every(
+            lambda rows: log_mean(self.log_p(rows, views[rows]), 1, None if weights is None else weights[rows])
+        )
 
     def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
         if not self.hard:
@@ -236,18 +233,12 @@ class OutputScores(Scores):
 
     @cached_property
     def losses(self) -> Tensor:
-        parts = []
-        for rows in torch.arange(self.n).split(CHUNK):
-            every = self.outputs(rows).unbind(1)
-            parts.append(torch.stack([self.judge(outputs, rows) for outputs in every], 1))
-        return torch.cat(parts)
+        return self.every(
+            lambda rows: torch.stack([self.judge(outputs, rows) for outputs in self.outputs(rows).unbind(1)], 1)
+        )
 
     def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
-        parts = []
-        for rows in torch.arange(self.n).split(CHUNK):
-            outputs = self.outputs(rows)
-            parts.append(outputs[torch.arange(len(rows))[:, None], views[rows]].mean(1))
-        return torch.cat(parts)
+        return self.every(lambda rows: self.outputs(rows)[torch.arange(len(rows))[:, None], views[rows]].mean(1))
 
     def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
         return self.score(self.average(views))[1].mean().item()
@@ -266,8 +257,7 @@ class OutputScores(Scores):
         return chosen
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
-        every = torch.arange(self.n)
-        return None, torch.cat([self.judge(averaged[rows], rows) for rows in every.split(CHUNK)])
+        return None, self.every(lambda rows: self.judge(averaged[rows], rows))
 
 
 def by_group(values: np.ndarray, groups: Tensor | None) -> np.ndarray:

@@ -57,7 +57,7 @@ class PatchPredictor(CopyPredictor):
         else:  # the same, without what a convolution costs before it starts
             patches = copies.reshape(-1, self.in_channels, GRID, side, GRID, side)
             patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(copies), GRID**2, -1)
-            units = self.embed(patches.to(dtype) * scale - 2)
+            units = self.embed((patches * scale - 2).to(dtype))
         units = F.layer_norm(units, units.shape[1:])  # (B, 64, width)
         units = torch.addcmul(self.shift, units, self.scale).relu_()
         mixed = self.mix(torch.baddbmm(units, self.around.expand(units.shape[0], -1, -1), units))

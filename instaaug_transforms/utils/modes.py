@@ -101,10 +101,11 @@ def first_weight(module: nn.Module) -> nn.Parameter | None:
 
 def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
     """As `parameters()`, which spells out every name: one image at a time would pay for that."""
-    yield from (weight for weight in module._parameters.values() if weight is not None)
-    for child in module._modules.values():
-        if child is not None:
-            yield from _weights(child)
+    stack = [module]
+    while stack:
+        part = stack.pop()
+        yield from (weight for weight in part._parameters.values() if weight is not None)
+        stack.extend(child for child in reversed(part._modules.values()) if child is not None)
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
