@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from ..engine.data import Images
 from ..families import Family
 from .entropy import EntropyController
 from .prepared import Prepared
@@ -20,6 +23,10 @@ TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
 MOST_ALIKE = 20  # images with the same small numbers that are looked at more closely
 COPIES = 0.02  # of the held-out images, that may be among the others
+ALIKE = 0.2  # of the usual distance between two images, between two that are nearly the same; of photographs next to none are as near
+ALIKE_SHARE = 0.1  # of the held-out images, that may be nearly the same as others
+LOOKED_AT = 200, 1000  # held-out images and others that are compared
+SIDE = 8  # pixels of the copies that are: small, for what has moved a little to stay the same
 
 
 class Watch:
@@ -129,30 +136,51 @@ def warn_about_labels(scores: Scores | None) -> None:
         logger.warning(doubt[0])
 
 
+def warn_about_alike(train: Images, held: Images) -> None:
+    """Log that many held-out images look nearly like one that φ learns from, as frames of a video do: they are no witnesses either."""
+    some, others = (_small(images, most) for images, most in zip((held, train), LOOKED_AT, strict=True))
+    distances = torch.cdist(some, others)
+    alike = int((distances.amin(1) < ALIKE * distances.median(1).values).sum())
+    if alike > max(2, ALIKE_SHARE * len(some)):
+        logger.warning(
+            f"val_data: {alike} of {len(some)} held-out images look nearly like one that φ learns from. If such are frames of one video, "
+            "say, or scans of one patient, what is chosen on them, and the report, flatter the fit: keep them together by groups="
+        )
+
+
+def _small(images: Images, most: int) -> Tensor:
+    """Copies ``(n, numbers)`` of up to ``most`` of the images."""
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most].sort().values
+    parts = images.batches(chosen.split(64))
+    return torch.cat([F.adaptive_avg_pool2d(part.float(), SIDE).flatten(1) for part, _ in parts])
+
+
 def warn_about_copies(train: Prepared, held: Prepared) -> None:
-    """Log that φ sees of held-out images exactly what it sees of images it learns from: they are no witnesses."""
+    """Log that φ sees of held-out images exactly what it sees of images it learns from, or nearly: they are no witnesses."""
     names = [name for name in train.rows if name.startswith("seen-")]
     # Of several things it sees the smallest, and where that is the same all of them: few numbers are alike by chance.
     name = min(names, key=lambda name: train.rows[name][:1].numel())
     if not train.rows[name][:1].numel():  # it does not look at images
         return
     known: dict[bytes, list[int]] = {}
-    for i, row in enumerate(_images(train, name)):
+    for i, row in enumerate(_seen(train, name)):
         known.setdefault(row.tobytes(), []).append(i)
 
     def same(i: int, k: int) -> bool:
         return all(torch.equal(held.take(n, torch.tensor([i])), train.take(n, torch.tensor([k]))) for n in names)
 
     copies = 0
-    for i, row in enumerate(_images(held, name)):
+    for i, row in enumerate(_seen(held, name)):
         copies += any(same(i, k) for k in known.get(row.tobytes(), [])[:MOST_ALIKE])
     if copies > max(1, COPIES * len(held)):
         logger.warning(
             f"val_data: {copies} of the {len(held)} held-out images are among those φ learns from, so what is chosen on them, "
             "and the report, flatter the fit; leave copies out, or give other images as val_data"
         )
+    else:
+        warn_about_alike(train.images, held.images)
 
 
-def _images(data: Prepared, name: str) -> Iterator[np.ndarray]:
+def _seen(data: Prepared, name: str) -> Iterator[np.ndarray]:
     for index in torch.arange(len(data)).split(256):
         yield from data.take(name, index).cpu().numpy()
