@@ -118,7 +118,10 @@ def test_turned_images_do_not_make_labels_wrong(data, caplog):
     config = ia.FitConfig(max_steps=2, held_out=0.5, nuisance_probability=1, progress=False)
     ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, labels), nuisance=["turn"], labels=True, config=config)
     assert "labels" not in caplog.text
-    for given, said in (((labels + 1) % 3, "Check their order"), (torch.where(labels == 0, 1, labels), r"are right")):
+    for given, said in (
+        ((labels + 1) % 3, "Check the labels' order"),
+        (torch.where(labels == 0, 1, labels), r"are right"),
+    ):
         caplog.clear()
         ia.fit(ia.LearnedAugment(["turn"]), classifier, (images, given), config=config)
         assert said in caplog.text

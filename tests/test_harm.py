@@ -7,9 +7,13 @@ from scipy.stats import binomtest
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages
+from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.learning.harm import _chance, class_that_pays, costs_others, lost
+from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.recommendation import choose_arm, conclude
 from instaaug_transforms.learning.report import HeldOutArm
+from instaaug_transforms.learning.scores import ClassScores
 
 
 def arm(name, right, undisturbed=None, loss=1.0, as_they_are=None):
@@ -178,6 +182,44 @@ def test_labels_in_another_order_recommend_nothing(caplog):
         assert report.recommended.name == "one view"
         assert ("the labels do not match the classifier's classes" in str(report)) == doubted
         assert sum("do not match" in record.getMessage() for record in caplog.records) == doubted
+
+
+class Bright(nn.Module):
+    """Dark or bright, for sure."""
+
+    def forward(self, images):
+        z = 60 * (images.mean((1, 2, 3)) - 0.5)
+        return torch.stack([-z, z], 1)
+
+
+def test_two_classes_that_are_swapped_recommend_nothing():
+    """All made bright, or dark, half of them are right, and none as they are: of two classes that is guessing."""
+    torch.manual_seed(0)
+    labels = torch.arange(200) % 2
+    images = 0.35 + 0.4 * labels[:, None, None, None] + 0.1 * torch.rand(200, 3, 8, 8)
+    config = ia.FitConfig(max_steps=20, progress=False)
+    aug = ia.LearnedAugment(
+        ["light"], predictor="global"
+    )  # one that looks could turn dark into bright, and bright into dark
+    report = ia.fit(aug, Bright(), (images, 1 - labels), config=config).report
+    assert max(arm.correct.mean() for arm in report.arms) > 0.4
+    assert report.recommended.name == "one view" and "the labels do not match the classifier's classes" in str(report)
+
+
+def test_what_is_below_guessing_says_that_labels_match():
+    """Of twenty classes a surely wrong view is no better than guessing, and another is right four times as often."""
+    rng = np.random.default_rng(0)
+    single = arm("one view", rng.random(100) < 0.08, None, loss=3.0)
+    right = rng.random(100) < 0.3
+    ours = arm("ours", right, None, loss=np.where(right, 1.5, 2.9))
+    said = "the labels do not match"
+    images = LabelledImages(torch.zeros(100, 1), torch.arange(100) % 20)
+    plain = Rows(None, 100, (20,), torch.float32, 100, {})
+    plain.put(slice(0, 100), 20 * torch.eye(20)[(torch.arange(100) + 1) % 20])
+    doubt = ClassScores(Prepared(images, 1, {"plain": plain}, torch.device("cpu"))).doubt()
+    assert said in doubt[0] and doubt[1] == pytest.approx(np.log(20))
+    report = conclude([single, ours], 100, True, None, doubt)
+    assert report.recommended is ours and said not in str(report)
 
 
 def test_maps_have_no_report_however_small(caplog):

@@ -188,8 +188,9 @@ class ClassScores(Scores):
         )
         if share <= chance + 3 * math.sqrt(chance * (1 - chance) / n):
             return (
-                f"{worse}: the labels do not match the classifier's classes. Check their order, or the class map",
-                True,
+                f"{worse}: the labels do not match the classifier's classes, or it knows next to nothing of these images as they are. Check "
+                "the labels' order, or the class map",
+                guess,
             )
         return (
             f"{worse}, though {100 * share:.0f} % are right: the classifier is sure of wrong answers. These images are unlike "
