@@ -77,6 +77,23 @@ def test_labels_come_back_as_labels():
     assert (back == labels)[inner].float().mean() > 0.85
 
 
+def test_whole_numbers_come_back_to_the_nearest_and_labels_to_the_bit():
+    """Maps that are the same everywhere stay so wherever they are seen; a point of a half-size crop lies at its half."""
+    aug, images = make_lively(["crop", "rotate"]), torch.rand(3, 3, 20, 28)
+    params = aug.distribution(images).sample((4,), seeded())
+    grey, label = torch.full((4, 3, 1, 20, 28), 200, dtype=torch.uint8), 2**24 + 1
+    back, seen = ia.invert_maps(aug, grey, params, (20, 28))
+    assert set(back[seen > 1 - 1e-6].tolist()) == {200}
+    back, seen = ia.invert_maps(aug, grey.long() * 0 + label, params, (20, 28), mode="nearest")
+    assert set(back[seen == 1].tolist()) == {label} and set(back[seen == 0].tolist()) <= {0}
+    box = {"cx": 0.25, "cy": 0.25, "w": 0.5, "h": 0.5}
+    half = ia.AugmentParams(**{name: torch.tensor([value]) for name, value in box.items()})
+    points = torch.randint(20, (1, 500, 2))
+    assert ((ia.invert_points(aug, points, half, (20, 28)) - points / 2).abs() <= 0.5).all()
+    odd = points * 0 + torch.tensor([9, 15])  # 4.5 and 7.5: halves go to the even number, as `Tensor.round`
+    assert (ia.invert_points(aug, odd, half, (20, 28)) == torch.tensor([4, 8])).all()
+
+
 @pytest.mark.parametrize("size", [None, (24, 30)])
 def test_points_there_and_back(smooth, size):
     aug = make_lively(GEOMETRY, output_size=size)

@@ -19,7 +19,7 @@ def invert_maps(
 
     Args:
         aug: what made the views.
-        maps: ``(B, C, h, w)`` or ``(n, B, C, h, w)``, any float or integer dtype; any resolution.
+        maps: ``(B, C, h, w)`` or ``(n, B, C, h, w)``, any float or integer dtype (rounded to whole numbers); any resolution.
         params: ``(B,)`` or ``(n, B)``, as `LearnedAugment.views` gave them. Colour plays no part.
         size: (height, width) of the images.
         mode: ``"bilinear"``, or ``"nearest"`` for labels.
@@ -43,10 +43,12 @@ def invert_maps(
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
         back = torch.linalg.inv(matrix.to(flat.device))
-        restored = functional.resample(flat.float(), back, size, mode=mode)
+        if mode == "nearest":
+            restored = functional.resample_labels(flat, back, size)
+        else:
+            restored = _as_kind(functional.resample(flat.float(), back, size, mode=mode), flat)
         seen = functional.resample(torch.ones_like(flat[:, :1], dtype=torch.float32), back, size, mode=mode).clamp(0, 1)
-    restored = restored.to(flat.dtype).unflatten(0, lead)
-    return restored, seen.unflatten(0, lead)
+    return restored.unflatten(0, lead), seen.unflatten(0, lead)
 
 
 def invert_points(
@@ -67,7 +69,7 @@ def invert_points(
         view_size: of the views; that of ``KeyPoints``' canvas, else ``aug.output_size`` or ``size`` by default.
 
     Returns:
-        The points, of the kind and dtype that came.
+        The points, of the kind and dtype that came; whole numbers are rounded.
 
     Raises:
         InstaAugError: numbers of points and of parameters that differ.
@@ -86,5 +88,10 @@ def invert_points(
     back = torch.linalg.inv(pixel_matrix(matrix, size, view_size)).to(given.device)  # (n·B, 3, 3)
     flat = given.double().reshape(lead.numel(), -1, 2)
     moved = flat @ back[:, :2, :2].transpose(1, 2) + back[:, None, :2, 2]
-    moved = moved.reshape(given.shape).to(given.dtype)
+    moved = _as_kind(moved.reshape(given.shape), given)
     return tv_tensors.wrap(moved[0], like=points, canvas_size=tuple(size)) if single else moved
+
+
+def _as_kind(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` in the dtype of ``like``; to the nearest where that is a whole number."""
+    return (values if like.is_floating_point() else values.round()).to(like.dtype)
