@@ -136,3 +136,9 @@ def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
 def test_what_holds_no_images_says_what_would(data, message):
     with pytest.raises(ia.InstaAugError, match=f"data: .*{message}"):
         load(data, "data").batch(slice(0, 2))
+
+
+def test_arrays_of_floats_are_as_exact_in_memory_as_they_were():
+    arrays = [np.random.default_rng(i).random((4, 5, 3), dtype=np.float32) for i in range(3)]
+    images = load([(array, i) for i, array in enumerate(arrays)]).in_memory().batch(slice(0, 3))[0]
+    assert torch.equal(images, torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]))
