@@ -103,6 +103,7 @@ def test_own_magnitudes_and_own_transformations():
         (lambda: choose(["rotat"], 3), "unknown 'rotat'; known are rotate"),
         (lambda: choose(["rotate", "rotate"], 3), "each once"),
         (lambda: choose(["hue"], 1), "'hue' is defined on"),
+        (lambda: choose([STANDARD["rotate"].with_magnitudes([0])], 3), "'rotate' has no magnitude but the identity"),
         (lambda: choose([3], 1), "unknown 3; known are rotate"),
         (lambda: Transformation("a", (0.0,), 0.0, ""), "exactly one of matrix= and colour="),
         (lambda: Transformation("a", (0.0,), 0.0, "", abs, colour=abs), "exactly one of matrix= and colour="),

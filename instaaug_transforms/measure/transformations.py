@@ -162,6 +162,9 @@ def choose(wanted: Sequence[str | Transformation] | None, channels: int) -> list
                 f"transformations: {t.name!r} is defined on {t.channels} channels, the images have {channels}; leave it out"
             )
         chosen.append(t)
+    still = next((t.name for t in chosen if len(t.magnitudes) < 2), None)
+    if still is not None:
+        raise InstaAugError(f"transformations: {still!r} has no magnitude but the identity; give it others")
     names = [t.name for t in chosen]
     if not names or len(set(names)) < len(names):
         raise InstaAugError(f"transformations: expected at least one, each once, got {names}")
