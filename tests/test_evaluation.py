@@ -372,3 +372,37 @@ def test_images_without_labels_cannot_be_compared():
     ):  # fmt: skip
         with pytest.raises(ia.InstaAugError, match=r"data.*label"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_views": 4}, r"n_views: expected several numbers of views, \[1, 2, 4\] say, got 4"),
+        ({"n_views": ()}, "n_views: expected several"),
+        ({"n_views": (0, 2)}, "n_views: expected an integer ≥ 1, got 0"),
+        ({"range_fraction": 3.0}, r"range_fraction: expected a number in \(0, 1\], got 3.0"),
+        ({"select": "best"}, "select: expected one of .*got 'best'"),
+        ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
+    ],
+)
+def test_views_that_no_model_could_have_are_refused_before_anything_is_computed(arguments, message):
+    """Three times a range was compared as if it had been learned."""
+    with pytest.raises(ia.InstaAugError, match=message):
+        evaluate(Tiny(), make_lively(["rotate"]), None, None, **arguments)
+
+
+@pytest.mark.parametrize("function", [evaluation.tune, evaluation.views_nll])
+@pytest.mark.parametrize("arguments", [{"n_views": 0}, {"batch_size": 0}, {"how": "mean"}])
+def test_what_chooses_refuses_them_too(function, arguments):
+    (name,) = arguments
+    with pytest.raises(ia.InstaAugError, match="aggregate" if name == "how" else name):
+        function(Tiny(), make_lively(["rotate"]), None, **arguments)
+
+
+@pytest.mark.parametrize("function", [evaluation.tune, evaluation.views_nll])
+def test_labels_of_any_whole_type_choose_alike(function):
+    model, aug, images, labels = Tiny(), make_lively(["turn"]), torch.rand(20, 3, 32, 32), torch.arange(20) % 4
+    found = [function(model, aug, (images, labels.to(kind)), 2, progress=False) for kind in (torch.int64, torch.int32)]
+    assert found[0] == found[1]
+    with pytest.raises(ia.InstaAugError, match="choice_data: expected labels .* from 0 to 3"):
+        function(model, aug, (images, labels + 1), 2, progress=False)

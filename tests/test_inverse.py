@@ -166,6 +166,27 @@ def test_a_torchvision_segmentation_model(smooth):
         tta.train()(smooth[:2])
 
 
+class InDictionary(nn.Module):
+    """Maps of half the size under the key of torchvision's models."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, 2, 1)
+
+    def forward(self, x):
+        return {"out": self.layer(x)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_no_images_and_weights_of_any_precision(smooth, dtype):
+    """No images have maps of the shape that images have; models of other types get views in theirs."""
+    model = InDictionary().to(dtype).eval()
+    tta = ia.SegmentationTTA(model, make_lively(["crop"]), n_views=1)
+    assert tta(smooth[:0]).shape == (0, 4, 40, 52)
+    plain = F.resize(model(smooth.to(dtype))["out"].float().softmax(1), [40, 52])
+    assert (tta(smooth).exp() - plain).abs().max() < 0.02
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [({"n_views": 0}, "n_views"), ({"select": "best"}, "select"), ({"range_fraction": 0.0}, "range_fraction")],

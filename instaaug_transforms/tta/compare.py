@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..engine.data import StreamedImages, load
+from ..engine.data import Images, StreamedImages, load
 from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..params import AugmentParams
@@ -40,7 +40,7 @@ from .report import (
     Evaluation,
 )
 from .runner import Runner, Way
-from .views import normalizing
+from .views import check_choice, normalizing
 
 MOST_CANDIDATES = 64  # that are all looked through for the most confident one
 
@@ -99,6 +99,10 @@ def evaluate(
         InstaAugError: an unknown aggregation or arm, or a ``workdir`` of another comparison.
     """
     check_aggregation(how)
+    if not isinstance(n_views, Sequence) or isinstance(n_views, str) or not n_views:
+        raise InstaAugError(f"n_views: expected several numbers of views, [1, 2, 4] say, got {n_views!r}")
+    for k in n_views:
+        check_choice(select, range_fraction, n_views=k, batch_size=batch_size)
     rivals = set(RIVALS if only is None else only)
     if rivals - set(RIVALS):
         raise InstaAugError(
@@ -108,7 +112,6 @@ def evaluate(
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
-    choice = copy.copy(choice)
     given, classifier = classifier, normalizing(aug, classifier)
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
@@ -119,8 +122,7 @@ def evaluate(
     looks = isinstance(aug.predictor, FeaturesPredictor)
     with frozen(classifier), torch.no_grad(), rows_in(None if workdir is None else Path(workdir), streamed) as folder:
         run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about)
-        for name, part in (("data", data), ("choice_data", choice)):
-            part.targets = as_labels(part.targets, run.classes(part), name, soft=False)
+        data, choice = _numbered(run, data, "data"), _numbered(run, choice, "choice_data")
         zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
         pick_zooms = pick_policy = slice(0, most)  # of arms that are left out
         known = None
@@ -160,6 +162,13 @@ def evaluate(
     order = {name: i for i, name in enumerate([*dict.fromkeys(way.name for way in ways), ORACLE])}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
+
+
+def _numbered(run: Runner, data: Images, name: str) -> Images:
+    """The same images; their labels are checked, class numbers as losses want them."""
+    data = copy.copy(data)
+    data.targets = as_labels(data.targets, run.classes(data), name, soft=False)
+    return data
 
 
 def _way(name: str, ks: Sequence[int], arm: arms.Arm, looks: bool = False) -> Way:
@@ -209,6 +218,8 @@ def tune(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
+    check_aggregation(how)
+    check_choice("top", 1.0, n_views=n_views, batch_size=batch_size)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
@@ -223,6 +234,7 @@ def tune(
         for setting in settings
     ]
     with frozen(classifier), torch.no_grad():
+        data = _numbered(run, data, "choice_data")
         averages, _ = run.averages(ways, data)
         losses = [nn.functional.cross_entropy(logits(), data.targets).item() for logits in averages.values()]
     return settings[losses.index(min(losses))]
@@ -248,11 +260,14 @@ def views_nll(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
+    check_aggregation(how)
+    check_choice(select, 1.0, n_views=n_views, batch_size=batch_size)
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how)
     with frozen(classifier), torch.no_grad():
+        data = _numbered(run, data, "choice_data")
         averages, _ = run.averages(
             [_way(OURS, [n_views], arms.learned(aug, n_views, select, predict=run.shared.predict))], data
         )

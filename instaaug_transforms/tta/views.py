@@ -52,13 +52,7 @@ class ViewModel(nn.Module):
         put_right: int = 0,
     ) -> None:
         super().__init__()
-        if select not in SELECTIONS:
-            raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
-        for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
-            if not isinstance(value, int) or value < 1:
-                raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
-        if not 0 < range_fraction <= 1:
-            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
         self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
         self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, int(put_right)
@@ -115,7 +109,7 @@ class ViewModel(nn.Module):
         if torch.compiler.is_exporting():  # how many chunks there are would depend on the batch
             return run(images)
         if not torch.compiler.is_compiling() and not len(images):
-            return self.model(images)
+            return self.chunks(images.new_zeros(1, *images.shape[1:]), run)[:0]
         with at_rest(self.aug.predictor):  # which may have dropout
             return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
 
@@ -130,6 +124,17 @@ class ViewModel(nn.Module):
     def policy_views(self, batch: Tensor) -> AugmentParams:
         """The fixed views, ``(n, B)``."""
         return self.policy.map(lambda column: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous())
+
+
+def check_choice(select: str, range_fraction: float, **whole: Any) -> None:
+    """Raise unless views can be selected so; ``whole`` are what must be integers of 1 or more, by their names."""
+    if select not in SELECTIONS:
+        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+    for name, value in whole.items():
+        if not isinstance(value, int) or value < 1:
+            raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
+    if not 0 < range_fraction <= 1:
+        raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
