@@ -100,6 +100,8 @@ def test_random_views_are_refused(small, select, tmp_path):
         export_onnx(model, tmp_path / "a.onnx", 32)
     with pytest.raises(ia.InstaAugError, match="path: expected a name that ends in .onnx"):
         export_onnx(model, tmp_path / "a.pt", 32)
+    with pytest.raises(ia.InstaAugError, match="model: expected a TTAModel, .* got LearnedAugment"):
+        export_onnx(model.aug, tmp_path / "a.onnx", 32)
 
 
 def test_what_to_install(small, tmp_path, monkeypatch):

@@ -80,8 +80,7 @@ def prepare(
     Raises:
         InstaAugError: as `engine.data.load`; images of several sizes; labels that are no class indices; max_images below 2.
     """
-    if normalization is not None and not isinstance(normalization, Normalization):
-        normalization = Normalization(*normalization)
+    normalization = Normalization.of(normalization)
     if isinstance(data, MeasuredImages):
         kept, given = (None if n is None else (n.mean, n.std) for n in (data.normalization, normalization))
         if given not in (None, kept):
