@@ -204,4 +204,6 @@ class TTAModel(ViewModel):
             return self.scale_weights[scale_bins(params)]
         if self.aggregate != "probability":
             return None
-        return torch.zeros(params.batch_shape) if distribution is None else distribution.log_prob(params)
+        if distribution is None:
+            return torch.zeros_like(next(iter(params.values())), dtype=torch.float32)
+        return distribution.log_prob(params)

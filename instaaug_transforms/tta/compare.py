@@ -21,7 +21,7 @@ from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import as_labels
 from . import arms
-from .aggregation import aggregate, check_aggregation
+from .aggregation import COMPARABLE, aggregate, check_aggregation
 from .calibration import best_temperature
 from .classification import TTAModel
 from .report import (
@@ -98,7 +98,7 @@ def evaluate(
     Raises:
         InstaAugError: an unknown aggregation or arm, or a ``workdir`` of another comparison.
     """
-    check_aggregation(how)
+    check_aggregation(how, "how", COMPARABLE)
     if not isinstance(n_views, Sequence) or isinstance(n_views, str) or not n_views:
         raise InstaAugError(f"n_views: expected several numbers of views, [1, 2, 4] say, got {n_views!r}")
     for k in n_views:
@@ -218,7 +218,7 @@ def tune(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
-    check_aggregation(how)
+    check_aggregation(how, "how", COMPARABLE)
     check_choice("top", 1.0, n_views=n_views, batch_size=batch_size)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
@@ -260,7 +260,7 @@ def views_nll(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
-    check_aggregation(how)
+    check_aggregation(how, "how", COMPARABLE)
     check_choice(select, 1.0, n_views=n_views, batch_size=batch_size)
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)

@@ -1,5 +1,8 @@
 """The way back: what a model said about views, put where it belongs in the image the views came from."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -10,6 +13,16 @@ from ..functional.inputs import plain
 from ..functional.targets import pixel_matrix
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
+
+MODES = ("bilinear", "nearest")
+
+
+def check_size(size: Any) -> tuple[int, int]:
+    """``size`` itself; raise unless it is (height, width)."""
+    whole = isinstance(size, Sequence) and all(isinstance(n, (int, torch.SymInt)) for n in size)
+    if not whole or len(size) != 2 or min(size) < 1:
+        raise InstaAugError(f"size: expected (height, width) of the images, got {size!r}")
+    return tuple(size)
 
 
 def invert_maps(
@@ -29,9 +42,11 @@ def invert_maps(
         ``(…, 1, *size)`` in [0, 1] (what it should be weighted with in a mean; 0 or 1 for ``"nearest"``).
 
     Raises:
-        InstaAugError: numbers of maps and of parameters that differ.
+        InstaAugError: numbers of maps and of parameters that differ, another mode, or a size that is none.
     """
-    lead = params.batch_shape
+    if mode not in MODES:
+        raise InstaAugError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    lead, size = params.batch_shape, check_size(size)
     if tuple(maps.shape[: len(lead)]) != tuple(lead) or maps.ndim != len(lead) + 3:
         raise InstaAugError(
             f"maps: shape {tuple(maps.shape)} does not go with params of shape {tuple(lead)}; give (…, C, h, w) with the "
@@ -72,9 +87,9 @@ def invert_points(
         The points, of the kind and dtype that came; whole numbers are rounded.
 
     Raises:
-        InstaAugError: numbers of points and of parameters that differ.
+        InstaAugError: numbers of points and of parameters that differ, or a size that is none.
     """
-    single = isinstance(points, tv_tensors.KeyPoints)
+    single, size = isinstance(points, tv_tensors.KeyPoints), check_size(size)
     view_size = view_size or (points.canvas_size if single else aug.output_size) or size
     lead, given = params.batch_shape, plain(points)[None] if single else points
     if tuple(given.shape[: len(lead)]) != tuple(lead) or given.shape[-1] != 2:

@@ -1,6 +1,7 @@
 """The outcome of a comparison: every arm at every number of views, on the same images."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,8 @@ class Evaluation(Report):
             raise InstaAugError(f"results-file: folder {str(path.parent)!r} does not exist; create it first")
         rows = [{**row, "seed": self.seed, **notes} for row in self.rows()]
         if kind == "json":
-            replace_file(path, (json.dumps(rows, indent=1) + "\n").encode())
+            # JSON has no NaN: what an arm has not, the oracle's cost say, is null.
+            known = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+            replace_file(path, (json.dumps(known, indent=1, allow_nan=False) + "\n").encode())
         else:
             write_csv(path, rows)
