@@ -152,6 +152,22 @@ def test_arms_start_with_the_image_itself(images):
     assert torch.allclose(shuffled.angle, ours.angle.roll(1, 1), atol=1e-3)
 
 
+def test_the_answer_is_that_of_the_average_whatever_the_temperature():
+    """Where choices were made all answers are wrong, so that the temperature is over a million; the reported ones are right."""
+    model, images = (
+        nn.Sequential(nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(6, 4)).eval(),
+        torch.rand(200, 3, 8, 8),
+    )
+    nn.init.zeros_(model[2].bias)
+    with torch.no_grad():
+        model[2].weight.sub_(model[2].weight.mean(1, keepdim=True)).mul_(0.05)
+        answers = model(images).argmax(1)
+    assert answers.bincount(minlength=4).max() < 150
+    data = (images, answers), (images, (answers + 1) % 4)
+    found = evaluate(model, make_lively(["turn"]), *data, (1,), only=[], progress=False).arms["single view", 1]
+    assert found.temperature > 1e5 and found.correct.all()
+
+
 def test_zooms_start_with_the_image_itself_and_its_mirror_image_is_among_them():
     zooms = baselines.zoom_candidates()
     first = {name: field[0].item() for name, field in zooms.items()}
