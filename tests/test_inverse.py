@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import functional
 from instaaug_transforms.functional.targets import perspective_coefficients, pixel_matrix
+from instaaug_transforms.tta.inverse import affine_inverse
 
 from .conftest import make_lively
 
@@ -109,6 +110,16 @@ def test_points_there_and_back(smooth, size):
     many = ia.invert_points(aug, torch.rand(3, 5, 2, 2, 2), params, (40, 52))
     one = ia.invert_points(aug, torch.zeros(1, 4, 2), params.index(1).index(slice(2, 3)), (40, 52))
     assert many.shape == (3, 5, 2, 2, 2) and one.shape == (1, 4, 2)
+
+
+def test_maps_are_inverted_as_torch_does_and_a_box_without_width_showed_nothing(smooth):
+    matrix = torch.cat([torch.randn(50, 2, 3), torch.tensor([[[0.0, 0, 1]]]).expand(50, 1, 3)], 1)
+    exact = torch.linalg.inv(matrix.double())
+    assert ((affine_inverse(matrix) - exact).abs().amax((1, 2)) < 1e-5 * exact.abs().amax((1, 2))).all()
+    line = ia.AugmentParams(
+        cx=torch.full((5,), 0.5), cy=torch.full((5,), 0.5), w=torch.zeros(5), h=torch.full((5,), 0.5)
+    )
+    assert not any(part.any() for part in ia.invert_maps(ia.LearnedAugment(["crop"]), smooth, line, (40, 52)))
 
 
 def test_corners_of_a_crop_in_closed_form():

@@ -57,7 +57,7 @@ def invert_maps(
     with torch.autocast(flat.device.type, enabled=False):
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
-        back = torch.linalg.inv(matrix.to(flat.device))
+        back = affine_inverse(matrix.to(flat.device))
         if mode == "nearest":
             restored = functional.resample_labels(flat, back, size)
         else:
@@ -105,6 +105,18 @@ def invert_points(
     moved = flat @ back[:, :2, :2].transpose(1, 2) + back[:, None, :2, 2]
     moved = _as_kind(moved.reshape(given.shape), given)
     return tv_tensors.wrap(moved[0], like=points, canvas_size=tuple(size)) if single else moved
+
+
+def affine_inverse(matrix: Tensor) -> Tensor:
+    """The inverses of affine maps ``(B, 3, 3)``, in closed form: `torch.linalg.inv` has no translation to ONNX.
+
+    Of a box without extent, a map to somewhere outside of all views.
+    """
+    (xx, xy, x), (yx, yy, y) = (row.unbind(-1) for row in matrix[:, :2].unbind(1))
+    area = xx * yy - xy * yx
+    rows = torch.stack([yy, -xy, xy * y - yy * x, -yx, xx, yx * x - xx * y], -1) / area[:, None]
+    rows = torch.where(area[:, None] == 0, rows.new_tensor([1, 0, 3, 0, 1, 3]), rows)  # (B, 6)
+    return torch.cat([rows.unflatten(-1, (2, 3)), matrix[:, 2:]], 1)
 
 
 def _as_kind(values: Tensor, like: Tensor) -> Tensor:

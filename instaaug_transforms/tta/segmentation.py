@@ -59,7 +59,7 @@ class SegmentationTTA(ViewModel):
             params = distribution.identity().map(lambda field: field[None])
         views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))
         logits = check_maps(self.model(as_weights(self.model, views)))
-        probs = logits.float().softmax(1).unflatten(0, (self.n_views, len(batch)))
+        probs = logits.float().softmax(1).unflatten(0, (self.n_views, -1))
         found, seen = invert_maps(
             self.aug, probs, params, tuple(batch.shape[-2:])
         )  # found is weighted with seen already
