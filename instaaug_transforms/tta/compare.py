@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def evaluate(
     loading = {"progress": progress, "channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
-    data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
+    mixed = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    data, back = data.subset(mixed), mixed.argsort().numpy()
     given, classifier = classifier, normalizing(aug, classifier)
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
@@ -160,6 +162,7 @@ def evaluate(
             ways.append(_recommended(given, aug, run, looks))
         results = run.results(ways, data, choice, known, policies if oracle else None)
     order = {name: i for i, name in enumerate([*dict.fromkeys(way.name for way in ways), ORACLE])}
+    results = {key: replace(arm, correct=arm.correct[back], nll=arm.nll[back]) for key, arm in results.items()}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
 

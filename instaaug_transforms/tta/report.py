@@ -31,7 +31,8 @@ FORMATS = ("csv", "json")
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, the temperature fitted on the choice data, ECE.
+    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, in the order in which images were given; the temperature fitted
+    on the choice data, ECE.
 
     ``cost`` is in forwards of the classifier per image, φ's own look included, a mean over images.
     """
