@@ -133,6 +133,10 @@ def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tenso
 
 
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:
+    if images.ndim == 4 and len(normalization.mean) not in (1, images.shape[1]):
+        raise InstaAugError(
+            f"normalization: images {tuple(images.shape)} have {images.shape[1]} channel(s), mean and std are of {len(normalization.mean)}"
+        )
     if not images.is_floating_point():  # bytes are not normalised
         return images
     # What was rounded below 0 or above 1 goes back; a wrong mean or std is far outside and `load` says so.
