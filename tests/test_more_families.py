@@ -141,6 +141,15 @@ def test_boxed_entropy_and_frequencies():
     assert part.mode()["erase_anchor"] == part.categorical.probs.argmax() == part.top(3)["erase_anchor"][0]
 
 
+def test_flips_of_one_are_those_of_true():
+    """They were those of the middle alone."""
+    assert (
+        Crop(flips=1).n_candidates == 60
+        and Crop(flips=0).n_candidates == 30
+        and Crop(flips=1).config()["flips"] is True
+    )
+
+
 def test_tables_of_the_paper_by_name():
     small, large = Crop("paper_64px"), Crop("paper_224px")
     assert (small.n_candidates, large.n_candidates) == (321, 30)
