@@ -95,6 +95,17 @@ def samples(how, n=6):
     return Pairs(how(image, i) for i, image in enumerate(images))
 
 
+class Named(Numbered):
+    """Labels are names."""
+
+    def __init__(self):
+        super().__init__()
+        self.targets = [f"class {i}" for i in self.targets]
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], self.targets[i]
+
+
 HOWS = {
     "tensors": lambda image, i: (image, i),
     "PIL": lambda image, i: (F.to_pil_image(image), i),
@@ -126,6 +137,12 @@ def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
         (samples(lambda image, i: (i, image)), "got int for an image"),
         (samples(lambda image, i: (image[None], i)), r"got a tensor \(1, 3, 4, 4\) for an image"),
         (samples(lambda image, i: (image, f"class {i}")), "labels must be numbers, got list of str"),
+        (Subset(Named(), [0, 3]), "labels must be numbers, got list of str"),
+        (ConcatDataset([Named(), Named()]), "labels must be numbers, got list of str"),
+        (
+            samples(lambda image, i: F.to_pil_image(image).convert("P")),
+            r"mode 'P'.*palette; convert it: image.convert\('RGB'\)",
+        ),
         ((torch.zeros(2, 3, 4, 4), ["cat", "dog"]), "targets must be a tensor of numbers, got list of str"),
         ("photographs", r"got str; of a folder make torchvision.datasets.ImageFolder"),
         ({"train": samples(HOWS["PIL"])}, r"got dict; give one of its splits"),
