@@ -2,14 +2,14 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..utils.errors import InstaAugError
-from ..utils.files import replace_file, write_csv
+from ..utils.files import check_folder, replace_file, write_csv
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval
 
@@ -113,7 +113,7 @@ class Evaluation(Report):
             )
         return lines
 
-    def write(self, path: Path, kind: str = "csv", **notes: Any) -> None:
+    def write(self, path: str | os.PathLike, kind: str = "csv", **notes: Any) -> None:
         """Write `rows` to ``path``, all at once, as ``"csv"`` or ``"json"``; ``notes`` are kept in every row.
 
         Raises:
@@ -121,8 +121,7 @@ class Evaluation(Report):
         """
         if kind not in FORMATS:
             raise InstaAugError(f"results-format: expected one of {', '.join(FORMATS)}, got {kind!r}")
-        if not path.parent.is_dir():
-            raise InstaAugError(f"results-file: folder {str(path.parent)!r} does not exist; create it first")
+        path = check_folder(path, "results-file")
         rows = [{**row, "seed": self.seed, **notes} for row in self.rows()]
         if kind == "json":
             # JSON has no NaN: what an arm has not, the oracle's cost say, is null.
