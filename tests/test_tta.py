@@ -377,3 +377,12 @@ def test_another_classifier_than_the_one_that_was_measured_is_warned_of(caplog):
         aug.recommended = setting | ({} if known is None else {"model": known})
         assert ia.TTAModel.recommended(model, aug, result, chunk_size=7).chunk_size == 7
         assert ("was found on held-out images of another one" in caplog.text) == warned
+
+
+def test_a_classifier_that_refuses_bytes_without_a_word_is_named():
+    class Silent(nn.Module):
+        def forward(self, images):
+            raise RuntimeError
+
+    with pytest.raises(ia.InstaAugError, match=r"does not take bytes \(RuntimeError\)"):
+        ia.TTAModel(Silent(), make_lively(["turn"]), 2)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
