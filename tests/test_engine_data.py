@@ -95,6 +95,17 @@ def samples(how, n=6):
     return Pairs(how(image, i) for i, image in enumerate(images))
 
 
+class Named(Numbered):
+    """Labels are names."""
+
+    def __init__(self):
+        super().__init__()
+        self.targets = [f"class {i}" for i in self.targets]
+
+    def __getitem__(self, i):
+        return super().__getitem__(i)[0], self.targets[i]
+
+
 HOWS = {
     "tensors": lambda image, i: (image, i),
     "PIL": lambda image, i: (F.to_pil_image(image), i),
@@ -126,6 +137,12 @@ def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
         (samples(lambda image, i: (i, image)), "got int for an image"),
         (samples(lambda image, i: (image[None], i)), r"got a tensor \(1, 3, 4, 4\) for an image"),
         (samples(lambda image, i: (image, f"class {i}")), "labels must be numbers, got list of str"),
+        (Subset(Named(), [0, 3]), "labels must be numbers, got list of str"),
+        (ConcatDataset([Named(), Named()]), "labels must be numbers, got list of str"),
+        (
+            samples(lambda image, i: F.to_pil_image(image).convert("P")),
+            r"mode 'P'.*palette; convert it: image.convert\('RGB'\)",
+        ),
         ((torch.zeros(2, 3, 4, 4), ["cat", "dog"]), "targets must be a tensor of numbers, got list of str"),
         ("photographs", r"got str; of a folder make torchvision.datasets.ImageFolder"),
         ({"train": samples(HOWS["PIL"])}, r"got dict; give one of its splits"),
@@ -136,3 +153,9 @@ def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
 def test_what_holds_no_images_says_what_would(data, message):
     with pytest.raises(ia.InstaAugError, match=f"data: .*{message}"):
         load(data, "data").batch(slice(0, 2))
+
+
+def test_arrays_of_floats_are_as_exact_in_memory_as_they_were():
+    arrays = [np.random.default_rng(i).random((4, 5, 3), dtype=np.float32) for i in range(3)]
+    images = load([(array, i) for i, array in enumerate(arrays)]).in_memory().batch(slice(0, 3))[0]
+    assert torch.equal(images, torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]))

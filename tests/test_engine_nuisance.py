@@ -63,6 +63,10 @@ def test_torchvision_transforms_are_seeded_and_leave_the_global_generator_alone(
 
 
 def test_errors():
+    with pytest.raises(
+        ia.InstaAugError, match=r"nuisance: family 'light' is defined on \(3,\) channels, the images have 1"
+    ):
+        Nuisance(["turn", "light"])(torch.rand(2, 1, 8, 8), torch.arange(2))
     with pytest.raises(ia.InstaAugError, match=r"nuisance_probability.*\(0, 1\], got 0"):
         Nuisance("turn", 0)
     with pytest.raises(ia.InstaAugError, match="nuisance: expected names"):

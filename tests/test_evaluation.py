@@ -62,12 +62,12 @@ def test_some_arms_alone(report):
 
 
 def test_our_arm_is_what_tta_gives(report):
+    """Image by image, in the order in which they were given."""
     model, aug, (data, _), result = report
-    order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
-    logits = ia.TTAModel(model, aug, 4)(data[0][order])
+    logits = ia.TTAModel(model, aug, 4)(data[0])
     arm = result.arms["ours", 4]
-    assert np.array_equal(arm.correct, (logits.argmax(1) == data[1][order]).numpy())
-    nll = nn.functional.cross_entropy(logits / arm.temperature, data[1][order], reduction="none")
+    assert np.array_equal(arm.correct, (logits.argmax(1) == data[1]).numpy())
+    nll = nn.functional.cross_entropy(logits / arm.temperature, data[1], reduction="none")
     assert np.allclose(arm.nll, nll, atol=1e-4)
 
 
@@ -152,6 +152,22 @@ def test_arms_start_with_the_image_itself(images):
     assert torch.allclose(shuffled.angle, ours.angle.roll(1, 1), atol=1e-3)
 
 
+def test_the_answer_is_that_of_the_average_whatever_the_temperature():
+    """Where choices were made all answers are wrong, so that the temperature is over a million; the reported ones are right."""
+    model, images = (
+        nn.Sequential(nn.AdaptiveAvgPool2d((1, 2)), nn.Flatten(), nn.Linear(6, 4)).eval(),
+        torch.rand(200, 3, 8, 8),
+    )
+    nn.init.zeros_(model[2].bias)
+    with torch.no_grad():
+        model[2].weight.sub_(model[2].weight.mean(1, keepdim=True)).mul_(0.05)
+        answers = model(images).argmax(1)
+    assert answers.bincount(minlength=4).max() < 150
+    data = (images, answers), (images, (answers + 1) % 4)
+    found = evaluate(model, make_lively(["turn"]), *data, (1,), only=[], progress=False).arms["single view", 1]
+    assert found.temperature > 1e5 and found.correct.all()
+
+
 def test_zooms_start_with_the_image_itself_and_its_mirror_image_is_among_them():
     zooms = baselines.zoom_candidates()
     first = {name: field[0].item() for name, field in zooms.items()}
@@ -220,7 +236,7 @@ def test_the_surest_of_all_candidates_is_an_arm_where_there_are_few(families, th
         assert lit.arms[name, 1].cost == a
     if families != ["turn"]:
         return
-    images, labels = (part[torch.randperm(20, generator=torch.Generator().manual_seed(0))] for part in data[0])
+    images, labels = data[0]
     p = torch.stack([model(images.rot90(k, (-2, -1))).softmax(-1) for k in range(4)])
     surest = p.amax(-1).argmax(0)
     expected = p[surest, torch.arange(20)].argmax(-1) == labels
@@ -234,7 +250,7 @@ def test_weights_per_scale_are_fitted_for_each_arm_on_its_own_views():
     found = evaluate(
         model, aug, data, choice, (2, 4), how="weighted", only=["horizontal flip"], batch_size=64, progress=False
     )
-    images, labels = (part[torch.randperm(30, generator=torch.Generator().manual_seed(0))] for part in data)
+    images, labels = data
     for k in (2, 4):
         params = evaluation.choose_views(aug.distribution(choice[0]), k)
         views = torch.stack([model(aug(choice[0], params=params.index(v))) for v in range(k)])
@@ -372,3 +388,37 @@ def test_images_without_labels_cannot_be_compared():
     ):  # fmt: skip
         with pytest.raises(ia.InstaAugError, match=r"data.*label"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_views": 4}, r"n_views: expected several numbers of views, \[1, 2, 4\] say, got 4"),
+        ({"n_views": ()}, "n_views: expected several"),
+        ({"n_views": (0, 2)}, "n_views: expected an integer ≥ 1, got 0"),
+        ({"range_fraction": 3.0}, r"range_fraction: expected a number in \(0, 1\], got 3.0"),
+        ({"select": "best"}, "select: expected one of .*got 'best'"),
+        ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
+        ({"how": "probability"}, "how: expected one of mean_prob, .*, weighted, got 'probability'"),
+    ],
+)
+def test_views_that_no_model_could_have_are_refused_before_anything_is_computed(arguments, message):
+    """Three times a range was compared as if it had been learned."""
+    with pytest.raises(ia.InstaAugError, match=message):
+        evaluate(Tiny(), make_lively(["rotate"]), None, None, **arguments)
+
+
+@pytest.mark.parametrize("function", [evaluation.tune, evaluation.views_nll])
+@pytest.mark.parametrize("arguments", [{"n_views": 0}, {"batch_size": 0}, {"how": "mean"}])
+def test_what_chooses_refuses_them_too(function, arguments):
+    with pytest.raises(ia.InstaAugError, match=f"{next(iter(arguments))}: expected"):
+        function(Tiny(), make_lively(["rotate"]), None, **arguments)
+
+
+@pytest.mark.parametrize("function", [evaluation.tune, evaluation.views_nll])
+def test_labels_of_any_whole_type_choose_alike(function):
+    model, aug, images, labels = Tiny(), make_lively(["turn"]), torch.rand(20, 3, 32, 32), torch.arange(20) % 4
+    found = [function(model, aug, (images, labels.to(kind)), 2, progress=False) for kind in (torch.int64, torch.int32)]
+    assert found[0] == found[1]
+    with pytest.raises(ia.InstaAugError, match="choice_data: expected labels .* from 0 to 3"):
+        function(model, aug, (images, labels + 1), 2, progress=False)

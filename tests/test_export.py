@@ -74,6 +74,14 @@ def test_onnx_of_the_features_predictor(photographs, tmp_path):
 
 
 @pytest.mark.slow
+def test_onnx_of_segmentation(photographs, tmp_path):
+    """Maps of half the size, put back from crops that are turned."""
+    model = ia.SegmentationTTA(torch.nn.Conv2d(3, 4, 3, 2, 1).eval(), make_lively(["crop", "rotate"]).eval(), 3)
+    path = export_onnx(model, tmp_path / "maps.onnx", (48, 64))
+    assert differences(path, photographs, model)[0] < 1e-4
+
+
+@pytest.mark.slow
 def test_onnx_of_views_of_another_size(photographs, tmp_path):
     aug = ia.LearnedAugment.from_pretrained("crop_tinyimagenet", output_size=32)
     path = export_onnx(TopViews(aug, 3), tmp_path / "views.onnx", (48, 64))
@@ -100,6 +108,8 @@ def test_random_views_are_refused(small, select, tmp_path):
         export_onnx(model, tmp_path / "a.onnx", 32)
     with pytest.raises(ia.InstaAugError, match="path: expected a name that ends in .onnx"):
         export_onnx(model, tmp_path / "a.pt", 32)
+    with pytest.raises(ia.InstaAugError, match="model: expected a TTAModel, .* got LearnedAugment"):
+        export_onnx(model.aug, tmp_path / "a.onnx", 32)
 
 
 def test_what_to_install(small, tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,16 @@ def test_disturbances_are_what_candidates_undo():
     assert ((undo["white_balance"] + fields["white_balance"]).abs() <= 0.4 + 1e-5).all()
 
 
-@pytest.mark.parametrize("kwargs", [{"exposures": (1.0,)}, {"white_balances": ()}, {"exposures": (0.0, 1.0, 1.0)}])
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"exposures": (1.0,)},
+        {"white_balances": ()},
+        {"exposures": (0.0, 1.0, 1.0)},
+        {"exposures": (0.0, math.nan)},
+        {"white_balances": (0.0, 1e9)},
+    ],
+)
 def test_bad_tables(kwargs):
     with pytest.raises(ia.InstaAugError, match="light:"):
         Light(**kwargs)

@@ -7,6 +7,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import instaaug_transforms as ia
+from instaaug_transforms.measure import write_page
+from instaaug_transforms.tta import Evaluation
 from instaaug_transforms.utils.files import replace_file, save_figure, write_csv
 
 
@@ -58,3 +60,23 @@ def test_a_figures_suffix_is_one_that_matplotlib_writes(name, tmp_path):
         with pytest.raises(ia.InstaAugError, match=r"path: expected a name that ends in one of .*\.png"):
             save_figure(figure, tmp_path / name)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_csv(path, [{"a": 1}]),
+        lambda path: save_figure(Figure(), f"{path}.png"),
+        lambda path: write_page(path, None),
+        lambda path: ia.LearnedAugment(["turn"]).save(f"{path}.safetensors"),
+        lambda path: Evaluation({}, 0, 0).write(str(path)),
+    ],
+    ids=["table", "picture", "page", "weights", "comparison"],
+)
+def test_a_folder_that_does_not_exist_is_named(write, tmp_path):
+    """And not a temporary file in it."""
+    with pytest.raises(
+        ia.InstaAugError, match=r"(path|results-file): folder '.*nowhere' does not exist; create it first"
+    ):
+        write(tmp_path / "nowhere" / "file")
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import functional
+from instaaug_transforms.families import create
 from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.functional import hsv
 
@@ -17,6 +18,25 @@ def test_hsv_identity():
     images = torch.rand(4, 3, 16, 16)
     params = ia.AugmentParams(**{k: torch.full((4,), v) for k, v in HSV().identity().items()})
     assert (functional.apply(images, params, [HSV()]) - images).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("backend", ["torch", "kornia"])
+def test_what_comes_out_is_never_below_zero(backend):
+    """Of numbers just below it roots are NaN: `adjust_gamma` after it gave thousands of them."""
+    images = torch.rand(8, 3, 40, 40, generator=torch.Generator().manual_seed(0)).round(decimals=1)
+    amounts = {
+        "hue": torch.linspace(-0.5, 0.5, 8),
+        "saturation": torch.full((8,), 2.0),
+        "value": torch.linspace(0, 2, 8),
+    }
+    turned = torch.zeros(8, 3, 40, 40)
+    for family, pixels, params, fill in (
+        ("hsv", images, amounts, 0.0),
+        ("rotate", turned, {"angle": torch.linspace(1, 179, 8)}, 0.7),
+        ("rotate", turned, {"angle": torch.linspace(1, 179, 8)}, (0.3, 0.7, 0.1)),
+    ):
+        out = functional.apply(pixels, ia.AugmentParams(**params), create([family]), fill=fill, backend=backend)
+        assert out.min() >= 0 and out.max() <= 1 and F.adjust_gamma(out, 0.5).isfinite().all()
 
 
 def test_hsv_agrees_with_torchvision():

@@ -151,6 +151,17 @@ def test_what_is_not_there(server):
             ia.LearnedAugment.from_pretrained(name)
 
 
+def test_errors_without_a_message_are_named_by_their_kind(monkeypatch):
+    """They were followed by an IndexError."""
+
+    def fails(*_, **__):
+        raise TimeoutError
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
+    with pytest.raises(ia.InstaAugError, match="'hf-hub:owner/turn' cannot be fetched: TimeoutError"):
+        ia.LearnedAugment.from_pretrained("hf-hub:owner/turn")
+
+
 def test_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ia.InstaAugError, match=r"pip install 'instaaug-transforms\[hub\]'"):

@@ -7,6 +7,7 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms.functional import inputs
+from instaaug_transforms.measure import prepare
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,15 @@ def test_pretrained_weights_of_another_number_of_channels():
     assert v2.Compose([v2.RGB(), aug])(tv_tensors.Image(grey)).shape == (3, 32, 32)
 
 
+@pytest.mark.parametrize("name", ["fil", "families", "predictor"])
+def test_what_pretrained_weights_cannot_change_is_named(name):
+    """A misspelt argument was taken for damaged weights."""
+    with pytest.raises(
+        ia.InstaAugError, match=f"^{name}: of weights only backend, compile, fill, .* can be changed, got {name}=…"
+    ):
+        ia.LearnedAugment.from_pretrained("crop_tinyimagenet", **{name: "hsv"})
+
+
 def test_a_device_mismatch_inside_a_compose_names_the_fix(aug):
     pipeline = v2.Compose([aug, v2.Normalize([0.5] * 3, [0.5] * 3)])
     with pytest.raises(ia.InstaAugError, match=r"v2.Compose moves no weights: call aug.to\('meta'\)"):
@@ -102,6 +112,18 @@ def test_params_of_another_batch(aug):
 def test_a_normalisation_that_cannot_be_undone_is_refused(mean, std):
     with pytest.raises(ia.InstaAugError, match="normalization: mean and std need equal lengths and std > 0"):
         ia.LearnedAugment(["turn"], normalization=(mean, std))
+
+
+@pytest.mark.parametrize("given", [0.5, [0.485, 0.456, 0.406], (0.5, 0.2), "imagenet"])
+def test_a_normalisation_that_is_no_pair_says_what_is(given):
+    for make in (
+        lambda: ia.LearnedAugment(["turn"], normalization=given),
+        lambda: prepare(torch.rand(2, 3, 4, 4), normalization=given),
+    ):
+        with pytest.raises(
+            ia.InstaAugError, match=r"normalization: expected \(mean, std\), each of a number per channel, got"
+        ):
+            make()
 
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import functional
 from instaaug_transforms.functional.targets import perspective_coefficients, pixel_matrix
+from instaaug_transforms.tta.inverse import affine_inverse
 
 from .conftest import make_lively
 
@@ -77,6 +78,23 @@ def test_labels_come_back_as_labels():
     assert (back == labels)[inner].float().mean() > 0.85
 
 
+def test_whole_numbers_come_back_to_the_nearest_and_labels_to_the_bit():
+    """Maps that are the same everywhere stay so wherever they are seen; a point of a half-size crop lies at its half."""
+    aug, images = make_lively(["crop", "rotate"]), torch.rand(3, 3, 20, 28)
+    params = aug.distribution(images).sample((4,), seeded())
+    grey, label = torch.full((4, 3, 1, 20, 28), 200, dtype=torch.uint8), 2**24 + 1
+    back, seen = ia.invert_maps(aug, grey, params, (20, 28))
+    assert set(back[seen > 1 - 1e-6].tolist()) == {200}
+    back, seen = ia.invert_maps(aug, grey.long() * 0 + label, params, (20, 28), mode="nearest")
+    assert set(back[seen == 1].tolist()) == {label} and set(back[seen == 0].tolist()) <= {0}
+    box = {"cx": 0.25, "cy": 0.25, "w": 0.5, "h": 0.5}
+    half = ia.AugmentParams(**{name: torch.tensor([value]) for name, value in box.items()})
+    points = torch.randint(20, (1, 500, 2))
+    assert ((ia.invert_points(aug, points, half, (20, 28)) - points / 2).abs() <= 0.5).all()
+    odd = points * 0 + torch.tensor([9, 15])  # 4.5 and 7.5: halves go to the even number, as `Tensor.round`
+    assert (ia.invert_points(aug, odd, half, (20, 28)) == torch.tensor([4, 8])).all()
+
+
 @pytest.mark.parametrize("size", [None, (24, 30)])
 def test_points_there_and_back(smooth, size):
     aug = make_lively(GEOMETRY, output_size=size)
@@ -92,6 +110,16 @@ def test_points_there_and_back(smooth, size):
     many = ia.invert_points(aug, torch.rand(3, 5, 2, 2, 2), params, (40, 52))
     one = ia.invert_points(aug, torch.zeros(1, 4, 2), params.index(1).index(slice(2, 3)), (40, 52))
     assert many.shape == (3, 5, 2, 2, 2) and one.shape == (1, 4, 2)
+
+
+def test_maps_are_inverted_as_torch_does_and_a_box_without_width_showed_nothing(smooth):
+    matrix = torch.cat([torch.randn(50, 2, 3), torch.tensor([[[0.0, 0, 1]]]).expand(50, 1, 3)], 1)
+    exact = torch.linalg.inv(matrix.double())
+    assert ((affine_inverse(matrix) - exact).abs().amax((1, 2)) < 1e-5 * exact.abs().amax((1, 2))).all()
+    line = ia.AugmentParams(
+        cx=torch.full((5,), 0.5), cy=torch.full((5,), 0.5), w=torch.zeros(5), h=torch.full((5,), 0.5)
+    )
+    assert not any(part.any() for part in ia.invert_maps(ia.LearnedAugment(["crop"]), smooth, line, (40, 52)))
 
 
 def test_corners_of_a_crop_in_closed_form():
@@ -149,6 +177,27 @@ def test_a_torchvision_segmentation_model(smooth):
         tta.train()(smooth[:2])
 
 
+class InDictionary(nn.Module):
+    """Maps of half the size under the key of torchvision's models."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3, 2, 1)
+
+    def forward(self, x):
+        return {"out": self.layer(x)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_no_images_and_weights_of_any_precision(smooth, dtype):
+    """No images have maps of the shape that images have; models of other types get views in theirs."""
+    model = InDictionary().to(dtype).eval()
+    tta = ia.SegmentationTTA(model, make_lively(["crop"]), n_views=1)
+    assert tta(smooth[:0]).shape == (0, 4, 40, 52)
+    plain = F.resize(model(smooth.to(dtype))["out"].float().softmax(1), [40, 52])
+    assert (tta(smooth).exp() - plain).abs().max() < 0.02
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [({"n_views": 0}, "n_views"), ({"select": "best"}, "select"), ({"range_fraction": 0.0}, "range_fraction")],
@@ -163,6 +212,12 @@ def test_shapes_that_do_not_fit(smooth):
     params = aug.distribution(smooth).sample()
     with pytest.raises(ia.InstaAugError, match=r"maps: shape \(4, 3, 40, 52\).*\(5,\)"):
         ia.invert_maps(aug, smooth[:4], params, (40, 52))
+    with pytest.raises(ia.InstaAugError, match="mode: expected one of bilinear, nearest, got 'cubic'"):
+        ia.invert_maps(aug, smooth, params, (40, 52), mode="cubic")
+    for size in (40, (40,), (40, 0), (40.0, 52)):
+        for invert, what in ((ia.invert_maps, smooth), (ia.invert_points, torch.rand(5, 4, 2))):
+            with pytest.raises(ia.InstaAugError, match=r"size: expected \(height, width\) of the images"):
+                invert(aug, what, params, size)
     with pytest.raises(ia.InstaAugError, match=r"points: shape"):
         ia.invert_points(aug, torch.rand(4, 2), params, (40, 52))
     with pytest.raises(ia.InstaAugError, match="as large as the images"):

@@ -136,6 +136,9 @@ def test_errors(planted, report):
         Probe(Pixels(), planted[0], progress=False).factors()
     with pytest.raises(ia.InstaAugError, match="no class has two images"):
         Probe(Pixels(), (planted[0][:3], torch.arange(3)), progress=False).factors()
+    for some in (0, -1, 2.5):
+        with pytest.raises(ia.InstaAugError, match=f"pairs_per_class: expected a whole number ≥ 1.*got {some}"):
+            Probe(Pixels(), planted, progress=False).factors(pairs_per_class=some)
     with pytest.raises(ia.InstaAugError, match="no pair of class 99"):
         report.ranking(99)
 

@@ -90,6 +90,7 @@ def test_fingerprint_sees_pixels_labels_and_order():
         (torch.rand(3, 3, 4, 4) * 9, {}, r"values must lie in \[0, 1\]"),
         (torch.rand(3, 3, 4, 4) * 9, {"normalization": ((0.5,) * 3, (0.2,) * 3)}, r"values must lie in \[0, 1\]"),
         (torch.rand(3, 3, 4, 4), {"max_images": 1}, "max_images"),
+        (torch.rand(3, 3, 4, 4), {"normalization": ((0.5,) * 2, (0.2,) * 2)}, "have 3 channel.*mean and std are of 2"),
         ("nowhere", {}, "got str"),
     ],
 )

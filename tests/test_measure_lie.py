@@ -98,6 +98,10 @@ def test_attention_has_a_forward_mode_derivative_too():
 
 
 def test_errors():
+    with pytest.raises(ia.InstaAugError, match="at least one, each once, got \\[\\]"):
+        lie(Smooth(), IMAGES.float(), generators=[])
+    with pytest.raises(ia.InstaAugError, match="each once"):  # whose images would count twice
+        lie(Smooth(), IMAGES.float(), generators=["rotate", "rotate"])
     with pytest.raises(ia.InstaAugError, match="got 'solarize'"):
         lie(Smooth(), IMAGES.float(), generators="solarize")
     with pytest.raises(ia.InstaAugError, match="got 'brightness'"):

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import Probe
+from instaaug_transforms.measure import Probe, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 ARGUMENTS = {"transformations": ["rotate", "hue", "zoom_in"], "progress": False, "seed": 5}
@@ -60,3 +60,17 @@ def test_a_probes_images_serve_another_probe():
 def test_without_pairs_there_are_no_factors():
     for data in (torch.rand(5, 3, 12, 12), (torch.rand(5, 3, 12, 12), torch.arange(5))):
         assert Probe(Counted(), data, **ARGUMENTS).survey().factors is None
+
+
+def test_options_that_would_be_ignored_or_break_later_are_refused():
+    """What was prepared keeps its normalisation: another one changed nothing, and the model got other images than was said."""
+    half, fifth = (0.5,) * 3, (0.2,) * 3
+    images = prepare(torch.rand(6, 3, 12, 12), normalization=None)
+    with pytest.raises(ia.InstaAugError, match=r"normalization: .*prepared with none, got \(\(0.5"):
+        Probe(Counted(), images, normalization=(half, fifth), **ARGUMENTS)
+    normalised = prepare((torch.rand(6, 3, 12, 12) - 0.5) / 0.2, normalization=(half, fifth))
+    assert Probe(Counted(), normalised, normalization=(half, fifth), **ARGUMENTS).images is normalised
+    assert Probe(Counted(), normalised, **ARGUMENTS).images is normalised
+    for size in (0, 2.0):
+        with pytest.raises(ia.InstaAugError, match=f"batch_size: expected an integer ≥ 1, got {size}"):
+            Probe(Counted(), images, batch_size=size, **ARGUMENTS)

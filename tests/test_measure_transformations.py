@@ -5,6 +5,7 @@ from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
+from instaaug_transforms.families.hsv import HSV
 from instaaug_transforms.measure.transformations import STANDARD, Transformation, choose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,6 +104,11 @@ def test_own_magnitudes_and_own_transformations():
         (lambda: choose(["rotat"], 3), "unknown 'rotat'; known are rotate"),
         (lambda: choose(["rotate", "rotate"], 3), "each once"),
         (lambda: choose(["hue"], 1), "'hue' is defined on"),
+        (lambda: choose([STANDARD["rotate"].with_magnitudes([0])], 3), "'rotate' has no magnitude but the identity"),
+        (
+            lambda: Transformation.of_family(HSV(), "tint", (0, 1)),
+            "field: 'hsv' has hue, saturation, value, got 'tint'",
+        ),
         (lambda: choose([3], 1), "unknown 3; known are rotate"),
         (lambda: Transformation("a", (0.0,), 0.0, ""), "exactly one of matrix= and colour="),
         (lambda: Transformation("a", (0.0,), 0.0, "", abs, colour=abs), "exactly one of matrix= and colour="),

@@ -15,6 +15,14 @@ def shift(right, down):
     return torch.tensor([[1.0, 0.0, -2 * right], [0.0, 1.0, -2 * down], [0.0, 0.0, 1.0]], dtype=torch.float64)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_move_by_whole_pixels_too(dtype):
+    """Of 1,024 places half precision knows every second one at best."""
+    images = torch.rand(1, 2, 3, 1024).to(dtype)
+    moved = warp(images, shift(7 / 1024, 0), "wrap")
+    assert moved.dtype == dtype and (moved - images.roll(7, -1)).abs().max() < 0.005
+
+
 @pytest.mark.parametrize("size", [(16, 16), (12, 20)])
 def test_wrap_is_roll_for_whole_pixels(size):
     images = torch.rand(3, 2, *size)
@@ -70,6 +78,12 @@ def test_neighbours_are_what_a_shift_shows(fill):
 
 
 def test_names_and_errors():
+    for images, matrix in (
+        (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.eye(3)),
+        (torch.zeros(1, 3, 4, 4), torch.eye(3)[:2]),
+    ):
+        with pytest.raises(ia.InstaAugError, match=r"images, matrix: expected floating point and \(3, 3\), got"):
+            warp(images, matrix)
     assert [fill_name(f) for f in check_fills((0, 0.5, 0.2, "wrap"))] == ["black", "grey", "grey 0.2", "wrap"]
     with pytest.raises(ia.InstaAugError, match=r"fill: expected a value in \[0, 1\] or one of mean.*'zeros'"):
         check_fills("zeros")

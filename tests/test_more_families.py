@@ -141,6 +141,15 @@ def test_boxed_entropy_and_frequencies():
     assert part.mode()["erase_anchor"] == part.categorical.probs.argmax() == part.top(3)["erase_anchor"][0]
 
 
+def test_flips_of_one_are_those_of_true():
+    """They were those of the middle alone."""
+    assert (
+        Crop(flips=1).n_candidates == 60
+        and Crop(flips=0).n_candidates == 30
+        and Crop(flips=1).config()["flips"] is True
+    )
+
+
 def test_tables_of_the_paper_by_name():
     small, large = Crop("paper_64px"), Crop("paper_224px")
     assert (small.n_candidates, large.n_candidates) == (321, 30)
@@ -155,6 +164,8 @@ def test_tables_of_the_paper_by_name():
         (lambda: MeanFieldCrop(1.0), "smallest must lie in"),
         (lambda: Erase(value=2.0), "value must lie in"),
         (lambda: Blur(sigma=0.0), "sigma must lie in"),
+        (lambda: Shear(x=(-90.0, 45.0)), r"shear: x and y must lie inside ±80 degrees, got \(-90.0, 45.0\)"),
+        (lambda: Shear(y=(0.0, 81.0)), "inside ±80 degrees"),
         (lambda: Erase(scales=(0.5,)), "one entry per scale"),
         (lambda: Crop("paper_32px"), "one of paper_64px, paper_224px"),
         (lambda: ia.LearnedAugment(["local_colour"], in_channels=1), "defined on .3,. channels"),

@@ -118,6 +118,13 @@ def test_a_policy_gives_every_image_the_same_views_and_asks_nobody(how, images):
     assert model.largest == 18 and (expected - model(images).softmax(-1)).abs().max() > 1e-3
 
 
+def test_weights_of_fixed_views_lie_where_the_views_do():
+    model = ia.TTAModel(Tiny(), make_lively(["turn"]), 2, policy={"turn_angle": [0.0, 90.0]}, aggregate="probability")
+    for device in ("cpu", "meta"):
+        weights = model.log_weights(ia.AugmentParams(turn_angle=torch.zeros(2, 3, device=device)), None)
+        assert weights.device.type == device and weights.shape == (2, 3)
+
+
 @pytest.mark.parametrize("how", ["mean_prob", "probability"])
 def test_what_is_put_right_is_averaged_over_fixed_views(how, images):
     """Turned by ``rot90`` as φ has it, and then, not before, mirrored; views weigh the same."""
@@ -196,6 +203,13 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
         ({"aggregate": "weighted", "scale_weights": [0.0] * 5}, "scale_weights: expected 6 numbers, got 5"),
         ({"range_fraction": 0.0}, "range_fraction"),
         ({"range_fraction": 1.1}, "range_fraction"),
+        ({"policy": {"turn_angle": 90.0}}, "'turn_angle': 90.0"),
+        ({"policy": {"turn_angle": [0.0, math.nan, 180.0]}}, "policy: turn_angle: expected finite numbers, got .*nan"),
+        ({"view_offsets": [0.0, 0.0, 0.0, math.inf]}, "view_offsets: expected finite numbers"),
+        (
+            {"view_offsets": [0.0] * 4, "policy": {"turn_angle": [0.0, 90.0, 180.0]}},
+            "view_offsets: expected 4 numbers, .* no policy; got 4 with 'top' and policy={'turn_angle'",
+        ),
     ],
 )
 def test_more_bad_arguments(kwargs, message):
@@ -363,3 +377,12 @@ def test_another_classifier_than_the_one_that_was_measured_is_warned_of(caplog):
         aug.recommended = setting | ({} if known is None else {"model": known})
         assert ia.TTAModel.recommended(model, aug, result, chunk_size=7).chunk_size == 7
         assert ("was found on held-out images of another one" in caplog.text) == warned
+
+
+def test_a_classifier_that_refuses_bytes_without_a_word_is_named():
+    class Silent(nn.Module):
+        def forward(self, images):
+            raise RuntimeError
+
+    with pytest.raises(ia.InstaAugError, match=r"does not take bytes \(RuntimeError\)"):
+        ia.TTAModel(Silent(), make_lively(["turn"]), 2)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))

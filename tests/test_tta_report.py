@@ -1,6 +1,7 @@
 """Tables of comparisons, from numbers that are known."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -94,3 +95,11 @@ def test_what_was_compared_is_not_changed():
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 3)
     assert Way("a", {}, None).average is None and not Way("a", {}, None).looks
+
+
+def test_what_an_arm_has_not_is_null_in_json(tmp_path):
+    """Other languages read no NaN."""
+    found = evaluation(SINGLE_VIEW, dataclasses.replace(arm(ORACLE, 9, 50, 0.5), ece=math.nan, cost=math.nan))
+    found.write(tmp_path / "a.json", "json")
+    single, oracle = json.loads((tmp_path / "a.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert oracle["ece"] is None and oracle["cost"] is None and single["ece"] == pytest.approx(25.0)

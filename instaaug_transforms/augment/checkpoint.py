@@ -14,6 +14,11 @@ from ..predictors import load_predictor
 from ..utils import hf, weights
 from ..utils.errors import InstaAugError
 
+# Constructor arguments that do not touch what was learned.
+CHANGEABLE = frozenset(
+    {"p", "same_on_batch", "normalization", "output_size", "fill", "interpolation", "backend", "compile"}
+)
+
 
 class Checkpointed:
     """Mixin of `LearnedAugment`: what is written, and how it is made again."""
@@ -94,7 +99,7 @@ class Checkpointed:
             classifier: the one they were fitted with, for weights with ``predictor="features"``.
             sha256: that the file must have; of files on the hub, by default the one in their card.
             **overrides: constructor arguments to change: ``p``, ``same_on_batch``, ``normalization``,
-                ``output_size``, ``fill``, ``interpolation``, ``compile``.
+                ``output_size``, ``fill``, ``interpolation``, ``backend``, ``compile``.
 
         Returns:
             An eval module with frozen weights; ``aug.requires_grad_(True).train()`` to go on fitting it.
@@ -103,6 +108,11 @@ class Checkpointed:
             InstaAugError: an unknown name, a file that is damaged, altered or of another kind, or a classifier that is
                 missing or another one.
         """
+        unknown = sorted(set(overrides) - CHANGEABLE - {"in_channels"})
+        if unknown:
+            raise InstaAugError(
+                f"{unknown[0]}: of weights only {', '.join(sorted(CHANGEABLE))} can be changed, got {unknown[0]}=…"
+            )
         config, tensors = weights.read(name_or_path, sha256)
         try:
             channels = config["in_channels"] if "in_channels" in config else config["predictor"]["in_channels"]

@@ -106,7 +106,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         self.fill, self.mask_fill = check_fill(fill, in_channels)
         self.interpolation = interpolation
         self.output_size = None if output_size is None else tuple(output_size)
-        self.normalization = None if normalization is None else Normalization(*normalization, in_channels)
+        self.normalization = Normalization.of(normalization, in_channels)
         self.backend = functional.backends.check(backend)
         self._colour = CompiledColour(self.families) if compile else True
         self.predictor = create_predictor(predictor, self.families, in_channels)

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +49,5 @@ def device(text: str) -> str:
         if kind == "cuda" and not torch.cuda.is_available():
             raise RuntimeError("torch finds no CUDA device here")
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r} ({reason})") from None
+        raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r} ({reason(error)})") from None
     return text

@@ -58,9 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     report = recommend_setting(aug, classifier, data, config, nuisance=nuisance, labels=use, workdir=arguments.workdir)
     print(f"{arguments.weights} through {arguments.model}: {report}")
     if arguments.out:
-        normalization = read_weights(arguments.weights)[0].get(
-            "normalization"
-        )  # left out above, and of the weights all the same
-        aug.normalization = None if normalization is None else Normalization(*normalization)
+        # Left out above, and of the weights all the same.
+        aug.normalization = Normalization.of(read_weights(arguments.weights)[0].get("normalization"))
         aug.save(arguments.out, **notes)
         print(f"\n{arguments.out}")

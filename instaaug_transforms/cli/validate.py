@@ -9,7 +9,7 @@ import torch
 from ..augment import SELECTIONS
 from ..engine import Nuisance
 from ..tta import evaluate
-from ..tta.aggregation import AGGREGATIONS
+from ..tta.aggregation import COMPARABLE
 from ..tta.report import FORMATS, RIVALS
 from ..utils.errors import InstaAugError
 from .arguments import changed, fraction, positive_int
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--aggregate",
         dest="how",
-        choices=[name for name in AGGREGATIONS if name != "probability"],  # φ's, which other arms have not
+        choices=COMPARABLE,
         default="mean_prob",
         help="for every arm (%(default)s)",
     )

@@ -211,7 +211,7 @@ class StreamedImages(Images):
 
     def _is_bytes(self) -> bool:
         first, _ = parts(self.dataset[int(self.rows[0])], self.name)
-        return not (isinstance(first, Tensor) and first.is_floating_point())
+        return not as_image(first, self.name).is_floating_point()
 
 
 def hash_text(text: str) -> Tensor:

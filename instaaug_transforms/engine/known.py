@@ -41,15 +41,23 @@ def same_label(known: Any, given: Any) -> bool:
 def known_targets(dataset: Dataset) -> Any:
     """Targets that a Dataset knows without reading its images."""
     if isinstance(dataset, Subset):
-        known = known_targets(dataset.dataset)
-        return None if known is None else torch.as_tensor(known)[torch.as_tensor(dataset.indices)]
+        known = _as_numbers(known_targets(dataset.dataset))
+        return None if known is None else known[torch.as_tensor(dataset.indices)]
     if isinstance(dataset, ConcatDataset):
-        parts = [known_targets(part) for part in dataset.datasets]
-        return None if any(part is None for part in parts) else torch.cat([torch.as_tensor(part) for part in parts])
+        parts = [_as_numbers(known_targets(part)) for part in dataset.datasets]
+        return None if any(part is None for part in parts) else torch.cat(parts)
     if getattr(dataset, "target_transform", None) is not None:
         return None
     targets = getattr(dataset, "targets", None)
     return targets if isinstance(targets, (list, Tensor)) and len(targets) == len(dataset) else None
+
+
+def _as_numbers(targets: Any) -> Tensor | None:
+    """None where they are none, names of classes say: the samples' own labels are then told apart."""
+    try:
+        return None if targets is None else torch.as_tensor(targets)
+    except (TypeError, ValueError, RuntimeError):
+        return None
 
 
 def known_identities(dataset: Dataset) -> list[str] | None:

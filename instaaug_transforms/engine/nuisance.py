@@ -85,6 +85,10 @@ class Nuisance:
         out = images
         for place, step in enumerate(self.steps):
             if isinstance(step, Family):
+                if step.channels is not None and images.shape[1] not in step.channels:
+                    raise InstaAugError(
+                        f"nuisance: family {step.name!r} is defined on {step.channels} channels, the images have {images.shape[1]}"
+                    )
                 out = functional.apply(out, self.drawn(place, rows.cpu(), draw).to(images.device), [step])
             else:
                 pairs = zip(out, rows.tolist(), strict=True)

@@ -41,8 +41,12 @@ def as_image(image: Any, name: str) -> Tensor:
     """A PIL image, an array ``(H, W, C)`` or a tensor ``(C, H, W)`` as the latter.
 
     Raises:
-        InstaAugError: something else, a batch say.
+        InstaAugError: something else, a batch say, or a picture with a palette.
     """
+    if isinstance(image, Image) and image.mode == "P":
+        raise InstaAugError(
+            f"{name}: got a PIL image of mode 'P', whose numbers are places in a palette; convert it: image.convert('RGB')"
+        )
     if isinstance(image, (Image, np.ndarray)):
         image = F.to_image(image)
     if isinstance(image, Tensor) and image.ndim == 3:

@@ -72,11 +72,12 @@ class Crop(AnchorFamily):
         if flips not in FLIPS:
             raise InstaAugError(f"crop: flips must be one of {', '.join(map(repr, FLIPS))}, got {flips!r}")
         self.scales, self.grids = tuple(float(side) for side in scales), tuple(grids)
-        self.flips, self.jitter, self.zooms = flips, bool(jitter), tuple(float(side) for side in zooms)
+        self.flips = flips if isinstance(flips, str) else bool(flips)  # 1 is True too
+        self.jitter, self.zooms = bool(jitter), tuple(float(side) for side in zooms)
         levels = (*self.scales, *self.zooms), (*self.grids, *[1] * len(self.zooms))
         self._levels, boxes = levels, grid_boxes(*levels)
         middle = (boxes[:, :2] == 0.5).all(1)
-        keep = torch.ones_like(middle) if flips is True else middle if flips else torch.zeros_like(middle)
+        keep = torch.ones_like(middle) if self.flips is True else middle if flips else torch.zeros_like(middle)
         self._mirrored = keep.nonzero().flatten().tolist()
         flip = torch.cat([torch.zeros(len(boxes)), torch.ones(len(self._mirrored))])
         self.anchors = torch.cat([torch.cat([boxes, boxes[self._mirrored]]), flip[:, None]], 1)

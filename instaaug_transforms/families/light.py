@@ -9,6 +9,8 @@ from ..utils.errors import InstaAugError
 from . import register
 from .anchors import AnchorFamily
 
+LARGEST = 32.0  # stops; black times infinitely much light would not be a number
+
 
 @register
 class Light(AnchorFamily):
@@ -36,8 +38,11 @@ class Light(AnchorFamily):
         initial_identity: float = 0.9,
     ) -> None:
         for name, stops in (("exposures", exposures), ("white_balances", white_balances)):
-            if not stops or stops[0] != 0 or len(set(stops)) < len(stops):
-                raise InstaAugError(f"light: {name} must be different stops and start with 0, got {tuple(stops)}")
+            distinct = len(set(stops)) == len(stops) and all(abs(stop) <= LARGEST for stop in stops)
+            if not stops or stops[0] != 0 or not distinct:
+                raise InstaAugError(
+                    f"light: {name} must be different stops, {LARGEST:g} at most, and start with 0, got {tuple(stops)}"
+                )
         self.exposures, self.white_balances = tuple(map(float, exposures)), tuple(map(float, white_balances))
         pairs = torch.cartesian_prod(torch.tensor(self.exposures), torch.tensor(self.white_balances)).reshape(-1, 2)
         super().__init__({"exposure": pairs[:, 0], "white_balance": pairs[:, 1]}, initial_identity)

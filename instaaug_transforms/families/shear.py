@@ -4,9 +4,12 @@ import torch
 from torch import Tensor
 
 from ..params import AugmentParams
+from ..utils.errors import InstaAugError
 from . import register
 from .base import affine
 from .uniform import UniformFamily
+
+STEEPEST = 80.0  # degrees; at 90 lines would lie down
 
 
 @register
@@ -26,6 +29,8 @@ class Shear(UniformFamily):
 
     def __init__(self, x: tuple[float, float] = (-45.0, 45.0), y: tuple[float, float] = (-45.0, 45.0)) -> None:
         super().__init__({"shear_x": x, "shear_y": y})
+        if max(abs(end) for pair in self.bounds.values() for end in pair) > STEEPEST:
+            raise InstaAugError(f"shear: x and y must lie inside ±{STEEPEST:g} degrees, got {tuple(x)} and {tuple(y)}")
         self.x, self.y = self.bounds["shear_x"], self.bounds["shear_y"]
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..params import AugmentParams
+from ..utils.errors import reason
 from . import compose
 from .compose import Transformation
 
@@ -40,9 +41,8 @@ class CompiledColour:
                 warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
                 return self._run(images, dict(params), backend)
         except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
             warnings.warn(
-                f"compile: torch.compile failed ({reason}); colour goes on uncompiled. Install a C++ compiler (g++ or "
+                f"compile: torch.compile failed ({reason(error)}); colour goes on uncompiled. Install a C++ compiler (g++ or "
                 "clang++, on PATH or named by CXX), or make LearnedAugment(..., compile=False)",
                 stacklevel=2,
             )

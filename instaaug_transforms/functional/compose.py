@@ -163,7 +163,8 @@ def apply(
             out = images.float()
             if matrix is not None:
                 out = resample(out.contiguous(), matrix, size, fill, mode, inside, backend)
-                if mode == "bicubic":  # which overshoots
+                # Bicubic overshoots; and what is filled is shifted and shifted back, which rounds below 0. Masks have any values.
+                if mode == "bicubic" or (colour and fill != 0 and not inside):
                     out = out.clamp(0, 1)
             if colour:
                 out = (colour if callable(colour) else colours)(out, families, params, backend)

@@ -27,7 +27,9 @@ def shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, ou
     # A channel is full within 1/6 of a turn of its own hue, and lacks ``depth`` from 1/3 of a turn on.
     apart = _apart(turns)
     apart = apart.abs().clamp(1 / 6, 1 / 3) if out is None else apart.abs_().clamp_(1 / 6, 1 / 3)
-    return torch.addcmul((top + depth).unsqueeze(1), depth.unsqueeze(1), apart, value=-6, out=out)
+    lit = torch.addcmul((top + depth).unsqueeze(1), depth.unsqueeze(1), apart, value=-6, out=out)
+    # Rounding leaves channels just below 0, of which who takes roots next would make NaN.
+    return lit.clamp(0, 1) if out is None else lit.clamp_(0, 1)
 
 
 def shift_hsv_in_pieces(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:

@@ -73,6 +73,25 @@ class Normalization:
                 f"normalization: mean and std need equal lengths and std > 0{each}, got {self.mean} and {self.std}"
             )
 
+    @classmethod
+    def of(cls, given: Any, channels: int | None = None) -> "Normalization | None":
+        """From what users give: ``(mean, std)``, one that is made already, or None.
+
+        Raises:
+            InstaAugError: something else.
+        """
+        if given is None or isinstance(given, cls):
+            return given
+        try:
+            mean, std = given
+            return cls(mean, std, channels)
+        except InstaAugError:
+            raise
+        except (TypeError, ValueError) as error:
+            raise InstaAugError(
+                f"normalization: expected (mean, std), each of a number per channel, got {given!r}"
+            ) from error
+
     def _columns(self, like: Tensor) -> tuple[Tensor, Tensor]:
         return tuple(
             torch.tensor(v, dtype=like.dtype, device=like.device).reshape(-1, 1, 1) for v in (self.mean, self.std)

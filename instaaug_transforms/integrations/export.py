@@ -53,6 +53,8 @@ def export_onnx(
     path = Path(path)
     if path.suffix != ".onnx" or not path.parent.is_dir():
         raise InstaAugError(f"path: expected a name that ends in .onnx in a folder that exists, got {str(path)!r}")
+    if not isinstance(getattr(model, "aug", None), LearnedAugment):
+        raise InstaAugError(f"model: expected a TTAModel, a SegmentationTTA or TopViews, got {type(model).__name__}")
     select = getattr(model, "select", "top") if getattr(model, "policy", None) is None else "top"
     if select != "top":
         raise InstaAugError(

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 COUNTER = "num_batches_tracked"
@@ -115,8 +115,7 @@ def load_checkpoint(model: nn.Module, checkpoint: str | os.PathLike) -> None:
             "tensors, and such files can run code; save its state_dict alone, best with safetensors.torch.save_model"
         ) from error
     except Exception as error:  # damaged files make readers raise anything
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise InstaAugError(f"checkpoint: {path} cannot be read: {reason}") from error
+        raise InstaAugError(f"checkpoint: {path} cannot be read: {reason(error)}") from error
     own, fit = model.state_dict(), f"checkpoint: {path} does not fit {type(model).__name__}"
     # A .safetensors file is sorted: its order is not the model's.
     if path.suffix != ".safetensors" and not tensors.keys() & own.keys():

@@ -112,6 +112,10 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
     if not isinstance(steps, int) or steps < 3:
         raise InstaAugError(f"steps: expected a whole number ≥ 3, got {steps!r}")
+    channels = session.images.images.shape[1]
+    if not isinstance(aug, LearnedAugment) or aug.in_channels != channels:
+        given = f"one for {aug.in_channels}" if isinstance(aug, LearnedAugment) else type(aug).__name__
+        raise InstaAugError(f"aug: expected a LearnedAugment for images of {channels} channel(s), got {given}")
     uniform = [family for family in aug.families if isinstance(family, UniformFamily)]
     tables = aug.anchor_families
     if not uniform and not tables:

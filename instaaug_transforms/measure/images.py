@@ -73,18 +73,22 @@ def prepare(
             map-style Dataset of images or (image, label) pairs, or its DataLoader. uint8 or float in [0, 1].
         max_images: at most this many, drawn at random without replacement.
         normalization: ``(mean, std)`` per channel, if the images arrive normalised: undone here, so that transformations
-            act on [0, 1], and redone before the model.
+            act on [0, 1], and redone before the model. `MeasuredImages` keep theirs.
         seed: of the draw.
         progress: show a bar; by default if the output is a terminal.
 
     Raises:
         InstaAugError: as `engine.data.load`; images of several sizes; labels that are no class indices; max_images below 2.
     """
+    normalization = Normalization.of(normalization)
     if isinstance(data, MeasuredImages):
+        kept, given = (None if n is None else (n.mean, n.std) for n in (data.normalization, normalization))
+        if given not in (None, kept):
+            raise InstaAugError(
+                f"normalization: these images were prepared with {kept or 'none'}, got {given}; leave it out, or give the data itself"
+            )
         index = _draw(len(data), max_images, seed)
         return data if len(index) == len(data) else data.subset(index)
-    if normalization is not None and not isinstance(normalization, Normalization):
-        normalization = Normalization(*normalization)
     rows = None
     if isinstance(data, DataLoader):
         rows, data = sampled_rows(data, "data"), data.dataset
@@ -129,6 +133,10 @@ def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tenso
 
 
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:
+    if images.ndim == 4 and len(normalization.mean) not in (1, images.shape[1]):
+        raise InstaAugError(
+            f"normalization: images {tuple(images.shape)} have {images.shape[1]} channel(s), mean and std are of {len(normalization.mean)}"
+        )
     if not images.is_floating_point():  # bytes are not normalised
         return images
     # What was rounded below 0 or above 1 goes back; a wrong mean or std is far outside and `load` says so.

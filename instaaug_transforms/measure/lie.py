@@ -96,6 +96,8 @@ class LieReport(Report):
 
 def local_errors(session: Session, generators: Sequence[str], fill: Outside, equivariant: bool) -> LieReport:
     """The Lie derivative of the session's layer along each generator; see `Probe.lie`."""
+    if not generators or len(set(generators)) < len(generators):
+        raise InstaAugError(f"generators: expected at least one, each once, got {list(generators)}")
     for name in generators:
         if name not in (allowed := GEOMETRY if equivariant else GENERATORS):
             raise InstaAugError(f"generators: expected of {', '.join(allowed)}, got {name!r}")

@@ -8,7 +8,7 @@ from string import Template
 from typing import Any
 
 from ..utils.errors import InstaAugError
-from ..utils.files import drawn, replace_file
+from ..utils.files import check_folder, drawn, replace_file
 from ..utils.report import Report, Section
 from .invariance import InvarianceReport
 
@@ -25,10 +25,11 @@ def write_page(path: str | os.PathLike, report: InvarianceReport, *others: Repor
         title: heading of the page.
 
     Raises:
-        InstaAugError: something that is no report, or matplotlib is not installed.
+        InstaAugError: something that is no report, a folder that does not exist, or matplotlib is not installed.
     """
     from .. import __version__
 
+    path = check_folder(path)
     for other in others:
         if not isinstance(other, Report):
             raise InstaAugError(f"write_page: expected reports of `measure`, got {type(other).__name__}")

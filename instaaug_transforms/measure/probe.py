@@ -76,6 +76,8 @@ class Probe:
         seed: int = 0,
         progress: bool | None = None,
     ) -> None:
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InstaAugError(f"batch_size: expected an integer ≥ 1, got {batch_size!r}")
         self.model, self.fills = model, check_fills(fills)
         self.images = prepare(data, max_images, normalization, seed, progress)
         if len(self.images) < 2:

@@ -71,8 +71,14 @@ class Transformation:
     def of_family(
         cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
     ) -> "Transformation":
-        """One field of a family over its values, the identity among them; the other fields stay at the identity."""
+        """One field of a family over its values, the identity among them; the other fields stay at the identity.
+
+        Raises:
+            InstaAugError: a field that the family does not have.
+        """
         rest = family.identity()
+        if field not in rest:
+            raise InstaAugError(f"field: {family.name!r} has {', '.join(rest)}, got {field!r}")
 
         def matrix(value: float, aspect: float) -> Tensor:
             frame = torch.tensor([float(aspect)])
@@ -162,6 +168,9 @@ def choose(wanted: Sequence[str | Transformation] | None, channels: int) -> list
                 f"transformations: {t.name!r} is defined on {t.channels} channels, the images have {channels}; leave it out"
             )
         chosen.append(t)
+    still = next((t.name for t in chosen if len(t.magnitudes) < 2), None)
+    if still is not None:
+        raise InstaAugError(f"transformations: {still!r} has no magnitude but the identity; give it others")
     names = [t.name for t in chosen]
     if not names or len(set(names)) < len(names):
         raise InstaAugError(f"transformations: expected at least one, each once, got {names}")

@@ -48,8 +48,17 @@ def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
         fill: what lies outside, from `check_fills`.
 
     Returns:
-        ``(B, C, H, W)``, of the memory format of ``images``.
+        ``(B, C, H, W)``, of the dtype and memory format of ``images``.
+
+    Raises:
+        InstaAugError: images that are not floating point, another shape of matrix, or an unknown fill.
     """
+    if not images.is_floating_point() or matrix.shape != (3, 3):
+        raise InstaAugError(
+            f"images, matrix: expected floating point and (3, 3), got {images.dtype} and {tuple(matrix.shape)}"
+        )
+    if images.dtype in (torch.float16, torch.bfloat16):  # whose numbers are too few for places
+        return warp(images.float(), matrix, fill).to(images.dtype)
     (height, width), (fill,) = images.shape[-2:], check_fills(fill)
     matrix = matrix.double().cpu()  # float64 keeps whole pixels whole
     size = torch.tensor([width, height])

@@ -1,6 +1,7 @@
 """From the logits of several views to those of their average."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,14 +10,15 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 
 AGGREGATIONS = ("mean_prob", "mean_logit", "geometric_mean", "power", "confident", "weighted", "probability")
+COMPARABLE = AGGREGATIONS[:-1]  # "probability" is φ's own, which other arms have not
 # Between the sides of a crop table's scales; the last bin is the whole image.
 SCALE_EDGES = (0.3, 0.5, 0.7, 0.85, 0.98)
 
 
-def check_aggregation(how: str) -> None:
-    """Raise unless ``how`` is one of `AGGREGATIONS`."""
-    if how not in AGGREGATIONS:
-        raise InstaAugError(f"aggregate: expected one of {', '.join(AGGREGATIONS)}, got {how!r}")
+def check_aggregation(how: str, name: str = "aggregate", known: Sequence[str] = AGGREGATIONS) -> None:
+    """Raise unless ``how`` is one of ``known``."""
+    if how not in known:
+        raise InstaAugError(f"{name}: expected one of {', '.join(known)}, got {how!r}")
 
 
 def aggregate(

@@ -13,7 +13,7 @@ from ..augment_distribution import AugmentDistribution
 from ..families import Family
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 from ..utils.outputs import as_weights, check_logits, check_module
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
 from .views import ViewModel, load_setting, look, unchanged
@@ -188,7 +188,7 @@ class TTAModel(ViewModel):
             return self._checked(self.model(views))
         except (RuntimeError, TypeError) as error:
             raise InstaAugError(
-                f"images: the classifier gets them as they are given, and does not take bytes ({str(error).splitlines()[0]}); give "
+                f"images: the classifier gets them as they are given, and does not take bytes ({reason(error)}); give "
                 "floats in [0, 1]: images / 255"
             ) from error
 
@@ -209,4 +209,6 @@ class TTAModel(ViewModel):
             return self.scale_weights[scale_bins(params)]
         if self.aggregate != "probability":
             return None
-        return torch.zeros(params.batch_shape) if distribution is None else distribution.log_prob(params)
+        if distribution is None:
+            return torch.zeros_like(next(iter(params.values())), dtype=torch.float32)
+        return distribution.log_prob(params)

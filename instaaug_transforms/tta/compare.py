@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..engine.data import StreamedImages, load
+from ..engine.data import Images, StreamedImages, load
 from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..params import AugmentParams
@@ -21,7 +22,7 @@ from ..utils.hashing import fingerprint
 from ..utils.modes import frozen
 from ..utils.outputs import as_labels
 from . import arms
-from .aggregation import aggregate, check_aggregation
+from .aggregation import COMPARABLE, aggregate, check_aggregation
 from .calibration import best_temperature
 from .classification import TTAModel
 from .report import (
@@ -40,7 +41,7 @@ from .report import (
     Evaluation,
 )
 from .runner import Runner, Way
-from .views import normalizing
+from .views import check_choice, normalizing
 
 MOST_CANDIDATES = 64  # that are all looked through for the most confident one
 
@@ -98,7 +99,11 @@ def evaluate(
     Raises:
         InstaAugError: an unknown aggregation or arm, or a ``workdir`` of another comparison.
     """
-    check_aggregation(how)
+    check_aggregation(how, "how", COMPARABLE)
+    if not isinstance(n_views, Sequence) or isinstance(n_views, str) or not n_views:
+        raise InstaAugError(f"n_views: expected several numbers of views, [1, 2, 4] say, got {n_views!r}")
+    for k in n_views:
+        check_choice(select, range_fraction, n_views=k, batch_size=batch_size)
     rivals = set(RIVALS if only is None else only)
     if rivals - set(RIVALS):
         raise InstaAugError(
@@ -107,8 +112,8 @@ def evaluate(
     loading = {"progress": progress, "channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
-    data = data.subset(torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)))
-    choice = copy.copy(choice)
+    mixed = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    data, back = data.subset(mixed), mixed.argsort().numpy()
     given, classifier = classifier, normalizing(aug, classifier)
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
@@ -119,8 +124,7 @@ def evaluate(
     looks = isinstance(aug.predictor, FeaturesPredictor)
     with frozen(classifier), torch.no_grad(), rows_in(None if workdir is None else Path(workdir), streamed) as folder:
         run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about)
-        for name, part in (("data", data), ("choice_data", choice)):
-            part.targets = as_labels(part.targets, run.classes(part), name, soft=False)
+        data, choice = _numbered(run, data, "data"), _numbered(run, choice, "choice_data")
         zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
         pick_zooms = pick_policy = slice(0, most)  # of arms that are left out
         known = None
@@ -158,8 +162,16 @@ def evaluate(
             ways.append(_recommended(given, aug, run, looks))
         results = run.results(ways, data, choice, known, policies if oracle else None)
     order = {name: i for i, name in enumerate([*dict.fromkeys(way.name for way in ways), ORACLE])}
+    results = {key: replace(arm, correct=arm.correct[back], nll=arm.nll[back]) for key, arm in results.items()}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
+
+
+def _numbered(run: Runner, data: Images, name: str) -> Images:
+    """The same images; their labels are checked, class numbers as losses want them."""
+    data = copy.copy(data)
+    data.targets = as_labels(data.targets, run.classes(data), name, soft=False)
+    return data
 
 
 def _way(name: str, ks: Sequence[int], arm: arms.Arm, looks: bool = False) -> Way:
@@ -209,6 +221,8 @@ def tune(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
+    check_aggregation(how, "how", COMPARABLE)
+    check_choice("top", 1.0, n_views=n_views, batch_size=batch_size)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
@@ -223,6 +237,7 @@ def tune(
         for setting in settings
     ]
     with frozen(classifier), torch.no_grad():
+        data = _numbered(run, data, "choice_data")
         averages, _ = run.averages(ways, data)
         losses = [nn.functional.cross_entropy(logits(), data.targets).item() for logits in averages.values()]
     return settings[losses.index(min(losses))]
@@ -248,11 +263,14 @@ def views_nll(
     Args:
         choice_data: held-out images that are not reported on; the rest is as in `evaluate`.
     """
+    check_aggregation(how, "how", COMPARABLE)
+    check_choice(select, 1.0, n_views=n_views, batch_size=batch_size)
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how)
     with frozen(classifier), torch.no_grad():
+        data = _numbered(run, data, "choice_data")
         averages, _ = run.averages(
             [_way(OURS, [n_views], arms.learned(aug, n_views, select, predict=run.shared.predict))], data
         )

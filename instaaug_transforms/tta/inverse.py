@@ -1,5 +1,8 @@
 """The way back: what a model said about views, put where it belongs in the image the views came from."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -11,6 +14,16 @@ from ..functional.targets import pixel_matrix
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 
+MODES = ("bilinear", "nearest")
+
+
+def check_size(size: Any) -> tuple[int, int]:
+    """``size`` itself; raise unless it is (height, width)."""
+    whole = isinstance(size, Sequence) and all(isinstance(n, (int, torch.SymInt)) for n in size)
+    if not whole or len(size) != 2 or min(size) < 1:
+        raise InstaAugError(f"size: expected (height, width) of the images, got {size!r}")
+    return tuple(size)
+
 
 def invert_maps(
     aug: LearnedAugment, maps: Tensor, params: AugmentParams, size: tuple[int, int], mode: str = "bilinear"
@@ -19,7 +32,7 @@ def invert_maps(
 
     Args:
         aug: what made the views.
-        maps: ``(B, C, h, w)`` or ``(n, B, C, h, w)``, any float or integer dtype; any resolution.
+        maps: ``(B, C, h, w)`` or ``(n, B, C, h, w)``, any float or integer dtype (rounded to whole numbers); any resolution.
         params: ``(B,)`` or ``(n, B)``, as `LearnedAugment.views` gave them. Colour plays no part.
         size: (height, width) of the images.
         mode: ``"bilinear"``, or ``"nearest"`` for labels.
@@ -29,9 +42,11 @@ def invert_maps(
         ``(…, 1, *size)`` in [0, 1] (what it should be weighted with in a mean; 0 or 1 for ``"nearest"``).
 
     Raises:
-        InstaAugError: numbers of maps and of parameters that differ.
+        InstaAugError: numbers of maps and of parameters that differ, another mode, or a size that is none.
     """
-    lead = params.batch_shape
+    if mode not in MODES:
+        raise InstaAugError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    lead, size = params.batch_shape, check_size(size)
     if tuple(maps.shape[: len(lead)]) != tuple(lead) or maps.ndim != len(lead) + 3:
         raise InstaAugError(
             f"maps: shape {tuple(maps.shape)} does not go with params of shape {tuple(lead)}; give (…, C, h, w) with the "
@@ -42,11 +57,13 @@ def invert_maps(
     with torch.autocast(flat.device.type, enabled=False):
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
-        back = torch.linalg.inv(matrix.to(flat.device))
-        restored = functional.resample(flat.float(), back, size, mode=mode)
+        back = affine_inverse(matrix.to(flat.device))
+        if mode == "nearest":
+            restored = functional.resample_labels(flat, back, size)
+        else:
+            restored = _as_kind(functional.resample(flat.float(), back, size, mode=mode), flat)
         seen = functional.resample(torch.ones_like(flat[:, :1], dtype=torch.float32), back, size, mode=mode).clamp(0, 1)
-    restored = restored.to(flat.dtype).unflatten(0, lead)
-    return restored, seen.unflatten(0, lead)
+    return restored.unflatten(0, lead), seen.unflatten(0, lead)
 
 
 def invert_points(
@@ -67,12 +84,12 @@ def invert_points(
         view_size: of the views; that of ``KeyPoints``' canvas, else ``aug.output_size`` or ``size`` by default.
 
     Returns:
-        The points, of the kind and dtype that came.
+        The points, of the kind and dtype that came; whole numbers are rounded.
 
     Raises:
-        InstaAugError: numbers of points and of parameters that differ.
+        InstaAugError: numbers of points and of parameters that differ, or a size that is none.
     """
-    single = isinstance(points, tv_tensors.KeyPoints)
+    single, size = isinstance(points, tv_tensors.KeyPoints), check_size(size)
     view_size = view_size or (points.canvas_size if single else aug.output_size) or size
     lead, given = params.batch_shape, plain(points)[None] if single else points
     if tuple(given.shape[: len(lead)]) != tuple(lead) or given.shape[-1] != 2:
@@ -86,5 +103,22 @@ def invert_points(
     back = torch.linalg.inv(pixel_matrix(matrix, size, view_size)).to(given.device)  # (n·B, 3, 3)
     flat = given.double().reshape(lead.numel(), -1, 2)
     moved = flat @ back[:, :2, :2].transpose(1, 2) + back[:, None, :2, 2]
-    moved = moved.reshape(given.shape).to(given.dtype)
+    moved = _as_kind(moved.reshape(given.shape), given)
     return tv_tensors.wrap(moved[0], like=points, canvas_size=tuple(size)) if single else moved
+
+
+def affine_inverse(matrix: Tensor) -> Tensor:
+    """The inverses of affine maps ``(B, 3, 3)``, in closed form: `torch.linalg.inv` has no translation to ONNX.
+
+    Of a box without extent, a map to somewhere outside of all views.
+    """
+    (xx, xy, x), (yx, yy, y) = (row.unbind(-1) for row in matrix[:, :2].unbind(1))
+    area = xx * yy - xy * yx
+    rows = torch.stack([yy, -xy, xy * y - yy * x, -yx, xx, yx * x - xx * y], -1) / area[:, None]
+    rows = torch.where(area[:, None] == 0, rows.new_tensor([1, 0, 3, 0, 1, 3]), rows)  # (B, 6)
+    return torch.cat([rows.unflatten(-1, (2, 3)), matrix[:, 2:]], 1)
+
+
+def _as_kind(values: Tensor, like: Tensor) -> Tensor:
+    """``values`` in the dtype of ``like``; to the nearest where that is a whole number."""
+    return (values if like.is_floating_point() else values.round()).to(like.dtype)

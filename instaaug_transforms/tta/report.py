@@ -1,14 +1,15 @@
 """The outcome of a comparison: every arm at every number of views, on the same images."""
 
 import json
+import math
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..utils.errors import InstaAugError
-from ..utils.files import replace_file, write_csv
+from ..utils.files import check_folder, replace_file, write_csv
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval
 
@@ -30,7 +31,8 @@ FORMATS = ("csv", "json")
 
 @dataclass(frozen=True)
 class ArmResult:
-    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, the temperature fitted on the choice data, ECE.
+    """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, in the order in which images were given; the temperature fitted
+    on the choice data, ECE.
 
     ``cost`` is in forwards of the classifier per image, φ's own look included, a mean over images.
     """
@@ -111,7 +113,7 @@ class Evaluation(Report):
             )
         return lines
 
-    def write(self, path: Path, kind: str = "csv", **notes: Any) -> None:
+    def write(self, path: str | os.PathLike, kind: str = "csv", **notes: Any) -> None:
         """Write `rows` to ``path``, all at once, as ``"csv"`` or ``"json"``; ``notes`` are kept in every row.
 
         Raises:
@@ -119,10 +121,11 @@ class Evaluation(Report):
         """
         if kind not in FORMATS:
             raise InstaAugError(f"results-format: expected one of {', '.join(FORMATS)}, got {kind!r}")
-        if not path.parent.is_dir():
-            raise InstaAugError(f"results-file: folder {str(path.parent)!r} does not exist; create it first")
+        path = check_folder(path, "results-file")
         rows = [{**row, "seed": self.seed, **notes} for row in self.rows()]
         if kind == "json":
-            replace_file(path, (json.dumps(rows, indent=1) + "\n").encode())
+            # JSON has no NaN: what an arm has not, the oracle's cost say, is null.
+            known = [{k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows]
+            replace_file(path, (json.dumps(known, indent=1, allow_nan=False) + "\n").encode())
         else:
             write_csv(path, rows)

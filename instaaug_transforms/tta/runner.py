@@ -118,8 +118,10 @@ class Runner:
             for way, views in zip(ways, seen, strict=False):
                 for k in way.costs:
                     key = way.name, k
-                    scaled = self._average(way, k, *views, weights.get(key)) / temperatures[key]
-                    confidence, best = scaled.softmax(-1).max(-1)
+                    average = self._average(way, k, *views, weights.get(key))
+                    # Divided by a high temperature, different logits can be the same number: the answer is that before.
+                    best, scaled = average.argmax(-1), average / temperatures[key]
+                    confidence = scaled.softmax(-1).amax(-1)
                     nll = _losses(scaled[:, None], targets)[:, 0]
                     cost = torch.full_like(nll, way.costs[k])
                     if way.looks and sees_images(self.shared.aug, self.shared.classifier, images.shape[-2:]):

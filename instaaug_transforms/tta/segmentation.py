@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
-from ..utils.outputs import check_maps, check_module
+from ..utils.outputs import as_weights, check_maps, check_module
 from .inverse import invert_maps
 from .views import ViewModel
 
@@ -58,8 +58,8 @@ class SegmentationTTA(ViewModel):
         if self.n_views == 1:  # one view that cuts something off would leave pixels without an answer
             params = distribution.identity().map(lambda field: field[None])
         views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))
-        logits = check_maps(self.model(views))
-        probs = logits.float().softmax(1).unflatten(0, (self.n_views, len(batch)))
+        logits = check_maps(self.model(as_weights(self.model, views)))
+        probs = logits.float().softmax(1).unflatten(0, (self.n_views, -1))
         found, seen = invert_maps(
             self.aug, probs, params, tuple(batch.shape[-2:])
         )  # found is weighted with seen already

@@ -52,24 +52,19 @@ class ViewModel(nn.Module):
         put_right: int = 0,
     ) -> None:
         super().__init__()
-        if select not in SELECTIONS:
-            raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
-        for name, value in (("n_views", n_views), ("chunk_size", chunk_size)):
-            if not isinstance(value, int) or value < 1:
-                raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
-        if not 0 < range_fraction <= 1:
-            raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
         self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
         self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, int(put_right)
         if view_offsets is not None:
             columns = math.prod(family.n_candidates for family in aug.anchor_families)
-            if select != "top" or len(view_offsets) != columns or not aug.anchor_families:
-                raise InstaAugError(
-                    f"view_offsets: expected {columns} numbers, one per candidate, with select='top'; got "
-                    f"{len(view_offsets)} with {select!r}"
-                )
             self.view_offsets = torch.as_tensor(view_offsets, dtype=torch.float32)
+            if select != "top" or self.view_offsets.shape != (columns,) or policy or not aug.anchor_families:
+                raise InstaAugError(
+                    f"view_offsets: expected {columns} numbers, one per candidate, with select='top' and no policy; got "
+                    f"{len(view_offsets)} with {select!r} and policy={policy}"
+                )
+            check_finite("view_offsets", self.view_offsets)
         if put_right < 0 or (put_right and (n_views % put_right or policy is None)):
             raise InstaAugError(
                 f"put_right: expected a number of candidates that divides n_views, {n_views}, and a policy whose views are made of what "
@@ -82,13 +77,15 @@ class ViewModel(nn.Module):
                     "put_right: this transform crops and turns or moves images too, and no policy can follow that; leave put_right out"
                 )
             known, length = {field for family in every for field in family.fields}, n_views // (put_right or 1)
-            if not policy or set(policy) - known or {len(column) for column in policy.values()} != {length}:
+            sizes = {name: len(column) if hasattr(column, "__len__") else column for name, column in policy.items()}
+            if not policy or set(policy) - known or any(size != length for size in sizes.values()):
                 raise InstaAugError(
-                    f"policy: expected {length} numbers for each of some fields of {', '.join(sorted(known))}, got "
-                    f"{ {name: len(column) for name, column in policy.items()} }"
+                    f"policy: expected {length} numbers for each of some fields of {', '.join(sorted(known))}, got {sizes}"
                 )
             acting = [f for f in every if any(field in policy for field in f.fields)]
-            given = {name: torch.tensor(column, dtype=torch.float32) for name, column in policy.items()}
+            given = {name: torch.as_tensor(column, dtype=torch.float32) for name, column in policy.items()}
+            for name, column in given.items():
+                check_finite(f"policy: {name}", column)
             self.policy = functional.complete(acting, AugmentParams(**given))
             own = aug.families if put_right else []
             self.families: list[Family] = [*own, *(family for family in acting if family not in own)]
@@ -115,7 +112,7 @@ class ViewModel(nn.Module):
         if torch.compiler.is_exporting():  # how many chunks there are would depend on the batch
             return run(images)
         if not torch.compiler.is_compiling() and not len(images):
-            return self.model(images)
+            return self.chunks(images.new_zeros(1, *images.shape[1:]), run)[:0]
         with at_rest(self.aug.predictor):  # which may have dropout
             return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
 
@@ -130,6 +127,23 @@ class ViewModel(nn.Module):
     def policy_views(self, batch: Tensor) -> AugmentParams:
         """The fixed views, ``(n, B)``."""
         return self.policy.map(lambda column: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous())
+
+
+def check_choice(select: str, range_fraction: float, **whole: Any) -> None:
+    """Raise unless views can be selected so; ``whole`` are what must be integers of 1 or more, by their names."""
+    if select not in SELECTIONS:
+        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+    for name, value in whole.items():
+        if not isinstance(value, int) or value < 1:
+            raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
+    if not 0 < range_fraction <= 1:
+        raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+
+
+def check_finite(name: str, numbers: Tensor) -> None:
+    """Raise where one of them is NaN or infinite."""
+    if not bool(numbers.isfinite().all()):
+        raise InstaAugError(f"{name}: expected finite numbers, got {numbers.tolist()}")
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:

@@ -28,6 +28,18 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
         raise
 
 
+def check_folder(path: str | os.PathLike, name: str = "path") -> Path:
+    """The path itself.
+
+    Raises:
+        InstaAugError: the folder it is to lie in does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InstaAugError(f"{name}: folder {str(path.parent)!r} does not exist; create it first")
+    return path
+
+
 def _umask() -> int:
     """The mode bits that new files do not get; reading them means setting them."""
     mask = os.umask(0o022)
@@ -36,7 +48,12 @@ def _umask() -> int:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows that share their keys to a UTF-8 file with a header line, in one step."""
+    """Write rows that share their keys to a UTF-8 file with a header line, in one step.
+
+    Raises:
+        InstaAugError: a folder that does not exist.
+    """
+    path = check_folder(path)
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -48,12 +65,12 @@ def save_figure(figure: Any, path: str | os.PathLike) -> None:
     """Write a matplotlib figure in one step; the suffix says which format.
 
     Raises:
-        InstaAugError: a suffix that matplotlib does not write.
+        InstaAugError: a suffix that matplotlib does not write, or a folder that does not exist.
     """
     suffix, known = Path(path).suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if suffix not in known:
         raise InstaAugError(f"path: expected a name that ends in one of .{', .'.join(known)}; got {str(path)!r}")
-    replace_file(path, drawn(figure, suffix))
+    replace_file(check_folder(path), drawn(figure, suffix))
 
 
 def drawn(figure: Any, kind: str, **options: Any) -> bytes:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import InstaAugError
+from .errors import InstaAugError, reason
 from .held_out_table import show_table
 
 PREFIX = "hf-hub:"
@@ -45,8 +45,7 @@ def download(name: str, sha256: str | None = None) -> tuple[Path, str]:
             card = Path(hub.hf_hub_download(repo, "README.md", **where)).read_text(encoding="utf-8")
             sha256 = hub.ModelCard(card, ignore_metadata_errors=True).data.to_dict().get(KEY)
     except Exception as error:  # of the hub, of the network, of names
-        reason = str(error).strip().splitlines()[0]
-        raise InstaAugError(f"weights: {name!r} cannot be fetched: {type(error).__name__}: {reason}") from error
+        raise InstaAugError(f"weights: {name!r} cannot be fetched: {type(error).__name__}: {reason(error)}") from error
     if not isinstance(sha256, str):
         raise InstaAugError(
             f"weights: neither you nor the card of {name!r} say which sha256 {FILE} must have; if you trust it as it is, "
@@ -69,8 +68,7 @@ def upload(file: bytes, card: str, repo: str, message: str, private: bool | None
             repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
             commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=message)
         except Exception as error:  # of the hub, of the network, of names
-            reason = str(error).strip().splitlines()[0]
-            raise InstaAugError(f"push_to_hub: {repo!r}: {type(error).__name__}: {reason}") from error
+            raise InstaAugError(f"push_to_hub: {repo!r}: {type(error).__name__}: {reason(error)}") from error
     return f"{PREFIX}{repo}@{commit.oid}"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import hf
 from .errors import InstaAugError
-from .files import replace_file
+from .files import check_folder, replace_file
 from .hashing import fingerprint
 
 FORMAT = 1
@@ -89,8 +89,7 @@ def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Te
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InstaAugError(f"path: weights are saved as .safetensors, got {path.name!r}")
-    if not path.parent.is_dir():
-        raise InstaAugError(f"path: folder {str(path.parent)!r} does not exist; create it first")
+    check_folder(path)
     data = to_bytes(config, tensors)
     try:
         replace_file(path, data)
