@@ -34,7 +34,9 @@ class AugmentParams(Mapping[str, Tensor]):
         for name, tensor in fields.items():
             if not isinstance(tensor, Tensor):
                 raise InstaAugError(f"AugmentParams field {name!r} must be a tensor, got {type(tensor).__name__}")
-        shape = min((tensor.shape for tensor in fields.values()), key=len)
+        shape = next(iter(fields.values())).shape
+        for tensor in fields.values():  # `min(…, key=len)` is no word that torch 2.11's compiler knows
+            shape = tensor.shape if tensor.ndim < len(shape) else shape
         if len(shape) not in (1, 2):
             raise InstaAugError(f"AugmentParams fields must lead with (B,) or (n, B), got shape {tuple(shape)}")
         for name, tensor in fields.items():
