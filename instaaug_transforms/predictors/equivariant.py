@@ -5,6 +5,8 @@ convolutional networks*, ICML 2016). To tell which way up a picture is, such a n
 ordinary one learns from eight, with an eighth of the weights at equal cost.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -160,11 +162,17 @@ class EquivariantPredictor(CopyPredictor):
     def features(self, copies: Tensor) -> Features:
         copies = as_floats(copies, first_weight(self).dtype)
         # How bright a picture is, and of what colour, norms take out of the maps.
-        quantiles = torch.tensor(QUANTILES, dtype=torch.float32, device=copies.device)
-        levels = copies.float().flatten(2).quantile(quantiles, 2).permute(1, 2, 0).flatten(1)  # (B, C·Q)
+        levels = _quantiles(copies.float().flatten(2)).flatten(1)  # (B, C·Q)
         maps = [(copies - 0.5) * 4]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
         summary = self.summary(F.adaptive_avg_pool2d(maps[3], SUMMARY_GRID))
         vector = F.layer_norm(summary.float(), summary.shape[1:]).flatten(1)
         return Features(maps[2], torch.cat([vector, 2 * levels - 1], 1))
+
+
+def _quantiles(values: Tensor) -> Tensor:
+    """`QUANTILES` along the last dimension, as `torch.quantile` has them, which no batch of unknown size goes through in torch 2.11."""
+    ordered, places = values.sort(-1).values, [q * (values.shape[-1] - 1) for q in QUANTILES]
+    low, high = (ordered[..., [between(place) for place in places]] for between in (math.floor, math.ceil))
+    return low.lerp(high, values.new_tensor([place % 1 for place in places]))

@@ -45,7 +45,17 @@ def main() -> int:
         print("\n".join(wanted), flush=True)
         tests = [f"tests/test_{name}.py" for name in arguments.tests.split()]
         # What old versions deprecate in each other is theirs: timm 1.0.20 imports what torch 2.11 deprecates.
-        pytest = [python, "-m", "pytest", "-q", "-W", "ignore::DeprecationWarning", *tests]
+        pytest = [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-W",
+            "ignore::DeprecationWarning",
+            "-W",
+            "ignore::FutureWarning",
+            *tests,
+        ]
         commands = [[*pip, "install", *wanted], [*pip, "check"], pytest]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return next(
