@@ -40,6 +40,7 @@ else:
 
 # Ours takes the place of random resized crop and colour jitter; nothing is normalised.
 how = {"is_training": True, "no_aug": True, "mean": (0, 0, 0), "std": (1, 1, 1), "device": device, "num_workers": 0}
+how["persistent_workers"] = False  # there are none
 loader = create_loader(dataset, (3, SIZE, SIZE), BATCH, **how)
 mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)
 reports = []

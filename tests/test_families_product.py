@@ -56,7 +56,7 @@ def test_the_likeliest_combinations_are_those_of_an_enumeration(k):
 
 
 def test_a_table_has_1024_columns_at_most_unless_asked_for():
-    exact, more = (Light(tuple(map(float, range(n))), tuple(map(float, range(m)))) for n, m in ((32, 32), (25, 41)))
+    exact, more = (Light(*(tuple(k / 2 for k in range(size)) for size in (n, m))) for n, m in ((32, 32), (25, 41)))
     assert CandidateProduct([exact]).n_candidates == 1024
     with pytest.raises(ia.InstaAugError, match="1025 columns, more than 1024"):
         CandidateProduct([more])

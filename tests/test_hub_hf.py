@@ -25,7 +25,7 @@ class Hub(BaseHTTPRequestHandler):
         if self.path == "/api/repos/create":
             made = json.loads(body)
             name = f"{made.get('organization') or 'owner'}/{made['name']}"
-            return self._send(json.dumps({"url": f"{self.server.url}/{name}"}).encode())
+            return self._send(json.dumps({"url": f"https://huggingface.co/{name}"}).encode())
         if "/preupload/" in self.path:
             files = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
@@ -35,13 +35,13 @@ class Hub(BaseHTTPRequestHandler):
             for line in map(json.loads, body.splitlines()):
                 if line["key"] == "file":
                     self.server.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            url = f"{self.server.url}/owner/turn/commit/{COMMIT}"
+            url = f"https://huggingface.co/owner/turn/commit/{COMMIT}"  # what older versions of the library can read
             return self._send(json.dumps({"commitOid": COMMIT, "commitUrl": url}).encode())
         return self._send(b"{}")
 
     def do_GET(self):
         if "/api/" in self.path:
-            return self._send(b'{"validated": true}')
+            return self._send(b'{"validated": true, "id": "owner/turn"}')
         owner, _, revision, name = (
             self.path.lstrip("/").split("/", 3)[0],
             None,

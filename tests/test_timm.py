@@ -248,6 +248,7 @@ def validate(model, folder, batch_size=5):
         mean=config["mean"],
         std=config["std"],
         num_workers=0,
+        persistent_workers=False,
         crop_pct=config["crop_pct"],
         crop_mode=config["crop_mode"],
         device=torch.device("cpu"),
@@ -277,7 +278,15 @@ def test_timms_validate_path(folder, wrapped):
     reference = ia.TTAModel(ia.timm.wrap(bare), make_lively(["crop", "rotate"]), n_views=3).eval()
     data = create_dataset("", root=folder, split="val")
     loader = create_loader(
-        data, (3, 160, 160), 5, mean=(0, 0, 0), std=(1, 1, 1), num_workers=0, crop_pct=0.95, device=torch.device("cpu")
+        data,
+        (3, 160, 160),
+        5,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+        num_workers=0,
+        persistent_workers=False,
+        crop_pct=0.95,
+        device=torch.device("cpu"),
     )
     expected = torch.cat([reference(images) for images, _ in loader])
     assert torch.allclose(outputs, expected, atol=1e-3)
@@ -307,6 +316,7 @@ def test_in_timms_training_pipeline(folder):
         is_training=True,
         no_aug=True,
         num_workers=0,
+        persistent_workers=False,
         mean=(0, 0, 0),
         std=(1, 1, 1),
         device=torch.device("cpu"),
@@ -334,7 +344,9 @@ def test_in_create_loader_by_one_argument():
     aug = ia.LearnedAugment(["turn"]).requires_grad_(False)
     dataset = FakeData(8, (3, 40, 40), 5)
     loaders = [
-        create_loader(dataset, (3, 32, 32), 4, collate_fn=how, device=torch.device("cpu"), num_workers=0)
+        create_loader(
+            dataset, (3, 32, 32), 4, collate_fn=how, device=torch.device("cpu"), num_workers=0, persistent_workers=False
+        )
         for how in (None, ia.collate(aug, fast_collate))
     ]
     for (plain, labels), (turned, same) in zip(*loaders, strict=True):

@@ -48,7 +48,7 @@ def test_a_union_has_every_view_and_the_identity_where_a_part_says_nothing():
 def test_candidates_of_one_table_or_of_each_family_where_combinations_are_many():
     """Four turns and 64 lights are 256 combinations, with 65 too many."""
     turn = create(["turn"])
-    few, many = (Light(exposures=tuple(map(float, range(n))), white_balances=(0.0,)) for n in (64, 65))
+    few, many = (Light(exposures=tuple(k / 4 for k in range(n)), white_balances=(0.0,)) for n in (64, 65))
     (product,) = arms.own_candidates(ia.LearnedAugment([*turn, few]))
     assert product.batch_shape == (256,) and {"turn", "light"} <= set(product)
     alone = arms.own_candidates(ia.LearnedAugment([*turn, many]))

@@ -15,6 +15,7 @@ from .warp import Fill, Size, warp
 # Absolute values of the rows of a matrix that mirrors at most, and of one that turns by a quarter too.
 STRAIGHT = np.array([[1, 0, 0], [0, 1, 0]])
 TURNED = np.array([[0, 1, 0], [1, 0, 0]])
+SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # of the same bits
 
 
 def resample(
@@ -98,8 +99,10 @@ def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0,
     places = torch.stack(torch.meshgrid(axes, indexing="ij")).expand(len(matrix), -1, -1, -1)  # (B, 2, H, W)
     row, column = resample(places, matrix, size, 0.0, "nearest", inside).long().unbind(1)  # (B, h, w) each
     index = ((row - 1) * width + column - 1).clamp(min=0).flatten(1).unsqueeze(1)  # (B, 1, h·w)
-    out = labels.flatten(2).gather(2, index.expand(-1, labels.shape[1], -1)).unflatten(2, tuple(size))
-    return torch.where((row > 0).unsqueeze(1), out, torch.tensor(round(fill) if integer else fill).to(out))
+    kind = SIGNED.get(labels.dtype, labels.dtype)  # torch 2.11 moves no others
+    moved = labels.flatten(2).contiguous().view(kind).gather(2, index.expand(-1, labels.shape[1], -1))
+    outside = torch.tensor(round(fill) if integer else fill).to(labels).view(kind)
+    return torch.where((row > 0).unsqueeze(1), moved.unflatten(2, tuple(size)), outside).view(labels.dtype)
 
 
 def _single(images: Tensor, matrix: Tensor, sampling: dict) -> Tensor | None:

@@ -54,7 +54,10 @@ def wrap(model: nn.Module, mean: tuple[float, ...] | None = None, std: tuple[flo
     """
     config = timm.data.resolve_model_data_config(model)
     mean, std = mean or config["mean"], std or config["std"]
-    channels = getattr(model, "in_chans", None) or config["input_size"][0]
+    convolutions = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+    channels = getattr(model, "in_chans", None) or next(
+        convolutions, config["input_size"][0]
+    )  # older timm does not say
     if channels == 1 and len(mean) == 3:  # timm keeps the RGB figures for one-channel models
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
     return Classifier(model, tuple(mean), tuple(std))
