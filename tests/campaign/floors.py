@@ -19,7 +19,8 @@ TOOLS = ("ruff", "build", "twine")  # of the extra dev: no test runs them
 TESTS = (
     "params distributions weights stats functional_compose functional_resample functional_backends functional_hsv inputs "
     "boxes torchvision families more_families predictors features augment one_image engine_rows engine_data tta inverse "
-    "evaluation fit_resume objective estimators learning viz kornia timm measure_probe measure_invariance cli cli_data old_files"
+    "evaluation fit_resume objective estimators learning viz kornia timm measure_probe measure_invariance cli cli_data old_files "
+    "compile export hub_hf targets"
 )
 
 
