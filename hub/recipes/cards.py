@@ -21,13 +21,18 @@ Arm = tuple[
 
 
 def arms_of(
-    report: HeldOutReport, aug: ia.LearnedAugment, classifier: torch.nn.Module, fixed: bool = True
+    report: HeldOutReport,
+    aug: ia.LearnedAugment,
+    classifier: torch.nn.Module,
+    fixed: bool = True,
+    views: Sequence[int] | None = None,
 ) -> list[Arm]:
-    """Those of up to four views, or of as many as are recommended, and what is recommended; ``fixed``: those too that do not look at the
-    image."""
-    wanted = {*N_VIEWS, report.recommended.n_views}
+    """Those of up to four views, or of as many as are recommended, and what is recommended; or those of ``views`` alone. ``fixed``:
+    those too that do not look at the image."""
+    wanted = set(views or {*N_VIEWS, report.recommended.n_views})
     named = {f"{arm.name}, K = {arm.n_views}": arm for arm in report.arms if arm.n_views in wanted}
-    named[f"recommended: {report.recommended.name}"] = report.recommended
+    if report.recommended.n_views in wanted:
+        named[f"recommended: {report.recommended.name}"] = report.recommended
     aug.eval()
     return [
         (name, ia.TTAModel(classifier, aug, **load_setting(arm.setting)), False)

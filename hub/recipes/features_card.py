@@ -57,6 +57,7 @@ def main() -> None:
         "--int8", action="store_true", help="fit to an int8 copy, see int8.py; the report is the classifier's own"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--views", type=int, nargs="+", help="report these K alone (1, 2, 4 and what is recommended)")
     parser.add_argument("--workdir", type=Path, help="keeps the table of losses")
     options = parser.parse_args()
     classifier, side = classifier_of(options), options.size
@@ -84,7 +85,7 @@ def main() -> None:
         result = ia.fit(aug, judge, data, nuisance=nuisance, labels=False, config=config, workdir=options.workdir)
         times = f"table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s"
         print(f"\nseed {seed}: {times}\n\n{result.report}\n", flush=True)
-        arms += arms_of(result.report, aug, classifier, fixed=seed == options.seeds[0])
+        arms += arms_of(result.report, aug, classifier, fixed=seed == options.seeds[0], views=options.views)
     print(f"{options.model} at {side} px, {options.undo}, n = {len(val)}, seeds {options.seeds}\n")
     print(table(classifier, arms, val, nuisance, options.amp))
 
