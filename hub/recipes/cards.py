@@ -27,8 +27,10 @@ def arms_of(
     fixed: bool = True,
     views: Sequence[int] | None = None,
 ) -> list[Arm]:
-    """Those of up to four views, or of as many as are recommended, and what is recommended; or one view and those of ``views`` alone. ``fixed``:
-    those too that do not look at the image."""
+    """Those of up to four views, or of as many as are recommended, and what is recommended; or one view and those of ``views`` alone.
+
+    With ``fixed`` those too that do not look at the image.
+    """
     wanted = set(views or {*N_VIEWS, report.recommended.n_views})
     named = {
         f"{arm.name}, K = {arm.n_views}": arm for arm in report.arms if arm.n_views in wanted or arm.name == "one view"

@@ -180,7 +180,7 @@ def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | No
 
 def read(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None) -> Images:
     """The images that `chosen` leaves, read as they are needed."""
-    images = load(chosen(arguments, files, progress), Path(files.root).name, arguments.workers, progress)
+    images = load(chosen(arguments, files, progress), Path(files.root).name, arguments.workers)
     if files.classes is None:
         images.targets = None
     return images

@@ -223,7 +223,6 @@ def load(
     data: Any,
     name: str = "data",
     workers: int = 0,
-    progress: bool | None = None,
     channels: int | None = None,
     labelled: bool = False,
 ) -> Images:
@@ -234,7 +233,6 @@ def load(
             samples), or its DataLoader (whose sampler must go through the Dataset in some order).
         name: the argument's name, for errors.
         workers: processes that read a Dataset.
-        progress: unused for tensors; bars where a Dataset must be read whole.
         channels: that the images must have; any by default.
         labelled: whether they need targets.
 

@@ -106,7 +106,7 @@ def fit(
         )
     if resume and workdir is None:
         raise InstaAugError("resume: give the workdir that holds the checkpoint")
-    train = load(train_data, "train_data", progress=config.progress, channels=aug.in_channels)
+    train = load(train_data, "train_data", channels=aug.in_channels)
     if val_data is None:
         if table is not None or val_table is not None:
             raise InstaAugError("table: give val_data too, so that the rows of both tables are known")
@@ -115,7 +115,7 @@ def fit(
     else:
         if groups is not None:
             raise InstaAugError("groups: they say what is held out of train_data; with val_data leave them out")
-        val = load(val_data, "val_data", progress=config.progress, channels=aug.in_channels)
+        val = load(val_data, "val_data", channels=aug.in_channels)
     if labels is False:
         train, val = train.without_targets(), val.without_targets()
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)

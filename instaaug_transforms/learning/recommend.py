@@ -60,7 +60,7 @@ def recommend(
     """
     config = config or FitConfig()
     check_module(classifier)
-    held = load(data, "data", progress=config.progress, channels=aug.in_channels).grouped(groups)
+    held = load(data, "data", channels=aug.in_channels).grouped(groups)
     held = held.without_targets() if labels is False else held
     tabled = len(aug.anchor_families) == len(aug.families)
     task = Task.of(aug, classifier, loss, config, nuisance, labels, held, sampled=not tabled)

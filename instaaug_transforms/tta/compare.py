@@ -109,7 +109,7 @@ def evaluate(
         raise InstaAugError(
             f"only: expected some of {', '.join(RIVALS)}, got {', '.join(sorted(rivals - set(RIVALS)))}"
         )
-    loading = {"progress": progress, "channels": aug.in_channels, "labelled": True}
+    loading = {"channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     mixed = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
@@ -223,7 +223,7 @@ def tune(
     """
     check_aggregation(how, "how", COMPARABLE)
     check_choice("top", 1.0, n_views=n_views, batch_size=batch_size)
-    data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
+    data = load(choice_data, "choice_data", channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
     continuous = any(family.has_rsample for family in aug.families)
@@ -266,7 +266,7 @@ def views_nll(
     check_aggregation(how, "how", COMPARABLE)
     check_choice(select, 1.0, n_views=n_views, batch_size=batch_size)
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
-    data = load(choice_data, "choice_data", progress=progress, channels=aug.in_channels, labelled=True)
+    data = load(choice_data, "choice_data", channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how)
     with frozen(classifier), torch.no_grad():
