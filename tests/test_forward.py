@@ -27,7 +27,8 @@ class Counted(nn.Module):
 
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch):
-    monkeypatch.setattr(room, "PIXELS", 4 * 16 * 16 // torch.get_num_threads())  # four images of 16 pixels
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(room, "PIXELS", 4 * 16 * 16)  # four images of 16 pixels
 
 
 @pytest.mark.parametrize(("n", "parts"), [(1, [1]), (4, [4]), (5, [3, 2]), (10, [4, 4, 2]), (12, [4, 4, 4]), (0, [0])])
@@ -59,6 +60,12 @@ def test_weights_in_double_get_doubles_and_gradients_flow():
 def test_one_image_that_is_larger_than_all_of_it_goes_alone():
     assert at_once(torch.rand(3, 3, 64, 64)) == 1
     assert at_once(torch.empty(7, 3, 64, 64, device="meta")) == 7  # an accelerator's memory is its own
+
+
+def test_many_threads_get_more(monkeypatch):
+    assert at_once(torch.rand(64, 3, 16, 16)) == 4
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
+    assert at_once(torch.rand(64, 3, 16, 16)) == 16
 
 
 def test_taps_see_what_they_see_at_once(monkeypatch):

@@ -7,18 +7,18 @@ from torch import Tensor, nn
 
 from .outputs import as_weights
 
-PIXELS = 2**19  # for each thread
+PIXELS = 2**18  # for every four threads
 
 
 def at_once(images: Tensor) -> int:
-    """How many of ``(B, C, H, W)`` images to take through a model at once: all of them, or on a CPU those of `PIXELS` per thread.
+    """How many of ``(B, C, H, W)`` images to take through a model at once: all of them, or on a CPU those of `PIXELS`.
 
     A layer's output that is larger than the allocator keeps is memory from the system, every page of which is cleared first: through
     EfficientNet-Lite0, 256 images of 160 pixels take more than twice as long at once as they take sixteen at a time.
     """
     if images.device.type != "cpu" or torch.compiler.is_compiling():
         return max(1, len(images))
-    most = max(1, PIXELS * torch.get_num_threads() // max(1, images[0, 0].numel()) if len(images) else 1)
+    most = max(1, PIXELS * max(1, torch.get_num_threads() // 4) // max(1, images[0, 0].numel()) if len(images) else 1)
     parts = max(1, -(-len(images) // most))
     return max(1, -(-len(images) // parts))
 
