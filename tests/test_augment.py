@@ -299,8 +299,11 @@ def test_save_and_load(lively, images, tmp_path):
     ("kwargs", "message"),
     [
         ({"p": 1.5}, "p: expected a probability"),
+        ({"p": "0.5"}, "p: expected a probability.*'0.5'"),
         ({"fill": 300}, "fill"),
         ({"output_size": (0, 4)}, "output_size"),
+        ({"output_size": 32.0}, r"output_size: expected \(height, width\), whole pixels ≥ 1, or one side, got 32.0"),
+        ({"output_size": (32.0, 32)}, "output_size: expected"),
         ({"families": ["hsv"], "in_channels": 1}, r"'hsv' is defined on \(3,\) channels, got 1"),
         ({"normalization": ((0.5,), (0.0,))}, "std > 0"),
     ],

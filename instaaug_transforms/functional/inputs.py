@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import PIL.Image
@@ -59,6 +60,20 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
             f"fill: expected a value in [0, 1] or one per channel ({channels}), also of uint8 images, got {of_image}"
         )
     return (each[0] if len(each) == 1 else each), of_mask
+
+
+def check_size(size: Any, name: str = "output_size") -> tuple[int, int] | None:
+    """(height, width) of one side, or of both; None of None.
+
+    Raises:
+        InstaAugError: something else than whole pixels.
+    """
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, Integral) else tuple(size) if hasattr(size, "__len__") else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise InstaAugError(f"{name}: expected (height, width), whole pixels ≥ 1, or one side, got {size!r}")
+    return int(sides[0]), int(sides[1])
 
 
 class Normalization:
