@@ -75,6 +75,12 @@ def test_making_one_leaves_the_random_state_alone():
     assert torch.equal(after, torch.rand(1))
 
 
+def test_making_one_asks_for_no_accelerator(monkeypatch):
+    """With two of them, a fork of all generators warns."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ia.LearnedAugment(["crop"], predictor="global")
+
+
 def test_errors(images):
     with pytest.raises(
         ia.InstaAugError, match="predictor: unknown name 'magic'; known are class, conv, equivariant, features, global"

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from ..functional.inputs import check_size
 from ..utils.errors import InstaAugError
+from ..utils.modes import seed_generators
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
 
@@ -107,7 +108,7 @@ def crop_statistics(
     for arm in arms:
         part = RandomResizedCropPart(1, arm, scale, ratio)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(seed, torch.device("cpu"))
             boxes = [part.make_params([like]) for _ in range(n)]
         top, left, h, w = (np.array([box[key] for box in boxes], float) for key in ("top", "left", "height", "width"))
         area, x, y = h * w / (height * width), (left + w / 2) / width - 0.5, (top + h / 2) / height - 0.5
