@@ -17,7 +17,7 @@ from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import choose_views, sees_images
 from ..utils.modes import evaluating
 from ..utils.progress import bar
-from .arms import N_VIEWS, policy_of
+from .arms import N_VIEWS, in_halves, policy_of
 from .prepared import Prepared, stored
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
@@ -132,7 +132,7 @@ def _fixed(scores: Scores, candidates: AugmentParams) -> list[HeldOutArm]:
     zero = torch.zeros(n, 1, dtype=torch.long)
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
     arms = [scores.arm("one view", 1, 1, scores.average(zero), setting)]
-    policies, everywhere = scores.searched(torch.arange(n), most, candidates.batch_shape[0])
+    policies, everywhere = scores.searched(in_halves(scores), most, candidates.batch_shape[0])
     for k in N_VIEWS:
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
         arms.append(scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting))
