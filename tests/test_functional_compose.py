@@ -6,6 +6,7 @@ import pytest
 import torch
 from kornia.geometry.transform import rotate as kornia_rotate
 from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -258,3 +259,20 @@ def test_a_crop_that_touches_the_edge_and_is_turned_continues_the_border():
     found = functional.apply(image, turned, families.create(["crop", "turn"]), fill=1.0, swap=True)
     upright = functional.apply(image, ia.AugmentParams(**corner), families.create(["crop"]), fill=1.0)
     assert found.shape[2:] == (16, 10) and torch.allclose(found, upright.rot90(1, (-2, -1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("angles", [[0.0] * 4, [0.0, 180.0, 0.0, 90.0], [180.0] * 4])
+def test_a_crop_that_is_not_turned_knows_nothing_of_turns(angles, mode):
+    """Drawn twice as large, a quarter at the corner begins with the corner's pixel; where an image is turned, outside blends in."""
+    aug, images = ia.LearnedAugment(["crop", "turn"], interpolation=mode), torch.rand(4, 3, 16, 24) / 2 + 0.5
+    quarter = {"cx": torch.full((4,), 0.25), "cy": torch.full((4,), 0.25), "w": torch.full((4,), 0.5)}
+    out = aug.apply(images, ia.AugmentParams(**quarter, h=quarter["w"], turn_angle=torch.tensor(angles)))
+    still, corner = torch.tensor(angles) == 0, images[:, :, 0, 0]
+    if mode != "bicubic":
+        assert torch.allclose(out[still][:, :, 0, 0], corner[still])
+    alone = F.resized_crop(images, 0, 0, 8, 12, [16, 24], InterpolationMode(mode), antialias=False)
+    assert torch.allclose(out[still][:, :, :10, :14], alone[still][:, :, :10, :14].clamp(0, 1), atol=1e-5)
+    upside_down = torch.tensor(angles) == 180
+    darker = 1.0 if mode == "nearest" else 0.9
+    assert (out[upside_down][:, :, -1, -1] <= darker * corner[upside_down] + 1e-5).all()
