@@ -178,7 +178,7 @@ class Fitting:
             self.order = torch.randperm(len(self.train), generator=self.generator, device=self.device)
             self.sums = {"loss": 0.0, "seen": 0, "entropy": {}}
         for index in self.order.split(config.batch_size)[self.step % self.steps :]:
-            seed_generators(config.seed * 1_000_003 + self.step, self.device)
+            seed_generators((config.seed * 1_000_003 + self.step) % 2**63, self.device)
             self._step(index)
             self.step += 1
             shown.update()
