@@ -132,12 +132,16 @@ def batched(images: Tensor) -> Tensor:
     """A tensor of images as it is, a single image ``(C, H, W)`` as a batch of one.
 
     Raises:
-        InstaAugError: no tensor.
+        InstaAugError: no tensor, or clips.
     """
     if not isinstance(images, Tensor):
         raise InstaAugError(
             f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; convert it with "
             "v2.functional.to_image"
+        )
+    if images.ndim > 4:
+        raise InstaAugError(
+            f"images: expected (B, C, H, W) or (C, H, W), got {tuple(images.shape)}; of clips, give the frames: images.flatten(0, -4)"
         )
     return images[None] if images.ndim == 3 else images
 
