@@ -26,6 +26,7 @@ from ..utils.modes import first_weight
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
+from .entropy import EntropyController
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
 from .losses import PerViewLoss, cross_entropy
@@ -104,6 +105,7 @@ def fit(
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
         )
+    EntropyController(aug.families, config.entropy)  # bands that cannot be are named before the long work
     if resume and workdir is None:
         raise InstaAugError("resume: give the workdir that holds the checkpoint")
     train = load(train_data, "train_data", channels=aug.in_channels)
