@@ -98,6 +98,12 @@ def test_errors(images):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.full((6,), 2))
     with pytest.raises(ia.InstaAugError, match="labels: .* torch.float32"):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.ones(6))
+    with pytest.raises(
+        ia.InstaAugError, match="aug: a ClassPredictor learns which label means what, and fit shows φ none"
+    ):
+        ia.fit(
+            ia.LearnedAugment(["crop"], predictor=ClassPredictor(2)), torch.nn.Flatten(), (images, torch.arange(6) % 2)
+        )
     for predictor in ("conv", "global"):
         with pytest.raises(ia.InstaAugError, match="labels: only ClassPredictor reads them"):
             ia.LearnedAugment(["rotate"], predictor=predictor).sample(images, labels=torch.zeros(6, dtype=torch.long))

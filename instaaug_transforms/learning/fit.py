@@ -105,6 +105,11 @@ def fit(
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
         )
+    if aug.predictor.reads_labels:
+        raise InstaAugError(
+            f"aug: a {type(aug.predictor).__name__} learns which label means what, and fit shows φ none: all would become one. Train it "
+            "by aug.sample(images, labels=labels), or fit predictor='global'"
+        )
     EntropyController(aug.families, config.entropy)  # bands that cannot be are named before the long work
     if resume and workdir is None:
         raise InstaAugError("resume: give the workdir that holds the checkpoint")
