@@ -88,6 +88,17 @@ def test_masks_boxes_and_points_move_with_the_image():
     assert checked >= 8
 
 
+def test_parameters_made_once_serve_again(lively):
+    """As those of any v2 transform do: boxes of a batch go with their images each time."""
+    images = tv_tensors.Image(torch.rand(2, 3, 16, 16))
+    where = {"format": "XYXY", "canvas_size": (16, 16)}
+    leaves = [images, *(tv_tensors.BoundingBoxes([[1.0, 1, 9, 5]], **where) for _ in range(2))]
+    made = lively.make_params(leaves)
+    first, again = ([lively.transform(leaf, made) for leaf in leaves] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert not torch.equal(first[1], first[2])
+
+
 def test_batched_masks(lively, images):
     masks = tv_tensors.Mask((images[:, :1] > 0.5).to(torch.int64))
     _, moved = lively(tv_tensors.Image(images), masks)

@@ -276,7 +276,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 return back(self.apply(batch, every, swap))
         mine = params.get("owners", {}).get(id(inpt))
         if mine:  # one of the boxes, points or masks of a batch, each of its own image
-            made = made.index(slice(mine[0], mine.pop(0) + 1))
+            made = made.index(slice(mine[0], mine[0] + 1))
+            mine.append(mine.pop(0))  # in turn, and again where the same parameters are used again
         if isinstance(inpt, tv_tensors.Mask):
             return transform_mask(inpt, made.detach(), self.families, self.output_size, self.mask_fill, swap)
         if isinstance(inpt, POINT_TYPES):

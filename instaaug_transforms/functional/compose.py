@@ -31,7 +31,6 @@ class Transformation(Protocol):
     stage: str
     changes_frame: bool
     uses_backend: bool
-    has_rsample: bool
     acting_fields: tuple[str, ...]
 
     def identity(self) -> dict[str, float]: ...
@@ -129,7 +128,7 @@ def _leaving(
 
 def _resting(leaving: Sequence[Transformation], params: AugmentParams) -> Tensor | None:
     """For which images ``(B,)`` these families change nothing; None where they are ranges, whose draws hardly ever do."""
-    if not leaving or torch.compiler.is_compiling() or any(family.has_rsample for family in leaving):
+    if not leaving or torch.compiler.is_compiling() or any(getattr(family, "has_rsample", True) for family in leaving):
         return None
     fields = [(params[name], family.identity()[name]) for family in leaving for name in family.acting_fields]
     still = torch.stack([field == value for field, value in fields]).all(0)
