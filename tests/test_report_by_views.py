@@ -279,3 +279,17 @@ def test_of_more_than_a_hundred_candidates_only_zooms_are_searched_for(exposures
     val = LabelledImages(images, Halves()(images))
     module.report_by_views(Task(make_lively([light]), Halves().eval(), squared_error, ia.FitConfig(**QUIET)), val)
     assert seen == [searched]
+
+
+def test_outputs_that_are_not_finite_are_named():
+    """They counted as labels in another order."""
+
+    class Broken(Classes):
+        def forward(self, x):
+            return torch.where(x[:, :1, 0, 0] > 0.2, torch.nan, super().forward(x))
+
+    images = pictures(40)
+    with pytest.raises(
+        ia.InstaAugError, match="classifier: what it says of some views of held-out images is not finite"
+    ):
+        ia.recommend(ia.LearnedAugment(["rotate"]), Broken().eval(), (images, torch.arange(40) % 3))

@@ -17,6 +17,7 @@ from ..predictors import FeaturesPredictor
 from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import choose_views, sees_images, unchanged
+from ..utils.errors import InstaAugError
 from ..utils.modes import evaluating
 from ..utils.progress import bar
 from .arms import N_VIEWS, in_halves, policy_of
@@ -51,6 +52,9 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     Args:
         task: with the fitted transform; its classifier is held in eval mode by the caller.
         val: held-out images; of more than `MOST_IMAGES`, some.
+
+    Raises:
+        InstaAugError: outputs that are not finite.
     """
     aug, generator = task.aug, torch.Generator().manual_seed(task.config.seed)
     chosen = torch.randperm(len(val), generator=generator)[:MOST_IMAGES]
@@ -125,6 +129,11 @@ def _look(task: Task, val: Images, sets: list[AugmentParams]) -> Scores:
             asked = [params.map(lambda field, part=part: field[:, part]) for params in sets]
             outputs = torch.cat(shared.logits(images, asked)).transpose(0, 1)  # (B, V, numbers)
             kept.append(stored(outputs, kept_as(task.loss)))
+            if not bool(kept[-1].isfinite().all()):
+                raise InstaAugError(
+                    "classifier: what it says of some views of held-out images is not finite, and no report can be made of that; look at its "
+                    "outputs. What a transform has learned, it keeps"
+                )
             n += len(images)
             shown.update(len(images))
             if (n + CHUNK) * outputs[0].numel() > MOST_OUTPUTS:
