@@ -304,6 +304,12 @@ def test_without_matplotlib_the_error_says_what_to_install():
     assert "instaaug-transforms[plot]" in run.stdout
 
 
+def test_images_as_taken_go_to_the_classifier_in_the_size_of_views():
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)).eval()  # takes 8 × 8 alone
+    figure = viz.put_right(ia.LearnedAugment(["turn"], output_size=8), classifier, torch.rand(2, 3, 16, 16))
+    assert len(figure.axes) == 4 and all(axes.images[0].get_array().shape == (8, 8, 3) for axes in figure.axes)
+
+
 def test_lazy_modules_are_reached_by_attribute():
     assert ia.viz is viz and callable(ia.timm.wrap)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
