@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
+from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.uniform import UniformFamily
 from instaaug_transforms.functional.targets import perspective_coefficients, transform_points
@@ -276,3 +277,14 @@ def test_a_crop_that_is_not_turned_knows_nothing_of_turns(angles, mode):
     upside_down = torch.tensor(angles) == 180
     darker = 1.0 if mode == "nearest" else 0.9
     assert (out[upside_down][:, :, -1, -1] <= darker * corner[upside_down] + 1e-5).all()
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.5])
+@pytest.mark.parametrize(("mode", "output_size"), [("bilinear", None), ("nearest", None), ("bilinear", (8, 12))])
+def test_while_compiling_too(mode, output_size, fill):
+    aug = ia.LearnedAugment(["crop", "turn"], interpolation=mode, output_size=output_size, fill=fill)
+    every = {name: column.float() for name, column in CandidateProduct(aug.anchor_families).candidates().items()}
+    params, images = ia.AugmentParams(**every), torch.rand(120, 3, 16, 24)
+    torch.compiler.reset()
+    compiled = torch.compile(aug.apply, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(images, params), aug.apply(images, params), atol=1e-4)

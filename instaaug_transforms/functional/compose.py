@@ -128,7 +128,7 @@ def _leaving(
 
 def _resting(leaving: Sequence[Transformation], params: AugmentParams) -> Tensor | None:
     """For which images ``(B,)`` these families change nothing; None where they are ranges, whose draws hardly ever do."""
-    if not leaving or torch.compiler.is_compiling() or any(getattr(family, "has_rsample", True) for family in leaving):
+    if not leaving or any(getattr(family, "has_rsample", True) for family in leaving):
         return None
     fields = [(params[name], family.identity()[name]) for family in leaving for name in family.acting_fields]
     still = torch.stack([field == value for field, value in fields]).all(0)
@@ -149,7 +149,7 @@ def apply(
     """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
 
     A table's candidate that changes nothing leaves no trace: beside turns of an image that is no square, which show what
-    lies outside, a crop that is not turned is what it is by itself (while compiling, `fill` blends into its edge).
+    lies outside, a crop that is not turned is what it is by itself.
 
     Args:
         images: the batch.
@@ -182,16 +182,18 @@ def apply(
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(images.shape[0], 3, 3)
 
-        def sample(images: Tensor, matrix: Tensor, inside: bool) -> Tensor:
+        def sample(images: Tensor, matrix: Tensor, inside: bool | Tensor) -> Tensor:
             out = resample(images, matrix, size, fill, mode, inside, backend)
             # Bicubic overshoots; and what is filled is shifted and shifted back, which rounds below 0. Masks have any values.
-            return out.clamp(0, 1) if mode == "bicubic" or (colour and fill != 0 and not inside) else out
+            return out.clamp(0, 1) if mode == "bicubic" or (colour and fill != 0 and inside is not True) else out
 
         def transform(images: Tensor, matrix: Tensor | None, params: AugmentParams) -> Tensor:
             out = images.float()
             if matrix is not None:
                 out, still = out.contiguous(), _resting(leaving, params)
-                if still is None or not bool(still.any()):
+                if still is not None and torch.compiler.is_compiling():  # no shape may depend on values
+                    out = sample(out, matrix, still)
+                elif still is None or not bool(still.any()):
                     out = sample(out, matrix, not leaving)
                 else:
                     rows = [still.nonzero()[:, 0], (~still).nonzero()[:, 0]]
