@@ -6,14 +6,14 @@ import re
 import pytest
 import timm
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import nn
-from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms.learning.watch import Watch, warn_outside_band
+
+from ._scenes import moving_scenes
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,8 @@ def test_few_numbers_that_are_alike_by_chance_are_no_copies(caplog):
         caplog.clear()
         aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(Two(), 16))
         config = ia.FitConfig(max_steps=1, progress=False)
-        ia.fit(aug, Two(), (data, torch.arange(80) % 2), config=config, labels=True)
+        train, val = ((part, torch.arange(40) % 2) for part in data.split(40))
+        ia.fit(aug, Two(), train, val, config=config, labels=True)
         assert ("held-out images are among those" in caplog.text) == copies
     caplog.clear()
     ia.fit(ia.LearnedAugment(["turn"], predictor="global"), Two(), (images, torch.arange(80) % 2), config=config)
@@ -143,18 +144,12 @@ def test_a_table_that_has_collapsed_is_said_however_small(family, caplog):
     assert sum("nothing is augmented" in record.getMessage() for record in caplog.records) == 1 or low > 2
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_frames_of_one_scene_that_are_held_out_are_said(streamed, caplog):
-    """Sixty photographs' worth of smooth noise, eight times each, a little moved: 3 to 5 points were lost by such fits. Other images,
-    each of its own, are not; nor are frames whose scenes are held out as a whole."""
-    torch.manual_seed(0)
-    scenes = F.interpolate(torch.rand(480, 3, 4, 4), size=32, mode="bicubic").clamp(0, 1)
-    moved = [scenes[:60].roll((k % 3 - 1, k // 3 - 1), (-1, -2)) for k in range(8)]
-    frames = (torch.cat(moved) + 0.02 * torch.randn(480, 3, 32, 32)).clamp(0, 1)
+def test_frames_of_scenes_that_are_learned_from_are_said_of_val_data(caplog):
+    """Where the user says which images to choose on, they are left as they are."""
+    frames = moving_scenes(60, 8)
     model = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 3)).eval()
-    config, of = ia.FitConfig(max_steps=1, progress=False), [k % 60 for k in range(480)]
-    for images, groups, said in ((frames, None, True), (scenes, None, False), (frames, of, False)):
+    config = ia.FitConfig(max_steps=1, progress=False)
+    for val, said in ((frames[:, 7], True), (moving_scenes(60, 1, seed=1)[:, 0], False)):
         caplog.clear()
-        data = TensorDataset(images, torch.arange(480) % 3) if streamed else images
-        ia.fit(ia.LearnedAugment(["turn"]), model, data, nuisance=["turn"], groups=groups, config=config)
+        ia.fit(ia.LearnedAugment(["turn"]), model, frames[:, :7].flatten(0, 1), val, config, nuisance=["turn"])
         assert ("look nearly like one" in caplog.text and "groups=" in caplog.text) == said

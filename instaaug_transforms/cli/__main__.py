@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
+from ..utils.allocator import keep_freed_memory
 from ..utils.errors import InstaAugError
 from .arguments import Parser
 from .own_code import import_own
@@ -26,7 +27,10 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; errors that the user can mend are one line on stderr and exit status 2."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is None:  # a process of its own, and no caller's
+        arguments = sys.argv[1:]
+        keep_freed_memory()
+    arguments = list(arguments)
     try:
         parsed = _parser(arguments).parse_args(arguments)
         for name in parsed.imports:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..augment.learnable import check_ranges
+from ..engine.alike import grouped_if_alike
 from ..engine.data import load
 from ..engine.nuisance import Step
 from ..engine.splits import hold_out
@@ -86,7 +87,8 @@ def fit(
             was; that is the default with a nuisance, and labels then serve the report and the choices on held-out images.
             False: what labels there are is not looked at.
         groups: a name per image of ``train_data``, the same for images that are much alike: frames of a video, one scene, one
-            patient. Whole groups are held out, and each counts as one image in the report.
+            patient. Whole groups are held out, and each counts as one image in the report. Where many images look nearly alike,
+            those that do are groups by default.
         table, val_table: loss tables that `build_loss_table` made of the same data, to save the time.
         workdir: folder for tables, memory-mapped, and for checkpoints, every ``config.checkpoint_seconds``. What is
             there already of the tables is used. Nothing is kept by default.
@@ -117,7 +119,7 @@ def fit(
     if val_data is None:
         if table is not None or val_table is not None:
             raise InstaAugError("table: give val_data too, so that the rows of both tables are known")
-        train = train.grouped(groups)
+        train = grouped_if_alike(train) if groups is None else train.grouped(groups)
         train, val = hold_out(train, config.seed, config.held_out)
     else:
         if groups is not None:

@@ -15,8 +15,8 @@ from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
 from ..tta.arms import families_for
 from ..utils.describe import describe, model_sha256
+from ..utils.forward import forward
 from ..utils.modes import frozen
-from ..utils.outputs import as_weights
 from .losses import PerViewLoss, cross_entropy, per_view
 
 
@@ -65,7 +65,7 @@ class Viewer:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            return self.classifier(as_weights(self.classifier, images))
+            return forward(self.classifier, images)
 
     def about(self) -> dict[str, Any]:
         """What its answers depend on, as JSON values; the images apart."""

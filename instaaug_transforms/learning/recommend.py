@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..augment import LearnedAugment
+from ..engine.alike import grouped_if_alike
 from ..engine.data import load
 from ..engine.nuisance import Step
 from ..families import CandidateProduct
@@ -52,7 +53,8 @@ def recommend(
         config: of a fit: ``amp``, ``table_batch_size``, ``nuisance_probability``, ``nuisance_draws``, ``seed`` and ``progress`` count.
         loss, nuisance, labels: as in `fit`: without labels, or with a nuisance, the classifier's own answers on the images as they
             were are the target.
-        groups: a name per image, the same for images that are much alike; each group counts as one image.
+        groups: a name per image, the same for images that are much alike; each group counts as one image. By default
+            as in `fit`.
         workdir: keeps what the classifier said of the views, to go on from.
 
     Raises:
@@ -60,7 +62,8 @@ def recommend(
     """
     config = config or FitConfig()
     check_module(classifier)
-    held = load(data, "data", channels=aug.in_channels).grouped(groups)
+    held = load(data, "data", channels=aug.in_channels)
+    held = grouped_if_alike(held) if groups is None else held.grouped(groups)
     held = held.without_targets() if labels is False else held
     tabled = len(aug.anchor_families) == len(aug.families)
     task = Task.of(aug, classifier, loss, config, nuisance, labels, held, sampled=not tabled)

@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from ..engine.alike import count_alike
 from ..engine.data import Images
 from ..families import Family
 from .entropy import EntropyController
@@ -23,10 +22,6 @@ TOLERANCE = 0.1  # nats outside the band that a fit may end with
 SATURATED = 0.02  # nats below the largest entropy
 MOST_ALIKE = 20  # images with the same small numbers that are looked at more closely
 COPIES = 0.02  # of the held-out images, that may be among the others
-ALIKE = 0.2  # of the usual distance between two images, between two that are nearly the same; of photographs next to none are as near
-ALIKE_SHARE = 0.1  # of the held-out images, that may be nearly the same as others
-LOOKED_AT = 200, 1000  # held-out images and others that are compared
-SIDE = 8  # pixels of the copies that are: small, for what has moved a little to stay the same
 
 
 class Watch:
@@ -138,21 +133,12 @@ def warn_about_labels(scores: Scores | None) -> None:
 
 def warn_about_alike(train: Images, held: Images) -> None:
     """Log that many held-out images look nearly like one that φ learns from, as frames of a video do: they are no witnesses either."""
-    some, others = (_small(images, most) for images, most in zip((held, train), LOOKED_AT, strict=True))
-    distances = torch.cdist(some, others)
-    alike = int((distances.amin(1) < ALIKE * distances.median(1).values).sum())
-    if alike > max(2, ALIKE_SHARE * len(some)):
+    alike, some = count_alike(held, train)
+    if alike:
         logger.warning(
-            f"val_data: {alike} of {len(some)} held-out images look nearly like one that φ learns from. If such are frames of one video, "
+            f"val_data: {alike} of {some} held-out images look nearly like one that φ learns from. If such are frames of one video, "
             "say, or scans of one patient, what is chosen on them, and the report, flatter the fit: keep them together by groups="
         )
-
-
-def _small(images: Images, most: int) -> Tensor:
-    """Copies ``(n, numbers)`` of up to ``most`` of the images."""
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:most].sort().values
-    parts = images.batches(chosen.split(64))
-    return torch.cat([F.adaptive_avg_pool2d(part.float(), SIDE).flatten(1) for part, _ in parts])
 
 
 def warn_about_copies(train: Prepared, held: Prepared) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..utils.forward import at_once
 from ..utils.progress import bar
 from .embed import embedder
 from .images import MeasuredImages
@@ -72,7 +73,8 @@ class Session:
     @torch.inference_mode()
     def run(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """``(N, D)`` embeddings and ``(N, classes)`` outputs of every image after ``change``."""
-        forwards = (self.forward(change(x)) for x in self.batches())
+        changed = (change(x) for x in self.batches())
+        forwards = (self.forward(part) for x in changed for part in x.split(at_once(x)))
         z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
         return torch.cat(z), torch.cat(outputs)
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import InstaAugError
+from ..utils.forward import at_once
 from ..utils.hooks import record, submodule
 from ..utils.modes import evaluating
 from ..utils.outputs import as_weights, check_logits
@@ -45,6 +46,10 @@ class Taps:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tapped:
         """Images ``(B, C, H, W)`` in [0, 1], in eval mode, without gradients; the classifier's modes come back."""
+        n = at_once(images)
+        if n < len(images):
+            parts = [self(part)[:3] for part in images.split(n)]
+            return Tapped(*(torch.cat(field) for field in zip(*parts, strict=True)))
         with evaluating(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
             logits = self.classifier(as_weights(self.classifier, images))
         maps = as_map(seen.outputs[self._layer])

@@ -14,7 +14,8 @@ from ..families import Family
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError, reason
-from ..utils.outputs import as_weights, check_logits, check_module
+from ..utils.forward import forward
+from ..utils.outputs import check_logits, check_module
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
 from .views import ViewModel, load_setting, look, unchanged
 
@@ -183,7 +184,7 @@ class TTAModel(ViewModel):
 
     def _ask(self, views: Tensor) -> Tensor:
         if torch.compiler.is_compiling() or views.is_floating_point():
-            return self._checked(self.model(as_weights(self.model, views)))
+            return self._checked(forward(self.model, views))
         try:
             return self._checked(self.model(views))
         except (RuntimeError, TypeError) as error:

@@ -11,8 +11,8 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import identity_of
 from ..params import AugmentParams
+from ..utils.forward import forward
 from ..utils.modes import at_rest
-from ..utils.outputs import as_weights
 from .arms import families_for
 from .views import look
 
@@ -90,7 +90,7 @@ class SharedViews:
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         views = views.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.aug.device.type, torch.bfloat16, enabled=self.amp):
-            return self.classifier(as_weights(self.classifier, views)).float().cpu()
+            return forward(self.classifier, views).float().cpu()
 
     def _known(self, images: Tensor, known: tuple[AugmentParams, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
         """Codes ``(V, F)`` and logits ``(B, V, classes)`` of what was looked at before, by φ on its way too."""
