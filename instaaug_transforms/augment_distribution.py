@@ -87,7 +87,7 @@ class AugmentDistribution(Distribution):
         """
         uniform = self._uniform(torch.Size((n,)), generator)
         order = self.rand(uniform.shape, generator).argsort(0)
-        return self.from_uniform(((order + uniform) / n).clamp(max=math.nextafter(1.0, 0.0)))
+        return self.from_uniform(((order + uniform) / n).clamp(max=1 - 2**-24))
 
     def top(self, k: int, offsets: Tensor | None = None) -> AugmentParams:
         """``k`` views per image without chance, fields ``(k, B)``: likeliest candidates, evenly spaced quantiles.

@@ -266,3 +266,12 @@ def test_answers_that_depend_on_the_batch_or_on_chance_are_said(data, how, said,
         caplog.clear()
         run(ia.LearnedAugment(["turn"]), Batched(how).eval(), images, config=CONFIG, nuisance=["turn"], loss=loss)
         assert ("depends on the other images of the batch, or on chance" in caplog.text) == said
+
+
+@pytest.mark.parametrize("bands", [{"turn": (0.9, 0.5)}, {"rotate": (-1.0, -0.5)}, {"turn": 3}])
+def test_bands_that_cannot_be_are_named_before_the_classifier_is_asked(data, bands):
+    classifier, seen = Colours(), []
+    classifier.register_forward_hook(lambda *_: seen.append(1))
+    with pytest.raises(ia.InstaAugError, match=r"entropy.*: (expected|bands for rotate)"):
+        ia.fit(ia.LearnedAugment(["turn"]), classifier, data, config=ia.FitConfig(entropy=bands, progress=False))
+    assert not seen

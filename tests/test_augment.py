@@ -88,6 +88,17 @@ def test_masks_boxes_and_points_move_with_the_image():
     assert checked >= 8
 
 
+def test_parameters_made_once_serve_again(lively):
+    """As those of any v2 transform do: boxes of a batch go with their images each time."""
+    images = tv_tensors.Image(torch.rand(2, 3, 16, 16))
+    where = {"format": "XYXY", "canvas_size": (16, 16)}
+    leaves = [images, *(tv_tensors.BoundingBoxes([[1.0, 1, 9, 5]], **where) for _ in range(2))]
+    made = lively.make_params(leaves)
+    first, again = ([lively.transform(leaf, made) for leaf in leaves] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert not torch.equal(first[1], first[2])
+
+
 def test_batched_masks(lively, images):
     masks = tv_tensors.Mask((images[:, :1] > 0.5).to(torch.int64))
     _, moved = lively(tv_tensors.Image(images), masks)
@@ -299,8 +310,11 @@ def test_save_and_load(lively, images, tmp_path):
     ("kwargs", "message"),
     [
         ({"p": 1.5}, "p: expected a probability"),
+        ({"p": "0.5"}, "p: expected a probability.*'0.5'"),
         ({"fill": 300}, "fill"),
         ({"output_size": (0, 4)}, "output_size"),
+        ({"output_size": 32.0}, r"output_size: expected \(height, width\), whole pixels ≥ 1, or one side, got 32.0"),
+        ({"output_size": (32.0, 32)}, "output_size: expected"),
         ({"families": ["hsv"], "in_channels": 1}, r"'hsv' is defined on \(3,\) channels, got 1"),
         ({"normalization": ((0.5,), (0.0,))}, "std > 0"),
     ],

@@ -81,3 +81,12 @@ def test_errors_are_one_line(data, capsys, more, message):  # noqa: F811
     assert main(command(data, "--data", data / "classes", "--class-map", data / "map.txt", *more)) == 2
     shown = capsys.readouterr().err
     assert message in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["recommend", "validate", "export"])
+def test_a_name_of_no_weights_is_said_before_a_classifier_is_asked_for(name, data, tmp_path, capsys):  # noqa: F811
+    """There is no --checkpoint either, and the model is timm's."""
+    given = ["--out", tmp_path / "a.onnx"] if name == "export" else ["--data", data / "classes"]
+    given += ["--split", "train", "--choice-split", "val"] if name == "validate" else []
+    assert main([str(word) for word in (name, "--weights", "nope", *given)]) != 0
+    assert "weights: 'nope' is neither a file nor a known name" in capsys.readouterr().err

@@ -208,6 +208,21 @@ def test_masks_boxes_and_points_go_with_the_images_that_are_collated(as_dict):
             assert torch.allclose(together[i].float(), alone.as_subclass(torch.Tensor).float(), atol=1e-5)
 
 
+def test_every_image_of_a_sample_moves_and_plain_tensors_stay():
+    """A pair of views, and a tensor before them that is no image: as sample by sample."""
+    aug, images = make_lively(["crop"], p=1.0).requires_grad_(False), torch.rand(3, 3, 16, 16)
+    pairs = [
+        {"depth": torch.ones(3, 16, 16) * i, "left": tv_tensors.Image(image), "right": tv_tensors.Image(1 - image)}
+        for i, image in enumerate(images)
+    ]
+    batch = ia.collate(aug)(pairs)
+    assert all(type(part) is torch.Tensor for part in batch.values())
+    assert not torch.equal(batch["left"], images) and torch.allclose(batch["right"], 1 - batch["left"], atol=1e-5)
+    assert torch.equal(batch["depth"], torch.stack([pair["depth"] for pair in pairs]))
+    clips = [tv_tensors.Video(torch.rand(2, 3, 16, 16)) for _ in range(3)]
+    assert ia.collate(aug)(clips).shape == (3, 2, 3, 16, 16)
+
+
 def test_a_collate_function_that_loses_the_masks_is_refused():
     aug, dataset = make_lively(["crop"]).requires_grad_(False), Annotated(False)
     with pytest.raises(ia.InstaAugError, match="samples: <lambda> leaves no place for the masks, boxes or keypoints"):

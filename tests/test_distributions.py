@@ -175,6 +175,10 @@ def test_every_family_takes_its_own_numbers_and_strata_are_latin():
     assert stats.kstest((fields * 50 % 1).flatten(), "uniform").pvalue > 1e-3
     assert torch.equal(fields, torch.stack([*d.stratified(50, torch.Generator().manual_seed(1)).values()]))
     assert (fields < 1).all() and d.stratified(1)["a0"].shape == (1, 5)
+    d.rand = lambda shape, _: torch.full(
+        tuple(shape), 1 - 2**-24
+    )  # the largest that are drawn: in fp32, 9 and that are 10
+    assert all((field < 1).all() for field in d.stratified(10).values())
 
 
 def test_samples_know_how_many_they_are():

@@ -85,6 +85,10 @@ def test_bounds_are_finite_hold_the_identity_and_are_no_point():
                 (float("nan"), 1.0), (-1.0, float("inf"))):  # fmt: skip
         with pytest.raises(ia.InstaAugError, match="bounds of 'angle' in family 'rotate' must be"):
             Rotate(bounds=bad)
+    with pytest.raises(
+        ia.InstaAugError, match="bounds of 'angle' in family 'rotate': expected several numbers.*got 30"
+    ):
+        Rotate(bounds=30)
 
 
 def test_the_widest_part_is_all_of_it_unless_less_is_asked_for():

@@ -68,6 +68,8 @@ def test_candidates_are_rows_of_a_table():
         ({"scales": (1.0, 0.5), "grids": (1, 0)}, "grids be ≥ 1"), ({"scales": (1.0, 0.5), "grids": (1, 2.0)}, "grids be ≥ 1"),
         ({"scales": (1.0, 0.5), "grids": (1, 256)}, "more than 65536 boxes"),
         ({"zooms": (1.0,)}, r"zooms must lie in \(0, 1\)"), ({"zooms": (0.5, 0.0)}, r"zooms must lie in \(0, 1\)"),
+        ({"zooms": 0.8}, r"zooms: expected several numbers, or one in brackets, \(0.8,\); got 0.8"),
+        ({"zooms": "12"}, "zooms: expected several numbers"), ({"scales": 1.0, "grids": 1}, "scales: expected several numbers"),
         ({"flips": "left"}, "flips must be one of False, True, 'centre'"), ({"scales": "paper"}, "one of paper_64px"),
     ],
 )  # fmt: skip

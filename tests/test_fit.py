@@ -250,8 +250,13 @@ def test_mirrored_training_of_flip_anchors():
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
-    [({"objective": "best"}, "objective"), ({"epochs": 0}, "epochs: expected a positive"), ({"lr": -1.0}, "lr")],
-)
+    [
+        ({"objective": "best"}, "objective"), ({"epochs": 0}, "epochs: expected a positive"), ({"lr": -1.0}, "lr"),
+        ({"lr": math.inf}, "lr: expected .* got inf"), ({"batch_size": 8.0}, "batch_size: expected a positive whole number, got 8.0"),
+        ({"weight_decay": -1.0}, "weight_decay: expected a number ≥ 0"), ({"seed": 1.5}, "seed: expected a whole number"),
+        ({"held_out": "0.1"}, "held_out: expected a share"), ({"entropy_weights": ("a",)}, "entropy_weights: expected positive"),
+    ],
+)  # fmt: skip
 def test_bad_configuration(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.FitConfig(**kwargs)

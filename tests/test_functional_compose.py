@@ -6,10 +6,12 @@ import pytest
 import torch
 from kornia.geometry.transform import rotate as kornia_rotate
 from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families, functional
+from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.uniform import UniformFamily
 from instaaug_transforms.functional.targets import perspective_coefficients, transform_points
@@ -258,3 +260,31 @@ def test_a_crop_that_touches_the_edge_and_is_turned_continues_the_border():
     found = functional.apply(image, turned, families.create(["crop", "turn"]), fill=1.0, swap=True)
     upright = functional.apply(image, ia.AugmentParams(**corner), families.create(["crop"]), fill=1.0)
     assert found.shape[2:] == (16, 10) and torch.allclose(found, upright.rot90(1, (-2, -1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
+@pytest.mark.parametrize("angles", [[0.0] * 4, [0.0, 180.0, 0.0, 90.0], [180.0] * 4])
+def test_a_crop_that_is_not_turned_knows_nothing_of_turns(angles, mode):
+    """Drawn twice as large, a quarter at the corner begins with the corner's pixel; where an image is turned, outside blends in."""
+    aug, images = ia.LearnedAugment(["crop", "turn"], interpolation=mode), torch.rand(4, 3, 16, 24) / 2 + 0.5
+    quarter = {"cx": torch.full((4,), 0.25), "cy": torch.full((4,), 0.25), "w": torch.full((4,), 0.5)}
+    out = aug.apply(images, ia.AugmentParams(**quarter, h=quarter["w"], turn_angle=torch.tensor(angles)))
+    still, corner = torch.tensor(angles) == 0, images[:, :, 0, 0]
+    if mode != "bicubic":
+        assert torch.allclose(out[still][:, :, 0, 0], corner[still])
+    alone = F.resized_crop(images, 0, 0, 8, 12, [16, 24], InterpolationMode(mode), antialias=False)
+    assert torch.allclose(out[still][:, :, :10, :14], alone[still][:, :, :10, :14].clamp(0, 1), atol=1e-5)
+    upside_down = torch.tensor(angles) == 180
+    darker = 1.0 if mode == "nearest" else 0.9
+    assert (out[upside_down][:, :, -1, -1] <= darker * corner[upside_down] + 1e-5).all()
+
+
+@pytest.mark.parametrize("fill", [0.0, 0.5])
+@pytest.mark.parametrize(("mode", "output_size"), [("bilinear", None), ("nearest", None), ("bilinear", (8, 12))])
+def test_while_compiling_too(mode, output_size, fill):
+    aug = ia.LearnedAugment(["crop", "turn"], interpolation=mode, output_size=output_size, fill=fill)
+    every = {name: column.float() for name, column in CandidateProduct(aug.anchor_families).candidates().items()}
+    params, images = ia.AugmentParams(**every), torch.rand(120, 3, 16, 24)
+    torch.compiler.reset()
+    compiled = torch.compile(aug.apply, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(images, params), aug.apply(images, params), atol=1e-4)

@@ -239,6 +239,10 @@ def test_single_images_are_batches_of_one_and_no_tensor_is_none():
     assert inputs.batched(image).shape == (1, 3, 4, 5) and inputs.batched(image[None]).shape == (1, 3, 4, 5)
     with pytest.raises(ia.InstaAugError, match="images: expected a tensor .* got list; convert it"):
         inputs.batched([image])
+    with pytest.raises(
+        ia.InstaAugError, match=r"images: expected \(B, C, H, W\).*got \(2, 3, 3, 4, 5\); of clips, give the frames"
+    ):
+        ia.LearnedAugment(["crop"]).views(tv_tensors.Video(torch.rand(2, 3, 3, 4, 5)), 2)
 
 
 def test_clips_are_batches_of_frames_and_come_back_as_clips():

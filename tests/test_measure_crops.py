@@ -97,5 +97,8 @@ def test_the_share_of_no_gain_is_undefined():
 def test_errors():
     with pytest.raises(ia.InstaAugError, match="arm: expected one of none, scale.*'zoom'"):
         RandomResizedCropPart(8, "zoom")
+    for name, bad in (("n", 0), ("n", 2.5), ("image_size", 0), ("image_size", (3,))):
+        with pytest.raises(ia.InstaAugError, match=f"{name}: expected .* ≥ 1"):
+            crop_statistics(**{"n": 1, name: bad})
     with pytest.raises(ia.InstaAugError, match="same N ≥ 2"):
         gain_recovered(np.ones(3), np.ones(4), np.ones(3))

@@ -293,8 +293,9 @@ def test_logs_are_flat_and_say_what_the_attributes_say(batch):
 
 
 def test_the_weight_of_entropy_is_named():
-    with pytest.raises(ia.InstaAugError, match="initial_weight: expected a positive number, got 0"):
-        EntropyConfig(initial_weight=0)
+    for bad in (0, "x", math.inf):
+        with pytest.raises(ia.InstaAugError, match=f"initial_weight: expected a positive number, got {bad!r}"):
+            EntropyConfig(initial_weight=bad)
 
 
 def test_the_baseline_of_reinforce_is_that_of_earlier_batches(batch):

@@ -75,6 +75,12 @@ def test_making_one_leaves_the_random_state_alone():
     assert torch.equal(after, torch.rand(1))
 
 
+def test_making_one_asks_for_no_accelerator(monkeypatch):
+    """With two of them, a fork of all generators warns."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    ia.LearnedAugment(["crop"], predictor="global")
+
+
 def test_errors(images):
     with pytest.raises(
         ia.InstaAugError, match="predictor: unknown name 'magic'; known are class, conv, equivariant, features, global"
@@ -92,6 +98,12 @@ def test_errors(images):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.full((6,), 2))
     with pytest.raises(ia.InstaAugError, match="labels: .* torch.float32"):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.ones(6))
+    with pytest.raises(
+        ia.InstaAugError, match="aug: a ClassPredictor learns which label means what, and fit shows φ none"
+    ):
+        ia.fit(
+            ia.LearnedAugment(["crop"], predictor=ClassPredictor(2)), torch.nn.Flatten(), (images, torch.arange(6) % 2)
+        )
     for predictor in ("conv", "global"):
         with pytest.raises(ia.InstaAugError, match="labels: only ClassPredictor reads them"):
             ia.LearnedAugment(["rotate"], predictor=predictor).sample(images, labels=torch.zeros(6, dtype=torch.long))

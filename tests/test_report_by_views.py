@@ -80,10 +80,9 @@ def test_a_deployed_model_does_what_the_report_says(names, options):
     result = ia.fit(aug, model, (images, Halves()(images)), (held, targets), config, loss="squared_error", labels=True)
     ours = [arm for arm in result.report.arms if arm.name == "ours"]
     assert [arm.n_views for arm in ours] == [1, 2, 4, 10]
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     for arm in [result.report.arms[0], *ours]:
         deployed = ia.TTAModel(model, aug, **arm.setting)
-        expected = losses(deployed, held[order], targets[order])
+        expected = losses(deployed, held, targets)  # image by image, as they were given
         torch.testing.assert_close(torch.from_numpy(arm.nll), expected, rtol=1e-3, atol=1e-6)
     assert result.report.recommended.name == "one view"  # the targets are what it says of the images as they are
     assert aug.recommended["recommended"]["arm"] == "one view" and len(aug.recommended["model"]) == 64
@@ -153,6 +152,20 @@ def test_a_look_at_features_costs_a_forward():
     for arm in report.arms:
         looks = arm.name == "ours" and not arm.setting["include_identity"]
         assert arm.cost == arm.n_views + looks
+
+
+def test_views_that_leave_an_image_as_it_is_cost_none_beside_a_look():
+    """As many forwards as the deployed model makes."""
+    torch.manual_seed(0)
+    model, images, seen = FromFeatures().eval(), pictures(40), []
+    aug = ia.LearnedAugment(["crop"], predictor=ia.FeaturesPredictor(model, 16))
+    config = ia.FitConfig(objective="sampled", views=2, epochs=1, **QUIET)
+    report = ia.fit(aug, model, (images, model(images).argmax(1)), (images, model(images).argmax(1)), config).report
+    model.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    for arm in (arm for arm in report.arms if arm.name == "ours"):
+        seen.clear()
+        ia.TTAModel(model, aug, **arm.setting)(images)
+        assert arm.cost == pytest.approx(sum(seen) / 40)
 
 
 def test_turns_of_a_regressor_are_undone_without_labels():
@@ -266,3 +279,17 @@ def test_of_more_than_a_hundred_candidates_only_zooms_are_searched_for(exposures
     val = LabelledImages(images, Halves()(images))
     module.report_by_views(Task(make_lively([light]), Halves().eval(), squared_error, ia.FitConfig(**QUIET)), val)
     assert seen == [searched]
+
+
+def test_outputs_that_are_not_finite_are_named():
+    """They counted as labels in another order."""
+
+    class Broken(Classes):
+        def forward(self, x):
+            return torch.where(x[:, :1, 0, 0] > 0.2, torch.nan, super().forward(x))
+
+    images = pictures(40)
+    with pytest.raises(
+        ia.InstaAugError, match="classifier: what it says of some views of held-out images is not finite"
+    ):
+        ia.recommend(ia.LearnedAugment(["rotate"]), Broken().eval(), (images, torch.arange(40) % 3))

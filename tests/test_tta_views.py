@@ -7,6 +7,7 @@ from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms.families import create
+from instaaug_transforms.tta.shared import SharedViews
 from instaaug_transforms.tta.views import (
     check_eval,
     choose_views,
@@ -163,3 +164,14 @@ def test_training_mode_is_refused_of_layers_that_mind_alone():
         else:
             check_eval(nn.Sequential(layer))
         check_eval(nn.Sequential(layer).eval())
+
+
+@pytest.mark.parametrize("size", [(16, 16), (16, 24)])
+def test_what_a_report_asks_of_views_is_what_a_model_of_them_sees(size):
+    """All combinations of crops and turns, of images that are no squares too: edges alike."""
+    classifier, aug = nn.Flatten().eval(), make_lively(["crop", "turn"])
+    images = torch.rand(5, 3, *size)
+    views = choose_views(aug.distribution(images), 120, include_identity=False)
+    (seen,) = SharedViews(classifier, aug, 64, False).logits(images, [views])
+    model = ia.TTAModel(classifier, aug, 120, include_identity=False, aggregate="mean_logit")
+    assert torch.allclose(seen.mean(0), model(images), atol=1e-5)

@@ -84,6 +84,23 @@ def test_every_box_says_how_likely_it_is_and_is_drawn_once():
     assert [text.get_text() for text in axes.texts] == expected and len(axes.patches) == 3 * 4
 
 
+def test_the_scale_ends_at_the_likeliest_box_with_its_mirror_image():
+    aug = ia.LearnedAugment([Crop(flips=True)])
+    with torch.no_grad():
+        for weight in aug.parameters():
+            weight.zero_()  # each of four scales, and each side, is as likely
+    figure = viz.likeliest_crops(aug, torch.rand(3, 24, 32))
+    assert figure.axes[0].texts[0].get_text() == "25 %"
+    assert figure.axes[1].get_ylim() == pytest.approx((0, 25), abs=1e-3)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_images_of_other_channels_are_drawn_in_grey(channels):
+    image = torch.rand(channels, 16, 16)
+    figure = viz.contact_sheet(ia.LearnedAugment(["crop"], in_channels=channels), image)
+    assert np.allclose(figure.axes[0].images[0].get_array(), image.mean(0), atol=1e-6)
+
+
 def test_contact_sheet_starts_with_the_image():
     image = torch.rand(3, 30, 30)
     figure = viz.contact_sheet(make_lively(["rotate"]), image, rows=2, columns=3)
@@ -285,6 +302,12 @@ def test_without_matplotlib_the_error_says_what_to_install():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "instaaug-transforms[plot]" in run.stdout
+
+
+def test_images_as_taken_go_to_the_classifier_in_the_size_of_views():
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)).eval()  # takes 8 × 8 alone
+    figure = viz.put_right(ia.LearnedAugment(["turn"], output_size=8), classifier, torch.rand(2, 3, 16, 16))
+    assert len(figure.axes) == 4 and all(axes.images[0].get_array().shape == (8, 8, 3) for axes in figure.axes)
 
 
 def test_lazy_modules_are_reached_by_attribute():

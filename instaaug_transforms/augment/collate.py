@@ -15,6 +15,7 @@ from ..utils.errors import InstaAugError
 from .transform import LearnedAugment
 
 MOVED = (tv_tensors.Mask, *POINT_TYPES)
+SEEN = (tv_tensors.Image, tv_tensors.Video)  # stacked, they are plain tensors, of which the first alone is an image
 
 
 class collate:  # a class, so that spawned workers can unpickle it
@@ -39,14 +40,15 @@ class collate:  # a class, so that spawned workers can unpickle it
 
     def __call__(self, batch: Sequence[Any]) -> Any:
         """A list of samples to one batch."""
-        collated, moved = self.samples(batch), sum(isinstance(leaf, MOVED) for leaf in tree_leaves(batch[0]))
+        collated, leaves = self.samples(batch), tree_leaves(batch[0])
+        moved = sum(isinstance(leaf, MOVED) for leaf in leaves)
         with torch.no_grad():
-            if not moved:
+            if not any(isinstance(leaf, (*MOVED, *SEEN)) for leaf in leaves):
                 return self.aug(collated)
             found: list[Any] = []
 
             def typed(leaves: Sequence[Any], stacked: Any) -> Any:
-                found.append(leaves)
+                found.extend(leaves[:1] if isinstance(leaves[0], MOVED) else ())
                 return _typed(leaves, stacked)
 
             collated = _replaced(batch, collated, typed)
@@ -59,9 +61,9 @@ class collate:  # a class, so that spawned workers can unpickle it
 
 
 def _replaced(samples: Sequence[Any], made: Any, change: Callable[[Sequence[Any], Any], Any]) -> Any:
-    """``made``, a structure like each of the samples', with ``change(leaves, part)`` where their leaves are `MOVED`."""
+    """``made``, a structure like each of the samples', with ``change(leaves, part)`` where their leaves are `MOVED` or `SEEN`."""
     first = samples[0]
-    if isinstance(first, MOVED):
+    if isinstance(first, (*MOVED, *SEEN)):
         return change(samples, made)
     if isinstance(first, Mapping) and isinstance(made, Mapping):
         change_at = {key: _replaced([one[key] for one in samples], made[key], change) for key in first if key in made}
@@ -73,13 +75,17 @@ def _replaced(samples: Sequence[Any], made: Any, change: Callable[[Sequence[Any]
 
 
 def _typed(leaves: Sequence[Any], stacked: Tensor) -> Any:
-    """Stacked, they are plain tensors, which nothing moves: masks ``(B, N, H, W)``, and boxes and keypoints one by one."""
+    """Stacked, they are plain tensors, which nothing moves: images, masks ``(B, N, H, W)``, and boxes and keypoints one by one."""
+    if isinstance(leaves[0], SEEN):
+        return tv_tensors.wrap(stacked, like=leaves[0]) if isinstance(stacked, Tensor) else stacked
     if isinstance(leaves[0], tv_tensors.Mask):
         return tv_tensors.Mask(stacked.reshape(len(leaves), -1, *stacked.shape[-2:]))
     return list(leaves)
 
 
-def _stacked(leaves: Sequence[Any], moved: Any) -> Tensor:
+def _stacked(leaves: Sequence[Any], moved: Any) -> Any:
+    if isinstance(leaves[0], SEEN):
+        return plain(moved) if isinstance(moved, Tensor) else moved
     if isinstance(leaves[0], tv_tensors.Mask):
         return plain(moved).reshape(len(leaves), *leaves[0].shape[:-2], *moved.shape[-2:])
     return default_collate(moved)

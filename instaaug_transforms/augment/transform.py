@@ -1,6 +1,7 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import PIL.Image
@@ -14,7 +15,7 @@ from .. import functional
 from ..augment_distribution import AugmentDistribution, AugmentSample
 from ..families import AnchorFamily, CandidateProduct, Family, create
 from ..functional.compiled import CompiledColour
-from ..functional.inputs import Normalization, batched, check_fill, is_image, plain, to_batch
+from ..functional.inputs import Normalization, batched, check_fill, check_size, is_image, plain, to_batch
 from ..functional.pictures import cut, pixels
 from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_points
 from ..params import AugmentParams
@@ -93,19 +94,15 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 raise InstaAugError(
                     f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}"
                 )
-        if not 0 <= p <= 1:
-            raise InstaAugError(f"p: expected a probability in [0, 1], got {p}")
+        if not isinstance(p, Real) or not 0 <= p <= 1:
+            raise InstaAugError(f"p: expected a probability in [0, 1], got {p!r}")
         interpolation = getattr(interpolation, "value", interpolation)
         if interpolation not in INTERPOLATIONS:
             raise InstaAugError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
-        if isinstance(output_size, int):
-            output_size = (output_size, output_size)
-        if output_size is not None and (len(output_size) != 2 or min(output_size) < 1):
-            raise InstaAugError(f"output_size: expected (height, width), both ≥ 1, or one side, got {output_size}")
         self.in_channels, self.p, self.same_on_batch = in_channels, p, same_on_batch
         self.fill, self.mask_fill = check_fill(fill, in_channels)
         self.interpolation = interpolation
-        self.output_size = None if output_size is None else tuple(output_size)
+        self.output_size = check_size(output_size)
         self.normalization = Normalization.of(normalization, in_channels)
         self.backend = functional.backends.check(backend)
         self._colour = CompiledColour(self.families) if compile else True
@@ -279,7 +276,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
                 return back(self.apply(batch, every, swap))
         mine = params.get("owners", {}).get(id(inpt))
         if mine:  # one of the boxes, points or masks of a batch, each of its own image
-            made = made.index(slice(mine[0], mine.pop(0) + 1))
+            made = made.index(slice(mine[0], mine[0] + 1))
+            mine.append(mine.pop(0))  # in turn, and again where the same parameters are used again
         if isinstance(inpt, tv_tensors.Mask):
             return transform_mask(inpt, made.detach(), self.families, self.output_size, self.mask_fill, swap)
         if isinstance(inpt, POINT_TYPES):

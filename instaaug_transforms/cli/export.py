@@ -8,6 +8,7 @@ import torch
 from ..integrations.export import export_onnx, largest_difference
 from ..tta import TTAModel
 from ..utils.errors import InstaAugError
+from ..utils.weights import read as read_weights
 from .arguments import positive_int
 from .datasets import add_data_arguments, add_reading_arguments, folder_of, read
 from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Write the file; with --data also run it, and fail where its logits differ from PyTorch's."""
     check_file(arguments.out, "out", ".onnx")
+    read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
     folder = None if arguments.data is None else folder_of(arguments, None, "none")
     classifier = build_classifier(arguments, None)
     check_answers(classifier, arguments)

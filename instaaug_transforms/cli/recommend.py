@@ -37,6 +37,7 @@ def run(arguments: argparse.Namespace) -> None:
         check_file(arguments.out, "out", ".safetensors")
     if arguments.workdir:
         check_folder(arguments.workdir, "workdir")
+    read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
     nuisance = nuisance_of(arguments)
     if nuisance is not None:
         Nuisance(nuisance, arguments.nuisance_probability)

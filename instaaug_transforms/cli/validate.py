@@ -12,6 +12,7 @@ from ..tta import evaluate
 from ..tta.aggregation import COMPARABLE
 from ..tta.report import FORMATS, RIVALS
 from ..utils.errors import InstaAugError
+from ..utils.weights import read as read_weights
 from .arguments import changed, fraction, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, folder_of, read
 from .held_out import held_out_of
@@ -88,6 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise InstaAugError(
             f"choice-split: {arguments.split!r} is what is reported; choices need other images, or they flatter it"
         )
+    read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
     nuisance = nuisance_of(arguments)
     if nuisance is not None:
         Nuisance(nuisance)

@@ -16,6 +16,7 @@ from ..families import Family, available, create
 from ..params import AugmentParams
 from ..utils.describe import describe
 from ..utils.errors import InstaAugError
+from ..utils.modes import seed_generators
 
 OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
 Step = str | Family | Callable[[Tensor], Tensor]
@@ -103,7 +104,7 @@ class Nuisance:
         return torch.where(disturbed[:, None, None, None], out, images)
 
     def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
-        with _seeded(seed):
+        with _seeded(seed, image.device):
             return _checked(step(image), image)
 
     def _uniform(self, rows: Tensor, draw: int, count: int, place: int = 0) -> Tensor:
@@ -123,11 +124,11 @@ class Nuisance:
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Torchvision draws from PyTorch's global generator; a transform of one's own may draw from Python's or NumPy's."""
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torchvision draws from PyTorch's global generators; a transform of one's own may draw from Python's or NumPy's."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng([]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed_generators(seed, device)
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         try:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.errors import InstaAugError
-from .base import GAIN, Features, FeatureSpec
+from .base import GAIN, Features, FeatureSpec, several
 
 HIDDEN = 32
 MAX_BOXES = 2**16
@@ -19,6 +19,7 @@ MAX_BOXES = 2**16
 
 def check_grids(name: str, scales: Sequence[float], grids: Sequence[int]) -> None:
     """Raise unless every scale is a side in (0, 1] with a grid of at least one centre per axis."""
+    scales, grids = several(f"{name}: scales", scales), several(f"{name}: grids", grids)
     if len(scales) != len(grids):
         raise InstaAugError(
             f"{name}: scales and grids must have one entry per scale, got {tuple(scales)}, {tuple(grids)}"

@@ -9,7 +9,7 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
 from .anchors import AnchorFamily
-from .base import FeatureSpec, affine
+from .base import FeatureSpec, affine, several
 from .boxes import BoxHead, check_grids, grid_boxes, half_cells
 
 ASPECT = math.log(4 / 3)
@@ -61,14 +61,17 @@ class Crop(AnchorFamily):
             if scales not in TABLES:
                 raise InstaAugError(f"crop: scales must be numbers or one of {', '.join(TABLES)}, got {scales!r}")
             scales, grids = TABLES[scales]
+        scales, grids, zooms = (
+            several(f"crop: {what}", given) for what, given in (("scales", scales), ("grids", grids), ("zooms", zooms))
+        )
         if len(scales) != len(grids) or not scales or scales[0] != 1.0 or grids[0] != 1:
             raise InstaAugError(
                 f"crop: scales and grids must have one entry per scale and start with the whole image (1.0 and 1), got "
-                f"scales={tuple(scales)}, grids={tuple(grids)}"
+                f"scales={scales}, grids={grids}"
             )
         check_grids("crop", scales, grids)
         if not all(0 < side < 1 for side in zooms):
-            raise InstaAugError(f"crop: zooms must lie in (0, 1), got {tuple(zooms)}")
+            raise InstaAugError(f"crop: zooms must lie in (0, 1), got {zooms}")
         if flips not in FLIPS:
             raise InstaAugError(f"crop: flips must be one of {', '.join(map(repr, FLIPS))}, got {flips!r}")
         self.scales, self.grids = tuple(float(side) for side in scales), tuple(grids)

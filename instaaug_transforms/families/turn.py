@@ -9,7 +9,7 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
 from .anchors import AnchorFamily
-from .base import affine
+from .base import affine, several
 
 
 @register
@@ -30,7 +30,7 @@ class Turn(AnchorFamily):
     order = 40
 
     def __init__(self, angles: tuple[float, ...] = (0.0, 90.0, 180.0, 270.0), initial_identity: float = 0.9) -> None:
-        self.angles = tuple(float(angle) % 360 for angle in angles)
+        self.angles = tuple(float(angle) % 360 for angle in several("turn: angles", angles))
         distinct = len(set(self.angles)) == len(self.angles) and all(map(math.isfinite, self.angles))
         if not self.angles or self.angles[0] != 0 or not distinct:
             raise InstaAugError(f"turn: angles must be different turns and start with 0, got {tuple(angles)}")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..distributions import BoundedUniform
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
+from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec, several
 
 INITIAL_WIDTH = 0.02  # of the bounds
 LARGEST = 1e6  # absolute value of a bound: beyond, sampling grids lose their places
@@ -39,11 +39,12 @@ class UniformFamily(Family):
     def __init__(self, bounds: dict[str, tuple[float, float]]) -> None:
         identity = self.identity()
         for name, pair in bounds.items():
+            pair = several(f"bounds of {name!r} in family {self.name!r}", pair)
             inside = len(pair) == 2 and -LARGEST <= pair[0] <= identity[name] <= pair[1] <= LARGEST
             if not inside or not pair[0] < pair[1]:
                 raise InstaAugError(
                     f"bounds of {name!r} in family {self.name!r} must be (low, high) around the identity "
-                    f"{identity[name]:g}, got {tuple(pair)}"
+                    f"{identity[name]:g}, got {pair}"
                 )
         self.bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 

@@ -42,7 +42,7 @@ def shrunk(images: Tensor, size: Size, mode: str) -> Tensor:
 
 
 def antialiased(
-    images: Tensor, matrix: Tensor, size: Size, fill: Fill, mode: str, inside: bool
+    images: Tensor, matrix: Tensor, size: Size, fill: Fill, mode: str, inside: bool | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Every image's antialiased copy in the top left corner of a canvas of the image's size, and the maps into it.
 
@@ -56,9 +56,11 @@ def antialiased(
     copy = copy_size(linear, whole, result, torch.where(whole_image, 1.0, FINER).unsqueeze(1))  # (B, 2)
     columns, rows = copy[:, :, None, None].unbind(1)  # (B, 1, 1) each
     canvas = _filter(height, rows, mode).unsqueeze(1) @ images @ _filter(width, columns, mode).mT.unsqueeze(1)
-    if not inside:  # where the border is continued, the copy's last row and column are, too
+    if inside is not True:  # where the border is continued, the copy's last row and column are, too
         x, y = (torch.arange(n, device=matrix.device) for n in (width, height))
-        canvas = torch.where(((x < columns) & (y[:, None] < rows)).unsqueeze(1), canvas, as_column(fill, canvas))
+        kept = ((x < columns) & (y[:, None] < rows)).unsqueeze(1)
+        kept = kept if inside is False else kept | inside[:, None, None, None]
+        canvas = torch.where(kept, canvas, as_column(fill, canvas))
     share = (copy / whole).unsqueeze(-1)  # (B, 2, 1)
     into = matrix[:, :2] * share + (share - 1) * torch.tensor([0.0, 0.0, 1.0], device=matrix.device)
     return canvas, torch.cat([into, matrix[:, 2:]], 1)

@@ -31,6 +31,9 @@ class Transformation(Protocol):
     stage: str
     changes_frame: bool
     uses_backend: bool
+    acting_fields: tuple[str, ...]
+
+    def identity(self) -> dict[str, float]: ...
 
     def left_out(self, params: AugmentParams) -> dict[str, Tensor]: ...
 
@@ -106,13 +109,30 @@ def _check_affine(matrix: Tensor, steps: list[tuple[Transformation, Tensor]]) ->
 
 def stay_inside(families: Sequence[Transformation], params: AugmentParams, height: int, width: int) -> bool:
     """Whether no geometric family that has parameters shows what lies outside an image of that size."""
+    return not _leaving(families, params, height, width)
+
+
+def _leaving(
+    families: Sequence[Transformation], params: AugmentParams, height: int, width: int
+) -> list[Transformation]:
+    """Those that may show what lies outside."""
+    found = []
     for family in families:
         if family.stage == "geometry" and family.fields[0] in params:
             if not family.keeps_inside(height, width):
-                return False
+                found.append(family)
             if family.changes_frame:  # those that follow act in a frame of any proportions
                 height, width = 1, 2
-    return True
+    return found
+
+
+def _resting(leaving: Sequence[Transformation], params: AugmentParams) -> Tensor | None:
+    """For which images ``(B,)`` these families change nothing; None where they are ranges, whose draws hardly ever do."""
+    if not leaving or any(getattr(family, "has_rsample", True) for family in leaving):
+        return None
+    fields = [(params[name], family.identity()[name]) for family in leaving for name in family.acting_fields]
+    still = torch.stack([field == value for field, value in fields]).all(0)
+    return None if still.device.type == "meta" else still
 
 
 def apply(
@@ -127,6 +147,9 @@ def apply(
     swap: bool = False,
 ) -> Tensor:
     """Transform images ``(B, C, H, W)``, float in [0, 1], by ``(B,)`` parameters.
+
+    A table's candidate that changes nothing leaves no trace: beside turns of an image that is no square, which show what
+    lies outside, a crop that is not turned is what it is by itself.
 
     Args:
         images: the batch.
@@ -152,20 +175,30 @@ def apply(
     height, width = images.shape[-2:]
     swap = swap and output_size is None
     size = tuple(output_size) if output_size is not None else (width, height) if swap else (height, width)
-    inside = stay_inside(families, params, *((1, 1) if swap else (height, width)))
+    leaving = _leaving(families, params, *((1, 1) if swap else (height, width)))
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     with without_autocast(images.device):
         matrix = geometry_matrix(families, params, height, width, swap)
         if matrix is None and size != (height, width):
             matrix = torch.eye(3, device=images.device).expand(images.shape[0], 3, 3)
 
+        def sample(images: Tensor, matrix: Tensor, inside: bool | Tensor) -> Tensor:
+            out = resample(images, matrix, size, fill, mode, inside, backend)
+            # Bicubic overshoots; and what is filled is shifted and shifted back, which rounds below 0. Masks have any values.
+            return out.clamp(0, 1) if mode == "bicubic" or (colour and fill != 0 and inside is not True) else out
+
         def transform(images: Tensor, matrix: Tensor | None, params: AugmentParams) -> Tensor:
             out = images.float()
             if matrix is not None:
-                out = resample(out.contiguous(), matrix, size, fill, mode, inside, backend)
-                # Bicubic overshoots; and what is filled is shifted and shifted back, which rounds below 0. Masks have any values.
-                if mode == "bicubic" or (colour and fill != 0 and not inside):
-                    out = out.clamp(0, 1)
+                out, still = out.contiguous(), _resting(leaving, params)
+                if still is not None and torch.compiler.is_compiling():  # no shape may depend on values
+                    out = sample(out, matrix, still)
+                elif still is None or not bool(still.any()):
+                    out = sample(out, matrix, not leaving)
+                else:
+                    rows = [still.nonzero()[:, 0], (~still).nonzero()[:, 0]]
+                    pieces = [sample(out[some], matrix[some], some is rows[0]) for some in rows if len(some)]
+                    out = torch.cat(pieces)[torch.cat(rows).argsort()]
             if colour:
                 out = (colour if callable(colour) else colours)(out, families, params, backend)
             return out

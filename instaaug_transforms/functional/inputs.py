@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import PIL.Image
@@ -61,6 +62,20 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
     return (each[0] if len(each) == 1 else each), of_mask
 
 
+def check_size(size: Any, name: str = "output_size") -> tuple[int, int] | None:
+    """(height, width) of one side, or of both; None of None.
+
+    Raises:
+        InstaAugError: something else than whole pixels.
+    """
+    if size is None:
+        return None
+    sides = (size, size) if isinstance(size, Integral) else tuple(size) if hasattr(size, "__len__") else ()
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+        raise InstaAugError(f"{name}: expected (height, width), whole pixels ≥ 1, or one side, got {size!r}")
+    return int(sides[0]), int(sides[1])
+
+
 class Normalization:
     """Undo and redo ``(x − mean) / std``, given per channel."""
 
@@ -117,12 +132,16 @@ def batched(images: Tensor) -> Tensor:
     """A tensor of images as it is, a single image ``(C, H, W)`` as a batch of one.
 
     Raises:
-        InstaAugError: no tensor.
+        InstaAugError: no tensor, or clips.
     """
     if not isinstance(images, Tensor):
         raise InstaAugError(
             f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; convert it with "
             "v2.functional.to_image"
+        )
+    if images.ndim > 4:
+        raise InstaAugError(
+            f"images: expected (B, C, H, W) or (C, H, W), got {tuple(images.shape)}; of clips, give the frames: images.flatten(0, -4)"
         )
     return images[None] if images.ndim == 3 else images
 

@@ -24,7 +24,7 @@ def resample(
     size: Size,
     fill: Fill = 0.0,
     mode: str = "bilinear",
-    inside: bool = False,
+    inside: bool | Tensor = False,
     backend: str = "auto",
 ) -> Tensor:
     """Sample ``images`` (B, C, H, W), fp32, at ``matrix`` (B, 3, 3; out→in, [−1, 1] coordinates).
@@ -44,7 +44,8 @@ def resample(
         fill: value of what lies outside the image, one for all channels or one each.
         mode: ``"bilinear"``, ``"bicubic"`` or ``"nearest"``.
         inside: no box leaves the image. Then the border pixels are continued by half a pixel, as a crop followed by a
-            resize does; otherwise what lies outside is ``fill`` and blends in at the border, as torchvision's warps.
+            resize does; otherwise what lies outside is ``fill`` and blends in at the border, as torchvision's warps. While
+            compiling, ``(B,)`` tells it of each image.
         backend: whose kernel samples, see `backends.get`.
 
     Returns:
@@ -166,7 +167,7 @@ def _without_reading(images: Tensor, matrix: Tensor, sampling: dict) -> Tensor:
     """`resample` by operations whose shapes do not depend on values."""
     size, fill, mode, inside = (sampling[name] for name in ("size", "fill", "mode", "inside"))
     # A box inside the image cannot shrink to a result that has as many pixels, whichever way the box is turned.
-    if mode == "nearest" or (inside and min(size) >= max(images.shape[-2:])):
+    if mode == "nearest" or (inside is True and min(size) >= max(images.shape[-2:])):
         out = warp(images, matrix, **sampling)
     else:
         out = warp(*antialiased(images, matrix, size, fill, mode, inside), **sampling)

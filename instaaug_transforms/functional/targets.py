@@ -22,7 +22,7 @@ def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
     """Which of ``n`` images each leaf belongs to, by its id, where a batch has one leaf of a kind per image.
 
     ``{"image": (B, C, H, W), "target": [{"boxes": …}, …]}`` has B boxes, in the order of the images. The same object may
-    stand for several images: its list is used up from the front.
+    stand for several images: its list is gone through from the front.
     """
     by_leaf: dict[int, list[int]] = defaultdict(list)
     for kind in (tv_tensors.Mask, *POINT_TYPES):

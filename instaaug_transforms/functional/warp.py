@@ -11,12 +11,17 @@ Fill = float | Sequence[float]
 Size = tuple[int, int]  # (height, width)
 
 
-def warp(images: Tensor, matrix: Tensor, size: Size, fill: Fill, mode: str, inside: bool, backend: str) -> Tensor:
+def warp(
+    images: Tensor, matrix: Tensor, size: Size, fill: Fill, mode: str, inside: bool | Tensor, backend: str
+) -> Tensor:
     """As `resample.resample`, without antialiasing and without copies."""
-    kernel = backends.get(backend, images.device)
-    outside = None if inside or fill == 0 else as_column(fill, images)
+    kernel, grid = backends.get(backend, images.device), sampling_grid(matrix, size)
+    if isinstance(inside, Tensor):  # of images: what lies beyond the centres of their border pixels is these
+        edge = 1 - 1 / torch.tensor(images.shape[:-3:-1], dtype=grid.dtype, device=grid.device)
+        grid = torch.where(inside[:, None, None, None], torch.minimum(torch.maximum(grid, -edge), edge), grid)
+    outside = None if inside is True or fill == 0 else as_column(fill, images)
     shifted = images if outside is None else images - outside
-    out = kernel.sample(shifted, sampling_grid(matrix, size), mode, "border" if inside else "zeros")
+    out = kernel.sample(shifted, grid, mode, "border" if inside is True else "zeros")
     return out if outside is None else out + outside
 
 

@@ -120,11 +120,20 @@ def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRig
 
 def in_halves(scores: Scores) -> Tensor:
     """The copies ``(R,)`` in an order whose halves share no image."""
-    draws = scores.held.draws
-    images = torch.randperm(scores.n // draws, generator=torch.Generator().manual_seed(0))
-    if scores.held.images.groups is not None:  # those of one group side by side
-        images = images[scores.held.images.groups[images].argsort(stable=True)]
+    draws, generator = scores.held.draws, torch.Generator().manual_seed(0)
+    images = torch.randperm(scores.n // draws, generator=generator)
+    if (
+        scores.held.images.groups is not None
+    ):  # those of one side by side; they are numbered as they came, classes in turn maybe
+        place = _places(scores.held.images.groups)
+        rank = torch.randperm(int(place.max()) + 1, generator=generator)
+        images = images[rank[place[images]].argsort(stable=True)]
     return (images[:, None] * draws + torch.arange(draws)).flatten()
+
+
+def _places(groups: Tensor) -> Tensor:
+    """Groups of images ``(N,)`` numbered from 0, none left out."""
+    return groups.unique(return_inverse=True)[1]
 
 
 def _nll(arm: HeldOutArm) -> float:
@@ -150,7 +159,9 @@ def rivals(
     arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
     order = in_halves(scores)
     policies, everywhere = scores.searched(order, max(N_VIEWS))
-    shuffled = log_p[order.roll(scores.held.draws)][order.argsort()]
+    # The image before it, or where these are of one group, one half of them away.
+    away = 1 if scores.held.images.groups is None else n // scores.held.draws // 2
+    shuffled = log_p[order.roll(away * scores.held.draws)][order.argsort()]
     for k in N_VIEWS:
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
         searched = scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting)
@@ -189,19 +200,21 @@ def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
     rows = (images[:, None] * draws + torch.arange(draws)).flatten()
     losses = table_of(train, rows)
     weights = torch.ones(draws) if train.weights is None else train.weights
-    halves = torch.arange(len(images)).repeat_interleave(draws) % 2
+    groups = train.images.groups
+    place = torch.arange(len(images)) if groups is None else _places(groups[images])
+    halves = place.repeat_interleave(draws) % 2
     most = min(max(ks), losses.shape[1])
-    policies = [greedy(losses[halves != half], most, again=False) for half in (0, 1)] if len(images) > 1 else [[0], [0]]
+    policies = (
+        [greedy(losses[halves != half], most, again=False) for half in (0, 1)] if bool(halves.any()) else [[0], [0]]
+    )
 
     def nll(k: int) -> np.ndarray:
         parts = torch.empty(len(losses))
         for half, policy in enumerate(policies):
             mine = losses[halves == half][:, policy[:k] if k else [0]]
             parts[halves == half] = -log_mean(-mine, 1)
-        groups = train.images.groups
-        return by_group(
-            (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy(), None if groups is None else groups[images]
-        )
+        found = (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy()
+        return by_group(found, None if groups is None else groups[images])
 
     return {k: nll(k) for k in (0, *ks) if k <= most}
 

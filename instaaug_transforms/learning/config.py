@@ -1,7 +1,9 @@
 """What `fit` is told and what it gives back."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from ..families.product import MAX_COLUMNS
@@ -74,18 +76,29 @@ class FitConfig:
             "patience",
             "val_views",
             "table_batch_size",
-            "lr",
-            "checkpoint_seconds",
             "nuisance_draws",
             "max_columns",
             "max_steps",
         ):
-            if not getattr(self, name) > 0:
-                raise InstaAugError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        if self.held_out is not None and not 0 < self.held_out < 1:
-            raise InstaAugError(f"held_out: expected a share in (0, 1), got {self.held_out}")
-        if not self.entropy_weights or not all(weight > 0 for weight in self.entropy_weights):
-            raise InstaAugError(f"entropy_weights: expected positive numbers, got {self.entropy_weights}")
+            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
+                raise InstaAugError(f"{name}: expected a positive whole number, got {getattr(self, name)!r}")
+        if not isinstance(self.seed, Integral):
+            raise InstaAugError(f"seed: expected a whole number, got {self.seed!r}")
+        if not (_positive(self.lr) and self.lr < math.inf):
+            raise InstaAugError(f"lr: expected a positive number, got {self.lr!r}")
+        if not _positive(self.checkpoint_seconds):
+            raise InstaAugError(f"checkpoint_seconds: expected a positive number, got {self.checkpoint_seconds!r}")
+        if not isinstance(self.weight_decay, Real) or not 0 <= self.weight_decay < math.inf:
+            raise InstaAugError(f"weight_decay: expected a number ≥ 0, got {self.weight_decay!r}")
+        if self.held_out is not None and not (_positive(self.held_out) and self.held_out < 1):
+            raise InstaAugError(f"held_out: expected a share in (0, 1), got {self.held_out!r}")
+        weights = self.entropy_weights
+        if not isinstance(weights, Sequence) or not weights or not all(map(_positive, weights)):
+            raise InstaAugError(f"entropy_weights: expected positive numbers, (0.1, 0.3) say, got {weights!r}")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, Real) and value > 0
 
 
 @dataclass(frozen=True)

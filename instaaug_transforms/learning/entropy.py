@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
@@ -54,14 +55,14 @@ class EntropyConfig:
             )
         if self.mode not in MODES:
             raise InstaAugError(f"entropy mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
-        if not self.initial_weight > 0:
-            raise InstaAugError(f"initial_weight: expected a positive number, got {self.initial_weight}")
-        if not self.rate >= 0:
-            raise InstaAugError(f"entropy rate: expected a number ≥ 0, got {self.rate}")
-        if self.lookahead is not None and not self.lookahead >= 0:
-            raise InstaAugError(f"entropy lookahead: expected a number of updates ≥ 0, got {self.lookahead}")
-        if self.margin is not None and not 0 <= self.margin < 0.5:
-            raise InstaAugError(f"entropy margin: expected a part of the band in [0, 0.5), got {self.margin}")
+        if not (_finite(self.initial_weight) and self.initial_weight > 0):
+            raise InstaAugError(f"initial_weight: expected a positive number, got {self.initial_weight!r}")
+        if not (_finite(self.rate) and self.rate >= 0):
+            raise InstaAugError(f"entropy rate: expected a number ≥ 0, got {self.rate!r}")
+        if self.lookahead is not None and not (_finite(self.lookahead) and self.lookahead >= 0):
+            raise InstaAugError(f"entropy lookahead: expected a number of updates ≥ 0, got {self.lookahead!r}")
+        if self.margin is not None and not (_finite(self.margin) and 0 <= self.margin < 0.5):
+            raise InstaAugError(f"entropy margin: expected a part of the band in [0, 0.5), got {self.margin!r}")
 
     @classmethod
     def of(cls, entropy: "EntropyConfig | Mapping[str, tuple[float, float]] | None") -> "EntropyConfig":
@@ -180,6 +181,10 @@ class EntropyController:
         """Go on from a `state_dict`."""
         self.log_weight, self.average = dict(state["log_weight"]), dict(state["average"])
         self.trend = dict(state["trend"])
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _pair(name: str, band: Any) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from ..utils.modes import first_weight
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
+from .entropy import EntropyController
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, policy_order
 from .losses import PerViewLoss, cross_entropy
@@ -106,6 +107,12 @@ def fit(
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"
         )
+    if aug.predictor.reads_labels:
+        raise InstaAugError(
+            f"aug: a {type(aug.predictor).__name__} learns which label means what, and fit shows φ none: all would become one. Train it "
+            "by aug.sample(images, labels=labels), or fit predictor='global'"
+        )
+    EntropyController(aug.families, config.entropy)  # bands that cannot be are named before the long work
     if resume and workdir is None:
         raise InstaAugError("resume: give the workdir that holds the checkpoint")
     train = load(train_data, "train_data", channels=aug.in_channels)

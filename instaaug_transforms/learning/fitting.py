@@ -16,6 +16,7 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils import distributed
 from ..utils.errors import InstaAugError
+from ..utils.modes import seed_generators
 from ..utils.progress import bar
 from .checkpoint import load_state, save_state
 from .config import FitResult
@@ -177,7 +178,7 @@ class Fitting:
             self.order = torch.randperm(len(self.train), generator=self.generator, device=self.device)
             self.sums = {"loss": 0.0, "seen": 0, "entropy": {}}
         for index in self.order.split(config.batch_size)[self.step % self.steps :]:
-            torch.manual_seed(config.seed * 1_000_003 + self.step)
+            seed_generators((config.seed * 1_000_003 + self.step) % 2**63, self.device)
             self._step(index)
             self.step += 1
             shown.update()

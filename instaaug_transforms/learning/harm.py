@@ -9,7 +9,7 @@ from .report import HeldOutArm
 
 LARGE = 0.03  # of the answers: what is lost is named from two standard errors on, and this much from one on
 LARGE_LOSS = 0.1  # likewise, of a loss that is no accuracy, a share of one view's
-CLASS_LARGE = 0.1  # of the answers of one class
+CLASS_LARGE = 0.1  # of the images of one class
 CLASS_CERTAIN = 0.025  # chance that a class where nothing changes is named, all classes together
 CLASS_FEWEST = 5  # images of a class, below which nothing is certain
 
@@ -62,10 +62,10 @@ def rare_class(arm: HeldOutArm, classes: np.ndarray | None) -> tuple[int, int] |
 def class_that_pays(
     arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None
 ) -> tuple[int, float, int, bool] | None:
-    """The class that loses most answers, what share of them, of how many images, and whether that is certain; None where none does.
+    """The class that loses most, by what share of its images fewer are right, of how many, and whether that is certain; or None.
 
     The images count that nothing disturbed, or without a nuisance all. Certain is a loss of a tenth or more by a sign test over images,
-    corrected for the number of classes (Bonferroni). With fewer images a class is named if a third of its answers are lost, two or more.
+    corrected for the number of classes (Bonferroni). With fewer images a class is named if a third are lost, two or more.
     """
     before = single.correct if single.undisturbed is None else single.undisturbed
     after = arm.correct if arm.undisturbed is None else arm.undisturbed

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import functional
 from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..engine.nuisance import Nuisance
@@ -126,7 +127,9 @@ def prepare(
         for draw in range(draws):
             copy = batch
             if orbit is not None:
-                copy = aug.apply(batch, viewer.views.map(lambda field, d=draw: field[d].expand(len(batch))))
+                turn = viewer.views.map(lambda field, d=draw: field[d].expand(len(batch)))
+                # As large as the image: φ looks before views get their ``output_size``.
+                copy = functional.apply(batch, turn, aug.families, None, aug.fill, aug.interpolation)
             elif nuisance is not None:
                 copy = nuisance(batch, numbers, draw)
             first = []

@@ -111,8 +111,8 @@ def _what_is_lost(arm: HeldOutArm, single: HeldOutArm, labelled: bool) -> str:
 
 def _of_a_class(name: int, share: float, count: int) -> str:
     return (
-        f"images of class {name} lose {100 * share:.0f} % of their right answers by it ({count} held-out images): look at what its views "
-        "make of them"
+        f"images of class {name} are right {100 * share:.0f} points less often by it ({count} held-out images): look at what its "
+        "views make of them"
     )
 
 

@@ -1,8 +1,10 @@
 """The report of a fit whose views no table holds, ranges among them: views are made, looked at and compared."""
 
+from dataclasses import replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,10 +16,11 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
-from ..tta.views import choose_views, sees_images
+from ..tta.views import choose_views, sees_images, unchanged
+from ..utils.errors import InstaAugError
 from ..utils.modes import evaluating
 from ..utils.progress import bar
-from .arms import N_VIEWS, policy_of
+from .arms import N_VIEWS, in_halves, policy_of
 from .prepared import Prepared, stored
 from .recommendation import conclude
 from .report import HeldOutArm, HeldOutReport
@@ -49,9 +52,13 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     Args:
         task: with the fitted transform; its classifier is held in eval mode by the caller.
         val: held-out images; of more than `MOST_IMAGES`, some.
+
+    Raises:
+        InstaAugError: outputs that are not finite.
     """
     aug, generator = task.aug, torch.Generator().manual_seed(task.config.seed)
-    val = val.subset(torch.randperm(len(val), generator=generator)[:MOST_IMAGES])
+    chosen = torch.randperm(len(val), generator=generator)[:MOST_IMAGES]
+    val = val.subset(chosen)
     raw = _outputs_of_phi(aug, val)
     candidates = policy_candidates(aug)
     if candidates.batch_shape[0] > MOST_CANDIDATES:  # what is likely of them is among the views of φ's mean outputs
@@ -73,14 +80,24 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     for name, made in (("best input-free", alike), ("ours", ours), ("best input-free (ours, shuffled)", shuffled)):
         for views in made:
             start = next(starts)
-            plain = answered and bool(views.setting and views.setting.get("include_identity"))
-            cost = views.k + (look and name == "ours" and not plain)
+            cost = float(views.k)
+            if name == "ours":
+                cost += look - answered * float(unchanged(aug.families, views.params).sum(0).float().mean())
             columns = torch.arange(start, start + views.k).expand(scores.n, -1)
             setting = views.setting and scores.setting(**views.setting)
             arms.append(scores.arm(name, views.k, cost, scores.average(columns), setting))
-    report = conclude(_best_of_each(arms), len(arms[0].nll), scores.labelled, scores.of_images, scores.doubt())
+    best, classes = _best_of_each(arms), scores.of_images
+    if val.groups is None:  # in the order in which the images were given, as groups are
+        place = chosen[: scores.n].argsort().numpy()
+        best = [_in_order(arm, place) for arm in best]
+        classes = None if classes is None else classes[place]
+    report = conclude(best, len(best[0].nll), scores.labelled, classes, scores.doubt())
     aug.recommended = report.to_json()
     return report
+
+
+def _in_order(arm: HeldOutArm, place: np.ndarray) -> HeldOutArm:
+    return replace(arm, nll=arm.nll[place], correct=None if arm.correct is None else arm.correct[place])
 
 
 def _learned(distribution: AugmentDistribution) -> list[Views]:
@@ -112,6 +129,11 @@ def _look(task: Task, val: Images, sets: list[AugmentParams]) -> Scores:
             asked = [params.map(lambda field, part=part: field[:, part]) for params in sets]
             outputs = torch.cat(shared.logits(images, asked)).transpose(0, 1)  # (B, V, numbers)
             kept.append(stored(outputs, kept_as(task.loss)))
+            if not bool(kept[-1].isfinite().all()):
+                raise InstaAugError(
+                    "classifier: what it says of some views of held-out images is not finite, and no report can be made of that; look at its "
+                    "outputs. What a transform has learned, it keeps"
+                )
             n += len(images)
             shown.update(len(images))
             if (n + CHUNK) * outputs[0].numel() > MOST_OUTPUTS:
@@ -132,7 +154,7 @@ def _fixed(scores: Scores, candidates: AugmentParams) -> list[HeldOutArm]:
     zero = torch.zeros(n, 1, dtype=torch.long)
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
     arms = [scores.arm("one view", 1, 1, scores.average(zero), setting)]
-    policies, everywhere = scores.searched(torch.arange(n), most, candidates.batch_shape[0])
+    policies, everywhere = scores.searched(in_halves(scores), most, candidates.batch_shape[0])
     for k in N_VIEWS:
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
         arms.append(scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting))

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torchvision.transforms import v2
 
+from ..functional.inputs import check_size
 from ..utils.errors import InstaAugError
+from ..utils.modes import seed_generators
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
 
@@ -94,14 +96,19 @@ def crop_statistics(
     (standard deviation of the box's centre, fractions of the image), ``visible`` (share of the box inside the image),
     ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 if one is constant).
     The global random state comes back as it was.
+
+    Raises:
+        InstaAugError: no draw, an image without pixels, or an unknown arm.
     """
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if not isinstance(n, int) or n < 1:
+        raise InstaAugError(f"n: expected an integer ≥ 1, got {n!r}")
+    height, width = check_size(image_size, "image_size")
     like = torch.empty(1, height, width)
     rows = []
     for arm in arms:
         part = RandomResizedCropPart(1, arm, scale, ratio)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            seed_generators(seed, torch.device("cpu"))
             boxes = [part.make_params([like]) for _ in range(n)]
         top, left, h, w = (np.array([box[key] for box in boxes], float) for key in ("top", "left", "height", "width"))
         area, x, y = h * w / (height * width), (left + w / 2) / width - 0.5, (top + h / 2) / height - 0.5

@@ -25,7 +25,7 @@ class GlobalPredictor(Predictor):
     def _build(self, families: Sequence[Family]) -> None:
         # Where a head starts is where it is with all-zero features: its biases.
         blank = Features(torch.zeros(1, SPEC.map_channels, *SPEC.map_size), torch.zeros(1, SPEC.vector_size))
-        with torch.no_grad(), torch.random.fork_rng():
+        with torch.no_grad(), torch.random.fork_rng([]):
             starts = {family.name: _zeroed(family.head(SPEC))(blank) for family in families}
         self.raw = nn.ParameterDict({name: nn.Parameter(start.repeat(self.rows, 1)) for name, start in starts.items()})
 

@@ -15,6 +15,7 @@ from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct, Family, identity_of
 from ..functional.inputs import as_bytes
 from ..params import AugmentParams
+from ..utils.modes import seed_generators
 from .views import choose_views, families_beside
 
 # Images (B, C, H, W) to (n, B) parameters, or to the image itself and then finished views (n - 1, B, C, H, W).
@@ -140,7 +141,7 @@ def auto_augment(n: int) -> Arm:
         pixels = as_bytes(images)
         seed = int(torch.randint(2**31, (), generator=generator))
         with torch.random.fork_rng([]):  # torchvision draws from the global generator
-            torch.manual_seed(seed)
+            seed_generators(seed, torch.device("cpu"))
             return torch.stack([torch.stack([policy(image) for image in pixels]) for _ in range(n - 1)]).float() / 255
 
     return arm

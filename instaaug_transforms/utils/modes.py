@@ -77,6 +77,16 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
                         buffer.copy_(before)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the global generators of the CPU and of ``device``; `torch.manual_seed` seeds those of every accelerator too."""
+    torch.random.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def in_worker() -> bool:
     """Whether this is a DataLoader worker; never while compiling, which cannot ask."""
     return not torch.compiler.is_compiling() and get_worker_info() is not None

@@ -81,7 +81,8 @@ def _distinct(boxes: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
 def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
     (image,), distribution = looked_at(aug, image)
-    probs = part_of(aug, distribution, "crop").categorical.probs[0]
+    part = part_of(aug, distribution, "crop")
+    _, probs = _distinct(part.family.anchors[:, :4], part.categorical.probs[0].cpu())
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
     axes = figure.subplots()
     draw_crops(axes, image, distribution, 0, k, size=8)

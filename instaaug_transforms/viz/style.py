@@ -71,9 +71,9 @@ pale = partial(on_page, PALE)  # the rest: areas
 def show_image(
     axes: Any, image: Tensor, title: str = "", colour: str = "", size: float = 8, extent: Sequence[float] | None = None
 ) -> None:
-    """An image ``(C, H, W)`` in [0, 1], one or three channels, and above it what it is, in ink by default."""
+    """An image ``(C, H, W)`` in [0, 1], of other than three or four channels their mean, and above it what it is, in ink by default."""
     pixels = image.detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
+    pixels = pixels if pixels.shape[-1] in (3, 4) else pixels.mean(-1)
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
     axes.set_axis_off()
     if title:

@@ -25,6 +25,8 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
     images, distribution = looked_at(aug, images)
     params, _ = ranked_candidates(aug, distribution, 1)
     views = aug.apply(images, params.index(0))
+    if aug.output_size is not None:  # the size that the classifier takes
+        images = aug.apply(images, distribution.identity())
     classifier = normalizing(aug, classifier)
     height, width = images.shape[-2:]
     figure = new_figure(1.5 * len(images), 2 * (1.5 * height / width + 0.3))
