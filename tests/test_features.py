@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models.mlp_mixer import MlpMixer
 from torch import nn
 
 import instaaug_transforms as ia
@@ -60,6 +61,30 @@ def test_keys_of_an_attention_are_no_map():
     model = wrap(timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=64, qk_norm=True))
     layer, classes = find_layer(model, torch.rand(2, 3, 64, 64))
     assert Taps(model, layer, classes)(torch.rand(2, 3, 64, 64)).map.shape == (2, 192, 4, 4)  # 64/16
+
+
+@pytest.mark.parametrize("name", ["mixer", "attention", "channels"])
+def test_what_mixes_tokens_is_no_map(name):
+    """The token layers of a mixer, and attention weights, are as square as a map; but a patch of the image is not found there."""
+    torch.manual_seed(0)
+    if name == "mixer":
+        model = MlpMixer(num_classes=7, img_size=32, patch_size=8, embed_dim=64, num_blocks=2)
+    elif name == "attention":
+        model = timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=64, depth=2)
+        for block in model.blocks:
+            block.attn.fused_attn = False  # then its weights pass a module
+    else:
+        model = timm.create_model("edgenext_xx_small", num_classes=7)
+    size = {"mixer": 32, "attention": 64, "channels": 224}[name]
+    model = wrap(model)
+    images = torch.full((5, 3, size, size), 0.5)
+    layer, classes = find_layer(model, images[:2])
+    for i in range(4):  # one quadrant each
+        top, left = size // 2 * (i // 2), size // 2 * (i % 2)
+        images[i, :, top : top + size // 2, left : left + size // 2] = torch.rand(3, size // 2, size // 2)
+    maps = Taps(model, layer, classes)(images).map
+    changed = torch.nn.functional.adaptive_avg_pool2d((maps[:4] - maps[4:]).abs().mean(1), 2)
+    assert changed.flatten(1).argmax(1).tolist() == [0, 1, 2, 3]
 
 
 def test_tokens_become_maps_in_reading_order():

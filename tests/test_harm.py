@@ -9,7 +9,7 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
-from instaaug_transforms.learning.harm import _chance, class_that_pays, costs_others, lost
+from instaaug_transforms.learning.harm import _chance, class_that_pays, costs_others, lost, unsettles
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.recommendation import choose_arm, conclude
 from instaaug_transforms.learning.report import HeldOutArm
@@ -47,6 +47,28 @@ def test_what_is_lost_for_certain_or_probably_and_much_is_refused(n, less, refus
     assert lost(other, single).mean() == pytest.approx(less / n)
     assert costs_others(other, single) == refused
     assert (choose_arm([single, other]) is other) == (not refused)
+
+
+@pytest.mark.parametrize(
+    ("n", "less", "rise", "refused"),
+    [
+        (50, 1, 0.35, True),  # 2.0 points, one standard error: up to 6 may be lost
+        (50, 0, 0.35, False),  # surer or not, no answer changed
+        (50, 1, 0.05, False),  # little
+        (50, 1, 0.0, False),
+        (1000, 2, 0.35, False),  # 0.2 points, 0.5 at most: it is known what that costs
+    ],
+)
+def test_a_few_images_that_are_answered_less_surely_are_enough_to_refuse(n, less, rise, refused):
+    """Averages with a wrong turn lost 7 to 9 of 100 upright digits; of 52 held-out ones none, or one, was lost."""
+    noise = np.tile([-0.3, 0.3], n // 2)
+    single = arm("one view", np.zeros(n, bool), shares(n, 0), as_they_are=np.full(n, 0.2))
+    other = arm("ours", np.ones(n, bool), shares(n, less), as_they_are=0.2 + rise + noise)
+    assert not costs_others(other, single)
+    assert (unsettles(other, single) == pytest.approx(rise)) if refused else (unsettles(other, single) == 0)
+    assert (choose_arm([single, other]) is other) == (not refused)
+    notes = conclude([single, other], n, True).notes
+    assert any("is less sure of images that nothing disturbed (NLL +0.35)" in note for note in notes) == refused
 
 
 @pytest.mark.parametrize(("worse", "refused"), [(0.0, False), (0.02, False), (0.06, True), (2.0, True)])

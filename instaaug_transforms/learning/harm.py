@@ -9,6 +9,7 @@ from .report import HeldOutArm
 
 LARGE = 0.03  # of the answers: what is lost is named from two standard errors on, and this much from one on
 LARGE_LOSS = 0.1  # likewise, of a loss that is no accuracy, a share of one view's
+LARGE_NLL = 0.1  # nats
 CLASS_LARGE = 0.1  # of the images of one class
 CLASS_CERTAIN = 0.025  # chance that a class where nothing changes is named, all classes together
 CLASS_FEWEST = 5  # images of a class, below which nothing is certain
@@ -37,6 +38,18 @@ def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
     mean, error = paired(less, np.zeros(1))
     large = LARGE if arm.undisturbed is not None else LARGE_LOSS * float(np.nanmean(single.undisturbed_nll))
     return mean > 2 * error or (mean > error and mean > large)
+
+
+def unsettles(arm: HeldOutArm, single: HeldOutArm) -> float:
+    """By how many nats the answers for such images are worse, where that is certain and much, and how many are right cannot rule out a large loss.
+
+    Dozens of images tell that an average with a wrong turn is less sure of all of them; which answers it costs, hundreds tell.
+    """
+    if arm.undisturbed is None or arm.undisturbed_nll is None:
+        return 0.0
+    rise, error = paired(_known(arm.undisturbed_nll - single.undisturbed_nll), np.zeros(1))
+    less, spread = paired(lost(arm, single), np.zeros(1))
+    return rise if rise > max(2 * error, LARGE_NLL) and less + 2 * spread > LARGE else 0.0
 
 
 def hedges(arm: HeldOutArm, single: HeldOutArm) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .harm import class_that_pays, costs_others, hedges, interval_of_loss, lost, paired, rare_class
+from .harm import class_that_pays, costs_others, hedges, interval_of_loss, lost, paired, rare_class, unsettles
 from .report import HeldOutArm, HeldOutReport
 
 MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is rounding
@@ -129,6 +129,12 @@ def _at_the_cost_of_others(
             f"{arm.name}, K = {arm.n_views}, {gains} on all, but images that nothing disturbed {_what_is_lost(arm, single, labelled)}; "
             "if few are such where you use it, say so by a higher nuisance_probability"
         )
+    if rise := unsettles(arm, single):
+        return (
+            f"{arm.name}, K = {arm.n_views}, {gains} on all, but is less sure of images that nothing disturbed (NLL {rise:+.2f}), and too few "
+            "of them were held out to know how many answers that costs; give more, or, if few are such where you use it, say so by a "
+            "higher nuisance_probability"
+        )
     pays = class_that_pays(arm, single, classes)
     if pays is not None and pays[3]:
         return f"{arm.name}, K = {arm.n_views}, {gains} on all, but {_of_a_class(*pays[:3])}"
@@ -164,6 +170,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         pays = class_that_pays(arm, single, classes)
         dear = (
             costs_others(arm, single)
+            or unsettles(arm, single) > 0
             or (pays is not None and pays[3])
             or (arm.correct is not None and gain <= error and hedges(arm, single))
         )

@@ -1,5 +1,6 @@
 """What a classifier makes of an image on the way to its logits."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -69,11 +70,11 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
     """
     names = [name for name, _ in classifier.named_modules() if name]
     size = len(images)
-    recording = record(classifier, outputs=names, keep=lambda out: _map_shape(out, size))
+    recording = record(classifier, outputs=names, keep=lambda out: (_map_shape(out, size), _shape(out)))
     with evaluating(classifier), torch.no_grad(), recording as seen:
         logits = check_logits(classifier(as_weights(classifier, images)))
-    shapes = seen.outputs
-    maps = {name: shape for name, shape in shapes.items() if shape}
+    mixing = _mixing({name: raw for name, (shape, raw) in seen.outputs.items() if shape})
+    maps = {name: shape for name, (shape, _) in seen.outputs.items() if shape and name not in mixing}
     if not maps:
         raise InstaAugError("classifier: none of its layers gives a feature map; name one, or use predictor='conv'")
     sides = {name: min(shape[-2:]) for name, shape in maps.items()}
@@ -106,6 +107,31 @@ def _map_shape(out: object, batch: int) -> tuple[int, ...]:
     shape = as_map(out).shape
     # Queries and keys (B, heads, N, d) are no map: of a square image a map is square.
     return tuple(shape) if shape[-1] == shape[-2] > 1 else ()
+
+
+def _shape(out: object) -> tuple[int, ...]:
+    return tuple(out.shape) if isinstance(out, Tensor) else ()
+
+
+def _mixing(shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Modules that work across tokens, so that what they give only looks like a map.
+
+    The innermost module around them that gives tokens (B, N, C) tells N and C. Token layers of an MLP-Mixer give (B, C, …);
+    attention weights are (B, heads, N, N), (B, N, N, heads) or, between channels, (B, heads, C/heads, C/heads).
+    """
+    mixing: set[str] = set()
+    for name in sorted(shapes, key=lambda name: name.count(".")):
+        shape, outer = shapes[name], name.rpartition(".")[0]
+        while outer and (len(shapes.get(outer, ())) != 3 or outer in mixing):
+            outer = outer.rpartition(".")[0]
+        if outer:
+            _, n, channels = shapes[outer]
+            if len(shape) == 3:
+                mixes = shape[1] == channels != n
+            else:
+                mixes = shape[2] == n in (shape[1], shape[3]) or shape[1] * shape[2] == channels
+            mixing |= {name} if mixes else set()
+    return mixing
 
 
 def _outputs(module: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """Test-time augmentation: a classifier that averages over learned views of each image."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
 from .views import ViewModel, load_setting, look, unchanged
 
 logger = logging.getLogger(__name__)
+RULED_OUT = 1e-3  # as likely as the likeliest view of an image, and a vote like any other
 
 
 class TTAModel(ViewModel):
@@ -84,6 +86,10 @@ class TTAModel(ViewModel):
         weights = None if scale_weights is None else torch.as_tensor(scale_weights, dtype=torch.float32)
         self.register_buffer("scale_weights", weights, persistent=False)
         self.power, self.aggregate = power, aggregate
+        # Sets of views that held-out images chose have offsets, or come by `recommended`: they are known to pay.
+        alike = aggregate not in ("probability", "confident", "weighted")
+        by_phi = select == "top" and view_offsets is None and policy is None and bool(aug.anchor_families)
+        self._to_check = n_views > 1 and alike and by_phi
         self.num_classes = getattr(classifier, "num_classes", None)
         self.pretrained_cfg = getattr(classifier, "pretrained_cfg", {})
 
@@ -120,7 +126,9 @@ class TTAModel(ViewModel):
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
                 "on this one first, by ia.recommend or `instaaug validate`, or fit again"
             )
-        return cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
+        model = cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
+        model._to_check = False
+        return model
 
     @property
     def classifier(self) -> nn.Module:
@@ -145,6 +153,8 @@ class TTAModel(ViewModel):
             taken = self.aug.normalization is None and images.is_floating_point()
             plain, distribution = look(self.aug, self.model, batch, taken)
             params = self.choose(distribution, generator)
+            if self._to_check and not torch.compiler.is_compiling() and len(batch):
+                self._warn_of_what_is_ruled_out(params, distribution)
         # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
         layout = batch.contiguous(memory_format=torch.channels_last)
         if plain is None:
@@ -152,6 +162,18 @@ class TTAModel(ViewModel):
         else:
             logits = self._other_answers(layout, back, params, plain)
         return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))
+
+    def _warn_of_what_is_ruled_out(self, params: AugmentParams, distribution: AugmentDistribution) -> None:
+        """Say once where many of the views that count alike have next to no probability."""
+        self._to_check = False
+        parts = distribution.parts
+        log_p = sum(parts[family.name].log_prob(params) for family in self.aug.anchor_families)
+        share = (log_p < log_p.amax(0) + math.log(RULED_OUT)).float().mean().item()
+        if share > 1 / 3:
+            logger.warning(
+                f"n_views: {100 * share:.0f} % of the {self.n_views} views an image are all but ruled out by φ, and count as much as the "
+                "likeliest; weight them by aggregate='probability', draw them by select='sample', or take fewer"
+            )
 
     def _answers(self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams) -> Tensor:
         """Logits ``(n, B, classes)`` of views ``(n, B)``."""
