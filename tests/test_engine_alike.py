@@ -46,6 +46,13 @@ def test_a_chain_of_which_each_is_like_the_next_is_left_as_it_is(caplog):
     assert grouped_if_alike(images) is images and not caplog.records
 
 
+def test_drawings_of_a_few_kinds_are_left_as_they_are(caplog):
+    """Ten pictures and noise: whole groups would be whole classes, of which φ would never see those that are held out."""
+    kinds = moving_scenes(10, 1)[:, 0].repeat(30, 1, 1, 1)
+    images = load((kinds + 0.05 * torch.randn(kinds.shape, generator=torch.Generator().manual_seed(1))).clamp(0, 1))
+    assert grouped_if_alike(images) is images and not caplog.records
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_few_images(n):
     images = load(torch.rand(n, 3, 8, 8))

@@ -206,3 +206,12 @@ def test_how_averages_are_judged_and_kept():
     assert classes.setting(n_views=2) == {"n_views": 2}
     assert numbers.setting(n_views=2) == {"n_views": 2, "aggregate": "mean_logit"} and not numbers.weighs
     assert classes.outputs(torch.tensor([1, 3])).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize(("targets", "classes"), [([0, 2, 1, 0, 2, 1], [2, 1, 0]), ([0, 2, 1, 1, 2, 1], None)])
+def test_the_class_of_a_group_is_that_of_its_images(targets, classes):
+    """In the order of the groups' names, in which their figures come; groups of several classes have none."""
+    held = prepared(torch.randn(6, 1, 4, 3), torch.tensor(targets))
+    held.images.groups = torch.tensor([7, 3, 5, 7, 3, 5])
+    of = ClassScores(held).of_images
+    assert (classes is None and of is None) or np.array_equal(of, classes)

@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 ALIKE = 0.2  # of the usual distance between two images, between two that are nearly the same; of photographs next to none are as near
 SHARE = 0.1  # of the images, that may look nearly like others
 LOOKED_AT = 200, 1000  # images, and others, that are compared to tell
+FEWEST = 50  # groups, below which images are rather of a few kinds than frames of scenes
+LARGEST = 0.1  # of the images, in one group; likewise
 SIDE = 8  # pixels of the copies that are: small, for what has moved a little to stay the same
 
 
@@ -27,7 +29,7 @@ def count_alike(images: Images, others: Images) -> tuple[int, int]:
 def grouped_if_alike(images: Images) -> Images:
     """The same images; where many look nearly alike, those that do are a group, which the log says.
 
-    They stay as they are where no groups come of it: one chain of images, each like the next, say.
+    They stay as they are where the groups say something else: drawings of a few kinds, or a chain of images, each like the next.
     """
     drawn, (few, many) = _drawn(images), LOOKED_AT
     few = min(few, len(images) // 2)
@@ -35,7 +37,7 @@ def grouped_if_alike(images: Images) -> Images:
     if few == 0 or not (alike := _count(distances := torch.cdist(some, rest))):
         return images
     groups = _components(_small(images, torch.arange(len(images))), ALIKE * float(distances.median()))
-    if 2 * np.bincount(groups).max() > len(groups):
+    if groups.max() + 1 < FEWEST or np.bincount(groups).max() > LARGEST * len(groups):
         return images
     logger.warning(
         "images: %d of %d look nearly like another, as frames of one video do, or scans of one patient: images that look alike are "

@@ -112,7 +112,7 @@ class Scores:
 
     @property
     def of_images(self) -> np.ndarray | None:
-        """``(N,)`` the class of every image, where the targets are classes and each image is a witness of its own."""
+        """``(N,)`` the class of every image, or of every group of images; None where the targets are no classes, or groups have several."""
         return None
 
     def doubt(self) -> tuple[str, float | None] | None:
@@ -175,7 +175,11 @@ class ClassScores(Scores):
 
     @property
     def of_images(self) -> np.ndarray | None:
-        return None if self.held.images.groups is not None else self.right[:: self.held.draws].numpy()
+        right, groups = self.right[:: self.held.draws].numpy(), self.held.images.groups
+        if groups is None:
+            return right
+        _, first, place = np.unique(groups.numpy(), return_index=True, return_inverse=True)
+        return right[first] if (right[first][place] == right).all() else None
 
     def doubt(self) -> tuple[str, float | None] | None:
         plain, right = self.held.rows["plain"].tensor().float(), self.right[:: self.held.draws]
