@@ -17,6 +17,10 @@ MODES = ("dual", "paper")
 BOOST = 0.3  # gain of the proportional part
 DECAY = 0.9  # of the averages of entropies and of their change per update
 LIMITS = (1e-3, 30.0)  # smallest and largest λ
+FORGOTTEN = (
+    10.0,
+    0.5,
+)  # times its lowest, and nats above it: a loss that has risen so far is that of a model that forgets
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class EntropyController:
     While the average is outside, λ is also ``exp(0.3 · violation)`` times as large, and with ``lookahead`` both act on
     where the average will be so many updates later if it goes on as it does. Both damp the oscillation of pure
     integration (the P and D of a PID controller of a multiplier: Stooke et al. 2020, arXiv 2007.03964, section 5).
-    Violations count up to one width.
+    Violations count up to one width. Where the loss has risen to ten times its lowest, and by half a nat, the labels forbid
+    what the band asks for: λ falls, at ``rate``, until the model has learned again.
     ``paper``: the published scheme (Miao et al. 2023, section 4), λ × 1.2 or ÷ 1.2 once an epoch.
 
     Only training data may be given to it.
@@ -120,6 +125,7 @@ class EntropyController:
         self.log_weight = dict.fromkeys(names, math.log(start))
         self.average: dict[str, float] = {}
         self.trend: dict[str, float] = {}  # nats per update
+        self.losses: dict[str, float] = {}  # the recent one, and the lowest that this has been
 
     def weight(self, name: str) -> float:
         """λ of a family."""
@@ -149,8 +155,19 @@ class EntropyController:
         """Σ λ_k · H_k, ``(B,)``: what the objective subtracts."""
         return sum(self.weight(name) * entropy for name, entropy in entropies.items())
 
-    def step(self, entropies: Mapping[str, Tensor]) -> None:
-        """After a batch: update the averages, and λ in ``dual`` mode."""
+    @property
+    def forgets(self) -> bool:
+        """Whether the model that is trained along has lost what it knew."""
+        if not self.losses:
+            return False
+        recent, lowest = self.losses["recent"], self.losses["lowest"]
+        return recent > max(FORGOTTEN[0] * lowest, lowest + FORGOTTEN[1])
+
+    def step(self, entropies: Mapping[str, Tensor], loss: float | None = None) -> None:
+        """After a batch, of that ``loss`` where a model is trained along: update the averages, and λ in ``dual`` mode."""
+        if loss is not None and math.isfinite(loss):
+            recent = DECAY * self.losses.get("recent", loss) + (1 - DECAY) * loss
+            self.losses = {"recent": recent, "lowest": min(recent, self.losses.get("lowest", recent))}
         for name, entropy in entropies.items():
             mean = entropy.detach().mean().item()
             if not math.isfinite(mean):  # a batch that overflowed, which a GradScaler skips: it says nothing
@@ -160,7 +177,8 @@ class EntropyController:
             change = self.average[name] - before
             self.trend[name] = DECAY * self.trend.get(name, 0.0) + (1 - DECAY) * change
             if self.config.mode == "dual":
-                self._move(name, self.config.rate * self._clamped(name))
+                by = self._clamped(name)
+                self._move(name, self.config.rate * (-1.0 if self.forgets and by > 0 else by))
 
     def epoch_end(self) -> None:
         """After an epoch: update λ in ``paper`` mode."""
@@ -175,12 +193,13 @@ class EntropyController:
 
     def state_dict(self) -> dict[str, Any]:
         """λ, averages and trends, for checkpoints."""
-        return {"log_weight": dict(self.log_weight), "average": dict(self.average), "trend": dict(self.trend)}
+        names = ("log_weight", "average", "trend", "losses")
+        return {name: dict(getattr(self, name)) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.log_weight, self.average = dict(state["log_weight"]), dict(state["average"])
-        self.trend = dict(state["trend"])
+        self.trend, self.losses = dict(state["trend"]), dict(state.get("losses", {}))
 
 
 def _finite(value: Any) -> bool:

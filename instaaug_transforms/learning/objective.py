@@ -19,6 +19,7 @@ from .watch import Watch
 # A model that learns keeps changing what an augmentation costs, and λ trails behind.
 LOOKAHEAD = 50.0  # updates
 MARGIN = 0.2  # of an entropy band, at either edge
+PER_FAMILY, LOSSES = ("log_weight", "average", "trend"), ("recent", "lowest")  # of the controller's state
 
 
 class InstaAugObjective(nn.Module):
@@ -193,7 +194,7 @@ class InstaAugObjective(nn.Module):
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
     def _update(self, means: Tensor, names: list[str]) -> None:
-        self.controller.step(dict(zip(names, means[2:], strict=True)))
+        self.controller.step(dict(zip(names, means[2:], strict=True)), means[1].item())
         self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
         moved = torch.where(self.baseline.isnan(), means[0], torch.lerp(means[0], self.baseline, self.baseline_decay))
         # A step that overflowed under a GradScaler must not stay in the average.
@@ -216,22 +217,22 @@ class InstaAugObjective(nn.Module):
         return per_view.float().unflatten(0, (n, batch))
 
     def get_extra_state(self) -> Tensor:
-        """log λ, average entropy and its trend per family, ``(families, 3)``; NaN for what is not known yet."""
-        state = self.controller.state_dict().values()
-        rows = [[part.get(name, float("nan")) for part in state] for name in self.controller.bands]
+        """log λ, average entropy and its trend per family, and in every row the recent loss and the lowest that it has been,
+        ``(families, 5)``; NaN for what is not known yet."""
+        state, unknown = self.controller.state_dict(), float("nan")
+        losses = [state["losses"].get(key, unknown) for key in LOSSES]
+        rows = [[*(state[key].get(name, unknown) for key in PER_FAMILY), *losses] for name in self.controller.bands]
         return torch.tensor(rows, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The reverse of `get_extra_state`."""
-        if state.shape != (len(self.controller.bands), 3):
+        """The reverse of `get_extra_state`; of earlier versions too, which kept no losses."""
+        names = list(self.controller.bands)
+        if state.shape not in ((len(names), 3), (len(names), 5)):
             raise InstaAugError(
                 f"state_dict: holds a controller's state of shape {tuple(state.shape)}, this objective's is "
-                f"({len(self.controller.bands)}, 3): log λ, entropy and trend of {', '.join(self.controller.bands)}"
+                f"({len(names)}, 5): log λ, entropy and trend of {', '.join(names)}, and losses"
             )
-        columns = zip(("log_weight", "average", "trend"), state.T.tolist(), strict=True)
-        self.controller.load_state_dict(
-            {
-                key: {n: v for n, v in zip(self.controller.bands, column, strict=True) if v == v}
-                for key, column in columns
-            }
-        )
+        columns = dict(zip((*PER_FAMILY, *LOSSES), state.T.tolist(), strict=False))
+        values = {key: {n: v for n, v in zip(names, columns[key], strict=True) if v == v} for key in PER_FAMILY}
+        losses = {key: columns[key][0] for key in LOSSES if key in columns and columns[key][0] == columns[key][0]}
+        self.controller.load_state_dict({**values, "losses": losses})

@@ -47,6 +47,15 @@ class Watch:
             low, high = controller.bands[name]
             most = controller.limits[1]
             at_limit = controller.settled_weight(name) >= most * (1 - 1e-6)
+            self._note(
+                name,
+                "forgotten",
+                controller.forgets and below > 0,
+                f"{name}: entropy {entropy:.2f} nats is below its band [{low:.2f}, {high:.2f}], and on the way there the loss has risen from "
+                f"{controller.losses.get('lowest', 0):.2g} to {controller.losses.get('recent', 0):.2g}. λ falls until the model has learned such views; "
+                "if their labels cannot be told, lower the band",
+                at_once=True,
+            )
             # The entropy of a table cannot fall below 0: of a few candidates it is gone before it is a nat below the band.
             collapsed = min(COLLAPSED, low / 2) if low > 0 else COLLAPSED
             self._note(
@@ -72,10 +81,10 @@ class Watch:
                 f"band [{low:.2f}, {high:.2f}]: the loss forbids this band; choose a lower one",
             )
 
-    def _note(self, name: str, what: str, wrong: bool, message: str) -> None:
+    def _note(self, name: str, what: str, wrong: bool, message: str, at_once: bool = False) -> None:
         key = (name, what)
         self._streak[key] = self._streak.get(key, 0) + 1 if wrong else 0
-        if self._streak[key] >= self.patience and key not in self._warned:
+        if self._streak[key] >= (1 if at_once else self.patience) and key not in self._warned:
             self._warned.add(key)
             logger.warning(message)
 
