@@ -2,6 +2,8 @@
 
 ``light`` and ``turn`` are drawn as widely as the family undoes them; ``framing`` puts the photograph, at 40 to 100 % of the side,
 anywhere in a frame of its own blurred colours, twice the classifier's side (all simulated). Rivals and K are those of the fit's report.
+``--taught``: φ learns the mean answer of eight views of the photograph as it was, centre zooms and mirror images, in place of the answer
+on the whole of it. No labels either.
 
     python hub/recipes/features_card.py --photos DIR --class-map DIR/classes.txt --undo light --seeds 0 1 2 --workdir work
 """
@@ -13,11 +15,13 @@ from cards import Arm, arms_of, table
 from int8 import Int8Copy
 from photographs import classifier_of, fitted_on, options_for, split_of
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
 from instaaug_transforms.engine import load
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.tta.arms import zoom_candidates
 
 
 class Frame:
@@ -44,6 +48,23 @@ class Frame:
         return around.clamp(0, 1)
 
 
+class Taught(Dataset):
+    """Photographs of ``data``, and as targets what ``teacher`` answers on them, ``(N, classes)`` probabilities."""
+
+    def __init__(self, data: Dataset, teacher: torch.nn.Module, amp: bool) -> None:
+        images, answers = load(data, "data"), []
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+            for part, _ in images.batches(torch.arange(len(images)).split(64)):
+                answers.append(teacher(part).float().softmax(1))
+        self.data, self.targets = data, torch.cat(answers)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data[index][0], self.targets[index]
+
+
 def main() -> None:
     parser = options_for(__doc__)
     parser.add_argument("--undo", choices=("turn", "light", "framing"), required=True)
@@ -52,6 +73,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--draws", type=int, default=1, help="disturbed copies of each photograph, in the fit (%(default)s)"
+    )
+    parser.add_argument(
+        "--taught", action="store_true", help="the target is the mean answer of zooms and mirror images, see above"
     )
     parser.add_argument(
         "--int8", action="store_true", help="fit to an int8 copy, see int8.py; the report is the classifier's own"
@@ -70,11 +94,17 @@ def main() -> None:
     if options.int8:
         some = torch.stack([data[i][0].as_subclass(Tensor) for i in range(0, len(data), max(1, len(data) // 256))])
         judge = Int8Copy(classifier, TF.resize(some, [side, side], antialias=True).float() / 255)
+    output_size = side if options.undo == "framing" else None
+    if options.taught:
+        zooms = zoom_candidates().index(slice(None, None, 2))
+        plain = ia.LearnedAugment([family], predictor="global", output_size=output_size).eval()
+        teacher = ia.TTAModel(judge, plain, policy=zooms, n_views=8).eval()
+        data = Taught(data, teacher, options.amp)
     arms: list[Arm] = []  # of every seed
     for seed in options.seeds:
         torch.manual_seed(seed)
         predictor = ia.FeaturesPredictor(classifier, side)
-        aug = ia.LearnedAugment([family], predictor=predictor, output_size=side if options.undo == "framing" else None)
+        aug = ia.LearnedAugment([family], predictor=predictor, output_size=output_size)
         config = ia.FitConfig(
             nuisance_probability=options.probability,
             nuisance_draws=options.draws,
@@ -82,7 +112,9 @@ def main() -> None:
             table_batch_size=64,
             progress=False,
         )
-        result = ia.fit(aug, judge, data, nuisance=nuisance, labels=False, config=config, workdir=options.workdir)
+        result = ia.fit(
+            aug, judge, data, nuisance=nuisance, labels=options.taught, config=config, workdir=options.workdir
+        )
         times = f"table {result.table_seconds:.0f} s, fit {result.fit_seconds:.0f} s"
         print(f"\nseed {seed}: {times}\n\n{result.report}\n", flush=True)
         arms += arms_of(result.report, aug, classifier, fixed=seed == options.seeds[0], views=options.views)
