@@ -6,7 +6,7 @@ from torch import nn
 
 from instaaug_transforms.predictors.taps import Taps
 from instaaug_transforms.utils import forward as room
-from instaaug_transforms.utils.forward import at_once, forward
+from instaaug_transforms.utils.forward import forward, in_parts
 
 
 class Counted(nn.Module):
@@ -58,14 +58,14 @@ def test_weights_in_double_get_doubles_and_gradients_flow():
 
 
 def test_one_image_that_is_larger_than_all_of_it_goes_alone():
-    assert at_once(torch.rand(3, 3, 64, 64)) == 1
-    assert at_once(torch.empty(7, 3, 64, 64, device="meta")) == 7  # an accelerator's memory is its own
+    assert [len(part) for part in in_parts(torch.rand(3, 3, 64, 64))] == [1, 1, 1]
+    assert len(in_parts(torch.empty(7, 3, 64, 64, device="meta"))) == 1  # an accelerator's memory is its own
 
 
 def test_many_threads_get_more(monkeypatch):
-    assert at_once(torch.rand(64, 3, 16, 16)) == 4
+    assert len(in_parts(torch.rand(64, 3, 16, 16))) == 16
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert at_once(torch.rand(64, 3, 16, 16)) == 16
+    assert len(in_parts(torch.rand(64, 3, 16, 16))) == 4
 
 
 def test_taps_see_what_they_see_at_once(monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..utils.forward import at_once
+from ..utils.forward import in_parts
 from ..utils.progress import bar
 from .embed import embedder
 from .images import MeasuredImages
@@ -74,7 +74,7 @@ class Session:
     def run(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """``(N, D)`` embeddings and ``(N, classes)`` outputs of every image after ``change``."""
         changed = (change(x) for x in self.batches())
-        forwards = (self.forward(part) for x in changed for part in x.split(at_once(x)))
+        forwards = (self.forward(part) for x in changed for part in in_parts(x))
         z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
         return torch.cat(z), torch.cat(outputs)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import InstaAugError
-from ..utils.forward import at_once
+from ..utils.forward import in_parts
 from ..utils.hooks import record, submodule
 from ..utils.modes import evaluating
 from ..utils.outputs import as_weights, check_logits
@@ -47,10 +47,9 @@ class Taps:
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tapped:
         """Images ``(B, C, H, W)`` in [0, 1], in eval mode, without gradients; the classifier's modes come back."""
-        n = at_once(images)
-        if n < len(images):
-            parts = [self(part)[:3] for part in images.split(n)]
-            return Tapped(*(torch.cat(field) for field in zip(*parts, strict=True)))
+        parts = in_parts(images)
+        if len(parts) > 1:
+            return Tapped(*(torch.cat(field) for field in zip(*(self(part)[:3] for part in parts), strict=True)))
         with evaluating(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
             logits = self.classifier(as_weights(self.classifier, images))
         maps = as_map(seen.outputs[self._layer])

@@ -1,5 +1,6 @@
 """Many images through a model, on a CPU a few at a time."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,17 +11,17 @@ from .outputs import as_weights
 PIXELS = 2**18  # for every four threads
 
 
-def at_once(images: Tensor) -> int:
-    """How many of ``(B, C, H, W)`` images to take through a model at once: all of them, or on a CPU those of `PIXELS`.
+def in_parts(images: Tensor) -> Sequence[Tensor]:
+    """``(B, C, H, W)`` images as a model takes them at once: all of them, or on a CPU parts of one size, of up to `PIXELS`.
 
     A layer's output that is larger than the allocator keeps is memory from the system, every page of which is cleared first: through
-    EfficientNet-Lite0, 256 images of 160 pixels take more than twice as long at once as they take sixteen at a time.
+    EfficientNet-Lite0, 256 images of 160 pixels take more than twice as long at once as they take eight at a time.
     """
-    if images.device.type != "cpu" or torch.compiler.is_compiling():
-        return max(1, len(images))
-    most = max(1, PIXELS * max(1, torch.get_num_threads() // 4) // max(1, images[0, 0].numel()) if len(images) else 1)
-    parts = max(1, -(-len(images) // most))
-    return max(1, -(-len(images) // parts))
+    # Who compiles counts no images: the batch would be fixed.
+    if images.device.type != "cpu" or torch.compiler.is_compiling() or not images.numel():
+        return [images]
+    most = max(1, PIXELS * max(1, torch.get_num_threads() // 4) // images[0, 0].numel())
+    return images.split(-(-len(images) // -(-len(images) // most)))
 
 
 def forward(model: nn.Module, images: Tensor) -> Any:
@@ -29,12 +30,12 @@ def forward(model: nn.Module, images: Tensor) -> Any:
     Outputs that are no tensor ``(B, …)`` come of all images at once.
     """
     images = as_weights(model, images)
-    n = at_once(images)
-    if n >= len(images):
+    parts = in_parts(images)
+    if len(parts) == 1:
         return model(images)
-    parts = []
-    for part in images.split(n):
-        parts.append(model(part))
-        if not isinstance(parts[-1], Tensor) or parts[-1].shape[:1] != part.shape[:1]:
+    outputs = []
+    for part in parts:
+        outputs.append(model(part))
+        if not isinstance(outputs[-1], Tensor) or outputs[-1].shape[:1] != part.shape[:1]:
             return model(images)
-    return torch.cat(parts)
+    return torch.cat(outputs)
