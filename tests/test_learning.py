@@ -312,3 +312,38 @@ def test_views_without_a_way_back_are_refused():
     assert torch.equal(losses.grad, torch.full((4,), 0.25))
     objective.train().aug.requires_grad_(False)  # a classifier that learns from views that stay as they are
     objective(losses, sample)
+
+
+def test_a_model_that_forgets_lets_lambda_fall_until_it_has_learned_again(caplog):
+    """A range of ±30° is all that labels allow here (made up: a loss that explodes beyond); the band asks for ten times as much."""
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(["rotate"], predictor="global")
+    objective = ia.InstaAugObjective(aug, ia.EntropyConfig({"rotate": (-0.5, -0.1)}, initial_weight=5.0, rate=0.05))
+    optimizer, images = torch.optim.Adam(objective.parameters(), 0.05), torch.rand(64, 3, 8, 8)
+    weights, widths = [], []
+    for _ in range(400):
+        sample = aug.sample(images)[1]
+        wrong = (sample.params.angle[0].abs() - 30).relu() / 10
+        objective(0.01 + 2 * wrong.clamp(max=1), sample).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        weights.append(objective.weights["rotate"])
+        widths.append(math.exp(objective.entropies["rotate"]))
+    assert "the loss has risen from 0.01" in caplog.text and caplog.text.count("lower the band") == 1
+    assert (
+        weights[-1] < max(weights) and objective.controller.losses["recent"] < 1.0
+    )  # 2 is what a model that knows nothing loses
+    again = ia.InstaAugObjective(aug, {"rotate": (-0.5, -0.1)})
+    again.load_state_dict(objective.state_dict())
+    assert (
+        again.controller.losses == objective.controller.losses
+        and again.controller.forgets == objective.controller.forgets
+    )
+
+
+def test_states_of_before_losses_were_kept_load():
+    objective = ia.InstaAugObjective(ia.LearnedAugment(["rotate"]))
+    old = torch.tensor([[-1.0, -2.0, 0.01]], dtype=torch.float64)
+    objective.set_extra_state(old)
+    state = objective.get_extra_state()
+    assert torch.equal(state[:, :3], old) and state[:, 3:].isnan().all() and objective.controller.losses == {}

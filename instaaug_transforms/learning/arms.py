@@ -122,9 +122,8 @@ def in_halves(scores: Scores) -> Tensor:
     """The copies ``(R,)`` in an order whose halves share no image."""
     draws, generator = scores.held.draws, torch.Generator().manual_seed(0)
     images = torch.randperm(scores.n // draws, generator=generator)
-    if (
-        scores.held.images.groups is not None
-    ):  # those of one side by side; they are numbered as they came, classes in turn maybe
+    if scores.held.images.groups is not None:
+        # Those of one side by side; they are numbered as they came, classes in turn maybe.
         place = _places(scores.held.images.groups)
         rank = torch.randperm(int(place.max()) + 1, generator=generator)
         images = images[rank[place[images]].argsort(stable=True)]

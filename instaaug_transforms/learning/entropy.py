@@ -17,10 +17,7 @@ MODES = ("dual", "paper")
 BOOST = 0.3  # gain of the proportional part
 DECAY = 0.9  # of the averages of entropies and of their change per update
 LIMITS = (1e-3, 30.0)  # smallest and largest λ
-FORGOTTEN = (
-    10.0,
-    0.5,
-)  # times its lowest, and nats above it: a loss that has risen so far is that of a model that forgets
+FORGOTTEN = 10.0, 0.5  # times its lowest loss, and nats above it: a model that has risen so far forgets
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,8 @@ class EntropyController:
     While the average is outside, λ is also ``exp(0.3 · violation)`` times as large, and with ``lookahead`` both act on
     where the average will be so many updates later if it goes on as it does. Both damp the oscillation of pure
     integration (the P and D of a PID controller of a multiplier: Stooke et al. 2020, arXiv 2007.03964, section 5).
-    Violations count up to one width. Where the loss has risen to ten times its lowest, and by half a nat, the labels forbid
-    what the band asks for: λ falls, at ``rate``, until the model has learned again.
+    Violations count up to one width. Where the loss has risen to ten times its lowest, and by half a nat, the model forgets:
+    λ falls, at ``rate``, until the model has learned again.
     ``paper``: the published scheme (Miao et al. 2023, section 4), λ × 1.2 or ÷ 1.2 once an epoch.
 
     Only training data may be given to it.
