@@ -79,6 +79,15 @@ def test_a_shrunk_head_says_less_about_the_mean(name, strength):
 
 
 @pytest.mark.parametrize("name", ["anchors", "boxes", "mirrored"])
+def test_a_shifted_head_adds_the_same_to_the_logits_of_every_image(name):
+    head, given = perturbed(heads()[name]), features(40)
+    before = head(given).detach()
+    by = torch.arange(before.shape[1]) - 1.5
+    head.shift_(by)
+    assert torch.allclose(head(given), before + by, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["anchors", "boxes", "mirrored"])
 def test_a_head_for_losses_starts_at_nothing(name):
     """But for what the image says, which is small."""
     head = heads()[name].head(SPEC)

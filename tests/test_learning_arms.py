@@ -19,7 +19,7 @@ from instaaug_transforms.learning.arms import (
     ours,
     rivals,
 )
-from instaaug_transforms.learning.harmless import _mean_loss, _shrink, average_loss, policy_order
+from instaaug_transforms.learning.harmless import _leave_alone, _mean_loss, _shrink, average_loss, policy_order
 from instaaug_transforms.learning.losses import cross_entropy, squared_error
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.put_right import PutRight
@@ -281,6 +281,43 @@ def test_phi_is_shrunk_as_far_as_averages_gain_by_it():
     assert len(chosen) > 1
 
 
+@pytest.mark.parametrize("grouped", [False, True])
+def test_phi_is_as_cautious_as_held_out_images_allow(grouped):
+    """The largest of five shifts whose likeliest views lose no more, against the best, than two standard errors."""
+    torch.set_num_threads(1)
+    chosen = set()
+    with torch.no_grad():
+        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
+        known, copies, _ = held_out(model, cross_entropy)
+        draws, scores = known.draws, scores_of(known, cross_entropy)
+        of = np.arange(10) // 3 if grouped else np.arange(10)  # whose copies follow each other
+        images = known.images.grouped(of.tolist()) if grouped else known.images
+        known = dataclasses.replace(known, images=images, undisturbed=torch.arange(30) % 2 == 0)
+        for seed in range(6):
+            aug = make_lively(["turn"])
+            torch.manual_seed(seed)
+            aug.predictor.heads["turn"].out.weight.normal_(0, 0.5)
+            before = aug.predictor.decode(*known.seen(torch.arange(30)))["turn"]
+            scores.losses = torch.rand(30, 4) + seed * torch.eye(4)[0] / 2  # some images are better off turned
+            losses, found = scores.losses.double().numpy(), {}
+            for by in (0.0, 0.5, 1.0, 1.5, 2.0):
+                moved = before.double().numpy() + by * np.eye(4)[0]
+                counts = np.where(np.arange(30) % 2 == 0, 3, 1)  # three times where nothing disturbed a copy
+                copies_lose = (counts * losses[np.arange(30), moved.argmax(1)]).reshape(10, draws).mean(1)
+                found[by] = np.array([copies_lose[of == group].mean() for group in np.unique(of)])
+            best = found[min(found, key=lambda by: found[by].mean())]
+            worse = {
+                by: (loss - best).mean() - 2 * (loss - best).std() / len(loss) ** 0.5 for by, loss in found.items()
+            }
+            expected = max(by for by in worse if by == 0 or worse[by] <= 0)
+            assert _leave_alone(aug, known, scores) == expected
+            shift = expected * torch.eye(4)[0]
+            assert torch.allclose(aug.predictor(copies)["turn"], before + shift, atol=5e-2)
+            chosen.add(expected)
+            assert _leave_alone(aug, dataclasses.replace(known, undisturbed=None), scores) == 0.0
+    assert grouped or len(chosen) > 1  # four groups tell little
+
+
 class Own(torch.nn.Module):
     """A predictor without heads, or with one that cannot be shrunk."""
 
@@ -296,6 +333,7 @@ def test_a_predictor_of_ones_own_is_left_as_it_is(heads):
         predictor = Own(heads)
 
     assert _shrink(Transform(), None, None, []) == 1.0
+    assert _leave_alone(Transform(), dataclasses.replace(made_up()[0].held, undisturbed=torch.ones(24)), None) == 0.0
 
 
 def test_ways_and_what_puts_right_are_not_changed():

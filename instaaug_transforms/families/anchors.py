@@ -226,6 +226,11 @@ class CandidateHead(nn.Module):
         self.out.bias.mul_(strength).add_(mean.to(self.out.bias), alpha=1 - strength)
 
     @torch.no_grad()
+    def shift_(self, by: Tensor) -> None:
+        """Add ``by`` (A,) to the logits of every image."""
+        self.out.bias.add_(by)
+
+    @torch.no_grad()
     def zero_(self) -> None:
         """Leave nothing but what the image says: logits start at 0, as the predicted losses of a critic should."""
         self.out.bias.zero_()

@@ -122,6 +122,11 @@ class BoxHead(nn.Module):
         self.offset.mul_(strength).add_(rest)
 
     @torch.no_grad()
+    def shift_(self, by: Tensor) -> None:
+        """Add ``by`` (A,) to the logits of every image."""
+        self.offset.add_(by)
+
+    @torch.no_grad()
     def zero_(self) -> None:
         """Leave nothing but what the image says: logits start at 0, as the predicted losses of a critic should."""
         self.bias.copy_(self.log_n)

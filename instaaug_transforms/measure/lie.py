@@ -44,12 +44,10 @@ def tangent(images: Tensor, generator: str, fill: Outside = 0.0) -> Tensor:
     if generator in APPEARANCE:
         return APPEARANCE[generator](images)
     height, width = images.shape[-2:]
-    wide = neighbours(images, fill)
-    along_x = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
-    along_y = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
-    x = torch.arange(width, device=images.device) - (width - 1) / 2
-    y = torch.arange(height, device=images.device) - (height - 1) / 2
-    y, x = torch.meshgrid(y, x, indexing="ij")
+    slopes = torch.gradient(neighbours(images, fill), dim=(-2, -1))
+    along_y, along_x = (slope[..., 1:-1, 1:-1] for slope in slopes)
+    places = (torch.arange(n, device=images.device) - (n - 1) / 2 for n in (height, width))
+    y, x = torch.meshgrid(*places, indexing="ij")
     right, down = GEOMETRY[generator](x, y, height, width)
     return -(right * along_x + down * along_y)
 
