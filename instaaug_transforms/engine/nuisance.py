@@ -15,7 +15,7 @@ from .. import functional
 from ..families import Family, available, create
 from ..params import AugmentParams
 from ..utils.describe import describe
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number
 from ..utils.modes import seed_generators
 
 OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
@@ -38,8 +38,7 @@ class Nuisance:
 
     def __init__(self, steps: Step | Sequence[Step], probability: float = 0.5, seed: int = 0) -> None:
         steps = [steps] if isinstance(steps, (str, Family)) or callable(steps) else list(steps)
-        if not 0 < probability <= 1:
-            raise InstaAugError(f"nuisance_probability: expected a number in (0, 1], got {probability}")
+        check_number("nuisance_probability", probability, "(0, 1]")
         if not steps:
             raise InstaAugError("nuisance: expected at least one family or transform, got none")
         self.probability, self.seed, self.steps = float(probability), int(seed), []

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import functional
 from ..augment import LearnedAugment
 from ..families import Family, UniformFamily
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.modes import frozen
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval, rank_correlation, spearman
@@ -110,8 +110,7 @@ class LearnedReport(Report):
 
 def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> LearnedReport:
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
-    if not isinstance(steps, int) or steps < 3:
-        raise InstaAugError(f"steps: expected a whole number ≥ 3, got {steps!r}")
+    check_whole("steps", steps, 3)
     channels = session.images.images.shape[1]
     if not isinstance(aug, LearnedAugment) or aug.in_channels != channels:
         given = f"one for {aug.in_channels}" if isinstance(aug, LearnedAugment) else type(aug).__name__

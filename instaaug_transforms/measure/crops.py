@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from ..functional.inputs import check_size
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of, check_whole
 from ..utils.modes import seed_generators
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
@@ -47,8 +47,7 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         **resize: Any,
     ) -> None:
-        if arm not in ARMS:
-            raise InstaAugError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
+        check_one_of("arm", arm, ARMS)
         super().__init__(size, tuple(scale), tuple(ratio) if arm == "full" else (1.0, 1.0), **resize)
         self.arm = arm
 
@@ -100,8 +99,7 @@ def crop_statistics(
     Raises:
         InstaAugError: no draw, an image without pixels, or an unknown arm.
     """
-    if not isinstance(n, int) or n < 1:
-        raise InstaAugError(f"n: expected an integer ≥ 1, got {n!r}")
+    check_whole("n", n)
     height, width = check_size(image_size, "image_size")
     like = torch.empty(1, height, width)
     rows = []

@@ -12,7 +12,7 @@ from ..engine.data import LabelledImages, has_samples, load
 from ..engine.known import sampled_rows
 from ..engine.samples import as_image, parts
 from ..functional.inputs import Normalization
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.progress import bar
 
 NormalizationArgument = tuple[Sequence[float], Sequence[float]] | Normalization | None
@@ -117,8 +117,7 @@ def prepare(
 
 def _draw(n: int, most: int | None, seed: int) -> Tensor:
     """Ascending indices of ``most`` among ``n`` images, or of all of them."""
-    if most is not None and (not isinstance(most, int) or most < 2):
-        raise InstaAugError(f"max_images: expected a whole number ≥ 2, or None for all, got {most!r}")
+    check_whole("max_images", most, 2, optional=True)
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 

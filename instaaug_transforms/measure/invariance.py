@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of
 from ..utils.report import Report, Row, Section, flatten
 from ..utils.stats import Interval, mean_interval
 from . import plots
@@ -123,8 +123,7 @@ class InvarianceReport(Report):
 
     def interval(self, sweep: Sweep, measure: str) -> Interval:
         """The mean of a measure over images and all magnitudes but the identity, 95 % interval over images."""
-        if measure not in MEASURES:
-            raise InstaAugError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
+        check_one_of("measure", measure, MEASURES)
         return mean_interval(sweep.per_image(measure), self.seed)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..augment import LearnedAugment
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.modes import frozen
 from .agreement import LearnedReport, learned_ranges
 from .equivariance import AlignmentCollector, EquivarianceReport, feature_maps
@@ -76,8 +76,7 @@ class Probe:
         seed: int = 0,
         progress: bool | None = None,
     ) -> None:
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise InstaAugError(f"batch_size: expected an integer ≥ 1, got {batch_size!r}")
+        check_whole("batch_size", batch_size)
         self.model, self.fills = model, check_fills(fills)
         self.images = prepare(data, max_images, normalization, seed, progress)
         if len(self.images) < 2:

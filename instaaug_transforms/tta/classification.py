@@ -14,7 +14,7 @@ from ..augment_distribution import AugmentDistribution
 from ..families import Family
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
-from ..utils.errors import InstaAugError, reason
+from ..utils.errors import InstaAugError, check_number, reason, several
 from ..utils.forward import forward
 from ..utils.outputs import check_logits, check_module
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
@@ -77,11 +77,12 @@ class TTAModel(ViewModel):
         choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets, put_right)
         super().__init__(classifier, aug, *choice)
         check_aggregation(aggregate)
+        check_number("power", power, "(0, ∞)")
         if (aggregate == "weighted") != (scale_weights is not None):
             raise InstaAugError(
                 f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
             )
-        if scale_weights is not None and len(scale_weights) != len(SCALE_EDGES) + 1:
+        if scale_weights is not None and len(several("scale_weights", scale_weights)) != len(SCALE_EDGES) + 1:
             raise InstaAugError(f"scale_weights: expected {len(SCALE_EDGES) + 1} numbers, got {len(scale_weights)}")
         weights = None if scale_weights is None else torch.as_tensor(scale_weights, dtype=torch.float32)
         self.register_buffer("scale_weights", weights, persistent=False)

@@ -118,8 +118,8 @@ def evaluate(
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     settings = {"select": select, "range_fraction": range_fraction, "include_identity": include_identity, "how": how}
-    about = {} if workdir is None else _about(classifier, aug, disturb, batch_size=batch_size, amp=amp, seed=seed)
-    about |= {"n_views": list(n_views), "arms": sorted(rivals), "oracle": oracle, **settings}
+    about = {} if workdir is None else _about(classifier, aug, disturb, batch_size=int(batch_size), amp=amp, seed=seed)
+    about |= {"n_views": [int(k) for k in n_views], "arms": sorted(rivals), "oracle": oracle, **settings}
     streamed = any(isinstance(part, StreamedImages) for part in (data, choice))
     looks = isinstance(aug.predictor, FeaturesPredictor)
     with frozen(classifier), torch.no_grad(), rows_in(None if workdir is None else Path(workdir), streamed) as folder:
