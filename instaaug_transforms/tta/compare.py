@@ -19,7 +19,7 @@ from ..predictors import FeaturesPredictor
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
-from ..utils.modes import frozen
+from ..utils.modes import frozen, permutation
 from ..utils.outputs import as_labels
 from . import arms
 from .aggregation import COMPARABLE, aggregate, check_aggregation
@@ -112,7 +112,7 @@ def evaluate(
     loading = {"channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
-    mixed = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    mixed = permutation(len(data), seed)
     data, back = data.subset(mixed), mixed.argsort().numpy()
     given, classifier = classifier, normalizing(aug, classifier)
     most, several = max(n_views), [k for k in n_views if k > 1]
