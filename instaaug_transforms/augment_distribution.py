@@ -136,8 +136,7 @@ class AugmentDistribution(Distribution):
 
     def identity(self) -> AugmentParams:
         """The parameters that change nothing, ``(B,)``."""
-        fields = identity_of(self.families).items()
-        return AugmentParams(**{k: torch.full(self.batch_shape, v, device=self.device) for k, v in fields})
+        return AugmentParams.alike(identity_of(self.families), *self.batch_shape, self.device)
 
     def log_prob(self, params: AugmentParams) -> Tensor:
         """Log density of ``(*sample_shape, B)`` parameters."""

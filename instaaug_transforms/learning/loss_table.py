@@ -46,7 +46,7 @@ class Viewer:
 
     def outputs(self, images: Tensor, view: int) -> Tensor:
         """The classifier's outputs of ``(B, C, H, W)`` images through one view."""
-        params = self.views.map(lambda field: field[view].expand(len(images)))
+        params = self.views.for_each(len(images)).index(view)
         aug = self.aug
         if self.families is None:
             return self._run(aug.apply(images, params))
@@ -55,10 +55,8 @@ class Viewer:
     def plain(self, images: Tensor) -> Tensor:
         """The classifier's outputs of the images themselves, at the size at which it sees the views."""
         if self.aug.output_size not in (None, tuple(images.shape[-2:])):
-            n, device = len(images), images.device
-            neutral = identity_of(self.aug.families)
-            identity = {name: torch.full((n,), value, device=device) for name, value in neutral.items()}
-            images = self.aug.apply(images, AugmentParams(**identity))
+            identity = AugmentParams.alike(identity_of(self.aug.families), len(images), images.device)
+            images = self.aug.apply(images, identity)
         return self._run(images)
 
     def _run(self, images: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     ]
     # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
     shuffled = [Views(k, params.map(lambda field: field.roll(1, 1)), None) for k, params, _ in ours]
-    everywhere = candidates.map(lambda field: field[:, None].expand(-1, len(val)).to(aug.device))
+    everywhere = candidates.for_each(len(val)).to(aug.device)
     sets = [everywhere, *(views.params for views in (*alike, *ours, *shuffled))]
     scores = _look(task, val, sets)
     starts = accumulate(params.batch_shape[0] for params in sets)

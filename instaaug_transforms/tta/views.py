@@ -126,7 +126,7 @@ class ViewModel(nn.Module):
 
     def policy_views(self, batch: Tensor) -> AugmentParams:
         """The fixed views, ``(n, B)``."""
-        return self.policy.map(lambda column: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous())
+        return self.policy.to(batch.device).for_each(batch.shape[0]).map(Tensor.contiguous)
 
 
 def check_choice(select: str, range_fraction: float, **whole: Any) -> None:
@@ -152,7 +152,7 @@ def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
     """
     (m, size), n = first.batch_shape, then.batch_shape[0]
     both = first.map(lambda field: field.repeat(n, *[1] * (field.ndim - 1)))
-    fixed = then.map(lambda field: field.repeat_interleave(m)[:, None].expand(-1, size))
+    fixed = then.repeat_interleave(m).for_each(size)
     crops = crop_within(both, fixed) if "cx" in first and "cx" in then else {}
     return AugmentParams(**{**both, **fixed, **crops})
 
