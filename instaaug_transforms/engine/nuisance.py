@@ -17,6 +17,7 @@ from ..params import AugmentParams
 from ..utils.describe import describe
 from ..utils.errors import InstaAugError, check_number
 from ..utils.modes import seed_generators
+from ..utils.outputs import told
 
 OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
 Step = str | Family | Callable[[Tensor], Tensor]
@@ -146,9 +147,8 @@ def _checked(out: Any, image: Tensor) -> Tensor:
     if isinstance(out, Image):
         out = F.to_image(out)
     if not isinstance(out, Tensor) or out.ndim != 3 or len(out) != len(image):
-        given = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
         raise InstaAugError(
-            f"nuisance: of an image {tuple(image.shape)} a transform made {given}; it must give an image with as many channels"
+            f"nuisance: of an image {tuple(image.shape)} a transform made {told(out)}; it must give an image with as many channels"
         )
     if out.dtype == torch.uint8:
         out = out / 255

@@ -38,6 +38,12 @@ def check_number(name: str, value: Any, within: str, optional: bool = False) -> 
         raise InstaAugError(f"{name}: expected a number in {within}{', or None' * optional}, got {value!r}")
 
 
+def check_distinct(name: str, values: Collection[Any]) -> None:
+    """Raise unless there is at least one, and each once."""
+    if not values or len(set(values)) < len(values):
+        raise InstaAugError(f"{name}: expected at least one, each once, got {list(values)}")
+
+
 def several(what: str, given: Any) -> tuple:
     """Numbers as a tuple; raise where there is one by itself, or anything else."""
     try:
