@@ -115,6 +115,16 @@ def test_bad_arguments(kwargs, message):
         ia.TTAModel(Tiny(), make_lively(["crop"]), **kwargs)
 
 
+def test_fixed_views_are_made_by_the_backend_of_the_transform(images):
+    params, views, model = ia.AugmentParams.alike({"hue": 0.2}, len(images)), [], Tiny()
+    model.register_forward_pre_hook(lambda _, inputs: views.append(inputs[0]))
+    for backend in ("kornia", "torch"):
+        aug = ia.LearnedAugment(["hsv"], backend=backend)
+        ia.TTAModel(model, aug, 1, policy={"hue": [0.2]})(images)
+        assert torch.equal(views[-1], aug.apply(images, params))
+    assert not torch.equal(*views) and torch.allclose(*views, atol=1e-4)
+
+
 @pytest.mark.parametrize("how", ["mean_prob", "probability"])
 def test_a_policy_gives_every_image_the_same_views_and_asks_nobody(how, images):
     """Turns by ``rot90`` and mirror images, a crop that the transform does not have; views weigh the same."""

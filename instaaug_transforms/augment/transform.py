@@ -181,13 +181,18 @@ class LearnedAugment(Checkpointed, v2.Transform):
         views = back(self.apply(batch.repeat(params.batch_shape[0], 1, 1, 1), params.flatten()))
         return views, AugmentSample(params, distribution, batch, enumerated=n == "all")
 
-    def apply(self, batch: Tensor, params: AugmentParams, swap: bool = False) -> Tensor:
+    def apply(
+        self, batch: Tensor, params: AugmentParams, swap: bool = False, families: Sequence[Family] | None = None
+    ) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters.
 
         With ``swap`` height and width of the result change places, as a quarter turn of a single image asks for.
+        ``families`` act in place of the transform's own.
         """
-        how = {"colour": self._colour, "backend": self.backend, "swap": swap}
-        return functional.apply(batch, params, self.families, self.output_size, self.fill, self.interpolation, **how)
+        own = families is None
+        how = {"colour": self._colour if own else True, "backend": self.backend, "swap": swap}
+        acting = self.families if own else families
+        return functional.apply(batch, params, acting, self.output_size, self.fill, self.interpolation, **how)
 
     # -- the v2 protocol -----------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import Family
@@ -222,10 +221,7 @@ class TTAModel(ViewModel):
         return outputs if free else check_logits(outputs)
 
     def _views(self, batch: Tensor, params: AugmentParams, families: Sequence[Family]) -> Tensor:
-        if self.policy is None:
-            return self.aug.apply(batch, params)
-        aug = self.aug
-        return functional.apply(batch, params, families, aug.output_size, aug.fill, aug.interpolation)
+        return self.aug.apply(batch, params, families=None if self.policy is None else families)
 
     def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
         """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""
