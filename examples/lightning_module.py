@@ -1,11 +1,8 @@
 """A Lightning module that learns how far scikit-learn's digits may turn. ``pip install lightning`` first."""
 
-import argparse
-import json
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
+from experiments import harness
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -36,23 +33,18 @@ class Module(lightning.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.lr)  # φ is among them
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--data", type=Path, help=".pt of (grey images, labels); digits where left out")
-parser.add_argument("--out", type=Path, default=Path("lightning-out"), help="folder for results (%(default)s)")
-parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="the first one is used (%(default)s)")
-parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-parser.add_argument("--smoke", action="store_true", help="one epoch of a few images")
-options = parser.parse_args()
+data = ".pt of (grey images, labels); digits where left out"
+options = harness.parse(None, __doc__, data, smoke={"epochs": 1}, optional="seeds", epochs=8, seeds=[0])
 lightning.seed_everything(options.seeds[0])
 pixels, labels = map(torch.from_numpy, load_digits(return_X_y=True))  # 1,797 of 8 × 8 pixels, 0 … 16
 images = F.pad(F.interpolate(pixels.float().view(-1, 1, 8, 8) / 16, scale_factor=3), [4] * 4)
 if options.data:
     images, labels = torch.load(options.data, weights_only=True)
 module = Module(ia.timm.create_classifier("test_resnet", num_classes=int(labels.max()) + 1, in_chans=1))
-trainer = lightning.Trainer(max_epochs=1 if options.smoke else 8, default_root_dir=options.out, accelerator="auto")
+trainer = lightning.Trainer(max_epochs=options.epochs, default_root_dir=options.out, accelerator="auto")
 last, n = options.out / "last.ckpt", 64 if options.smoke else None
 loader = DataLoader(TensorDataset(images[:n], labels[:n]), 32, shuffle=True)
 trainer.fit(module, loader, ckpt_path=last if options.resume else None)
 trainer.save_checkpoint(last)
-(options.out / "results.json").write_text(json.dumps(module.objective.logs(), indent=1))
+harness.write(options, **module.objective.logs())
 ia.viz.save(ia.viz.learned_ranges(module.objective.aug.cpu(), images[:8]), options.out / "learned.png")

@@ -5,36 +5,23 @@
 DIR is an ImageFolder, of images that the classifier was not trained on; each seed draws 256 of them.
 """
 
-import argparse
-import json
 from pathlib import Path
 
 import torch
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
+from experiments import harness
 
 import instaaug_transforms as ia
 
-SIZE, WEIGHTS = 64, "crop_rotate_hsv_tinyimagenet"  # pixels; learned ranges
-
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, help="folder of class folders")
-parser.add_argument("--model", default="test_resnet", help="a timm model (%(default)s)")
-parser.add_argument("--checkpoint", type=Path, help="its weights, .safetensors; untrained where left out")
-parser.add_argument("--out", type=Path, default=Path("measure-out"), help="folder for results (%(default)s)")
-parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")
-parser.add_argument("--smoke", action="store_true", help="one transformation of random images, without --data")
-options = parser.parse_args()
-if not (options.data or options.smoke):
-    parser.error("--data: a folder of class folders (or --smoke)")
-options.out.mkdir(parents=True, exist_ok=True)
+own = {"model": "test_resnet", "checkpoint": Path, "image_size": 64, "seeds": [0]}  # untrained without a checkpoint
+options = harness.parse(None, __doc__, "folder of class folders", smoke={}, optional="smoke", **own)
+size = options.image_size
 if options.smoke:
-    data, classes, names = (torch.rand(8, 3, SIZE, SIZE), torch.arange(8) % 2), 2, ["rotate"]
+    data, classes, names = (torch.rand(8, 3, size, size), torch.arange(8) % 2), 2, ["rotate"]
 else:
-    data = ImageFolder(str(options.data), v2.Compose([v2.Resize(SIZE), v2.CenterCrop(SIZE), v2.ToImage()]))
+    data = harness.image_folder(options.data, size)
     classes, names = len(data.classes), None  # all transformations
 model = ia.timm.create_classifier(options.model, options.checkpoint, classes).eval()
-aug = ia.LearnedAugment.from_pretrained(WEIGHTS)
+aug = ia.LearnedAugment.from_pretrained("crop_rotate_hsv_tinyimagenet")
 
 reports = []
 for seed in options.seeds:
@@ -47,4 +34,4 @@ for seed in options.seeds:
     print(f"\n{agreement.summary()}")
     agreement.plot(options.out / f"learned-against-measured-{seed}.png")
     reports.append({"seed": seed, "invariance": report.rows(), "agreement": agreement.rows()})
-(options.out / "results.json").write_text(json.dumps(reports, indent=1))
+harness.write(options, runs=reports)

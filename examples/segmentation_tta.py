@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from experiments import harness
 from experiments.digits import BACKGROUND, digits, ink_accuracy, nuisance, pixel_labels, soft_labels, train_segmenter
-from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -62,12 +61,11 @@ for seed in options.seeds:
         models |= {(name, k): ia.SegmentationTTA(model, aug, k, select="stratified") for name, aug in learned.items()}
     torch.manual_seed(seed)
     scores = {key: ink_accuracy(each, test.images, pixel_labels(test)) for key, each in models.items()}
-    rows, lines = [], []
+    rows, headings = [], ("views", "K", "mean IoU of the ink", "over single view [95 %]")
     for (name, k), score in scores.items():
         gain = paired_interval((score - scores["single view", 1]).numpy(), seed)
         rows.append({"arm": name, "K": k, "iou": score.mean().item(), "gain": gain})
-        lines.append([name, k, f"{score.mean():.4f}", "{:+.4f} [{:+.4f}, {:+.4f}]".format(*gain)])
-    table = tabulate(lines, ["views", "K", "mean IoU of the ink", "over single view [95 %]"], "github")
+    table = harness.show([dict(zip(headings, row.values(), strict=True)) for row in rows], 4)
     print(f"seed {seed}, n = {len(test)}, simulated nuisance\n\n{table}\n")
     ia.viz.save(ia.viz.learned_ranges(learned["ours"], test.images[:6]), options.out / f"learned-{seed}.png")
     reports.append({"seed": seed, "n": len(test), "rows": rows})

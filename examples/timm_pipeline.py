@@ -6,34 +6,29 @@ before `Mixup`, and the model carries its normalisation inside. Each view is cre
     python examples/timm_pipeline.py --data DIR
 """
 
-import argparse
-import json
-from pathlib import Path
-
 import timm
 import torch
 import torch.nn.functional as F
+from experiments import harness
 from timm.data import Mixup, create_dataset, create_loader
 from torchvision.datasets import FakeData
 from tqdm import tqdm
 
 import instaaug_transforms as ia
 
-MODEL, SIZE, EPOCHS, BATCH = "resnet18", 64, 10, 64  # pixels; the batch is even, for Mixup
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, help="folder that holds train/")
-parser.add_argument("--out", type=Path, default=Path("timm-out"), help="folder for results (%(default)s)")
-parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="(%(default)s)")
-parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-parser.add_argument("--smoke", action="store_true", help="a few steps on random images, without --data")
-options = parser.parse_args()
-if not (options.data or options.smoke):
-    parser.error("--data: the folder that holds train/ (or --smoke)")
-options.out.mkdir(parents=True, exist_ok=True)
+own = {
+    "model": "resnet18",
+    "image_size": 64,
+    "epochs": 10,
+    "batch_size": 64,
+    "seeds": [0],
+}  # batches are even, for Mixup
+few, folder = {"model": "test_resnet", "epochs": 1, "batch_size": 8}, "folder that holds train/"
+options = harness.parse(None, __doc__, folder, smoke=few, optional="smoke", **own)
 if options.smoke:
-    MODEL, EPOCHS, BATCH, dataset, classes = "test_resnet", 1, 8, FakeData(32, (3, 40, 40), 2), 2
+    dataset, classes = FakeData(32, (3, 40, 40), 2), 2
 else:
     dataset = create_dataset("", root=options.data, split="train", is_training=True)
     classes = len(dataset.reader.class_to_idx)
@@ -41,12 +36,12 @@ else:
 # Ours takes the place of random resized crop and colour jitter; nothing is normalised.
 how = {"is_training": True, "no_aug": True, "mean": (0, 0, 0), "std": (1, 1, 1), "device": device, "num_workers": 0}
 how["persistent_workers"] = False  # there are none
-loader = create_loader(dataset, (3, SIZE, SIZE), BATCH, **how)
+loader = create_loader(dataset, (3, options.image_size, options.image_size), options.batch_size, **how)
 mixup = Mixup(mixup_alpha=0.2, cutmix_alpha=1.0, label_smoothing=0.1, num_classes=classes)
 reports = []
 for seed in options.seeds:
     torch.manual_seed(seed)
-    model = ia.timm.wrap(timm.create_model(MODEL, num_classes=classes)).to(device)
+    model = ia.timm.wrap(timm.create_model(options.model, num_classes=classes)).to(device)
     aug = ia.LearnedAugment(["crop", "hsv"]).to(device)
     objective = ia.InstaAugObjective(aug, estimator="reinforce")
     optimizer = torch.optim.AdamW([*model.parameters(), *objective.parameters()], lr=1e-3, weight_decay=0.05)
@@ -57,7 +52,7 @@ for seed in options.seeds:
         history = saved.pop("history")
         for name, state in saved.items():
             parts[name].load_state_dict(state)
-    for epoch in range(len(history), EPOCHS):
+    for epoch in range(len(history), options.epochs):
         for images, labels in tqdm(loader, desc=f"epoch {epoch + 1}", disable=None):
             views, sample = aug.sample(images)  # before Mixup
             views, soft = mixup(views, labels)
@@ -73,4 +68,4 @@ for seed in options.seeds:
     aug.save(options.out / f"augment-{seed}.safetensors")
     images = next(iter(loader))[0][:8].cpu()
     ia.viz.save(ia.viz.learned_ranges(aug.cpu(), images), options.out / f"learned-{seed}.png")
-(options.out / "results.json").write_text(json.dumps(reports, indent=1))
+harness.write(options, runs=reports)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from .distributions import AnchorCategorical
 from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution, identity_of
 from .params import AugmentParams
-from .utils.errors import InstaAugError
+from .utils.errors import check_one_of, check_whole
 
 SELECTIONS = ("sample", "top", "stratified")
 
@@ -115,15 +115,13 @@ class AugmentDistribution(Distribution):
         self, n: int, how: str, generator: torch.Generator | None = None, offsets: Tensor | None = None
     ) -> AugmentParams:
         """``(n, B)`` parameters by one of the ways of selecting views, `SELECTIONS`; ``offsets`` are those of `top`."""
-        if not isinstance(n, int) or n < 1:
-            raise InstaAugError(f"n: expected at least one view, got {n!r}")
+        check_whole("n", n)
+        check_one_of("select", how, SELECTIONS)
         if how == "sample":
             return self.rsample((n,), generator)
         if how == "stratified":
             return self.stratified(n, generator)
-        if how == "top":
-            return self.top(n, offsets)
-        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {how!r}")
+        return self.top(n, offsets)
 
     def narrowed(self, fraction: float) -> "AugmentDistribution":
         """The same with only the middle ``fraction`` of every continuous range; which crops are likely stays."""
@@ -138,8 +136,7 @@ class AugmentDistribution(Distribution):
 
     def identity(self) -> AugmentParams:
         """The parameters that change nothing, ``(B,)``."""
-        fields = identity_of(self.families).items()
-        return AugmentParams(**{k: torch.full(self.batch_shape, v, device=self.device) for k, v in fields})
+        return AugmentParams.alike(identity_of(self.families), *self.batch_shape, self.device)
 
     def log_prob(self, params: AugmentParams) -> Tensor:
         """Log density of ``(*sample_shape, B)`` parameters."""

@@ -101,6 +101,10 @@ class AugmentParams(Mapping[str, Tensor]):
         """Each of ``(B,)`` parameters ``times`` times in a row (the frames of a clip, say)."""
         return self.map(lambda tensor: tensor.repeat_interleave(times, dim=0))
 
+    def for_each(self, n: int) -> "AugmentParams":
+        """``(V,)`` to ``(V, n)``: the same V views for each of n images. No copy."""
+        return self.map(lambda tensor: tensor[:, None].expand(-1, n, *tensor.shape[1:]))
+
     def replace(self, **fields: Tensor) -> "AugmentParams":
         """A copy in which ``fields`` replace (or join) the present ones."""
         return AugmentParams(**{**self._fields, **fields})
@@ -113,6 +117,11 @@ class AugmentParams(Mapping[str, Tensor]):
                 for name, tensor in self.items()
             }
         )
+
+    @staticmethod
+    def alike(fields: Mapping[str, float], n: int, device: torch.device | str = "cpu") -> "AugmentParams":
+        """``(n,)`` parameters, the same numbers for every image."""
+        return AugmentParams(**{name: torch.full((n,), value, device=device) for name, value in fields.items()})
 
     @staticmethod
     def cat(parts: "list[AugmentParams]") -> "AugmentParams":

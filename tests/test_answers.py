@@ -173,7 +173,7 @@ def test_one_channel_becomes_two_as_the_remedy_says(data):
 
 
 def test_what_is_measured_is_a_module_that_gives_a_tensor(data):
-    for answer, given in ((lambda z: {"logits": z}, "dict"), (lambda z: z[:, 0], r"a tensor \(\d+,\)")):
+    for answer, given in ((lambda z: {"logits": z}, "a dict of logits"), (lambda z: z[:, 0], r"a tensor \(\d+,\)")):
         with pytest.raises(
             ia.InstaAugError, match=rf"model: expected outputs \(B, classes\) as one tensor, got {given}; wrap"
         ):

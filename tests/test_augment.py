@@ -309,8 +309,8 @@ def test_save_and_load(lively, images, tmp_path):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"p": 1.5}, "p: expected a probability"),
-        ({"p": "0.5"}, "p: expected a probability.*'0.5'"),
+        ({"p": 1.5}, r"p: expected a number in \[0, 1\]"),
+        ({"p": "0.5"}, r"p: expected a number in \[0, 1\], got '0.5'"),
         ({"fill": 300}, "fill"),
         ({"output_size": (0, 4)}, "output_size"),
         ({"output_size": 32.0}, r"output_size: expected \(height, width\), whole pixels ≥ 1, or one side, got 32.0"),

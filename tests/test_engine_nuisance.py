@@ -80,7 +80,7 @@ def test_errors():
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
-        (lambda image: None, "made NoneType; it must give an image"),
+        (lambda image: None, "made a NoneType; it must give an image"),
         (lambda image: image[None], r"made a tensor \(1, 3, 16, 16\)"),
         (v2.Grayscale(1), r"made a tensor \(1, 16, 16\)"),
         (v2.Normalize([0.5] * 3, [0.5] * 3), "gave values from -1 to 1; images stay in"),

@@ -395,10 +395,10 @@ def test_images_without_labels_cannot_be_compared():
     [
         ({"n_views": 4}, r"n_views: expected several numbers of views, \[1, 2, 4\] say, got 4"),
         ({"n_views": ()}, "n_views: expected several"),
-        ({"n_views": (0, 2)}, "n_views: expected an integer ≥ 1, got 0"),
+        ({"n_views": (0, 2)}, "n_views: expected a whole number ≥ 1, got 0"),
         ({"range_fraction": 3.0}, r"range_fraction: expected a number in \(0, 1\], got 3.0"),
         ({"select": "best"}, "select: expected one of .*got 'best'"),
-        ({"batch_size": 0}, "batch_size: expected an integer ≥ 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected a whole number ≥ 1, got 0"),
         ({"how": "probability"}, "how: expected one of mean_prob, .*, weighted, got 'probability'"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_crop_starts_as_the_whole_image(flips, images):
 
 @pytest.mark.parametrize("n", [0, -1, 1.0])
 def test_no_views_are_refused(n, images):
-    with pytest.raises(ia.InstaAugError, match="n: expected at least one view"):
+    with pytest.raises(ia.InstaAugError, match="n: expected a whole number ≥ 1"):
         ia.LearnedAugment(["crop"]).views(images, n)
 
 

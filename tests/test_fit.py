@@ -251,10 +251,10 @@ def test_mirrored_training_of_flip_anchors():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"objective": "best"}, "objective"), ({"epochs": 0}, "epochs: expected a positive"), ({"lr": -1.0}, "lr"),
-        ({"lr": math.inf}, "lr: expected .* got inf"), ({"batch_size": 8.0}, "batch_size: expected a positive whole number, got 8.0"),
-        ({"weight_decay": -1.0}, "weight_decay: expected a number ≥ 0"), ({"seed": 1.5}, "seed: expected a whole number"),
-        ({"held_out": "0.1"}, "held_out: expected a share"), ({"entropy_weights": ("a",)}, "entropy_weights: expected positive"),
+        ({"objective": "best"}, "objective"), ({"epochs": 0}, "epochs: expected a whole number ≥ 1, got 0"), ({"lr": -1.0}, "lr"),
+        ({"lr": math.inf}, "lr: expected .* got inf"), ({"batch_size": 8.0}, "batch_size: expected a whole number ≥ 1, got 8.0"),
+        ({"weight_decay": -1.0}, r"weight_decay: expected a number in \[0, ∞\), got -1.0"), ({"seed": 1.5}, "seed: expected a whole number"),
+        ({"held_out": "0.1"}, r"held_out: expected a number in \(0, 1\), or None, got '0.1'"), ({"entropy_weights": ("a",)}, r"entropy_weights: expected a number in \(0, ∞\], got 'a'"),
     ],
 )  # fmt: skip
 def test_bad_configuration(kwargs, message):

@@ -65,7 +65,7 @@ def test_hooks_go_even_after_an_error():
 
 @pytest.mark.parametrize(
     ("layer", "message"),
-    [("layer9", "the model has no submodule 'layer9'"), ("unused", "it was not run"), ("tuple", "got tuple")],
+    [("layer9", "the model has no submodule 'layer9'"), ("unused", "it was not run"), ("tuple", "got a tuple of 2")],
 )
 def test_errors(layer, message):
     class Pair(nn.Module):

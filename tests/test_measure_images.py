@@ -90,7 +90,11 @@ def test_fingerprint_sees_pixels_labels_and_order():
         (torch.rand(3, 3, 4, 4) * 9, {}, r"values must lie in \[0, 1\]"),
         (torch.rand(3, 3, 4, 4) * 9, {"normalization": ((0.5,) * 3, (0.2,) * 3)}, r"values must lie in \[0, 1\]"),
         (torch.rand(3, 3, 4, 4), {"max_images": 1}, "max_images"),
-        (torch.rand(3, 3, 4, 4), {"normalization": ((0.5,) * 2, (0.2,) * 2)}, "have 3 channel.*mean and std are of 2"),
+        (
+            torch.rand(3, 3, 4, 4),
+            {"normalization": ((0.5,) * 2, (0.2,) * 2)},
+            r"normalization: .* for 3 channel\(s\), got \(0.5, 0.5\)",
+        ),
         ("nowhere", {}, "got str"),
     ],
 )

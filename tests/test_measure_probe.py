@@ -72,5 +72,5 @@ def test_options_that_would_be_ignored_or_break_later_are_refused():
     assert Probe(Counted(), normalised, normalization=(half, fifth), **ARGUMENTS).images is normalised
     assert Probe(Counted(), normalised, **ARGUMENTS).images is normalised
     for size in (0, 2.0):
-        with pytest.raises(ia.InstaAugError, match=f"batch_size: expected an integer ≥ 1, got {size}"):
+        with pytest.raises(ia.InstaAugError, match=f"batch_size: expected a whole number ≥ 1, got {size}"):
             Probe(Counted(), images, batch_size=size, **ARGUMENTS)

@@ -160,10 +160,12 @@ def test_tables_of_the_paper_by_name():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Crop(initial_identity="x"), r"crop: initial_identity: expected a number in \(0, 1\), got 'x'"),
+        (lambda: Erase(initial_identity="x"), "erase: initial_identity: expected a number"),
         (lambda: Scale((0.0, 2.0)), "factors, 0 < low < high"),
-        (lambda: MeanFieldCrop(1.0), "smallest must lie in"),
-        (lambda: Erase(value=2.0), "value must lie in"),
-        (lambda: Blur(sigma=0.0), "sigma must lie in"),
+        (lambda: MeanFieldCrop(1.0), "smallest: expected a number in"),
+        (lambda: Erase(value=2.0), "value: expected a number in"),
+        (lambda: Blur(sigma=0.0), "sigma, .*: expected a number in"),
         (lambda: Shear(x=(-90.0, 45.0)), r"shear: x and y must lie inside ±80 degrees, got \(-90.0, 45.0\)"),
         (lambda: Shear(y=(0.0, 81.0)), "inside ±80 degrees"),
         (lambda: Erase(scales=(0.5,)), "one entry per scale"),

@@ -44,6 +44,14 @@ def test_where_and_cat_and_replace():
     assert one.replace(a=torch.full((2,), 7.0)).a.tolist() == [7, 7]
 
 
+def test_the_same_views_for_each_of_some_images_and_the_same_numbers_for_all():
+    views = AugmentParams(a=torch.tensor([1.0, 2.0]), b=torch.tensor([[1, 2, 3], [4, 5, 6]])).for_each(4)
+    assert views.batch_shape == (2, 4) and views.a.tolist() == [[1] * 4, [2] * 4]
+    assert views.b.tolist() == [[[1, 2, 3]] * 4, [[4, 5, 6]] * 4]
+    same = AugmentParams.alike({"a": 0.5, "b": 3}, 2)
+    assert same.a.tolist() == [0.5, 0.5] and same.b.tolist() == [3, 3] and same.b.dtype == torch.int64
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

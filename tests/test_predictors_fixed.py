@@ -88,7 +88,7 @@ def test_errors(images):
         ia.LearnedAugment(["rotate"], predictor="magic")
     with pytest.raises(ia.InstaAugError, match="'class' needs arguments"):
         ia.LearnedAugment(["rotate"], predictor="class")
-    with pytest.raises(ia.InstaAugError, match="n_classes: expected an integer in 1 … 1,000,000, got 0"):
+    with pytest.raises(ia.InstaAugError, match="n_classes: expected a whole number in 1 … 1,000,000, got 0"):
         ClassPredictor(0)
     with pytest.raises(ia.InstaAugError, match="'crop' has none"):
         ia.LearnedAugment(["crop"], predictor="symmetric")

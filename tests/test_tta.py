@@ -99,11 +99,30 @@ def test_values_outside_the_range_warn_and_are_clamped(images):
         ({"select": "best"}, "select: expected one of sample, top, stratified"),
         ({"aggregate": "median"}, "aggregate"),
         ({"chunk_size": 1.5}, "chunk_size"),
+        ({"policy": 3}, "policy: expected numbers by field, {'turn_angle'.* say, got 3"),
+        ({"policy": {"flip": ["left"] * 10}}, "policy: flip: expected several numbers.*'left'"),
+        ({"view_offsets": 3}, "view_offsets: expected several numbers.* got 3"),
+        ({"view_offsets": torch.tensor(3.0)}, "view_offsets: expected several numbers"),
+        ({"put_right": "x"}, "put_right: expected a whole number ≥ 0, got 'x'"),
+        ({"range_fraction": "x"}, r"range_fraction: expected a number in \(0, 1\], got 'x'"),
+        ({"power": "x"}, r"power: expected a number in \(0, ∞\), got 'x'"),
+        ({"power": 0}, r"power: expected a number in \(0, ∞\), got 0"),
+        ({"aggregate": "weighted", "scale_weights": 6.0}, "scale_weights: expected several numbers.* got 6.0"),
     ],
 )
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.TTAModel(Tiny(), make_lively(["crop"]), **kwargs)
+
+
+def test_fixed_views_are_made_by_the_backend_of_the_transform(images):
+    params, views, model = ia.AugmentParams.alike({"hue": 0.2}, len(images)), [], Tiny()
+    model.register_forward_pre_hook(lambda _, inputs: views.append(inputs[0]))
+    for backend in ("kornia", "torch"):
+        aug = ia.LearnedAugment(["hsv"], backend=backend)
+        ia.TTAModel(model, aug, 1, policy={"hue": [0.2]})(images)
+        assert torch.equal(views[-1], aug.apply(images, params))
+    assert not torch.equal(*views) and torch.allclose(*views, atol=1e-4)
 
 
 @pytest.mark.parametrize("how", ["mean_prob", "probability"])
@@ -196,7 +215,7 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
             "put_right: expected a number .* divides n_views, 3, and a policy .*; got 1 and policy=None",
         ),
         ({"put_right": 2, "policy": {"flip": [0.0]}}, "put_right: expected a number .* divides n_views, 3"),
-        ({"put_right": -1, "policy": {"flip": [0.0]}}, "put_right: expected a number"),
+        ({"put_right": -1, "policy": {"flip": [0.0]}}, "put_right: expected a whole number ≥ 0, got -1"),
         ({"put_right": 3, "policy": {"flip": [0.0, 1.0, 0.0]}}, "policy: expected 1 numbers"),
         ({"put_right": True, "policy": {"turn_angle": [0.0, 90.0, 180.0]}}, "fields of anchor, cx, .*'turn_angle': 3"),
         ({"scale_weights": [0.0] * 6}, "scale_weights: 'weighted' needs them"),

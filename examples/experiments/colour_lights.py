@@ -9,19 +9,21 @@ the mean probability over views of the arm's own augmentation.
 """
 
 import math
+from functools import partial
 from pathlib import Path
 
 import harness
 import numpy as np
 import torch
-import torch.nn.functional as F
 from harness import LabelledImages
-from joint import Arm, Rule
+from joint import Arm
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
 import instaaug_transforms as ia
 from instaaug_transforms import viz
+from instaaug_transforms.engine import hold_out
+from instaaug_transforms.utils.modes import permutation
 
 WAVELENGTHS = (610e-9, 550e-9, 465e-9)  # metres: where an sRGB display's primaries peak, about
 Gains = tuple[float, float, float]  # of linear red, green and blue
@@ -49,12 +51,8 @@ ARMS = {
 
 def planckian(kelvin: float) -> Gains:
     """Gains of a black body by Planck's law at three wavelengths, relative to 6500 K, the green one 1."""
-
-    def radiance(temperature: float) -> Tensor:
-        wavelength = torch.tensor(WAVELENGTHS, dtype=torch.float64)
-        return 1 / (wavelength**5 * torch.expm1(1.438777e-2 / (wavelength * temperature)))
-
-    gain = radiance(kelvin) / radiance(6500.0)
+    exponent = 1.438777e-2 / torch.tensor(WAVELENGTHS, dtype=torch.float64)
+    gain = torch.expm1(exponent / 6500.0) / torch.expm1(exponent / kelvin)
     return tuple((gain / gain[1]).tolist())
 
 
@@ -81,15 +79,11 @@ def shine(images: Tensor, light: Light) -> Tensor:
     return linear_rgb_to_rgb((rgb_to_linear_rgb(images) * gain[None, :, None, :]).clamp(0, 1)).clamp(0, 1)
 
 
-def global_hsv(hue: float, factor: float) -> Rule:
+def global_hsv(hue: float, factor: float, images: Tensor, generator: torch.Generator) -> Tensor:
     """Hue within ±h turns, saturation and value within 1 ± f, for every image."""
-
-    def rule(images: Tensor, generator: torch.Generator) -> Tensor:
-        u = 2 * torch.rand(3, len(images), generator=generator) - 1
-        params = {"hue": hue * u[0], "saturation": 1 + factor * u[1], "value": 1 + factor * u[2]}
-        return HSV.apply(images, ia.AugmentParams(**params))
-
-    return rule
+    u = 2 * torch.rand(3, len(images), generator=generator) - 1
+    params = {"hue": hue * u[0], "saturation": 1 + factor * u[1], "value": 1 + factor * u[2]}
+    return HSV.apply(images, ia.AugmentParams(**params))
 
 
 def under_lights(images: Tensor, chosen: list[Light], generator: torch.Generator) -> Tensor:
@@ -116,7 +110,7 @@ def train(candidate: tuple, data: LabelledImages, under: list[Light], seed: int,
         objective = ia.InstaAugObjective(aug, ia.EntropyConfig(entropy, initial_weight=weight, rate=0.01))
         rate = 3e-2 if predictor == "global" else 1e-3  # free numbers move slower than a network's outputs
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate, "weight_decay": 0.0})
-    arm = Arm(model, generator, global_hsv(*candidate) if len(candidate) == 2 else None, objective)
+    arm = Arm(model, generator, partial(global_hsv, *candidate) if len(candidate) == 2 else None, objective)
     steps = len(data) // BATCH
     orders = [torch.randperm(len(data), generator=generator).split(BATCH)[:steps] for _ in range(options.epochs)]
 
@@ -147,14 +141,11 @@ def widest_within_one_error(scores: list[np.ndarray]) -> int:
 
 def choose(candidates: list, data: LabelledImages, under: list[Light], seed: int, options) -> tuple[Arm, dict]:
     """Train each of the candidates; the one to keep by a held-out tenth of ``data``, and the reasons."""
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    held, rest = data.subset(order[: len(order) // 10]), data.subset(order[len(order) // 10 :])
+    rest, held = hold_out(data, seed, 0.1)
     trained = [train(candidate, rest, under, seed, options) for candidate in candidates]
-    scores = []  # NLL of each held-out image, mean over lights
-    for arm in trained:
-        log_probs = predict(arm, held, under, options.views, seed)
-        nll = F.nll_loss(log_probs.flatten(0, 1), held.targets.repeat(len(under)), reduction="none")
-        scores.append(nll.unflatten(0, (len(under), -1)).mean(0).numpy())
+    own = torch.arange(len(held)), held.targets
+    # NLL of each held-out image, mean over lights.
+    scores = [-predict(arm, held, under, options.views, seed)[:, *own].mean(0).numpy() for arm in trained]
     best = widest_within_one_error(scores)
     return trained[best], {"chosen": candidates[best], "held-out NLL": [float(score.mean()) for score in scores]}
 
@@ -163,7 +154,7 @@ def experiment(data: LabelledImages, test: LabelledImages, count: int, seed: int
     """All arms at one number of lights; draws what the local field learned."""
     every = all_lights()
     # The neutral light first, then a random choice that does not depend on the arms.
-    chosen = torch.randperm(len(every) - 1, generator=torch.Generator().manual_seed(seed))[: count - 1] + 1
+    chosen = permutation(len(every) - 1, seed)[: count - 1] + 1
     under = [every[0], *(every[i] for i in chosen.tolist())]
     kept, rows, right = {}, {}, {}
     for name, candidates in ARMS.items():
@@ -183,15 +174,8 @@ def experiment(data: LabelledImages, test: LabelledImages, count: int, seed: int
             row |= {"entropies": objective.entropies, "weights": objective.weights}
     picture = viz.learned_ranges(kept["ours, local field"].aug, test.batch(torch.arange(6))[0])
     viz.save(picture, options.out / f"learned-{count}-{seed}.png")
-    names = [light[0] for light in under]
-    return {
-        "lights": count,
-        "train lights": names,
-        "n": len(test),
-        "views": options.views,
-        "simulated": True,
-        "arms": rows,
-    }
+    about = {"lights": count, "train lights": [light[0] for light in under], "n": len(test), "views": options.views}
+    return about | {"simulated": True, "arms": rows}
 
 
 def table(runs: list[dict], columns: list[str], against: str) -> list[dict]:

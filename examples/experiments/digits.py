@@ -1,18 +1,19 @@
 """scikit-learn's digits, and small models trained on them: the problem of the examples that need no data."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from experiments import harness
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
-from tqdm import tqdm
 
 import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.utils.modes import permutation
 
 BACKGROUND, INK = 10, 0.35
 
@@ -29,7 +30,7 @@ def digits(seed: int, path: Path | None = None) -> dict[str, LabelledImages]:
     raw = np.load(path) if path else load_digits()
     images = torch.tensor(raw["images"], dtype=torch.float32)[:, None] / 16  # (N, 1, 8, 8)
     images = F.interpolate(F.pad(images, (2, 2, 2, 2)), size=(32, 32), mode="bicubic").clamp(0, 1)  # room to turn
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    order = permutation(len(images), seed)
     sizes = {"classifier": 700, "policy": 400, "choice": 100, "test": len(order) - 1200}
     parts = zip(sizes, order.split(list(sizes.values())), strict=True)
     return {name: LabelledImages(images[index], torch.tensor(raw["target"])[index]) for name, index in parts}
@@ -47,15 +48,11 @@ def nuisance(data: LabelledImages, seed: int) -> LabelledImages:
     return LabelledImages(MOVE.apply(data.images, ia.AugmentParams(**box, angle=uniform(-40, 40))), data.targets)
 
 
-def train(model: nn.Module, losses: Iterable[Tensor], steps: int, weight_decay: float, label: str) -> nn.Module:
-    """AdamW, one cycle, over losses of which each is computed when the step before it is done."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=weight_decay)
+def train(model: nn.Module, loss: Callable, order: Callable, epochs: int, steps: int, decay: float) -> nn.Module:
+    """AdamW, one cycle; the rest is `harness.train`'s."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for loss in tqdm(losses, desc=label, total=steps, disable=None):
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+    harness.train(loss, order, epochs, [model], [schedule])
     return model.eval()
 
 
@@ -67,15 +64,14 @@ def train_classifier(data: LabelledImages, seed: int, epochs: int = 60) -> ia.ti
         model = ia.timm.create_classifier("test_resnet", num_classes=10, in_chans=1)
     model.to(memory_format=torch.channels_last)
 
-    def losses() -> Iterable[Tensor]:
-        for _ in range(epochs):
-            for index in torch.randperm(len(data), generator=generator).split(64):
-                angle = (2 * torch.rand(len(index), generator=generator) - 1) * 60
-                images = MOVE.apply(data.images[index], ia.AugmentParams(angle=angle))
-                logits = model(images.contiguous(memory_format=torch.channels_last))
-                yield F.cross_entropy(logits, data.targets[index], label_smoothing=0.1)
+    def loss(index: Tensor, epoch: int) -> Tensor:
+        angle = (2 * torch.rand(len(index), generator=generator) - 1) * 60
+        images = MOVE.apply(data.images[index], ia.AugmentParams(angle=angle))
+        logits = model(images.contiguous(memory_format=torch.channels_last))
+        return F.cross_entropy(logits, data.targets[index], label_smoothing=0.1)
 
-    return train(model, losses(), epochs * -(-len(data) // 64), 0.05, "train the classifier")
+    order = lambda epoch: torch.randperm(len(data), generator=generator).split(64)  # noqa: E731
+    return train(model, loss, order, epochs, epochs * -(-len(data) // 64), 0.05)
 
 
 class SmallUNet(nn.Module):
@@ -120,14 +116,13 @@ def train_segmenter(data: LabelledImages, seed: int, steps: int = 600) -> nn.Mod
     torch.manual_seed(seed)
     model = SmallUNet()
 
-    def losses() -> Iterable[Tensor]:
-        for _ in range(steps):
-            index = torch.randint(len(data), (64,), generator=generator)
-            params = ia.AugmentParams(angle=120 * torch.rand(64, generator=generator) - 60)
-            images, truth = MOVE.apply(data.images[index], params), soft_labels(labels[index], MOVE, params)
-            yield F.cross_entropy(model(images), truth)
+    def loss(step: int, epoch: int) -> Tensor:
+        index = torch.randint(len(data), (64,), generator=generator)
+        params = ia.AugmentParams(angle=120 * torch.rand(64, generator=generator) - 60)
+        images, truth = MOVE.apply(data.images[index], params), soft_labels(labels[index], MOVE, params)
+        return F.cross_entropy(model(images), truth)
 
-    return train(model, losses(), steps, 0.01, "train the segmenter")
+    return train(model, loss, lambda epoch: range(steps), 1, steps, 0.01)
 
 
 @torch.no_grad()

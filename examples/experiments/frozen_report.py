@@ -22,6 +22,7 @@ from torch import Tensor, nn
 import instaaug_transforms as ia
 from instaaug_transforms.tta import ArmResult, Evaluation, evaluate, views_nll
 from instaaug_transforms.tta.aggregation import AGGREGATIONS
+from instaaug_transforms.utils.modes import permutation
 from instaaug_transforms.utils.stats import ratio_interval
 
 Arms = dict[str, dict]  # ``arm: K`` to its results, JSON-ready
@@ -42,7 +43,7 @@ class Source:
 
     def split(self, seed: int) -> tuple["Source", "Source"]:
         """What to fit on, and the tenth to choose on."""
-        order = torch.randperm(len(self.data), generator=torch.Generator().manual_seed(seed))
+        order = permutation(len(self.data), seed)
         held = max(1, len(order) // 10)
         return self.part(self.name, order[held:]), self.part(self.name, order[:held])
 
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         return Source(name, classifier, policy, table, options)
 
     first = source("policy", options.model, options.checkpoint)
-    halves = torch.randperm(len(policy), generator=torch.Generator().manual_seed(0)).chunk(2)
+    halves = permutation(len(policy), 0).chunk(2)
     parts = [(first, val)]  # fitted on, reported on
     parts += [(first.part(f"half-{i}", halves[i]), policy.subset(halves[1 - i])) for i in (0, 1)]
     runs, results = [[part.report(data, seed) for part, data in parts] for seed in options.seeds], {}

@@ -22,6 +22,11 @@ from tqdm import tqdm
 from instaaug_transforms.engine.data import LabelledImages, load
 from instaaug_transforms.learning.checkpoint import load_state, save_state
 from instaaug_transforms.tta import paired_interval
+from instaaug_transforms.utils.files import replace_file
+from instaaug_transforms.utils.modes import permutation
+
+# In a run that goes on: stages are named after seed, arm and its strength.
+MAY_DIFFER = ("resume", "out", "data", "seeds", "arms", "areas", "bands")
 
 
 def parse(
@@ -48,12 +53,7 @@ def parse(
         vars(parsed).update(smoke)
     if parsed.data is None and not getattr(parsed, optional, False):
         parser.error(f"--data: expected a {data}")
-    # What may differ in a run that goes on: stages are named after seed, arm and its strength.
-    settings = {
-        k: str(v)
-        for k, v in vars(parsed).items()
-        if k not in ("resume", "out", "data", "seeds", "arms", "areas", "bands")
-    }
+    settings = {k: str(v) for k, v in vars(parsed).items() if k not in MAY_DIFFER}
     file = parsed.out / "settings.json"
     if not parsed.resume:
         shutil.rmtree(parsed.out / "stages", ignore_errors=True)
@@ -65,19 +65,25 @@ def parse(
     return parsed
 
 
+def image_folder(folder: Path, size: int, dtype: torch.dtype = torch.uint8) -> ImageFolder:
+    """The middle of each image, ``(3, size, size)`` bytes or floats in [0, 1], read as it is asked for."""
+    steps = [v2.Resize(size), v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(dtype, scale=True)]
+    return ImageFolder(str(folder), v2.Compose(steps))
+
+
 def read(
     folder: Path, size: int, *, classes: Sequence[str] = (), per_class: slice = slice(None), most: int | None = None
 ) -> LabelledImages:
-    """The images of an ImageFolder, the middle of each, uint8 ``(N, 3, size, size)`` in memory.
+    """The images of an `image_folder` in memory.
 
     Label k is the k-th of ``classes``, all where empty; ``most`` are drawn at random, the same ones always.
     """
-    images = ImageFolder(str(folder), v2.Compose([v2.Resize(size), v2.CenterCrop(size), v2.ToImage()]))
+    images = image_folder(folder, size)
     label = {images.class_to_idx.get(name): k for k, name in enumerate(classes or images.classes)}
     members = [np.flatnonzero(np.equal(images.targets, target))[per_class] for target in label]
     index = np.concatenate(members).astype(int)
     if most is not None:
-        index = index[torch.randperm(len(index), generator=torch.Generator().manual_seed(0))[:most].numpy()]
+        index = index[permutation(len(index), 0)[:most].numpy()]
     data = load(Subset(images, index.tolist()), str(folder), workers=2).in_memory()
     return LabelledImages(data.images, torch.tensor([label[int(target)] for target in data.targets]))
 
@@ -141,6 +147,13 @@ def train(
             tensors = {"parts": [part.state_dict() for part in parts], "generator": generator.get_state()}
             save_state(folder, {}, {"history": history}, tensors)
     return history
+
+
+def right(model: Callable[[Tensor], Tensor], data: LabelledImages) -> Tensor:
+    """Which images, ``(N,)``, a model in eval mode is right about."""
+    with torch.inference_mode():
+        batches = (data.batch(part, data.images.device) for part in torch.arange(len(data)).split(256))
+        return torch.cat([model(images).argmax(1) == labels for images, labels in batches]).cpu()
 
 
 def name_of(*parts: Any) -> str:
@@ -218,6 +231,4 @@ def write(options: argparse.Namespace, **results: Any) -> None:
 
 
 def _write(path: Path, values: Any) -> None:
-    aside = path.with_suffix(".part")  # nobody ever reads half a file
-    aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    aside.replace(path)
+    replace_file(path, (json.dumps(values, indent=1) + "\n").encode())

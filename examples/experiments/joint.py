@@ -202,16 +202,14 @@ def signal(arm: Arm, data: LabelledImages, n: int | str, batches: int = 12, size
     found, generator = [], torch.Generator(arm.aug.device).manual_seed(0)
     training = arm.model.training
     arm.model.eval()
+    part_name = arm.aug.anchor_families[0].name
     for index in torch.arange(len(data))[:: max(1, len(data) // (batches * size))][: batches * size].split(size):
         images, labels = data.batch(index, arm.aug.device)
         views, sample = arm.aug.sample(images, n, generator=generator)
         with torch.no_grad():
             logits = arm.forward(views.detach()).float()
             losses = F.cross_entropy(logits, labels.repeat(len(views) // len(images)), reduction="none")
-        losses, part = (
-            losses.unflatten(0, (-1, len(images))),
-            sample.distribution.parts[arm.aug.anchor_families[0].name],
-        )
+        losses, part = losses.unflatten(0, (-1, len(images))), sample.distribution.parts[part_name]
         if n == "all":
             value = exact(losses, part.categorical.logits)
         else:
@@ -239,26 +237,17 @@ def jobs_of(arms, areas=(), bands=()) -> dict[str, tuple[str, dict]]:
 def test(arm: Arm, data: LabelledImages, views: int, seed: int) -> Tensor:
     """Which images are right, ``(N,)``: ``views`` of the arm's own augmentation averaged; 0 for the image itself."""
     arm.model.eval()
-    device = data.images.device
-    generator, parts = torch.Generator(device).manual_seed(seed), torch.arange(len(data), device=device).split(256)
-    answers = [arm.predict(data.batch(part, device)[0], views, generator).argmax(-1) for part in parts]
-    return (torch.cat(answers) == data.targets).cpu()
+    generator = torch.Generator(data.images.device).manual_seed(seed)
+    return harness.right(lambda images: arm.predict(images, views, generator), data)
 
 
 def sweep(
-    options,
-    make: Callable[..., nn.Module],
-    data: LabelledImages,
-    held: LabelledImages,
-    jobs=None,
-    more=None,
-    choice=None,
+    options, make: Callable[..., nn.Module], data: LabelledImages, held: LabelledImages, jobs, more=None, choice=None
 ) -> None:
     """Every job — a name, its arm and its own options — with every seed, reported against the random crop.
 
     With images for the ``choice`` of strengths, each job is scored on them too.
     """
-    jobs = jobs or {name: (name, {}) for name in options.arms}
 
     def one(job: str, seed: int) -> dict:
         torch.manual_seed(seed)

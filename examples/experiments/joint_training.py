@@ -53,8 +53,7 @@ def object_kept(aug: ia.LearnedAugment, data: LabelledImages, boxes: torch.Tenso
     crops, parts = aug.families[0].candidates(), []  # (A,)
     for part in torch.arange(len(data)).split(256):
         distribution = aug.distribution(data.batch(part, aug.device)[0])
-        every = crops.map(lambda field, n=len(part): field[:, None].expand(-1, n).to(aug.device))
-        parts.append(distribution.log_prob(every).exp().cpu())
+        parts.append(distribution.log_prob(crops.for_each(len(part)).to(aug.device)).exp().cpu())
     p, (left, top, right, bottom) = torch.cat(parts, 1), boxes.T  # (A, N), (N,) each
     cx, cy, w, h = (crops[name][:, None] for name in ("cx", "cy", "w", "h"))
     width = (torch.minimum(cx + w / 2, right) - torch.maximum(cx - w / 2, left)).clamp(min=0)

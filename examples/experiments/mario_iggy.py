@@ -1,8 +1,7 @@
 """Learn how far each image of Mario or Iggy may be turned before up becomes down, together with the classifier.
 
-Redraws Figure 5 of the InstaAug paper and measures it: coverage, the share of what keeps the class that lies inside the learned
-range; spill, the share of the learned range that changes it. With three modes the classes alternate every 60°. --data: arrays
-mario and iggy, (1, 3, 32, 32) in [0, 1].
+Redraws Figure 5 of the InstaAug paper and measures it, by coverage and spill. With three modes the classes alternate every 60°.
+--data: arrays mario and iggy, (1, 3, 32, 32) in [0, 1].
 
     python examples/experiments/mario_iggy.py --data mario_iggy.npz
 """

@@ -22,11 +22,10 @@ from safetensors.torch import save_model
 from scipy.stats import bootstrap
 from torch import Tensor, nn
 from torch.utils.data import Subset
-from torchvision.datasets import ImageFolder
-from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms import measure, viz
+from instaaug_transforms.utils.modes import permutation
 
 SIDE = 64
 ARMS = {"resnet18": ("none", "translation", "scale", "full"), "vit": ("none", "full")}
@@ -37,7 +36,7 @@ MEASURES = ("relative_cosine", "d_cosine", "relative_l2", "d_l2", "agreement")
 def read(options: Namespace) -> tuple[LabelledImages, LabelledImages]:
     """Train and test images of classes drawn at random."""
     names = sorted(path.name for path in options.data.glob("train/*/"))
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0))
+    order = permutation(len(names), 0)
     common = {"size": SIDE, "classes": [names[i] for i in sorted(order[: options.classes].tolist())]}
     n, held = options.train_per_class, options.test_per_class
     train = harness.read(options.data / "train", per_class=slice(n), **common)
@@ -82,9 +81,7 @@ def trained(options: Namespace, data: tuple, arch: str, arm: str, seed: int) -> 
             harness.train(loss, order, epochs, [model.train()], [schedule], clip=1.0)
         save_model(model.model, str(weights))
         with torch.inference_mode():
-            parts = torch.arange(len(test)).split(256)
-            answers = torch.cat([model.eval()(test.batch(part)[0]).argmax(1) for part in parts])
-        return {"correct": (answers == test.targets).int().tolist()}
+            return {"correct": harness.right(model.eval(), test).int().tolist()}
 
     correct = harness.stage(options, weights.stem, make)["correct"]
     ia.timm.load_checkpoint(model.model, weights)
@@ -140,24 +137,23 @@ def gaps(tables: dict[tuple[str, str], dict], name: str) -> list[dict]:
 
 def learned(options: Namespace) -> dict:
     """The given classifier: crops as shipped, rotation and colour fitted here, each against what it bears on val/."""
-    resized = v2.Compose([v2.Resize(SIDE), v2.CenterCrop(SIDE), v2.ToImage()])
-    train, val = (ImageFolder(str(options.data / split), resized) for split in ("train", "val"))
+    train, val = (harness.image_folder(options.data / split, SIDE) for split in ("train", "val"))
     classifier = ia.timm.create_classifier(options.classifier_model, options.classifier, len(train.classes))
     # Images that the classifier was not trained on: see hub/recipes/tinyimagenet_splits.py.
     numbers = [int(Path(path).stem.split("_")[-1]) for path, _ in train.samples]
     unseen = torch.tensor([i for i, k in enumerate(numbers) if k % 5 == 4 and k >= 254])
-    order = torch.randperm(len(unseen), generator=torch.Generator().manual_seed(0))[: options.fit_images]
+    chosen = unseen[permutation(len(unseen), 0)[: options.fit_images]].tolist()
     torch.manual_seed(0)
     aug, bands = ia.LearnedAugment(["rotate", "hsv"]), {"rotate": (-2.5, -1.2), "hsv": (-6.0, -3.0)}
     config = ia.FitConfig(entropy=bands, epochs=options.fit_epochs, batch_size=64, amp=options.amp, seed=0)
-    ia.fit(aug, classifier, Subset(train, unseen[order].tolist()), config=config)
+    ia.fit(aug, classifier, Subset(train, chosen), config=config)
     aug.save(options.out / "rotate-hsv.safetensors", seed=0)
     probe = measure.Probe(classifier, val, options.measure_images, amp=options.amp, seed=0)
     crops, steps = ia.LearnedAugment.from_pretrained("crop_tinyimagenet"), 5 if options.smoke else 41
     reports = [probe.learned(each, steps=steps) for each in (aug, crops)]
     reports[0].plot(options.out / "learned-against-measured.png")
     rows = [row for report in reports for row in report.records()]
-    return {"rows": rows, "n": len(probe.images), "fitted_on": len(order)}
+    return {"rows": rows, "n": len(probe.images), "fitted_on": len(chosen)}
 
 
 def picture(results: dict, path: Path) -> None:

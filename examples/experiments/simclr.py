@@ -27,19 +27,14 @@ from instaaug_transforms.learning import contrastive_credit, contrastive_losses
 ARMS = {"random crop": None, "without input": "global", "ours": "conv"}  # predictors
 
 
-def encoder(name: str) -> nn.Sequential:
-    """A timm backbone and SimCLR's two-layer projection."""
-    body = ia.timm.create_classifier(name, num_classes=0)
-    width = body.model.num_features
-    return nn.Sequential(body, nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128)))
-
-
 def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, list[dict]]:
-    """One arm, whose model is an `encoder`, and the history."""
+    """One arm, whose model is a timm backbone and SimCLR's two-layer projection, and the history."""
     device = torch.device(options.device)
     torch.manual_seed(seed)
-    generator, model = torch.Generator(device).manual_seed(seed), encoder(options.model).to(device)
-    # The colours are the same for every arm; nothing of them is learned.
+    generator, body = torch.Generator(device).manual_seed(seed), ia.timm.create_classifier(options.model, num_classes=0)
+    width = body.model.num_features
+    project = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 128))
+    model = nn.Sequential(body, project).to(device)
     crop, colour, objective = random_crop(*options.area), ia.LearnedAugment(["hsv"]), None
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, weight_decay=1e-6)
     if (predictor := ARMS[name]) is not None:

@@ -58,12 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     def one(name: str, seed: int) -> dict:
         model, history = train(data, seed, options)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=options.amp):
-            parts = (test.batch(part) for part in torch.arange(len(test)).split(256))
-            right = [model.eval()(x.contiguous(memory_format=torch.channels_last)).argmax(1) == y for x, y in parts]
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.amp):
+            right = harness.right(lambda x: model.eval()(x.contiguous(memory_format=torch.channels_last)), test)
         state = {key: tensor.detach().contiguous() for key, tensor in model.model.state_dict().items()}
         save_file(state, options.out / f"{name}-{seed}.safetensors")
-        figures = {"top1": 100 * torch.cat(right).double().mean().item(), "n": len(test), "history": history}
+        figures = {"top1": 100 * right.double().mean().item(), "n": len(test), "history": history}
         return figures | {"parameters": sum(map(Tensor.numel, state.values())), "seconds": history[-1]["seconds"]}
 
     harness.sweep(options, [options.model], one, ("top1", "seconds"))

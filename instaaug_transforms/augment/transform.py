@@ -1,7 +1,6 @@
 """`LearnedAugment`: a torchvision transform whose strength is learned per image."""
 
 from collections.abc import Mapping, Sequence
-from numbers import Real
 from typing import Any
 
 import PIL.Image
@@ -21,7 +20,7 @@ from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_
 from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole
 from ..utils.modes import first_weight, in_worker, run_light
 from .checkpoint import Checkpointed
 from .learnable import check_sample
@@ -87,19 +86,16 @@ class LearnedAugment(Checkpointed, v2.Transform):
     ) -> None:
         super().__init__()
         self.families = create(families)
-        if not isinstance(in_channels, int) or not 1 <= in_channels <= 1024:
-            raise InstaAugError(f"in_channels: expected an integer in 1 … 1024, got {in_channels!r}")
+        check_whole("in_channels", in_channels, most=1024)
         for family in self.families:
             if family.channels is not None and in_channels not in family.channels:
                 raise InstaAugError(
                     f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}"
                 )
-        if not isinstance(p, Real) or not 0 <= p <= 1:
-            raise InstaAugError(f"p: expected a probability in [0, 1], got {p!r}")
+        check_number("p", p, "[0, 1]")
         interpolation = getattr(interpolation, "value", interpolation)
-        if interpolation not in INTERPOLATIONS:
-            raise InstaAugError(f"interpolation: expected one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
-        self.in_channels, self.p, self.same_on_batch = in_channels, p, same_on_batch
+        check_one_of("interpolation", interpolation, INTERPOLATIONS)
+        self.in_channels, self.p, self.same_on_batch = int(in_channels), p, same_on_batch
         self.fill, self.mask_fill = check_fill(fill, in_channels)
         self.interpolation = interpolation
         self.output_size = check_size(output_size)
@@ -185,13 +181,18 @@ class LearnedAugment(Checkpointed, v2.Transform):
         views = back(self.apply(batch.repeat(params.batch_shape[0], 1, 1, 1), params.flatten()))
         return views, AugmentSample(params, distribution, batch, enumerated=n == "all")
 
-    def apply(self, batch: Tensor, params: AugmentParams, swap: bool = False) -> Tensor:
+    def apply(
+        self, batch: Tensor, params: AugmentParams, swap: bool = False, families: Sequence[Family] | None = None
+    ) -> Tensor:
         """Float images ``(B, C, H, W)`` in [0, 1] transformed by ``(B,)`` parameters.
 
         With ``swap`` height and width of the result change places, as a quarter turn of a single image asks for.
+        ``families`` act in place of the transform's own.
         """
-        how = {"colour": self._colour, "backend": self.backend, "swap": swap}
-        return functional.apply(batch, params, self.families, self.output_size, self.fill, self.interpolation, **how)
+        own = families is None
+        how = {"colour": self._colour if own else True, "backend": self.backend, "swap": swap}
+        acting = self.families if own else families
+        return functional.apply(batch, params, acting, self.output_size, self.fill, self.interpolation, **how)
 
     # -- the v2 protocol -----------------------------------------------------------------------------------------------
 

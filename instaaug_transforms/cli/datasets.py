@@ -5,12 +5,12 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode, v2
 
 from ..engine import Images, load
 from ..utils.errors import InstaAugError
+from ..utils.modes import permutation
 from ..utils.progress import bar
 from .arguments import fraction, natural, positive_int
 from .class_map import first_of, read_class_map
@@ -161,7 +161,7 @@ def count_classes(*folders: ImageFiles) -> int | None:
 def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None) -> ImageFiles:
     """``--max-images`` of them, by the seed, and with ``--skip-unreadable`` those that can be read."""
     if arguments.max_images is not None and arguments.max_images < len(files):
-        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(arguments.seed))
+        order = permutation(len(files), arguments.seed)
         files = files.keep(order[: arguments.max_images].sort().values.tolist())
     if not arguments.skip_unreadable:
         return files

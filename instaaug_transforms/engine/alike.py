@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..utils.modes import permutation
 from .data import Images
 from .rows import chunks
 
@@ -22,7 +23,8 @@ SIDE = 8  # pixels of the copies that are: small, for what has moved a little to
 
 def count_alike(images: Images, others: Images) -> tuple[int, int]:
     """How many of some ``images`` look nearly like one of ``others``, or 0 if they are few; and how many that some is."""
-    some, rest = (_small(part, _drawn(part)[:most]) for part, most in zip((images, others), LOOKED_AT, strict=True))
+    parts = zip((images, others), LOOKED_AT, strict=True)
+    some, rest = (_small(part, permutation(len(part), 0)[:most]) for part, most in parts)
     return _count(torch.cdist(some, rest)), len(some)
 
 
@@ -31,7 +33,7 @@ def grouped_if_alike(images: Images) -> Images:
 
     They stay as they are where the groups say something else: drawings of a few kinds, or a chain of images, each like the next.
     """
-    drawn, (few, many) = _drawn(images), LOOKED_AT
+    drawn, (few, many) = permutation(len(images), 0), LOOKED_AT
     few = min(few, len(images) // 2)
     some, rest = _small(images, drawn[:few]), _small(images, drawn[few : few + many])
     if few == 0 or not (alike := _count(distances := torch.cdist(some, rest))):
@@ -47,10 +49,6 @@ def grouped_if_alike(images: Images) -> Images:
         groups.max() + 1,
     )
     return images.grouped(groups)
-
-
-def _drawn(images: Images) -> Tensor:
-    return torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
 
 
 def _count(distances: Tensor) -> int:

@@ -15,8 +15,9 @@ from .. import functional
 from ..families import Family, available, create
 from ..params import AugmentParams
 from ..utils.describe import describe
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number
 from ..utils.modes import seed_generators
+from ..utils.outputs import told
 
 OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
 Step = str | Family | Callable[[Tensor], Tensor]
@@ -38,8 +39,7 @@ class Nuisance:
 
     def __init__(self, steps: Step | Sequence[Step], probability: float = 0.5, seed: int = 0) -> None:
         steps = [steps] if isinstance(steps, (str, Family)) or callable(steps) else list(steps)
-        if not 0 < probability <= 1:
-            raise InstaAugError(f"nuisance_probability: expected a number in (0, 1], got {probability}")
+        check_number("nuisance_probability", probability, "(0, 1]")
         if not steps:
             raise InstaAugError("nuisance: expected at least one family or transform, got none")
         self.probability, self.seed, self.steps = float(probability), int(seed), []
@@ -147,9 +147,8 @@ def _checked(out: Any, image: Tensor) -> Tensor:
     if isinstance(out, Image):
         out = F.to_image(out)
     if not isinstance(out, Tensor) or out.ndim != 3 or len(out) != len(image):
-        given = f"a tensor {tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
         raise InstaAugError(
-            f"nuisance: of an image {tuple(image.shape)} a transform made {given}; it must give an image with as many channels"
+            f"nuisance: of an image {tuple(image.shape)} a transform made {told(out)}; it must give an image with as many channels"
         )
     if out.dtype == torch.uint8:
         out = out / 255

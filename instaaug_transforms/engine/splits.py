@@ -1,9 +1,9 @@
 """Which images are held out of a fit, to choose on."""
 
-import torch
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
+from ..utils.modes import permutation
 from .data import Images
 
 ENOUGH = 100  # images to choose on; with a tenth of a few hundred, chance decides
@@ -28,7 +28,7 @@ def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Im
         raise InstaAugError(
             f"train_data: a part is held out to choose on, which takes at least two images, got {len(data)}; or give val_data"
         )
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    order = permutation(len(data), seed)
     share = max(0.1 * len(data), min(ENOUGH, len(data) / 2)) if fraction is None else len(data) * fraction
     held = max(1, int(share))
     if data.groups is not None:
@@ -39,7 +39,7 @@ def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Im
 def _whole_groups(groups: Tensor, n: int, seed: int) -> tuple[Tensor, int]:
     """An order in which whole groups come first, ``n`` images or somewhat more, but not all of them; and how many these are."""
     names, place = groups.unique(return_inverse=True)
-    rank = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).argsort()
+    rank = permutation(len(names), seed).argsort()
     order = rank[place].argsort(stable=True)
     ends = place.bincount()[rank.argsort()].cumsum(0)  # of the groups in their order
     first = int((ends < n).sum())

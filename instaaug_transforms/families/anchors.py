@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..distributions import AnchorCategorical
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number
 from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 
 CHANNELS = 32
@@ -40,8 +40,7 @@ class AnchorFamily(Family):
     def __init__(
         self, candidates: Mapping[str, Tensor], initial_identity: float = 0.9, size: int | None = None
     ) -> None:
-        if not 0 < initial_identity < 1:
-            raise InstaAugError(f"{self.name}: initial_identity must lie in (0, 1), got {initial_identity}")
+        check_number(f"{self.name}: initial_identity", initial_identity, "(0, 1)")
         sizes = {len(column) for column in candidates.values()} | ({size} if size is not None else set())
         if tuple(candidates) != self.fields[:-1] or len(sizes) != 1 or not all(sizes):
             raise InstaAugError(

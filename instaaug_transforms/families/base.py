@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
 
 # Heads multiply their last weights, not their biases, with it: an optimiser that moves every parameter by the same
 # step then tells images apart before it moves all of their ranges together.
@@ -33,16 +32,6 @@ def affine(
     zero = torch.zeros_like(xx)
     entries = [xx, xy, x, yx, yy, y, None, None, zero + 1]
     return torch.stack([zero if entry is None else entry for entry in entries], -1).unflatten(-1, (3, 3))
-
-
-def several(what: str, given: Any) -> tuple:
-    """Numbers as a tuple; raise where there is one by itself, or anything else."""
-    try:
-        values = tuple(given)
-        _ = [value + 0.0 for value in values]  # of a word, letters
-    except TypeError:
-        raise InstaAugError(f"{what}: expected several numbers, or one in brackets, (0.8,); got {given!r}") from None
-    return values
 
 
 class Features(NamedTuple):

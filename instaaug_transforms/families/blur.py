@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import check_number
 from . import register
 from .boxed import BoxedFamily
 
@@ -28,8 +28,7 @@ class Blur(BoxedFamily):
         sigma: float = 0.05,
     ) -> None:
         super().__init__(scales, grids, initial_identity)
-        if not 0 < sigma <= 0.25:
-            raise InstaAugError(f"blur: sigma must lie in (0, 0.25] of the shorter side, got {sigma}")
+        check_number("blur: sigma, of the shorter side,", sigma, "(0, 0.25]")
         self.sigma = sigma
 
     def inside(self, images: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ class BoxedFamily(AnchorFamily):
         initial_identity: float = 0.9,
     ) -> None:
         check_grids(self.name, scales, grids)
-        self.scales, self.grids = tuple(float(side) for side in scales), tuple(grids)
+        self.scales, self.grids = tuple(map(float, scales)), tuple(map(int, grids))
         self._windows = grid_boxes((1.0, *self.scales), (1, *self.grids))
         self.boxes = self._windows.clone()
         self.boxes[0, 2:] = 0.0

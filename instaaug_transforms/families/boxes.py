@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..utils.errors import InstaAugError
-from .base import GAIN, Features, FeatureSpec, several
+from ..utils.errors import InstaAugError, check_number, check_whole, several
+from .base import GAIN, Features, FeatureSpec
 
 HIDDEN = 32
 MAX_BOXES = 2**16
@@ -24,10 +24,11 @@ def check_grids(name: str, scales: Sequence[float], grids: Sequence[int]) -> Non
         raise InstaAugError(
             f"{name}: scales and grids must have one entry per scale, got {tuple(scales)}, {tuple(grids)}"
         )
-    if all(isinstance(g, int) for g in grids) and sum(g * g for g in grids) > MAX_BOXES:
+    for side, grid in zip(scales, grids, strict=True):
+        check_number(f"{name}: scales", side, "(0, 1]")
+        check_whole(f"{name}: grids", grid)
+    if sum(grid * grid for grid in grids) > MAX_BOXES:
         raise InstaAugError(f"{name}: grids {tuple(grids)} have more than {MAX_BOXES} boxes")
-    if not all(0 < side <= 1 for side in scales) or not all(isinstance(g, int) and g >= 1 for g in grids):
-        raise InstaAugError(f"{name}: scales must lie in (0, 1] and grids be ≥ 1, got {tuple(scales)}, {tuple(grids)}")
 
 
 def grid_boxes(scales: Sequence[float], grids: Sequence[int]) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, several
 from . import register
 from .anchors import AnchorFamily
-from .base import FeatureSpec, affine, several
+from .base import FeatureSpec, affine
 from .boxes import BoxHead, check_grids, grid_boxes, half_cells
 
 ASPECT = math.log(4 / 3)
@@ -70,11 +70,11 @@ class Crop(AnchorFamily):
                 f"scales={scales}, grids={grids}"
             )
         check_grids("crop", scales, grids)
-        if not all(0 < side < 1 for side in zooms):
-            raise InstaAugError(f"crop: zooms must lie in (0, 1), got {zooms}")
+        for side in zooms:
+            check_number("crop: zooms", side, "(0, 1)")
         if flips not in FLIPS:
             raise InstaAugError(f"crop: flips must be one of {', '.join(map(repr, FLIPS))}, got {flips!r}")
-        self.scales, self.grids = tuple(float(side) for side in scales), tuple(grids)
+        self.scales, self.grids = tuple(map(float, scales)), tuple(map(int, grids))
         self.flips = flips if isinstance(flips, str) else bool(flips)  # 1 is True too
         self.jitter, self.zooms = bool(jitter), tuple(float(side) for side in zooms)
         levels = (*self.scales, *self.zooms), (*self.grids, *[1] * len(self.zooms))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import check_number
 from . import register
 from .boxed import BoxedFamily
 
@@ -29,8 +29,7 @@ class Erase(BoxedFamily):
         value: float = 0.5,
     ) -> None:
         super().__init__(scales, grids, initial_identity)
-        if not 0 <= value <= 1:
-            raise InstaAugError(f"erase: value must lie in [0, 1], got {value}")
+        check_number("erase: value", value, "[0, 1]")
         self.value = value
 
     def inside(self, images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import check_number
 from . import register
 from .base import affine
 from .uniform import UniformFamily
@@ -30,8 +30,7 @@ class MeanFieldCrop(UniformFamily):
     stays_inside = True
 
     def __init__(self, smallest: float = 0.3) -> None:
-        if not 0 < smallest < 1:
-            raise InstaAugError(f"mean_field_crop: smallest must lie in (0, 1), got {smallest}")
+        check_number("mean_field_crop: smallest", smallest, "(0, 1)")
         self.smallest = float(smallest)
         super().__init__({"crop_side": (self.smallest, 1.0), "crop_x": (0.0, 1.0), "crop_y": (0.0, 1.0)})
 

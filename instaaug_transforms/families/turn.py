@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, several
 from . import register
 from .anchors import AnchorFamily
-from .base import affine, several
+from .base import affine
 
 
 @register

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..distributions import BoundedUniform
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
-from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec, several
+from ..utils.errors import InstaAugError, several
+from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
 
 INITIAL_WIDTH = 0.02  # of the bounds
 LARGEST = 1e6  # absolute value of a bound: beyond, sampling grids lose their places

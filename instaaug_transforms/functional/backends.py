@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import check_one_of
 from . import hsv
 
 BACKENDS = ("auto", "kornia", "torch")
@@ -37,8 +37,7 @@ def check(backend: str) -> str:
     Raises:
         InstaAugError: not one of `BACKENDS`.
     """
-    if backend not in BACKENDS:
-        raise InstaAugError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}")
+    check_one_of("backend", backend, BACKENDS)
     return backend
 
 

@@ -114,6 +114,6 @@ def _warn_of_company(task: Task, data: Images, outputs: Tensor) -> None:
 def _few(task: Task, data: Images, n: int = FEW) -> tuple[Any, Tensor | None]:
     """Outputs of the first images as they are, and their targets."""
     images, targets = data.batch(slice(0, n), task.aug.device)
-    identity = {name: torch.tensor([value]) for name, value in identity_of(task.aug.families).items()}
+    identity = AugmentParams.alike(identity_of(task.aug.families), 1)
     with torch.no_grad():
-        return Viewer(task.aug, task.classifier, AugmentParams(**identity)).plain(images), targets
+        return Viewer(task.aug, task.classifier, identity).plain(images), targets

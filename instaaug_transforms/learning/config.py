@@ -1,13 +1,12 @@
 """What `fit` is told and what it gives back."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Integral, Real
+from dataclasses import dataclass, field, fields
+from numbers import Integral
 from typing import Any
 
 from ..families.product import MAX_COLUMNS
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole
 from .entropy import EntropyConfig
 from .report import HeldOutReport
 
@@ -67,38 +66,20 @@ class FitConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entropy", EntropyConfig.of(self.entropy))
-        if self.objective not in OBJECTIVES:
-            raise InstaAugError(f"objective: expected one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        for name in (
-            "epochs",
-            "batch_size",
-            "views",
-            "patience",
-            "val_views",
-            "table_batch_size",
-            "nuisance_draws",
-            "max_columns",
-            "max_steps",
-        ):
-            if not isinstance(getattr(self, name), Integral) or getattr(self, name) < 1:
-                raise InstaAugError(f"{name}: expected a positive whole number, got {getattr(self, name)!r}")
+        check_one_of("objective", self.objective, OBJECTIVES)
+        for each in fields(self):  # every whole number counts something
+            if each.type is int and each.name != "seed":
+                check_whole(each.name, getattr(self, each.name))
         if not isinstance(self.seed, Integral):
             raise InstaAugError(f"seed: expected a whole number, got {self.seed!r}")
-        if not (_positive(self.lr) and self.lr < math.inf):
-            raise InstaAugError(f"lr: expected a positive number, got {self.lr!r}")
-        if not _positive(self.checkpoint_seconds):
-            raise InstaAugError(f"checkpoint_seconds: expected a positive number, got {self.checkpoint_seconds!r}")
-        if not isinstance(self.weight_decay, Real) or not 0 <= self.weight_decay < math.inf:
-            raise InstaAugError(f"weight_decay: expected a number ≥ 0, got {self.weight_decay!r}")
-        if self.held_out is not None and not (_positive(self.held_out) and self.held_out < 1):
-            raise InstaAugError(f"held_out: expected a share in (0, 1), got {self.held_out!r}")
-        weights = self.entropy_weights
-        if not isinstance(weights, Sequence) or not weights or not all(map(_positive, weights)):
-            raise InstaAugError(f"entropy_weights: expected positive numbers, (0.1, 0.3) say, got {weights!r}")
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, Real) and value > 0
+        check_number("lr", self.lr, "(0, ∞)")
+        check_number("checkpoint_seconds", self.checkpoint_seconds, "(0, ∞]")
+        check_number("weight_decay", self.weight_decay, "[0, ∞)")
+        check_number("held_out", self.held_out, "(0, 1)", optional=True)
+        if not isinstance(self.entropy_weights, Sequence) or not self.entropy_weights:
+            raise InstaAugError(f"entropy_weights: expected numbers, (0.1, 0.3) say, got {self.entropy_weights!r}")
+        for weight in self.entropy_weights:
+            check_number("entropy_weights", weight, "(0, ∞]")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..families import Family
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, check_one_of
 
 MODES = ("dual", "paper")
 # Tried on planted problems (tests/test_learning.py); nobody has needed others.
@@ -54,16 +53,11 @@ class EntropyConfig:
             raise InstaAugError(
                 f"entropy: expected bands, {{'crop': (0.5, 0.6)}}, or an EntropyConfig, got {self.bands!r}"
             )
-        if self.mode not in MODES:
-            raise InstaAugError(f"entropy mode: expected one of {', '.join(MODES)}, got {self.mode!r}")
-        if not (_finite(self.initial_weight) and self.initial_weight > 0):
-            raise InstaAugError(f"initial_weight: expected a positive number, got {self.initial_weight!r}")
-        if not (_finite(self.rate) and self.rate >= 0):
-            raise InstaAugError(f"entropy rate: expected a number ≥ 0, got {self.rate!r}")
-        if self.lookahead is not None and not (_finite(self.lookahead) and self.lookahead >= 0):
-            raise InstaAugError(f"entropy lookahead: expected a number of updates ≥ 0, got {self.lookahead!r}")
-        if self.margin is not None and not (_finite(self.margin) and 0 <= self.margin < 0.5):
-            raise InstaAugError(f"entropy margin: expected a part of the band in [0, 0.5), got {self.margin!r}")
+        check_one_of("entropy mode", self.mode, MODES)
+        check_number("initial_weight", self.initial_weight, "(0, ∞)")
+        check_number("entropy rate", self.rate, "[0, ∞)")
+        check_number("entropy lookahead", self.lookahead, "[0, ∞)", optional=True)
+        check_number("entropy margin", self.margin, "[0, 0.5)", optional=True)
 
     @classmethod
     def of(cls, entropy: "EntropyConfig | Mapping[str, tuple[float, float]] | None") -> "EntropyConfig":
@@ -197,10 +191,6 @@ class EntropyController:
         """Go on from a `state_dict`."""
         self.log_weight, self.average = dict(state["log_weight"]), dict(state["average"])
         self.trend, self.losses = dict(state["trend"]), dict(state.get("losses", {}))
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _pair(name: str, band: Any) -> tuple[float, float]:

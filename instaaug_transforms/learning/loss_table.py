@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..augment import LearnedAugment
 from ..engine.data import load
 from ..engine.rows import compute_rows
@@ -15,7 +14,7 @@ from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
 from ..tta.arms import families_for
 from ..utils.describe import describe, model_sha256
-from ..utils.forward import forward
+from ..utils.forward import answers
 from ..utils.modes import frozen
 from .losses import PerViewLoss, cross_entropy, per_view
 
@@ -46,26 +45,15 @@ class Viewer:
 
     def outputs(self, images: Tensor, view: int) -> Tensor:
         """The classifier's outputs of ``(B, C, H, W)`` images through one view."""
-        params = self.views.map(lambda field: field[view].expand(len(images)))
-        aug = self.aug
-        if self.families is None:
-            return self._run(aug.apply(images, params))
-        return self._run(functional.apply(images, params, self.families, aug.output_size, aug.fill, aug.interpolation))
+        params = self.views.for_each(len(images)).index(view)
+        return answers(self.classifier, self.aug.apply(images, params, families=self.families), self.amp)
 
     def plain(self, images: Tensor) -> Tensor:
         """The classifier's outputs of the images themselves, at the size at which it sees the views."""
         if self.aug.output_size not in (None, tuple(images.shape[-2:])):
-            n, device = len(images), images.device
-            neutral = identity_of(self.aug.families)
-            identity = {name: torch.full((n,), value, device=device) for name, value in neutral.items()}
-            images = self.aug.apply(images, AugmentParams(**identity))
-        return self._run(images)
-
-    def _run(self, images: Tensor) -> Tensor:
-        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-        images = images.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
-            return forward(self.classifier, images)
+            identity = AugmentParams.alike(identity_of(self.aug.families), len(images), images.device)
+            images = self.aug.apply(images, identity)
+        return answers(self.classifier, images, self.amp)
 
     def about(self) -> dict[str, Any]:
         """What its answers depend on, as JSON values; the images apart."""

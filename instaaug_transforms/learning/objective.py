@@ -11,7 +11,7 @@ from ..augment_distribution import AugmentSample
 from ..families import CandidateProduct
 from ..predictors import ConvPredictor
 from ..utils import distributed
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, check_one_of
 from .entropy import EntropyConfig, EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
 from .watch import Watch
@@ -64,12 +64,10 @@ class InstaAugObjective(nn.Module):
         baseline_decay: float = 0.9,
     ) -> None:
         super().__init__()
-        if estimator not in ESTIMATORS:
-            raise InstaAugError(f"estimator: expected one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        check_one_of("estimator", estimator, ESTIMATORS)
         if not any(parameter.requires_grad for parameter in aug.parameters()):
             raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")
-        if not 0 <= baseline_decay < 1:
-            raise InstaAugError(f"baseline_decay: expected a number in [0, 1), got {baseline_decay}")
+        check_number("baseline_decay", baseline_decay, "[0, 1)")
         self.aug, self.estimator, self.baseline_decay = aug, estimator, baseline_decay
         config = EntropyConfig.of(entropy)
         lookahead = LOOKAHEAD if config.lookahead is None else config.lookahead

@@ -127,7 +127,7 @@ def prepare(
         for draw in range(draws):
             copy = batch
             if orbit is not None:
-                turn = viewer.views.map(lambda field, d=draw: field[d].expand(len(batch)))
+                turn = viewer.views.for_each(len(batch)).index(draw)
                 # As large as the image: φ looks before views get their ``output_size``.
                 copy = functional.apply(batch, turn, aug.families, None, aug.fill, aug.interpolation)
             elif nuisance is not None:

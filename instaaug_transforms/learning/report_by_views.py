@@ -18,7 +18,7 @@ from ..tta.arms import families_for, policy_candidates, union, zoom_candidates
 from ..tta.shared import FlatOutputs, SharedViews
 from ..tta.views import choose_views, sees_images, unchanged
 from ..utils.errors import InstaAugError
-from ..utils.modes import evaluating
+from ..utils.modes import evaluating, permutation
 from ..utils.progress import bar
 from .arms import N_VIEWS, in_halves, policy_of
 from .prepared import Prepared, stored
@@ -56,8 +56,7 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     Raises:
         InstaAugError: outputs that are not finite.
     """
-    aug, generator = task.aug, torch.Generator().manual_seed(task.config.seed)
-    chosen = torch.randperm(len(val), generator=generator)[:MOST_IMAGES]
+    aug, chosen = task.aug, permutation(len(val), task.config.seed)[:MOST_IMAGES]
     val = val.subset(chosen)
     raw = _outputs_of_phi(aug, val)
     candidates = policy_candidates(aug)
@@ -71,7 +70,7 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     ]
     # Ours with another image's distribution is as strong without looking; where it is better, it is the one to beat.
     shuffled = [Views(k, params.map(lambda field: field.roll(1, 1)), None) for k, params, _ in ours]
-    everywhere = candidates.map(lambda field: field[:, None].expand(-1, len(val)).to(aug.device))
+    everywhere = candidates.for_each(len(val)).to(aug.device)
     sets = [everywhere, *(views.params for views in (*alike, *ours, *shuffled))]
     scores = _look(task, val, sets)
     starts = accumulate(params.batch_shape[0] for params in sets)

@@ -11,14 +11,14 @@ from torch import Tensor
 from .. import functional
 from ..augment import LearnedAugment
 from ..families import Family, UniformFamily
-from ..utils.errors import InstaAugError
-from ..utils.modes import frozen
+from ..params import AugmentParams
+from ..utils.errors import InstaAugError, check_whole
+from ..utils.modes import frozen, permutation
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval, rank_correlation, spearman
 from . import plots
 from .invariance import against_labels
 from .session import Session
-from .transformations import alike
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,17 @@ class LearnedReport(Report):
 
     def records(self) -> list[Row]:
         """A row per field and figure, with its interval over images."""
-        figures: list[tuple[str, str, Interval]] = []
+        figures: dict[tuple[str, str], Interval] = {}
         for field, ranges in self.ranges.items():
             scores = ranges.scores()
-            figures += [(field, name, mean_interval(values, self.seed)) for name, values in scores.items()]
+            figures |= {(field, name): mean_interval(values, self.seed) for name, values in scores.items()}
             widths = rank_correlation(scores["learned_width"], scores["measured_width"], self.seed)
-            figures.append((field, "width_rank_correlation", widths))
+            figures[field, "width_rank_correlation"] = widths
         for family, own in self.ranks.items():
             other = self.ranks_shuffled[family]
             named = {"rank_correlation": own, "rank_correlation_shuffled": other, "above_shuffled": own - other}
-            figures += [(family, name, mean_interval(values, self.seed)) for name, values in named.items()]
-        return [{"field": field, "figure": name, "mean": mean} for field, name, mean in figures]
+            figures |= {(family, name): mean_interval(values, self.seed) for name, values in named.items()}
+        return [{"field": field, "figure": name, "mean": mean} for (field, name), mean in figures.items()]
 
     def per_image(self) -> list[Row]:
         """A row per image and field: both ranges and their scores."""
@@ -110,8 +110,7 @@ class LearnedReport(Report):
 
 def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> LearnedReport:
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
-    if not isinstance(steps, int) or steps < 3:
-        raise InstaAugError(f"steps: expected a whole number ≥ 3, got {steps!r}")
+    check_whole("steps", steps, 3)
     channels = session.images.images.shape[1]
     if not isinstance(aug, LearnedAugment) or aug.in_channels != channels:
         given = f"one for {aug.in_channels}" if isinstance(aug, LearnedAugment) else type(aug).__name__
@@ -131,13 +130,10 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     ranks, shuffled = {}, {}
     for family in tables if session.images.labelled else []:
         probs = torch.cat([part[family.name].categorical.probs for part in parts]).cpu().numpy()
-        table = {name: field.tolist() for name, field in family.candidates().items()}
-        candidates = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
-        outputs = _outputs(session, family, candidates, aug.fill)
+        outputs = _outputs(session, family, family.candidates(), aug.fill)
         p_true = np.stack([against_labels(each, session)["p_true"].numpy() for each in outputs], 1)
-        order = torch.randperm(len(probs), generator=torch.Generator().manual_seed(session.seed)).numpy()
-        other = np.empty_like(order)
-        other[order] = np.roll(order, 1)  # a random permutation that leaves no image with its own
+        order = permutation(len(probs), session.seed)
+        other = order.roll(1)[order.argsort()].numpy()  # a random permutation that leaves no image with its own
         ranks[family.name], shuffled[family.name] = (spearman(p, p_true, axis=1) for p in (probs, probs[other]))
     return LearnedReport(ranges, ranks, shuffled, len(session.images), session.seed)
 
@@ -146,17 +142,22 @@ def _ranges(session: Session, family: UniformFamily, field: str, learned: Tensor
     """One field swept alone; the family's other fields stay at the identity."""
     identity = family.identity()[field]
     grid = torch.cat([torch.linspace(*family.bounds[field], steps), torch.tensor([identity])]).unique()
-    outputs = _outputs(session, family, [{**family.identity(), field: value} for value in grid.tolist()], fill)
+    settings = AugmentParams.alike(family.identity(), len(grid)).replace(**{field: grid})
+    outputs = _outputs(session, family, settings, fill)
     answer, at_identity = session.outputs.argmax(-1), grid == identity
     kept = torch.stack([each.argmax(-1) == answer for each in outputs]) | at_identity[:, None]
     return Ranges(identity, grid, kept, kept_interval(grid, kept, int(at_identity.nonzero())), learned)
 
 
-def _outputs(session: Session, family: Family, settings: list[dict[str, float]], fill: Any) -> Iterator[Tensor]:
-    """``(N, classes)`` for each of several parameters, the same for every image, by the family's own operation."""
-    with session.progress_bar(f"measure {family.name}", len(settings) * len(session.images)) as bar:
-        for fields in settings:
-            yield session.run(lambda x, at=fields: functional.apply(x, alike(at, x), [family], None, fill))[1]
+def _outputs(session: Session, family: Family, settings: AugmentParams, fill: Any) -> Iterator[Tensor]:
+    """``(N, classes)`` for each of ``(M,)`` parameters, the same for every image, by the family's own operation."""
+    with session.progress_bar(f"measure {family.name}", settings.batch_shape[0] * len(session.images)) as bar:
+        for m in range(settings.batch_shape[0]):
+            one = settings.index(slice(m, m + 1)).to(session.device)
+            _, outputs = session.run(
+                lambda x, one=one: functional.apply(x, one.repeat_interleave(len(x)), [family], None, fill)
+            )
+            yield outputs
             bar.update(len(session.images))
 
 

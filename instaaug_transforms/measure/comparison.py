@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval
 from . import plots
@@ -37,8 +37,7 @@ class Comparison(Report):
 
     def interval(self, name: str, transformation: str, fill: str, measure: str) -> Interval:
         """The mean of `difference` and its paired 95 % interval over images."""
-        if measure not in MEASURES:
-            raise InstaAugError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
+        check_one_of("measure", measure, MEASURES)
         return mean_interval(self.difference(name, transformation, fill, measure), self.reports[self.baseline].seed)
 
     @cached_property

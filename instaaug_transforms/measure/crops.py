@@ -10,7 +10,7 @@ import torch
 from torchvision.transforms import v2
 
 from ..functional.inputs import check_size
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of, check_whole
 from ..utils.modes import seed_generators
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval, ratio_interval
@@ -34,9 +34,6 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         scale: range of areas, fractions of the image's.
         ratio: range of width over height of ``full``.
         **resize: interpolation and antialias, as torchvision.
-
-    Raises:
-        InstaAugError: an unknown arm.
     """
 
     def __init__(
@@ -47,8 +44,7 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         **resize: Any,
     ) -> None:
-        if arm not in ARMS:
-            raise InstaAugError(f"arm: expected one of {', '.join(ARMS)}, got {arm!r}")
+        check_one_of("arm", arm, ARMS)
         super().__init__(size, tuple(scale), tuple(ratio) if arm == "full" else (1.0, 1.0), **resize)
         self.arm = arm
 
@@ -74,9 +70,6 @@ class CropStatistics(Report):
 
     values: list[Row]
 
-    def records(self) -> list[Row]:
-        return self.values
-
     def sections(self) -> list[Section]:
         figures = {key: (key, ".3f", 1) for key in self.values[0] if key != "arm"}
         return [Section("Crop boxes", "", self.values, {"arm": "arm"}, figures)]
@@ -96,12 +89,8 @@ def crop_statistics(
     (standard deviation of the box's centre, fractions of the image), ``visible`` (share of the box inside the image),
     ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 if one is constant).
     The global random state comes back as it was.
-
-    Raises:
-        InstaAugError: no draw, an image without pixels, or an unknown arm.
     """
-    if not isinstance(n, int) or n < 1:
-        raise InstaAugError(f"n: expected an integer ≥ 1, got {n!r}")
+    check_whole("n", n)
     height, width = check_size(image_size, "image_size")
     like = torch.empty(1, height, width)
     rows = []
@@ -153,13 +142,10 @@ def gain_recovered(none: Any, part: Any, full: Any, seed: int = 0) -> GainRecove
     """The share of the gain of ``full`` over ``none`` that ``part`` recovers, intervals paired over images.
 
     Args:
-        none, part, full: the same test images under the model of each arm: ``(N,)``, or ``(seeds, N)`` of several
+        none, part, full: the same test images, two or more, under the model of each arm: ``(N,)``, or ``(seeds, N)`` of several
             trainings, averaged first (the interval is then over images, for these trainings). Correctness, or any
             score that is better the larger.
         seed: of the bootstrap.
-
-    Raises:
-        InstaAugError: shapes that differ, or fewer than two images.
     """
     arrays = [np.asarray(values, dtype=float) for values in (none, part, full)]
     shapes = [values.shape for values in arrays]

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of
 
 METRICS = ("cosine", "l2")
 
@@ -19,8 +19,7 @@ def distance(first: Tensor, second: Tensor, metric: str) -> Tensor:
 
     ``"cosine"`` is 1 − cos, computed as ½‖û − v̂‖², which is exactly 0 for equal rows; ``"l2"`` is Euclidean.
     """
-    if metric not in METRICS:
-        raise InstaAugError(f"metric: expected one of {', '.join(METRICS)}, got {metric!r}")
+    check_one_of("metric", metric, METRICS)
     if metric == "l2":
         return (first - second).norm(dim=-1)
     return (unit(first) - unit(second)).square().sum(-1) / 2

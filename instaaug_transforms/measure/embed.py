@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..utils.errors import InstaAugError
 from ..utils.hooks import record
 from ..utils.modes import evaluating
-from ..utils.outputs import as_weights
+from ..utils.outputs import as_weights, told
 
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]
 PENULTIMATE, OUTPUT = "penultimate", "output"
@@ -39,17 +39,15 @@ def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embe
         with record(model, inputs=inputs, outputs=outputs) as seen:
             output = model(as_weights(model, images))
         if not isinstance(output, Tensor) or output.ndim < 2:
-            given = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
             raise InstaAugError(
-                f"model: expected outputs (B, classes) as one tensor, got {given}; wrap it in a module whose forward returns "
+                f"model: expected outputs (B, classes) as one tensor, got {told(output)}; wrap it in a module whose forward returns "
                 "these alone: return model(x).logits, say, or model(x)[:, None]"
             )
         if (inputs or outputs) and seen == ({}, {}):
             raise InstaAugError(f"layer: {name} gives nothing: it was not run")
         z = next(iter({**seen.inputs, **seen.outputs}.values()), output)
         if not isinstance(z, Tensor) or z.ndim < 2 or z.shape[0] != len(images):
-            got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
-            raise InstaAugError(f"layer: {name} must give a tensor that leads with B = {len(images)}, got {got}")
+            raise InstaAugError(f"layer: {name} must give a tensor that leads with B = {len(images)}, got {told(z)}")
         return z.float(), output.float()
 
     with evaluating(model), torch.no_grad():

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.modes import permutation
 from ..utils.report import Report, Row, Section
 from ..utils.stats import mean_interval
 from .distances import distance, mean_to_others, relative, unit
@@ -34,9 +34,6 @@ class EquivarianceReport(Report):
     about: str
     values: list[Row]
 
-    def records(self) -> list[Row]:
-        return self.values
-
     def sections(self) -> list[Section]:
         """The mean over magnitudes, a line per transformation and fill."""
         groups: dict[tuple[str, str], list[Row]] = {}
@@ -53,11 +50,9 @@ class EquivarianceReport(Report):
 
 
 class AlignmentCollector:
-    """The alignment of displacements, from the steps of one pass.
+    """The alignment of displacements, from the steps of one pass: a row for every magnitude but the identity.
 
-    Rows give, for every magnitude but the identity: ``alignment``, with its interval over images; ``shuffled``, the same
-    with displacements to *another* image's transformed embedding, which any map that depends on t at all can have;
-    ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with shuffled displacements likewise).
+    Any map that depends on t at all can have ``shuffled`` alignment, with which Bouchacourt et al. (NeurIPS 2021) compare.
     """
 
     about = (
@@ -72,7 +67,7 @@ class AlignmentCollector:
         if step.at_identity:  # nothing moves
             return
         own, seed = alignment(step.z - self.session.z), self.session.seed
-        order = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+        order = permutation(len(own), seed)
         z, transformed = self.session.z[order], step.z[order]
         shifts = range(1, min(DERANGEMENTS, len(own) - 1) + 1)
         # Cyclic shifts of a random order: permutations that leave no image in its place.
@@ -101,10 +96,7 @@ def feature_maps(
     """F(t(x)) against t(F(x)) for the maps F of the session's layer; see `Probe.equivariance`."""
     with torch.no_grad():
         example, _ = session.forward(next(session.batches())[:1])
-    if example.ndim != 4:
-        raise InstaAugError(
-            f"layer: {session.layer!r} gives {tuple(example.shape)}, maps (B, C, h, w) are needed; name an earlier layer"
-        )
+    session.check_maps(example)
     shape, rows = example.shape[1:], []
     maps, around = session.z.unflatten(1, shape), "wrap" if fill == "wrap" else 0.0
     for step in session.steps(transformations, [fill]):

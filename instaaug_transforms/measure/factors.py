@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNTESTED, Interval, Permutation, correlation_test, mean_interval, permutation_test
 from . import plots
@@ -176,8 +176,7 @@ def within_class_pairs(images: MeasuredImages, per_class: int | None = None, see
 
     Disjoint, so that pairs are independent and tests over them are valid.
     """
-    if per_class is not None and (not isinstance(per_class, int) or per_class < 1):
-        raise InstaAugError(f"pairs_per_class: expected a whole number ≥ 1, or None for all, got {per_class!r}")
+    check_whole("pairs_per_class", per_class, optional=True)
     if not images.labelled:
         raise InstaAugError("data: factors of variation need labels; give (images, labels) or a Dataset of pairs")
     generator = torch.Generator().manual_seed(seed)

@@ -12,7 +12,8 @@ from ..engine.data import LabelledImages, has_samples, load
 from ..engine.known import sampled_rows
 from ..engine.samples import as_image, parts
 from ..functional.inputs import Normalization
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
+from ..utils.modes import permutation
 from ..utils.progress import bar
 
 NormalizationArgument = tuple[Sequence[float], Sequence[float]] | Normalization | None
@@ -45,10 +46,6 @@ class MeasuredImages(LabelledImages):
     @property
     def labelled(self) -> bool:
         return self.targets is not None
-
-    def labels(self) -> list[str]:
-        """``(N,)`` names of the labels, their numbers if they have no names, or ``""`` without labels."""
-        return [self.class_name(target) for target in self.targets.tolist()] if self.labelled else [""] * len(self)
 
     def class_name(self, target: int) -> str:
         """The name of a label, or its number."""
@@ -117,9 +114,8 @@ def prepare(
 
 def _draw(n: int, most: int | None, seed: int) -> Tensor:
     """Ascending indices of ``most`` among ``n`` images, or of all of them."""
-    if most is not None and (not isinstance(most, int) or most < 2):
-        raise InstaAugError(f"max_images: expected a whole number ≥ 2, or None for all, got {most!r}")
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    check_whole("max_images", most, 2, optional=True)
+    return permutation(n, seed)[:most].sort().values
 
 
 def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tensor, Tensor | None]:
@@ -133,10 +129,8 @@ def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tenso
 
 
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:
-    if images.ndim == 4 and len(normalization.mean) not in (1, images.shape[1]):
-        raise InstaAugError(
-            f"normalization: images {tuple(images.shape)} have {images.shape[1]} channel(s), mean and std are of {len(normalization.mean)}"
-        )
+    if images.ndim == 4:
+        Normalization(normalization.mean, normalization.std, images.shape[1])  # raises unless they fit the images
     if not images.is_floating_point():  # bytes are not normalised
         return images
     # What was rounded below 0 or above 1 goes back; a wrong mean or std is far outside and `load` says so.

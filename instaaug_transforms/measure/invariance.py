@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of
 from ..utils.report import Report, Row, Section, flatten
 from ..utils.stats import Interval, mean_interval
 from . import plots
@@ -109,8 +109,9 @@ class InvarianceReport(Report):
 
     def per_image(self) -> list[Row]:
         """A row per transformation, fill and image: means over all magnitudes but the identity."""
-        about = zip(self.images.index.tolist(), self.images.labels(), strict=True)
-        return self._means([({"image": index, "class": label}, i) for i, (index, label) in enumerate(about)])
+        images, n = self.images, len(self.images)
+        labels = [images.class_name(target) for target in images.targets.tolist()] if images.labelled else [""] * n
+        return self._means([({"image": int(images.index[i]), "class": labels[i]}, i) for i in range(n)])
 
     def _means(self, groups: list[tuple[Row, Any]]) -> list[Row]:
         """A row per sweep and group: what to call the group, and an index of its images."""
@@ -123,8 +124,7 @@ class InvarianceReport(Report):
 
     def interval(self, sweep: Sweep, measure: str) -> Interval:
         """The mean of a measure over images and all magnitudes but the identity, 95 % interval over images."""
-        if measure not in MEASURES:
-            raise InstaAugError(f"measure: expected one of {', '.join(MEASURES)}, got {measure!r}")
+        check_one_of("measure", measure, MEASURES)
         return mean_interval(sweep.per_image(measure), self.seed)
 
     @property
@@ -182,11 +182,7 @@ class InvarianceReport(Report):
 
 
 class InvarianceCollector:
-    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`.
-
-    With z = f(x), z_t = f(t(x)): d = dist(z, z_t); b, the mean distance from z to the transformed embeddings of other
-    images; relative invariance (b − d) / b (Bouchacourt et al., NeurIPS 2021), per image.
-    """
+    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`: `distances`, per image."""
 
     def __init__(self, session: Session) -> None:
         self.session, self._sweeps, self._steps = session, [], []

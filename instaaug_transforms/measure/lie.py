@@ -11,7 +11,7 @@ from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.v2 import functional as F
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import check_distinct, check_one_of
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval
 from .session import Session
@@ -94,11 +94,9 @@ class LieReport(Report):
 
 def local_errors(session: Session, generators: Sequence[str], fill: Outside, equivariant: bool) -> LieReport:
     """The Lie derivative of the session's layer along each generator; see `Probe.lie`."""
-    if not generators or len(set(generators)) < len(generators):
-        raise InstaAugError(f"generators: expected at least one, each once, got {list(generators)}")
+    check_distinct("generators", generators)
     for name in generators:
-        if name not in (allowed := GEOMETRY if equivariant else GENERATORS):
-            raise InstaAugError(f"generators: expected of {', '.join(allowed)}, got {name!r}")
+        check_one_of("generators", name, GEOMETRY if equivariant else GENERATORS)
     values: dict[str, list[Tensor]] = {name: [] for name in generators}
     sizes = []
     with session.progress_bar("Lie derivative", len(session.images) * len(generators)) as bar:
@@ -106,9 +104,7 @@ def local_errors(session: Session, generators: Sequence[str], fill: Outside, equ
             for name in generators:
                 value, moved = derivative(lambda batch: session.forward(batch)[0], x, tangent(x, name, fill))
                 if equivariant:
-                    if value.ndim != 4:
-                        got = f"{session.layer} gives {tuple(value.shape)}"
-                        raise InstaAugError(f"layer: {got}; equivariant=True needs maps (B, C, h, w)")
+                    session.check_maps(value)
                     moved = moved - tangent(value, name, "wrap" if fill == "wrap" else "border")
                 values[name].append(moved.flatten(1).square().mean(1).cpu())
                 bar.update(len(x))
@@ -122,6 +118,5 @@ def derivative(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tenso
     # The fused attention kernels have no forward-mode derivative; the plain one has. PyTorch's own rules for forward
     # mode are scripted when they are first used, about which it warns.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)
-        warnings.filterwarnings("ignore", "`torch.jit.script`", DeprecationWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.script`")
         return jvp(function, (x,), (direction,))

@@ -142,8 +142,7 @@ def learned_against_measured(report: Any, most: int = 120) -> Any:
     fields = list(report.ranges.items())
     figure, places = _panels(len(fields) + len(report.ranks), 4.4, 2.3, most=2)
     for axes, (field, ranges) in zip(places, fields, strict=False):
-        width = ranges.measured[:, 1] - ranges.measured[:, 0]
-        order = width.argsort(stable=True)
+        order = ranges.scores()["measured_width"].argsort(kind="stable")
         order = order[np.linspace(0, len(order) - 1, min(most, len(order))).round().astype(int)]
         x, thick = np.arange(len(order)), min(6.0, 260 / len(order))
         axes.vlines(x, *ranges.measured[order].T, color=GREY, linewidth=thick, label="measured: answer kept")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..utils.errors import InstaAugError
 from ..utils.forward import in_parts
 from ..utils.progress import bar
 from .embed import embedder
@@ -69,6 +70,12 @@ class Session:
         """Embedding, of its own shape, and outputs of one batch in [0, 1]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
             return self._embed(self.images.to_model(images))
+
+    def check_maps(self, z: Tensor) -> None:
+        """Raise unless embeddings, of their own shape, are maps."""
+        if z.ndim != 4:
+            given = f"{self.layer!r} gives {tuple(z.shape)}"
+            raise InstaAugError(f"layer: {given}, maps (B, C, h, w) are needed; name an earlier layer")
 
     @torch.inference_mode()
     def run(self, change: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ solarize and the rest are torchvision's.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from ..families.scale import Scale
 from ..families.shear import Shear
 from ..families.translate import Translate
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_distinct
 from .warp import Outside, warp
 
 Matrix = Callable[[float, float], Tensor]
@@ -71,21 +71,18 @@ class Transformation:
     def of_family(
         cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
     ) -> "Transformation":
-        """One field of a family over its values, the identity among them; the other fields stay at the identity.
-
-        Raises:
-            InstaAugError: a field that the family does not have.
-        """
+        """One field of a family over its values, the identity among them; the other fields stay at the identity."""
         rest = family.identity()
         if field not in rest:
             raise InstaAugError(f"field: {family.name!r} has {', '.join(rest)}, got {field!r}")
 
         def matrix(value: float, aspect: float) -> Tensor:
             frame = torch.tensor([float(aspect)])
-            return family.matrix(alike({**rest, field: value}, frame), frame)[0]
+            return family.matrix(AugmentParams.alike({**rest, field: value}, 1), frame)[0]
 
         def colour(images: Tensor, value: float) -> Tensor:
-            return functional.apply(images, alike({**rest, field: value}, images), [family])
+            params = AugmentParams.alike({**rest, field: value}, len(images), images.device)
+            return functional.apply(images, params, [family])
 
         about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
         if family.stage == "geometry":
@@ -105,11 +102,6 @@ class Transformation:
         return replace(self, magnitudes=tuple(float(m) for m in magnitudes))
 
 
-def alike(fields: Mapping[str, float], batch: Tensor) -> AugmentParams:
-    """The same parameters for every element of a batch."""
-    return AugmentParams(**{k: torch.full((len(batch),), v, device=batch.device) for k, v in fields.items()})
-
-
 def _grid(low: float, high: float, n: int = 11) -> tuple[float, ...]:
     return tuple(round(float(x), 10) for x in np.linspace(low, high, n))
 
@@ -120,10 +112,8 @@ def _zoom(name: str, farthest: float) -> Transformation:
     return Transformation(name, grid, 1.0, "× size", matrix, uses_fill=farthest < 1)
 
 
-def _adjust(
-    name: str, farthest: float, colour: Colour, unit: str = "factor", channels: tuple = (1, 3)
-) -> Transformation:
-    return Transformation(name, _grid(1, farthest), 1.0, unit, colour=colour, channels=channels)
+def _adjust(name: str, farthest: float, colour: Colour) -> Transformation:
+    return Transformation(name, _grid(1, farthest), 1.0, "factor", colour=colour, channels=(1, 3))
 
 
 # The whole circle, finer where models begin to mind; −180° is +180°.
@@ -144,7 +134,7 @@ _ALL = (
     _adjust("contrast_up", 1.9, F.adjust_contrast),
     _adjust("contrast_down", 0.1, F.adjust_contrast),
     Transformation("posterize", _BITS, 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
-    _adjust("solarize", 0, F.solarize, "threshold", None),
+    Transformation("solarize", _grid(1, 0), 1.0, "threshold", colour=F.solarize),
     _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
     _field(HSV(), "saturation", _grid(0, 2), unit="factor"),
 )
@@ -167,11 +157,8 @@ def choose(wanted: Sequence[str | Transformation] | None, channels: int) -> list
             raise InstaAugError(
                 f"transformations: {t.name!r} is defined on {t.channels} channels, the images have {channels}; leave it out"
             )
+        if len(t.magnitudes) < 2:
+            raise InstaAugError(f"transformations: {t.name!r} has no magnitude but the identity; give it others")
         chosen.append(t)
-    still = next((t.name for t in chosen if len(t.magnitudes) < 2), None)
-    if still is not None:
-        raise InstaAugError(f"transformations: {still!r} has no magnitude but the identity; give it others")
-    names = [t.name for t in chosen]
-    if not names or len(set(names)) < len(names):
-        raise InstaAugError(f"transformations: expected at least one, each once, got {names}")
+    check_distinct("transformations", [t.name for t in chosen])
     return chosen

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..functional.antialias import copy_size, shrunk
 from ..functional.warp import sampling_grid
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_distinct
 
 Outside = float | str  # what an image shows from outside itself
 FILLS = ("mean", "border", "reflection", "wrap")
@@ -26,8 +26,7 @@ def check_fills(fills: Outside | Sequence[Outside]) -> list[Outside]:
         if not grey and fill not in FILLS:
             raise InstaAugError(f"fill: expected a value in [0, 1] or one of {', '.join(FILLS)}, got {fill!r}")
         checked.append(float(fill) if grey else fill)
-    if not checked or len(set(checked)) < len(checked):
-        raise InstaAugError(f"fills: expected at least one, each once, got {fills!r}")
+    check_distinct("fills", checked)
     return checked
 
 

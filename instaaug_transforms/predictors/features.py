@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
 from ..functional.linear_rgb import GAMMA
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.hashing import fingerprint, unwrapped
 from .base import Predictor, register_predictor
 from .copies import shrink
@@ -45,9 +45,8 @@ class FeaturesPredictor(Predictor):
         levels: bool | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(image_size, int) or not 1 <= image_size <= 4096:
-            raise InstaAugError(f"image_size: expected a side in pixels, 1 … 4096, got {image_size!r}")
-        self.image_size, self.layer, self.dropout, self.levels = image_size, layer, dropout, levels
+        check_whole("image_size", image_size, most=4096)
+        self.image_size, self.layer, self.dropout, self.levels = int(image_size), layer, dropout, levels
         # A plain tuple hides it from parameters(), state_dict() and to(): it is the user's.
         self._classifier = (classifier,)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec, UniformFamily
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from .base import Predictor, register_predictor
 
 SPEC = FeatureSpec(map_channels=8, map_size=(8, 8), vector_size=8)
@@ -72,9 +72,8 @@ class ClassPredictor(GlobalPredictor):
 
     def __init__(self, n_classes: int) -> None:
         super().__init__()
-        if not isinstance(n_classes, int) or not 1 <= n_classes <= 10**6:
-            raise InstaAugError(f"n_classes: expected an integer in 1 … 1,000,000, got {n_classes!r}")
-        self.n_classes = self.rows = n_classes
+        check_whole("n_classes", n_classes, most=10**6)
+        self.n_classes = self.rows = int(n_classes)
 
     @property
     def reads_labels(self) -> bool:

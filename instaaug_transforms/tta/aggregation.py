@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, check_one_of
 
 AGGREGATIONS = ("mean_prob", "mean_logit", "geometric_mean", "power", "confident", "weighted", "probability")
 COMPARABLE = AGGREGATIONS[:-1]  # "probability" is φ's own, which other arms have not
@@ -17,8 +17,7 @@ SCALE_EDGES = (0.3, 0.5, 0.7, 0.85, 0.98)
 
 def check_aggregation(how: str, name: str = "aggregate", known: Sequence[str] = AGGREGATIONS) -> None:
     """Raise unless ``how`` is one of ``known``."""
-    if how not in known:
-        raise InstaAugError(f"{name}: expected one of {', '.join(known)}, got {how!r}")
+    check_one_of(name, how, known)
 
 
 def aggregate(
@@ -48,8 +47,7 @@ def aggregate(
     if how == "geometric_mean":
         return log_p.mean(0)
     if how == "power":
-        if not power > 0:
-            raise InstaAugError(f"power: expected a number above 0, got {power}")
+        check_number("power", power, "(0, ∞)")
         return log_mean(power * log_p, 0) / power
     if how == "mean_prob":
         return log_mean(log_p, 0)

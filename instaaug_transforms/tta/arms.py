@@ -111,7 +111,7 @@ def greedy(losses: Tensor, k: int, again: bool = True) -> list[int]:
 
 def fixed(views: AugmentParams) -> Arm:
     """The same ``(V,)`` views for every image."""
-    return lambda images, _: views.map(lambda field: field.to(images.device)[:, None].expand(-1, len(images)))
+    return lambda images, _: views.to(images.device).for_each(len(images))
 
 
 def random_views(aug: LearnedAugment, n: int) -> Arm:

@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import Family
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
-from ..utils.errors import InstaAugError, reason
+from ..utils.errors import InstaAugError, check_number, reason, several
 from ..utils.forward import forward
 from ..utils.outputs import check_logits, check_module
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
@@ -77,11 +76,12 @@ class TTAModel(ViewModel):
         choice = (n_views, select, include_identity, range_fraction, chunk_size, policy, view_offsets, put_right)
         super().__init__(classifier, aug, *choice)
         check_aggregation(aggregate)
+        check_number("power", power, "(0, ∞)")
         if (aggregate == "weighted") != (scale_weights is not None):
             raise InstaAugError(
                 f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
             )
-        if scale_weights is not None and len(scale_weights) != len(SCALE_EDGES) + 1:
+        if scale_weights is not None and len(several("scale_weights", scale_weights)) != len(SCALE_EDGES) + 1:
             raise InstaAugError(f"scale_weights: expected {len(SCALE_EDGES) + 1} numbers, got {len(scale_weights)}")
         weights = None if scale_weights is None else torch.as_tensor(scale_weights, dtype=torch.float32)
         self.register_buffer("scale_weights", weights, persistent=False)
@@ -221,10 +221,7 @@ class TTAModel(ViewModel):
         return outputs if free else check_logits(outputs)
 
     def _views(self, batch: Tensor, params: AugmentParams, families: Sequence[Family]) -> Tensor:
-        if self.policy is None:
-            return self.aug.apply(batch, params)
-        aug = self.aug
-        return functional.apply(batch, params, families, aug.output_size, aug.fill, aug.interpolation)
+        return self.aug.apply(batch, params, families=None if self.policy is None else families)
 
     def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
         """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""

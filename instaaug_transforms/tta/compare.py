@@ -19,7 +19,7 @@ from ..predictors import FeaturesPredictor
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
-from ..utils.modes import frozen
+from ..utils.modes import frozen, permutation
 from ..utils.outputs import as_labels
 from . import arms
 from .aggregation import COMPARABLE, aggregate, check_aggregation
@@ -112,14 +112,14 @@ def evaluate(
     loading = {"channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
-    mixed = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    mixed = permutation(len(data), seed)
     data, back = data.subset(mixed), mixed.argsort().numpy()
     given, classifier = classifier, normalizing(aug, classifier)
     most, several = max(n_views), [k for k in n_views if k > 1]
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
     settings = {"select": select, "range_fraction": range_fraction, "include_identity": include_identity, "how": how}
-    about = {} if workdir is None else _about(classifier, aug, disturb, batch_size=batch_size, amp=amp, seed=seed)
-    about |= {"n_views": list(n_views), "arms": sorted(rivals), "oracle": oracle, **settings}
+    about = {} if workdir is None else _about(classifier, aug, disturb, batch_size=int(batch_size), amp=amp, seed=seed)
+    about |= {"n_views": [int(k) for k in n_views], "arms": sorted(rivals), "oracle": oracle, **settings}
     streamed = any(isinstance(part, StreamedImages) for part in (data, choice))
     looks = isinstance(aug.predictor, FeaturesPredictor)
     with frozen(classifier), torch.no_grad(), rows_in(None if workdir is None else Path(workdir), streamed) as folder:

@@ -12,7 +12,7 @@ from ..augment import LearnedAugment
 from ..functional.inputs import plain
 from ..functional.targets import pixel_matrix
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_one_of
 
 MODES = ("bilinear", "nearest")
 
@@ -44,8 +44,7 @@ def invert_maps(
     Raises:
         InstaAugError: numbers of maps and of parameters that differ, another mode, or a size that is none.
     """
-    if mode not in MODES:
-        raise InstaAugError(f"mode: expected one of {', '.join(MODES)}, got {mode!r}")
+    check_one_of("mode", mode, MODES)
     lead, size = params.batch_shape, check_size(size)
     if tuple(maps.shape[: len(lead)]) != tuple(lead) or maps.ndim != len(lead) + 3:
         raise InstaAugError(

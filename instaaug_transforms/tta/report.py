@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import check_one_of
 from ..utils.files import check_folder, replace_file, write_csv
 from ..utils.report import Report, Row, Section
 from ..utils.stats import UNDEFINED, Interval, mean_interval
@@ -119,8 +119,7 @@ class Evaluation(Report):
         Raises:
             InstaAugError: another kind, or a folder that does not exist.
         """
-        if kind not in FORMATS:
-            raise InstaAugError(f"results-format: expected one of {', '.join(FORMATS)}, got {kind!r}")
+        check_one_of("results-format", kind, FORMATS)
         path = check_folder(path, "results-file")
         rows = [{**row, "seed": self.seed, **notes} for row in self.rows()]
         if kind == "json":

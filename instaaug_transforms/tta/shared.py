@@ -6,12 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import functional
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import identity_of
 from ..params import AugmentParams
-from ..utils.forward import forward
+from ..utils.forward import answers
 from ..utils.modes import at_rest
 from .arms import families_for
 from .views import look
@@ -85,12 +84,8 @@ class SharedViews:
 
     def view(self, images: Tensor, params: AugmentParams) -> Tensor:
         """Logits of one view ``(B,)`` of each image, on the CPU."""
-        aug = self.aug
-        views = functional.apply(images, params, self.families, aug.output_size, aug.fill, aug.interpolation)
-        # Convolutions on a CPU are faster in this layout, whatever the weights' layout.
-        views = views.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.aug.device.type, torch.bfloat16, enabled=self.amp):
-            return forward(self.classifier, views).float().cpu()
+        views = self.aug.apply(images, params, families=self.families)
+        return answers(self.classifier, views, self.amp).float().cpu()
 
     def _known(self, images: Tensor, known: tuple[AugmentParams, Tensor] | None) -> list[tuple[Tensor, Tensor]]:
         """Codes ``(V, F)`` and logits ``(B, V, classes)`` of what was looked at before, by φ on its way too."""

@@ -16,7 +16,7 @@ from ..families import Family, create, identity_of
 from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole, several
 from ..utils.modes import at_rest
 
 
@@ -53,19 +53,21 @@ class ViewModel(nn.Module):
     ) -> None:
         super().__init__()
         check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
+        check_whole("put_right", put_right, 0)
+        if policy is not None and not isinstance(policy, Mapping):
+            raise InstaAugError(f"policy: expected numbers by field, {{'turn_angle': [0, 180]}} say, got {policy!r}")
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
         self.include_identity, self.range_fraction, self.chunk_size = include_identity, range_fraction, chunk_size
         self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, int(put_right)
         if view_offsets is not None:
             columns = math.prod(family.n_candidates for family in aug.anchor_families)
-            self.view_offsets = torch.as_tensor(view_offsets, dtype=torch.float32)
+            self.view_offsets = _finite("view_offsets", view_offsets)
             if select != "top" or self.view_offsets.shape != (columns,) or policy or not aug.anchor_families:
                 raise InstaAugError(
                     f"view_offsets: expected {columns} numbers, one per candidate, with select='top' and no policy; got "
-                    f"{len(view_offsets)} with {select!r} and policy={policy}"
+                    f"{len(self.view_offsets)} with {select!r} and policy={policy}"
                 )
-            check_finite("view_offsets", self.view_offsets)
-        if put_right < 0 or (put_right and (n_views % put_right or policy is None)):
+        if put_right and (n_views % put_right or policy is None):
             raise InstaAugError(
                 f"put_right: expected a number of candidates that divides n_views, {n_views}, and a policy whose views are made of what "
                 f"each of them has put right; got {put_right!r} and policy={policy}"
@@ -83,9 +85,7 @@ class ViewModel(nn.Module):
                     f"policy: expected {length} numbers for each of some fields of {', '.join(sorted(known))}, got {sizes}"
                 )
             acting = [f for f in every if any(field in policy for field in f.fields)]
-            given = {name: torch.as_tensor(column, dtype=torch.float32) for name, column in policy.items()}
-            for name, column in given.items():
-                check_finite(f"policy: {name}", column)
+            given = {name: _finite(f"policy: {name}", column) for name, column in policy.items()}
             self.policy = functional.complete(acting, AugmentParams(**given))
             own = aug.families if put_right else []
             self.families: list[Family] = [*own, *(family for family in acting if family not in own)]
@@ -126,24 +126,23 @@ class ViewModel(nn.Module):
 
     def policy_views(self, batch: Tensor) -> AugmentParams:
         """The fixed views, ``(n, B)``."""
-        return self.policy.map(lambda column: column.to(batch.device)[:, None].expand(-1, batch.shape[0]).contiguous())
+        return self.policy.to(batch.device).for_each(batch.shape[0]).map(Tensor.contiguous)
 
 
 def check_choice(select: str, range_fraction: float, **whole: Any) -> None:
     """Raise unless views can be selected so; ``whole`` are what must be integers of 1 or more, by their names."""
-    if select not in SELECTIONS:
-        raise InstaAugError(f"select: expected one of {', '.join(SELECTIONS)}, got {select!r}")
+    check_one_of("select", select, SELECTIONS)
     for name, value in whole.items():
-        if not isinstance(value, int) or value < 1:
-            raise InstaAugError(f"{name}: expected an integer ≥ 1, got {value!r}")
-    if not 0 < range_fraction <= 1:
-        raise InstaAugError(f"range_fraction: expected a number in (0, 1], got {range_fraction}")
+        check_whole(name, value)
+    check_number("range_fraction", range_fraction, "(0, 1]")
 
 
-def check_finite(name: str, numbers: Tensor) -> None:
-    """Raise where one of them is NaN or infinite."""
+def _finite(name: str, given: Any) -> Tensor:
+    """Numbers as a tensor; raise unless they are several, and finite."""
+    numbers = given if isinstance(given, Tensor) and given.ndim else torch.tensor(several(name, given))
     if not bool(numbers.isfinite().all()):
         raise InstaAugError(f"{name}: expected finite numbers, got {numbers.tolist()}")
+    return numbers.float()
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
@@ -153,7 +152,7 @@ def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
     """
     (m, size), n = first.batch_shape, then.batch_shape[0]
     both = first.map(lambda field: field.repeat(n, *[1] * (field.ndim - 1)))
-    fixed = then.map(lambda field: field.repeat_interleave(m)[:, None].expand(-1, size))
+    fixed = then.repeat_interleave(m).for_each(size)
     crops = crop_within(both, fixed) if "cx" in first and "cx" in then else {}
     return AugmentParams(**{**both, **fixed, **crops})
 

@@ -1,4 +1,4 @@
-"""Modes for a while: eval, frozen parameters, full precision."""
+"""Modes for a while: eval, frozen parameters, full precision; and what a seed decides."""
 
 import threading
 from collections.abc import Iterator
@@ -85,6 +85,11 @@ def seed_generators(seed: int, device: torch.device) -> None:
             torch.cuda.manual_seed(seed)
     elif device.type == "mps":
         torch.mps.manual_seed(seed)
+
+
+def permutation(n: int, seed: int) -> Tensor:
+    """0 … n − 1 in an order that the seed alone decides."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
 def in_worker() -> bool:

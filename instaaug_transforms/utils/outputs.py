@@ -34,7 +34,7 @@ def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
         fix = "wrap it in a module whose forward pools, or flattens, them to that; for maps there is SegmentationTTA"
     else:
         fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
-    raise InstaAugError(f"{name}: expected logits (B, classes), got {_describe(outputs)}; {fix}")
+    raise InstaAugError(f"{name}: expected logits (B, classes), got {told(outputs)}; {fix}")
 
 
 def check_maps(outputs: Any, name: str = "model") -> Tensor:
@@ -52,7 +52,7 @@ def check_maps(outputs: Any, name: str = "model") -> Tensor:
         fix = "for classifiers there is TTAModel"
     else:
         fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
-    raise InstaAugError(f"{name}: expected logits (B, classes, h, w), got {_describe(maps)}; {fix}")
+    raise InstaAugError(f"{name}: expected logits (B, classes, h, w), got {told(maps)}; {fix}")
 
 
 def are_probabilities(outputs: Tensor) -> bool:
@@ -90,7 +90,8 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(next(kinds, images.dtype))
 
 
-def _describe(outputs: Any) -> str:
+def told(outputs: Any) -> str:
+    """What came, in words: the shape of a tensor, what is in a dictionary, how many in a tuple, or the type."""
     if isinstance(outputs, Tensor):
         return f"a tensor {tuple(outputs.shape)}"
     if isinstance(outputs, Mapping):

@@ -63,10 +63,11 @@ class Report(ABC):
     """The outcome of one measurement."""
 
     picture: ClassVar[Callable[..., Any] | None] = None  # a function of the report, which makes it a method
+    values: Any
 
-    @abstractmethod
     def records(self) -> list[Row]:
-        """Dictionaries that share their keys; values are numbers, strings, booleans and `Interval`."""
+        """Dictionaries that share their keys; values are numbers, strings, booleans and `Interval`. As they are kept, by default."""
+        return self.values
 
     @abstractmethod
     def sections(self) -> list[Section]:

@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import pytest
+
+import instaaug_transforms as ia
+from instaaug_transforms.utils.errors import check_number, check_one_of, check_whole, several
+
+
+@pytest.mark.parametrize(
+    ("within", "inside", "outside"),
+    [
+        ("(0, 1]", (1e-9, 1, 0.5, np.float32(0.5)), (0, -1e-9, 1.001)),
+        ("[0, 1)", (0, 0.999), (1, -0.1)),
+        ("(0, ∞)", (1e300, 1), (0, math.inf)),
+        ("[-1, ∞]", (-1, math.inf), (-1.5, -math.inf)),
+    ],
+)
+def test_numbers_lie_within_an_interval_with_or_without_its_ends(within, inside, outside):
+    for value in inside:
+        check_number("a", value, within)
+    for value in (*outside, math.nan, "x", None, [0.5]):
+        with pytest.raises(ia.InstaAugError) as caught:
+            check_number("a", value, within)
+        assert str(caught.value) == f"a: expected a number in {within}, got {value!r}"
+
+
+def test_whole_numbers_have_a_least_and_a_largest():
+    for value in (2, 5, np.int64(3)):
+        check_whole("a", value, 2, 5)
+    for value in (1, 6, 2.0, "3", None):
+        with pytest.raises(ia.InstaAugError) as caught:
+            check_whole("a", value, 2, 5)
+        assert str(caught.value) == f"a: expected a whole number in 2 … 5, got {value!r}"
+    with pytest.raises(ia.InstaAugError, match="a: expected a whole number ≥ 1, got 0"):
+        check_whole("a", 0)
+
+
+def test_none_will_do_where_that_is_said():
+    check_whole("a", None, optional=True)
+    check_number("a", None, "(0, 1)", optional=True)
+    with pytest.raises(ia.InstaAugError, match=r"a: expected a number in \(0, 1\), or None, got 2"):
+        check_number("a", 2, "(0, 1)", optional=True)
+    with pytest.raises(ia.InstaAugError, match="a: expected a whole number ≥ 2, or None, got 1"):
+        check_whole("a", 1, 2, optional=True)
+
+
+def test_one_of_some_words():
+    for known in (("x", "y"), {"x": 1, "y": 2}):
+        check_one_of("a", "x", known)
+        for value in ("z", None, ["x"]):
+            with pytest.raises(ia.InstaAugError) as caught:
+                check_one_of("a", value, known)
+            assert str(caught.value) == f"a: expected one of x, y, got {value!r}"
+
+
+def test_several_numbers():
+    assert several("a", [1, 2.0]) == (1, 2.0) and several("a", ()) == ()
+    for value in (3, "12", None, [[1], [2]]):
+        with pytest.raises(ia.InstaAugError, match="a: expected several numbers"):
+            several("a", value)
