@@ -20,11 +20,10 @@ device = "cuda" if torch.cuda.is_available() else "cpu"
 own = {"model": "resnet18", "image_size": 64, "epochs": 100, "batch_size": 512, "seeds": [0]}
 few, folder = {"model": "test_resnet", "epochs": 1, "batch_size": 16}, "folder of class folders"
 options = harness.parse(None, __doc__, folder, smoke=few, optional="smoke", **own)
-size = options.image_size
 if options.smoke:
-    data = TensorDataset(torch.rand(32, 3, size, size), torch.zeros(32))
+    data = TensorDataset(torch.rand(32, 3, options.image_size, options.image_size), torch.zeros(32))
 else:
-    data = harness.image_folder(options.data, size, torch.float32)
+    data = harness.image_folder(options.data, options.image_size, torch.float32)
 
 reports = []
 for seed in options.seeds:

@@ -18,13 +18,8 @@ import instaaug_transforms as ia
 
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-own = {
-    "model": "resnet18",
-    "image_size": 64,
-    "epochs": 10,
-    "batch_size": 64,
-    "seeds": [0],
-}  # batches are even, for Mixup
+# Batches are even, for Mixup.
+own = {"model": "resnet18", "image_size": 64, "epochs": 10, "batch_size": 64, "seeds": [0]}
 few, folder = {"model": "test_resnet", "epochs": 1, "batch_size": 8}, "folder that holds train/"
 options = harness.parse(None, __doc__, folder, smoke=few, optional="smoke", **own)
 if options.smoke:
