@@ -100,6 +100,8 @@ def _perhaps(arms: list[HeldOutArm], n: int) -> list[str]:
 def _what_is_lost(arm: HeldOutArm, single: HeldOutArm, labelled: bool) -> str:
     mean, low, high = interval_of_loss(arm, single)
     if arm.correct is None:
+        if mean < 0:
+            return f"have a loss that is lower by {-mean:.3g} [{-high:.3g}, {-low:.3g}]"
         return f"have a loss that is larger by {mean:.3g} [{low:.3g}, {high:.3g}]"
     mean, low, high = 100 * mean, 100 * low, 100 * high
     if labelled and mean < 0:  # though some were lost
