@@ -33,10 +33,13 @@ def conclude(
     # Against labels of something else one arm is right by chance more often than another; an arm that is right has an NLL that says so.
     guess = doubt and doubt[1]
     nonsense = guess is not None and not any(_beats(arm, guess) for arm in arms if arm.setting is not None)
-    if nonsense or n < FEWEST:
+    # What makes any image look like that class would be right of all of these.
+    alone = classes is not None and n >= FEWEST and bool((classes == classes[0]).all())
+    if nonsense or n < FEWEST or alone:
         recommended = single
         few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
-        notes.append(few if n < FEWEST else doubt[0])
+        same = "all held-out images are of class {}: what others would lose is not known; give images of others too"
+        notes.append(few if n < FEWEST else doubt[0] if nonsense else same.format(int(classes[0])))
     elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
         notes.append(cost)
     elif recommended is single:
