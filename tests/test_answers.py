@@ -51,6 +51,32 @@ def test_answers_that_are_no_logits_are_refused_with_the_remedy(data, got):
         ia.TTAModel(classifier, ia.LearnedAugment(["turn"]), 2)(data[0])
 
 
+@pytest.mark.parametrize(
+    ("got", "fix"),
+    [
+        ("a dict of logits", r"model\(x\)\['logits'\]"),
+        ("a SimpleNamespace", r"model\(x\)\.logits"),
+        ("a tuple of 2", r"model\(x\)\[0\]"),
+    ],
+)
+def test_the_remedy_works(data, got, fix):
+    """What the message has one write gives the logits."""
+    model = Colours(OTHERS[got])
+    with pytest.raises(ia.InstaAugError, match=fix) as e:
+        ia.TTAModel(model, ia.LearnedAugment(["turn"]), 2)(data[0])
+    code = str(e.value).split("return ")[1].split(", say")[0]
+    assert torch.equal(eval(code, {"model": model, "x": data[0]}), Colours(lambda z: z)(data[0]))
+
+
+def test_several_classes_an_image_and_numbers_name_their_loss(data):
+    images, several = data[0], torch.ones(40, 3)
+    with pytest.raises(ia.InstaAugError, match=r"or give loss='binary_cross_entropy' \(several classes an image\)"):
+        ia.fit(ia.LearnedAugment(["turn"]), Colours(lambda z: z), (images, several), nuisance=["turn"], config=CONFIG)
+    number = Colours(OTHERS[r"a tensor \(\d+, 1\)"])
+    with pytest.raises(ia.InstaAugError, match="or 'squared_error' for a number"):
+        ia.fit(ia.LearnedAugment(["turn"]), number, images, nuisance=["turn"], config=CONFIG)
+
+
 def test_the_mean_of_numbers_that_are_no_logits_is_their_mean(data):
     images, regressor = data[0], Colours(OTHERS[r"a tensor \(\d+,\)"])
     model = ia.TTAModel(

@@ -267,3 +267,13 @@ def test_a_training_step_is_compiled_once(images):
     loss_of(images, labels).backward()
     eager = [p.grad for p in (*model.parameters(), *aug.parameters())]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(slopes[0], eager, strict=True))
+
+
+@pytest.mark.parametrize("families", [["turn"], ["crop"], ["turn", "light"]])
+def test_an_average_of_views_is_one_graph(families, images):
+    """Numbers read from tensors on the way had made four of it, and a page of warnings."""
+    classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 5)).eval()
+    model = ia.TTAModel(classifier, make_lively(families).eval(), 3)
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(model)(images)
+    assert (found.graph_count, found.graph_break_count) == (1, 0)

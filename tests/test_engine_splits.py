@@ -51,6 +51,15 @@ def test_whole_groups_are_held_out(streamed, kind):
     assert held_out == set(range(9))
 
 
+@pytest.mark.parametrize(("groups", "held"), [(20, 10), (150, 75), (300, 100), (2000, 200)])
+def test_as_many_groups_are_held_out_as_of_images_that_are_none(groups, held):
+    """Each is one witness: of 300 scenes 100, not the 25 that 100 images with four frames of each are."""
+    data = load((torch.zeros(4 * groups, 1, 1, 1), torch.arange(4 * groups))).grouped(torch.arange(4 * groups) // 4)
+    chosen = hold_out(data, 0)[1]
+    assert len(chosen.groups.unique()) == held and len(chosen) == 4 * held
+    assert len(hold_out(data, 0, 0.5)[1]) == 2 * groups
+
+
 def test_two_groups_are_one_and_one():
     data = load((torch.zeros(50, 3, 4, 4), torch.arange(50))).grouped(["a"] * 45 + ["b"] * 5)
     for seed in range(6):
@@ -90,8 +99,8 @@ def test_a_group_counts_as_one_image_of_the_report():
     groups = [f"scene {i // 10}" for i in range(300)]
     config = ia.FitConfig(max_steps=5, progress=False)
     result = ia.fit(ia.LearnedAugment(["turn"]), Dark(), scenes, nuisance=["turn"], config=config, groups=groups)
-    assert result.report.n_images == 10 and "10 held-out images tell" not in str(result.report)
-    assert all(len(arm.nll) == len(arm.correct) == 10 for arm in result.report.arms)
+    assert result.report.n_images == 15 and "15 held-out images tell" not in str(result.report)
+    assert all(len(arm.nll) == len(arm.correct) == 15 for arm in result.report.arms)
     report = ia.recommend(ia.LearnedAugment(["turn"]), Dark(), scenes, config, nuisance=["turn"], groups=groups)
     assert report.n_images == 30
 

@@ -1,5 +1,7 @@
 """What an arm costs images that nothing disturbed, all of them and class by class."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,33 @@ def test_a_loss_of_ones_own_is_guarded_as_accuracy_is(worse, refused):
     assert (said in str(report)) == (worse > 0)
     assert "images as they are, below one view" in str(report)
     assert report.rows()[1]["undisturbed"] == pytest.approx(-worse)
+
+
+def test_a_loss_that_falls_is_not_called_larger():
+    noise = np.tile([-0.15, 0.15], 30)
+    single, other = (
+        HeldOutArm(name, 1, 1, None, np.full(60, loss), {}, undisturbed_nll=as_they_are)
+        for name, loss, as_they_are in (("one view", 1.0, np.full(60, 0.3)), ("ours", 0.5, 0.2 + noise))
+    )
+    (note,) = [note for note in conclude([single, other], 60, True).notes if "nothing disturbed" in note]
+    assert note.startswith("images that nothing disturbed have a loss that is lower by 0.1 [0.0")
+
+
+@pytest.mark.parametrize(
+    ("rise", "of", "refused"), [(0.008, 50, False), (0.012, 50, True), (0.02, 2, False), (0.4, 2, True)]
+)
+def test_own_outputs_may_move_a_little(rise, of, refused):
+    """Targets are the model's own outputs, so that one view has no loss and any other a certain one: rises on some of 50 images, below
+    or above what is tolerated."""
+    left = np.where(np.arange(50) < of, rise, 0.0)
+    single, other = (
+        HeldOutArm(name, 1, 1, None, np.full(50, loss), {}, undisturbed_nll=as_they_are, tolerated=0.01)
+        for name, loss, as_they_are in (("one view", 0.3, np.zeros(50)), ("ours", 0.01, left))
+    )
+    assert costs_others(other, single) == refused
+    assert (conclude([single, other], 50, False).recommended is single) == refused
+    strict = [replace(arm, tolerated=0.0) for arm in (single, other)]
+    assert costs_others(strict[1], strict[0])
 
 
 @pytest.mark.parametrize("k", [0, 1, 5, 9])

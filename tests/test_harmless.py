@@ -133,9 +133,11 @@ def test_what_images_as_they_are_gain_is_said_by_itself(draws, monkeypatch):
     compared = 0
     for arm, row in zip(report.arms, report.rows(), strict=True):
         if arm.name == "ours" and "put_right" not in arm.setting:  # the others are scored by halves
-            right = ia.TTAModel(Reader(), aug, **arm.setting)(images[left]).argmax(1) == labels[left]
-            lost = 100 - 100 * right.double().mean().item()
-            assert row["undisturbed"] == pytest.approx(-lost, abs=5)  # ties may fall either way
+            answers = ia.TTAModel(Reader(), aug, **arm.setting)(images[left])
+            lost = 100 - 100 * (answers.argmax(1) == labels[left]).double().mean().item()
+            best, second = answers.topk(2).values.T
+            tied = 100 * (best - second < 1e-6).double().mean().item()  # over all four turns left is as bright as top
+            assert row["undisturbed"] == pytest.approx(-lost, abs=3 + tied)  # ties may fall either way
             compared += lost > 10
     assert compared and "images as they are, points" in str(report)
     without = ia.fit(aug, Reader(), fitted, (images, labels), config).report

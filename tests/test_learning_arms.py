@@ -353,29 +353,34 @@ def test_fixed_views_of_what_is_put_right_are_arms_of_their_own(look, answered):
         log_p = torch.randn(30, 4, generator=torch.Generator().manual_seed(2)).log_softmax(1)
         found = module.views_put_right(scores, log_p, look, put_right)
         seen = put_right.look(known, log_p, 2)
-    assert [(arm.name, arm.n_views, arm.setting["put_right"]) for arm in found] == [
+    assert [(arm.name, k, arm.setting["put_right"]) for k, arm in found] == [
         ("ours", k, m) for m in (1, 2) for k in (1, 2, 4, 10) if k % m == 0
     ]
     fixed, ranked = put_right.fixed, log_p.argsort(1, descending=True)
-    for arm in found:
-        k, m = arm.n_views, arm.setting["put_right"]
+    for k, arm in found:
+        m = arm.setting["put_right"]
         of = seen[m - 1][0]
         policies, everywhere = of.searched(in_halves(scores), 10 // m)
         views = everywhere[: k // m]
-        policy = {name: [field[a].item() for a in views] for name, field in fixed.items()}
-        assert arm.setting == {"n_views": k, "policy": policy, "put_right": m} | (
+        # Shown once in every so many views, as all are: the same average of fewer.
+        fewer = next(n for n in range(1, k // m + 1) if all(views.count(a) * n % (k // m) == 0 for a in views))
+        once = sorted(sorted(views)[:: k // m // fewer])
+        policy = arm.setting["policy"]
+        for name, field in fixed.items():
+            assert sorted(policy[name]) == sorted(field[a].item() for a in once)
+        assert arm.n_views == fewer * m
+        assert arm.setting == {"n_views": fewer * m, "policy": policy, "put_right": m} | (
             {"aggregate": "probability"} if m == 2 else {}
         )
-        plain = (ranked[:, :m] == 0).sum(1).double().mean().item() * views.count(0)  # left as it is, and shown whole
-        assert arm.cost == pytest.approx(k + look - answered * plain)
+        plain = (ranked[:, :m] == 0).sum(1).double().mean().item() * once.count(0)  # left as it is, and shown whole
+        assert arm.cost == pytest.approx(fewer * m + look - answered * plain)
         assert np.allclose(arm.nll, scores.arm("x", k, 0, of.average(policies[:, : k // m])).nll)
     every = ours(scores, log_p, look, [0, 1], put_right)
-    for arm in every:  # of all ways at each number of views the best
-        rest = [one for one in found if one.n_views == arm.n_views]
-        if arm.n_views <= 4:
-            rest.append(likeliest_views(scores, log_p, arm.n_views, look, [0, 1]))
+    for k, arm in zip((1, 2, 4, 10), every, strict=True):  # of all ways at each number of views the best
+        rest = [one for of, one in found if of == k]
+        if k <= 4:
+            rest.append(likeliest_views(scores, log_p, k, look, [0, 1]))
         assert arm.nll.mean() == pytest.approx(min(one.nll.mean() for one in rest))
-    assert [arm.n_views for arm in every] == [1, 2, 4, 10]
 
 
 def test_outputs_that_are_averaged_as_they_are_put_one_candidate_right():
@@ -386,6 +391,6 @@ def test_outputs_that_are_averaged_as_they_are_put_one_candidate_right():
         known, _, put_right = held_out(model, squared_error)
         log_p = torch.randn(30, 4).log_softmax(1)
         found = module.views_put_right(scores_of(known, squared_error), log_p, False, put_right)
-    assert [(arm.n_views, arm.setting["put_right"], arm.setting["aggregate"]) for arm in found] == [
+    assert [(k, arm.setting["put_right"], arm.setting["aggregate"]) for k, arm in found] == [
         (k, 1, "mean_logit") for k in (1, 2, 4, 10)
     ]

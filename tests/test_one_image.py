@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine import load
 from instaaug_transforms.functional.warp import warp
 
 from .conftest import make_lively
@@ -143,6 +145,19 @@ def test_a_pil_image_of_another_mode_is_refused_as_before():
     for call in (aug, lambda image: aug(image, params=box(0.5, 0.5, 0.5, 0.5))):
         with pytest.raises(ia.InstaAugError, match=r"mode 'L'; convert it first with img.convert\('RGB'\)"):
             call(picture(20, 20, "L"))
+
+
+def test_sixteen_bits_are_not_cut_off_by_the_remedy():
+    """PIL's convert("L") makes white of all above 255."""
+    numbers = np.linspace(0, 65535, 64).reshape(8, 8).astype(np.uint16)
+    image, aug = Image.fromarray(numbers), ia.LearnedAugment(["turn"], in_channels=1)
+    with pytest.raises(ia.InstaAugError, match=r"mode 'I;16'; give a tensor in \[0, 1\]") as e:
+        aug(image)
+    tensor = eval(str(e.value).split("of 16 bits ")[1], {"v2": v2, "img": image})
+    torch.testing.assert_close(tensor, torch.tensor(numbers[None] / 65535).float())
+    for given in (lambda: aug(v2.functional.to_image(image)), lambda: load(v2.functional.to_image(image)[None])):
+        with pytest.raises(ia.InstaAugError, match=r"of 16 bits images.float\(\) / 65535"):
+            given()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

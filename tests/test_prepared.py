@@ -6,8 +6,20 @@ import instaaug_transforms as ia
 from instaaug_transforms.engine.data import load
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.learning.config import FitConfig
-from instaaug_transforms.learning.prepared import prepare
+from instaaug_transforms.learning.prepared import prepare, stored
 from instaaug_transforms.learning.task import Task
+
+
+@pytest.mark.parametrize("offset", [0.0, -5e4, 1e4, 1e6])
+@pytest.mark.parametrize("scale", [0.02, 1.0, 50.0])
+def test_halves_say_what_the_logits_did(offset, scale):
+    """What all classes have in common changes no probability: half precision has steps of 8 at 10,000, and takes 70,000 for infinity."""
+    logits = scale * torch.randn(20, 3, 5) + offset
+    logits[0, 0, 1] = -torch.inf
+    kept = stored(logits, torch.float16)
+    assert kept.dtype == torch.float16 and kept.isfinite().all()
+    torch.testing.assert_close(kept.double().softmax(-1), logits.double().softmax(-1), atol=0.02, rtol=0)
+    assert torch.equal(stored(logits, torch.float32), logits)
 
 
 @pytest.mark.parametrize("output_size", [None, 8, (8, 12)])

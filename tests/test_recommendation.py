@@ -237,3 +237,15 @@ def test_half_of_a_standard_error_less_often_right_is_no_reason_but_more_is():
         other[:9], other[200 : 200 + won] = False, True
         better = arm("ours", 2, other, 0.5)
         assert (choose_arm([single, better]) is better) == fine
+
+
+def test_images_of_one_class_prove_nothing():
+    """To make any image look like that class is right of all of these, and wrong of all others."""
+    n = 200
+    plain, makes_it_so = arm("one view", 1, np.arange(n) < 100, 1.0), arm("ours", 1, np.ones(n), 0.1)
+    one, two = np.full(n, 3), np.where(np.arange(n) < 10, 1, 3)
+    report = conclude([plain, makes_it_so], n, True, one)
+    assert report.recommended is plain and "all held-out images are of class 3: what others would lose" in str(report)
+    report = conclude([plain, makes_it_so], n, True, two)
+    assert report.recommended is makes_it_so and "all held-out images" not in str(report)
+    assert conclude([plain, makes_it_so], n, True).recommended is makes_it_so  # of numbers there are no classes

@@ -61,6 +61,18 @@ def test_without_targets_it_is_the_models_own_outputs():
     assert torch.allclose(several.losses[:, 0], entropy, atol=1e-6)
 
 
+def test_a_hundredth_of_what_one_answer_for_all_would_cost_is_tolerated_of_own_outputs():
+    """Of squared errors that is the variance; where targets are given, nothing is."""
+    outputs, targets = torch.randn(30, 1, 3, 2), torch.randn(30, 2)
+    scores = OutputScores(prepared(outputs, None), squared_error)
+    variance = outputs[:, 0, 0].numpy().var(0).mean()
+    assert scores.tolerated == pytest.approx(0.01 * variance, rel=1e-4)
+    views = torch.zeros(30, 1, dtype=torch.long)
+    assert scores.arm("one view", 1, 1, scores.average(views)).tolerated == scores.tolerated
+    assert OutputScores(prepared(outputs, targets), squared_error).tolerated == 0
+    assert ClassScores(prepared(outputs, None)).tolerated == 0
+
+
 def test_a_search_finds_what_enumeration_finds():
     """One view is a little off, two others far off to opposite sides: alone they are worst, together best."""
     torch.manual_seed(0)

@@ -43,6 +43,15 @@ def test_it_is_the_average_over_the_views(families, how, images):
     assert torch.allclose(out, expected, atol=1e-5) and not out.requires_grad
 
 
+@pytest.mark.parametrize("how", ["mean_prob", "probability", "power", "confident"])
+@pytest.mark.parametrize("policy", [None, {"turn_angle": [0.0]}])
+def test_one_view_answers_what_the_classifier_does(how, policy, images):
+    """To the bit: what an answer means, logits of classes that exclude each other or not, is nobody's business then."""
+    model = Tiny()
+    one = ia.TTAModel(model, ia.LearnedAugment(["turn"]), 1, aggregate=how, policy=policy)
+    assert torch.equal(one(images), model(images))
+
+
 def test_chunks_change_nothing_and_are_kept(images):
     aug, model = make_lively(["crop"]), Tiny()
     whole = ia.TTAModel(model, aug, 4, chunk_size=1000)(images)

@@ -23,9 +23,9 @@ from ._scenes import moving_scenes
 def test_trouble_is_said_once(entropy, weight, said, caplog):
     aug = ia.LearnedAugment(["rotate"])
     controller = ia.InstaAugObjective(aug, entropy=ia.EntropyConfig(initial_weight=weight)).controller
-    watch = Watch(aug.families, patience=5)
+    watch = Watch(aug.families, patience=20)
     with caplog.at_level(logging.WARNING):
-        for _ in range(4):
+        for _ in range(4 if said == "widest range" else 19):
             watch.update({"rotate": entropy}, controller)
         assert not caplog.records
         for _ in range(20):
@@ -34,6 +34,17 @@ def test_trouble_is_said_once(entropy, weight, said, caplog):
     caplog.clear()
     watch.update({"rotate": -0.6}, controller)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(("entropy", "said"), [(3.2, True), (2.5, False)])
+def test_a_table_that_runs_open_as_training_begins_is_said_in_time(entropy, said, caplog):
+    """Of thirty crops the band is 1.8 to 2.1 nats, and all alike 3.4: short runs from scratch ended 26 points below none."""
+    aug = ia.LearnedAugment(["crop"])
+    watch, controller = Watch(aug.families), ia.InstaAugObjective(aug).controller
+    with caplog.at_level(logging.WARNING):
+        for _ in range(60):
+            watch.update({"crop": entropy}, controller)
+    assert ("begin it without augmentation" in caplog.text) == said
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
         for family in self.families:
             if family.channels is not None and in_channels not in family.channels:
                 raise InstaAugError(
-                    f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}"
+                    f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}; leave it out, or "
+                    "give such images: v2.RGB() makes three channels of one"
                 )
         check_number("p", p, "[0, 1]")
         interpolation = getattr(interpolation, "value", interpolation)

@@ -297,7 +297,8 @@ def _check_images(images: Tensor, name: str) -> None:
     if images.is_floating_point():
         check_range(images, False, name)
     elif images.dtype != torch.uint8:
-        raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}")
+        fix = "give floats: of 16 bits images.float() / 65535"
+        raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")
 
 
 class _ImagesOnly(Dataset):

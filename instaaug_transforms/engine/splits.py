@@ -10,7 +10,8 @@ ENOUGH = 100  # images to choose on; with a tenth of a few hundred, chance decid
 
 
 def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Images, Images]:
-    """A part to fit on and, chosen by the seed, a part to choose on; the same ones for the same seed. Groups are kept together.
+    """A part to fit on and, chosen by the seed, a part to choose on; the same ones for the same seed. Groups are kept together, and
+    each is one of the `ENOUGH`.
 
     Args:
         data: at least two images, and groups if they have any.
@@ -32,15 +33,16 @@ def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Im
     share = max(0.1 * len(data), min(ENOUGH, len(data) / 2)) if fraction is None else len(data) * fraction
     held = max(1, int(share))
     if data.groups is not None:
-        order, held = _whole_groups(data.groups, held, seed)
+        order, held = _whole_groups(data.groups, held, ENOUGH if fraction is None else 0, seed)
     return data.subset(order[held:]), data.subset(order[:held])
 
 
-def _whole_groups(groups: Tensor, n: int, seed: int) -> tuple[Tensor, int]:
-    """An order in which whole groups come first, ``n`` images or somewhat more, but not all of them; and how many these are."""
+def _whole_groups(groups: Tensor, n: int, enough: int, seed: int) -> tuple[Tensor, int]:
+    """An order in which whole groups come first, ``n`` images or somewhat more, and ``enough`` groups or half of them, but not all; and how
+    many images these are."""
     names, place = groups.unique(return_inverse=True)
     rank = permutation(len(names), seed).argsort()
     order = rank[place].argsort(stable=True)
     ends = place.bincount()[rank.argsort()].cumsum(0)  # of the groups in their order
-    first = int((ends < n).sum())
-    return order, int(ends[min(first, len(names) - 2)])
+    last = max(int((ends < n).sum()), min(enough, len(names) // 2) - 1)
+    return order, int(ends[min(last, len(names) - 2)])

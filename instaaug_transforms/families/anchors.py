@@ -49,6 +49,8 @@ class AnchorFamily(Family):
             )
         self.initial_identity = float(initial_identity)
         self._columns = {name: column.float() for name, column in candidates.items()}
+        # Read once: what is compiled reads no tensors.
+        self._identity = {name: column[0].item() for name, column in self._columns.items()} | {self.index_field: 0}
         self._table = torch.stack([*self._columns.values()], 1) if self._columns else torch.empty(size, 0)
         (self._size,) = sizes
 
@@ -134,7 +136,7 @@ class AnchorFamily(Family):
         return self.jittered(fields, uniform[..., 1:]) if self.jitter else fields
 
     def identity(self) -> dict[str, float]:
-        return {**{name: column[0].item() for name, column in self._columns.items()}, self.index_field: 0}
+        return dict(self._identity)
 
     def head(self, spec: FeatureSpec) -> nn.Module:
         return CandidateHead(self.log_prior(), spec)

@@ -165,8 +165,8 @@ def to_batch(
     given = f"a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}"
     if not tensor.is_floating_point() and tensor.dtype != torch.uint8:
         raise InstaAugError(
-            f"image: expected float in [0, 1] or uint8, got {given}. If these are labels, pass the images first — "
-            "aug(images, labels) — or wrap the images in tv_tensors.Image"
+            f"image: expected float in [0, 1] or uint8, got {given}; of 16 bits images.float() / 65535. If these are labels, pass the "
+            "images first — aug(images, labels) — or wrap the images in tv_tensors.Image"
         )
     if tensor.ndim < 3 or (tensor.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
         raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")

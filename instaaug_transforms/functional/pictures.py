@@ -21,9 +21,11 @@ def check_mode(image: Image.Image, channels: int) -> None:
     """Raise unless the image has the mode of that many channels, and pixels."""
     mode = MODES.get(channels)
     if image.mode != mode:
+        fix = f"convert it first with img.convert({mode!r})"
+        if mode is None or image.mode[0] in "IF":  # PIL's convert cuts off what is above 255
+            fix = "give a tensor in [0, 1] with these channels: of 16 bits v2.functional.to_image(img).float() / 65535"
         raise InstaAugError(
-            f"image: this transform was made for {channels} channel(s), got a PIL image of mode {image.mode!r}; "
-            f"convert it first with img.convert({mode!r})"
+            f"image: this transform was made for {channels} channel(s), got a PIL image of mode {image.mode!r}; {fix}"
         )
     if not image.width * image.height:
         raise InstaAugError(f"image: it has no pixels (width {image.width}, height {image.height}); leave it out")

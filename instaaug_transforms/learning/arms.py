@@ -1,6 +1,7 @@
 """Arms of a held-out report: views that φ chooses, and what they are compared with."""
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -79,10 +80,11 @@ def ours(
         order: what `policy_order` gave.
         put_right: has the classifier look at images that φ has put right.
     """
-    arms = [likeliest_views(scores, log_p, k, look, order) for k in numbers_of_views(log_p.shape[1])]
+    arms = {k: [likeliest_views(scores, log_p, k, look, order)] for k in numbers_of_views(log_p.shape[1])}
     if put_right is not None and put_right.fixed is not None:
-        arms += views_put_right(scores, log_p, look, put_right)
-    return [min((arm for arm in arms if arm.n_views == k), key=_nll) for k in sorted({arm.n_views for arm in arms})]
+        for k, arm in views_put_right(scores, log_p, look, put_right):
+            arms.setdefault(k, []).append(arm)
+    return [min(some, key=_nll) for _, some in sorted(arms.items())]
 
 
 def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
@@ -102,19 +104,23 @@ def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: li
     return min(arms, key=_nll)
 
 
-def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRight) -> list[HeldOutArm]:
-    """Fixed views of what φ's likeliest one or two candidates make of copies, searched as the best input-free ones are."""
+def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRight) -> list[tuple[int, HeldOutArm]]:
+    """Fixed views of what φ's likeliest one or two candidates make of copies, searched as the best input-free ones are: K, and the arm,
+    which takes fewer where all were chosen equally often."""
     most = min(MOST_PUT_RIGHT, log_p.shape[1]) if scores.weighs else 1
     acting, arms = families_for(put_right.task.aug), []
     for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most), 1):
         policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
         itself = unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().mean(1)  # (F,)
         for k in [k for k in N_VIEWS if k % m == 0]:
-            policy = policy_of(put_right.fixed, everywhere[: k // m])
-            setting = scores.setting(n_views=k, policy=policy, put_right=m)
+            chosen = Counter(everywhere[: k // m])
+            often = math.gcd(*chosen.values())
+            columns = [column for column, times in chosen.items() for _ in range(times // often)]
+            n = len(columns) * m
+            setting = scores.setting(n_views=n, policy=policy_of(put_right.fixed, columns), put_right=m)
             setting |= {"aggregate": "probability"} if m > 1 else {}
-            cost = k + look - scores.held.answered * float(itself[everywhere[: k // m]].sum())
-            arms.append(scores.arm("ours", k, cost, seen.average(policies[:, : k // m]), setting))
+            cost = n + look - scores.held.answered * float(itself[columns].sum())
+            arms.append((k, scores.arm("ours", n, cost, seen.average(policies[:, : k // m]), setting)))
     return arms
 
 

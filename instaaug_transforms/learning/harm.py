@@ -31,13 +31,13 @@ def lost(arm: HeldOutArm, single: HeldOutArm) -> np.ndarray | None:
 
 
 def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
-    """Whether such images certainly pay for others; or probably, and much."""
+    """Whether such images certainly pay for others, and more than is tolerated; or probably, and much."""
     less = lost(arm, single)
     if less is None:
         return False
     mean, error = paired(less, np.zeros(1))
     large = LARGE if arm.undisturbed is not None else LARGE_LOSS * float(np.nanmean(single.undisturbed_nll))
-    return mean > 2 * error or (mean > error and mean > large)
+    return mean > max(2 * error, single.tolerated) or (mean > error and mean > max(large, single.tolerated))
 
 
 def unsettles(arm: HeldOutArm, single: HeldOutArm) -> float:

@@ -205,8 +205,12 @@ def prepare(
 
 
 def stored(outputs: Tensor, dtype: torch.dtype) -> Tensor:
-    """Outputs as they are kept; numbers too large for half precision, as of classes that are ruled out, as its largest."""
-    return outputs.float().clamp(-6e4, 6e4).half() if dtype == torch.float16 else outputs.to(dtype)
+    """Outputs as they are kept. In half precision logits ``(…, classes)`` are, whose largest is 0 then: what all have in common says
+    nothing, and leaves no digits for the differences. Of classes that are ruled out they are its smallest number."""
+    if dtype != torch.float16:
+        return outputs.to(dtype)
+    outputs = outputs.float().clamp(-1e30, 1e30)
+    return (outputs - outputs.amax(-1, keepdim=True)).clamp(min=-6e4).half()
 
 
 def _orbit(aug: LearnedAugment, nuisance: Nuisance | None, size: torch.Size) -> Tensor | None:

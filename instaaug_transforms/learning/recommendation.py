@@ -33,10 +33,13 @@ def conclude(
     # Against labels of something else one arm is right by chance more often than another; an arm that is right has an NLL that says so.
     guess = doubt and doubt[1]
     nonsense = guess is not None and not any(_beats(arm, guess) for arm in arms if arm.setting is not None)
-    if nonsense or n < FEWEST:
+    # What makes any image look like that class would be right of all of these.
+    alone = classes is not None and n >= FEWEST and bool((classes == classes[0]).all())
+    if nonsense or n < FEWEST or alone:
         recommended = single
         few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
-        notes.append(few if n < FEWEST else doubt[0])
+        same = "all held-out images are of class {}: what others would lose is not known; give images of others too"
+        notes.append(few if n < FEWEST else doubt[0] if nonsense else same.format(int(classes[0])))
     elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
         notes.append(cost)
     elif recommended is single:
@@ -100,6 +103,8 @@ def _perhaps(arms: list[HeldOutArm], n: int) -> list[str]:
 def _what_is_lost(arm: HeldOutArm, single: HeldOutArm, labelled: bool) -> str:
     mean, low, high = interval_of_loss(arm, single)
     if arm.correct is None:
+        if mean < 0:
+            return f"have a loss that is lower by {-mean:.3g} [{-high:.3g}, {-low:.3g}]"
         return f"have a loss that is larger by {mean:.3g} [{low:.3g}, {high:.3g}]"
     mean, low, high = 100 * mean, 100 * low, 100 * high
     if labelled and mean < 0:  # though some were lost

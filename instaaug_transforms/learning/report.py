@@ -25,6 +25,8 @@ class HeldOutArm:
         undisturbed: ``(N,)`` the share of right answers among the copies of each image that no nuisance disturbed, NaN where
             all were; None where there is no such copy.
         undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature; or of the loss of one's own.
+        tolerated: by how much the loss may rise on images as they were where the model's own outputs are the target, of which every
+            average differs a little.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
     """
 
@@ -37,6 +39,7 @@ class HeldOutArm:
     more: np.ndarray | None = field(default=None, repr=False)
     undisturbed: np.ndarray | None = field(default=None, repr=False)
     undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
+    tolerated: float = field(default=0.0, repr=False)
 
     def summary(self) -> dict[str, Any]:
         """JSON values: accuracy in percent and NLL in nats, or the loss."""

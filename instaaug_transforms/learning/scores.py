@@ -17,6 +17,7 @@ from .prepared import Prepared
 from .report import HeldOutArm
 
 CHUNK = 256
+SMALL = 0.01  # of what the model's own outputs would lose if they were the same for all images: no matter
 
 
 class Scores:
@@ -30,10 +31,12 @@ class Scores:
         weighs: whether views may weigh what φ's probability of them is.
         labelled: whether the targets are the user's.
         losses: ``(R, V)`` of each view alone.
+        tolerated: see `HeldOutArm`.
     """
 
     aggregate = "mean_prob"
     weighs = True
+    tolerated = 0.0
     losses: Tensor
 
     def __init__(self, held: Prepared) -> None:
@@ -100,7 +103,7 @@ class Scores:
         figures = {"correct": correct, "nll": losses.mean(1).numpy(), **undisturbed}
         groups = self.held.images.groups
         figures = {name: values if values is None else by_group(values, groups) for name, values in figures.items()}
-        return HeldOutArm(name, k, cost, setting=setting, **figures)
+        return HeldOutArm(name, k, cost, setting=setting, tolerated=self.tolerated, **figures)
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
@@ -228,7 +231,10 @@ class OutputScores(Scores):
         super().__init__(held)
         targets = held.images.targets
         if targets is None:
-            targets = own_answers(loss)(held.rows["plain"].tensor().float())
+            plain = held.rows["plain"].tensor().float()
+            targets = own_answers(loss)(plain)
+            same = loss(plain.mean(0, keepdim=True).expand_as(plain), targets) - loss(plain, targets)
+            self.tolerated = SMALL * same.mean().item()
         self.loss, self.target = loss, targets.cpu()[torch.arange(self.n) // held.draws]
 
     def judge(self, outputs: Tensor, rows: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Watch:
                 f"{name}: entropy {entropy:.2f} nats is below its band [{low:.2f}, {high:.2f}], and on the way there the loss has risen from "
                 f"{controller.losses.get('lowest', 0):.2g} to {controller.losses.get('recent', 0):.2g}. λ falls until the model has learned such views; "
                 "if their labels cannot be told, lower the band",
-                at_once=True,
+                patience=1,
             )
             # The entropy of a table cannot fall below 0: of a few candidates it is gone before it is a nat below the band.
             collapsed = min(COLLAPSED, low / 2) if low > 0 else COLLAPSED
@@ -66,12 +66,15 @@ class Watch:
                 f"[{low:.2f}, {high:.2f}]: (almost) nothing is augmented. Raise λ, e.g. "
                 f"EntropyConfig(initial_weight={2 * controller.settled_weight(name):.2g}), or its rate, or φ's learning rate",
             )
+            # Early: a model that learns from nothing but such views does not recover in a short run.
             self._note(
                 name,
                 "saturation",
-                entropy > self.largest[name] - SATURATED and high < self.largest[name],
-                f"{name}: entropy {entropy:.2f} nats is at its largest, {self.largest[name]:.2f}: every image gets the "
-                "widest range. Lower the band or EntropyConfig.initial_weight, or check that the loss depends on the augmented image",
+                entropy > min(self.largest[name] - SATURATED, high + COLLAPSED) and high < self.largest[name],
+                f"{name}: entropy {entropy:.2f} nats is near its largest, {self.largest[name]:.2f}, and above its band [{low:.2f}, {high:.2f}]: "
+                "every image gets nearly the widest range. If training has just begun, begin it without augmentation, until the model is "
+                "mostly right; else lower the band or EntropyConfig.initial_weight, or check that the loss depends on the augmented image",
+                patience=self.patience // 4,
             )
             self._note(
                 name,
@@ -81,10 +84,10 @@ class Watch:
                 f"band [{low:.2f}, {high:.2f}]: the loss forbids this band; choose a lower one",
             )
 
-    def _note(self, name: str, what: str, wrong: bool, message: str, at_once: bool = False) -> None:
+    def _note(self, name: str, what: str, wrong: bool, message: str, patience: int | None = None) -> None:
         key = (name, what)
         self._streak[key] = self._streak.get(key, 0) + 1 if wrong else 0
-        if self._streak[key] >= (1 if at_once else self.patience) and key not in self._warned:
+        if self._streak[key] >= (patience or self.patience) and key not in self._warned:
             self._warned.add(key)
             logger.warning(message)
 

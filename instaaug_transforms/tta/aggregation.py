@@ -23,7 +23,7 @@ def check_aggregation(how: str, name: str = "aggregate", known: Sequence[str] = 
 def aggregate(
     logits: Tensor, how: str = "mean_prob", *, power: float = 0.5, log_weights: Tensor | None = None
 ) -> Tensor:
-    """Logits of the average; softmax of it is the prediction.
+    """Logits of the average; softmax of it is the prediction. Of one view they are its own, whatever they mean.
 
     Args:
         logits: ``(n, B, K)`` of n views.
@@ -41,7 +41,7 @@ def aggregate(
     check_aggregation(how)
     # Finite: what is −∞ in one view and not in another would leave 0/0, and sums of the largest numbers overflow.
     logits = logits.float().clamp(-1e30, 1e30)
-    if how == "mean_logit":
+    if how == "mean_logit" or len(logits) == 1:
         return logits.mean(0)
     log_p = torch.log_softmax(logits, -1)
     if how == "geometric_mean":

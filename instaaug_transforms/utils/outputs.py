@@ -27,13 +27,13 @@ def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
         return outputs
     if isinstance(outputs, Tensor) and outputs.ndim in (1, 2):
         fix = (
-            "wrap it so that the other class has logit 0: z = model(x).reshape(-1, 1); return torch.cat([0 * z, z], 1); or, in "
-            "a fit, loss='binary_cross_entropy'"
+            "wrap it so that the other of two classes has logit 0: z = model(x).reshape(-1, 1); return torch.cat([0 * z, z], 1); or "
+            "say in a fit what it is: loss='binary_cross_entropy', or 'squared_error' for a number"
         )
     elif isinstance(outputs, Tensor):
         fix = "wrap it in a module whose forward pools, or flattens, them to that; for maps there is SegmentationTTA"
     else:
-        fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
+        fix = f"{_unwrap(outputs)}. What a detector finds on aug.views, ia.invert_points maps back"
     raise InstaAugError(f"{name}: expected logits (B, classes), got {told(outputs)}; {fix}")
 
 
@@ -51,7 +51,7 @@ def check_maps(outputs: Any, name: str = "model") -> Tensor:
     elif isinstance(maps, Tensor):
         fix = "for classifiers there is TTAModel"
     else:
-        fix = "wrap it in a module whose forward returns these alone: return model(x).logits, say"
+        fix = _unwrap(maps)
     raise InstaAugError(f"{name}: expected logits (B, classes, h, w), got {told(maps)}; {fix}")
 
 
@@ -75,7 +75,11 @@ def as_labels(targets: Tensor, classes: int, name: str, soft: bool = True) -> Te
         return targets.float()
     given = f"{tuple(targets.shape)} {targets.dtype}, from {targets.min().item():g} to {targets.max().item():g}"
     also = f", or probabilities (N, {classes})" if soft else ""
-    fix = "; for several classes an image, or numbers, give a loss of your own" if soft else ""
+    fix = (
+        "; or give loss='binary_cross_entropy' (several classes an image), 'squared_error' (numbers) or one of your own"
+        if soft
+        else ""
+    )
     raise InstaAugError(
         f"{name}: expected labels (N,), integers from 0 to {classes - 1}, for a classifier of {classes} classes{also}; got {given}. "
         f"Map them to the classifier's classes{fix}"
@@ -88,6 +92,12 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
         return images
     kinds = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     return images.to(next(kinds, images.dtype))
+
+
+def _unwrap(outputs: Any) -> str:
+    first = next(iter(outputs), "logits") if isinstance(outputs, Mapping) else 0
+    which = f"[{first!r}]" if type(outputs) in (dict, tuple) else ".logits"
+    return f"wrap it in a module whose forward returns these alone: return model(x){which}, say"
 
 
 def told(outputs: Any) -> str:
