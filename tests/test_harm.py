@@ -154,7 +154,7 @@ def test_the_class_that_pays():
 
 
 def test_a_rare_class_is_named_though_it_proves_nothing():
-    classes = np.array([0] * 100 + [1] * 3)
+    classes = np.array([0] * 60 + [2] * 40 + [1] * 3)
     undisturbed = np.ones(103)
     single = arm("one view", np.arange(103) >= 40, undisturbed, loss=2.0, as_they_are=np.ones(103))
     after = undisturbed.copy()
@@ -171,7 +171,7 @@ def test_a_rare_class_is_named_though_it_proves_nothing():
 @pytest.mark.parametrize(
     ("counts", "known", "said"),
     [
-        ((50, 3), None, "of class 1 only 3 images were held out"),
+        ((30, 20, 3), None, "of class 2 only 3 images were held out"),
         ((50, 40), 52, "of class 1 only 2 such images were held out"),
         ((50, 5), None, ""),
         ((3, 3, 3, 3, 40), None, ""),  # as of a thousand classes, of which one cannot know

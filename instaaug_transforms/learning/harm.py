@@ -12,6 +12,7 @@ LARGE_LOSS = 0.1  # likewise, of a loss that is no accuracy, a share of one view
 LARGE_NLL = 0.1  # nats
 CLASS_LARGE = 0.1  # of the images of one class
 CLASS_CERTAIN = 0.025  # chance that a class where nothing changes is named, all classes together
+NEARLY = 0.1  # of the images, that may be of other classes than one where of these next to nothing is known
 CLASS_FEWEST = 5  # images of a class, below which nothing is certain
 
 
@@ -70,6 +71,13 @@ def rare_class(arm: HeldOutArm, classes: np.ndarray | None) -> tuple[int, int] |
     if np.median(counts) < CLASS_FEWEST or counts.min() >= CLASS_FEWEST:
         return None
     return int(names[counts.argmin()]), int(counts.min())
+
+
+def only_class(classes: np.ndarray) -> tuple[int, int] | None:
+    """The class of nearly all images, and of how many, where too few are of others to tell what these lose."""
+    names, counts = np.unique(classes, return_counts=True)
+    most, others = int(counts.max()), len(classes) - int(counts.max())
+    return (int(names[counts.argmax()]), most) if others < min(CLASS_FEWEST, NEARLY * len(classes)) else None
 
 
 def class_that_pays(

@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from .harm import class_that_pays, costs_others, hedges, interval_of_loss, lost, paired, rare_class, unsettles
+from .harm import (
+    class_that_pays,
+    costs_others,
+    hedges,
+    interval_of_loss,
+    lost,
+    only_class,
+    paired,
+    rare_class,
+    unsettles,
+)
 from .report import HeldOutArm, HeldOutReport
 
 MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is rounding
@@ -33,13 +43,12 @@ def conclude(
     # Against labels of something else one arm is right by chance more often than another; an arm that is right has an NLL that says so.
     guess = doubt and doubt[1]
     nonsense = guess is not None and not any(_beats(arm, guess) for arm in arms if arm.setting is not None)
-    # What makes any image look like that class would be right of all of these.
-    alone = classes is not None and n >= FEWEST and bool((classes == classes[0]).all())
+    # What makes any image look like the one class of nearly all of these is right of them.
+    alone = None if classes is None or n < FEWEST else only_class(classes)
     if nonsense or n < FEWEST or alone:
         recommended = single
         few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
-        same = "all held-out images are of class {}: what others would lose is not known; give images of others too"
-        notes.append(few if n < FEWEST else doubt[0] if nonsense else same.format(int(classes[0])))
+        notes.append(few if n < FEWEST else doubt[0] if nonsense else _of_one_class(*alone, n))
     elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
         notes.append(cost)
     elif recommended is single:
@@ -118,6 +127,12 @@ def _of_a_class(name: int, share: float, count: int) -> str:
     return (
         f"images of class {name} are right {100 * share:.0f} points less often by it ({count} held-out images): look at what its "
         "views make of them"
+    )
+
+
+def _of_one_class(name: int, count: int, n: int) -> str:
+    return (
+        f"{count} of {n} held-out images are of class {name}: what others would lose is not known; give more of these"
     )
 
 
