@@ -13,6 +13,7 @@ from ..params import AugmentParams
 from ..tta.aggregation import log_mean
 from ..tta.arms import families_for, greedy
 from ..tta.views import unchanged
+from .harm import paired
 from .prepared import Prepared
 from .put_right import PutRight
 from .report import HeldOutArm
@@ -84,7 +85,12 @@ def ours(
     if put_right is not None and put_right.fixed is not None:
         for k, arm in views_put_right(scores, log_p, look, put_right):
             arms.setdefault(k, []).append(arm)
-    return [min(some, key=_nll) for _, some in sorted(arms.items())]
+    best = [min(some, key=_nll) for _, some in sorted(arms.items())]
+    return [arm for i, arm in enumerate(best) if not any(_same(arm, other) for other in best[:i])]
+
+
+def _same(arm: HeldOutArm, other: HeldOutArm) -> bool:
+    return arm.setting == other.setting or np.array_equal(arm.nll, other.nll)
 
 
 def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: list[int]) -> HeldOutArm:
@@ -98,10 +104,19 @@ def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: li
     arms = []
     for some in filter(None, (equal, weighted)):
         best = min(some, key=lambda way: scores.average_loss(way.views, way.weights))
+        if scores.held.undisturbed is not None:  # offsets undo φ's caution: no reason to take them for luck
+            best = next(way for way in some if not _certainly_worse(scores, way, best))
         # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
         cost = k + look - scores.held.answered * float((best.views == 0).sum(1).float().mean())
         arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
     return min(arms, key=_nll)
+
+
+def _certainly_worse(scores: Scores, way: Way, other: Way) -> bool:
+    """Whether the averages of one have a higher NLL, by two standard errors."""
+    nll = [scores.arm("", 0, 0, scores.average(one.views, one.weights)).nll for one in (way, other)]
+    loss, error = paired(*nll)
+    return loss > 2 * error
 
 
 def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRight) -> list[tuple[int, HeldOutArm]]:
