@@ -35,6 +35,6 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
         best = classifier(shown).softmax(-1).max(-1)
         for axes, image, p, index in zip(row, shown, best.values.tolist(), best.indices.tolist(), strict=True):
             answer = name(index).split(",")[0]
-            show_image(axes, image, f"{answer[:22]} {100 * p:.0f} %", accent() if shown is views else ink(), 7)
+            show_image(axes, image, f"{answer[:16]} {100 * p:.0f} %", accent() if shown is views else ink(), 7)
         row_label(row[0], label)
     return figure
