@@ -378,3 +378,18 @@ def test_long_names_of_classes_do_not_run_into_each_other():
     for row in (figure.axes[:3], figure.axes[3:]):
         boxes = [axes.title.get_window_extent() for axes in row]
         assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_put_right_asks_any_classifier_in_eval_mode_and_nothing_else():
+    aug, images = ia.LearnedAugment(["turn"]), torch.rand(4, 3, 8, 8)
+    layers = torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Dropout(0.9), torch.nn.Flatten()
+    classifier = torch.nn.Sequential(*layers).double()
+    before = copy.deepcopy(classifier.state_dict())
+    figure = viz.put_right(aug, classifier, images)  # in training mode, as it came
+    p, index = classifier.eval()(images.double()).softmax(-1).max(-1)
+    titles = [axes.get_title() for axes in figure.axes[:4]]
+    assert titles == [f"{i} {100 * x:.0f} %" for i, x in zip(index.tolist(), p.tolist(), strict=True)]
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    for wrong in (torch.nn.Conv2d(3, 5, 1), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1))):
+        with pytest.raises(ia.InstaAugError, match=r"classifier: expected logits \(B, classes\)"):
+            viz.put_right(aug, wrong, images)
