@@ -5,11 +5,12 @@ import torch
 from kornia.geometry.transform import warp_affine
 from torch import nn
 from torchvision import tv_tensors
-from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+from torchvision.models.segmentation import FCN, lraspp_mobilenet_v3_large
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import functional
+from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.functional.targets import perspective_coefficients, pixel_matrix
 from instaaug_transforms.tta.inverse import affine_inverse
 
@@ -194,8 +195,43 @@ def test_no_images_and_weights_of_any_precision(smooth, dtype):
     model = InDictionary().to(dtype).eval()
     tta = ia.SegmentationTTA(model, make_lively(["crop"]), n_views=1)
     assert tta(smooth[:0]).shape == (0, 4, 40, 52)
-    plain = F.resize(model(smooth.to(dtype))["out"].float().softmax(1), [40, 52])
-    assert (tta(smooth).exp() - plain).abs().max() < 0.02
+    plain = F.resize(model(smooth.to(dtype))["out"].float(), [40, 52], antialias=False).softmax(1)
+    assert (tta(smooth).exp() - plain).abs().max() < (0.02 if dtype == torch.bfloat16 else 1e-5)
+
+
+def test_coarse_logits_are_enlarged_before_the_softmax():
+    """As torchvision's models do: probabilities of few pixels, enlarged, move edges to the side of the surer class."""
+    torch.manual_seed(0)
+    coarse, images = InDictionary(), torch.rand(3, 3, 32, 36)
+    nn.init.normal_(coarse.layer.weight)
+    full = FCN(coarse, nn.Identity()).eval()
+    flips = ia.LearnedAugment([Crop(scales=(1,), grids=(1,), flips=True)])
+    found = ia.SegmentationTTA(coarse, flips, n_views=2)(images).exp()
+    with torch.no_grad():
+        whole = [full(images)["out"].softmax(1), F.hflip(full(F.hflip(images))["out"].softmax(1))]
+    assert torch.allclose(found, sum(whole) / 2, atol=1e-5)
+
+
+def test_a_segmentation_model_that_takes_no_bytes_says_so(smooth):
+    tta = ia.SegmentationTTA(nn.Conv2d(3, 4, 1), make_lively(["crop"]))
+    with pytest.raises(ia.InstaAugError, match=r"images: the classifier gets them as they are given.*images / 255"):
+        tta((smooth * 255).byte())
+
+
+@pytest.mark.parametrize("angle", [90.0, 180.0, 270.0])
+def test_back_from_a_quarter_turn_that_swapped_the_sides_of_one_image(angle):
+    aug, image = ia.LearnedAugment(["turn"]), tv_tensors.Image(torch.rand(3, 40, 52))
+    points = tv_tensors.KeyPoints(torch.rand(7, 2) * 40, canvas_size=(40, 52))
+    params = ia.AugmentParams(turn_angle=torch.tensor([angle]))
+    view, moved = aug(image, points, params=params)
+    turned = F.rotate(points, angle, expand=True)
+    assert view.shape == (3, *turned.canvas_size) and torch.allclose(moved.data, turned.data, atol=1e-3)
+    assert torch.allclose(ia.invert_points(aug, moved, params, (40, 52)).data, points.data, atol=1e-3)
+    back, seen = ia.invert_maps(aug, view[None].as_subclass(torch.Tensor), params, (40, 52))
+    assert seen.min() == 1 and torch.allclose(back[0], image.data, atol=1e-5)
+    again = params.map(lambda field: field.repeat(2))  # images of a batch keep their canvas
+    corners = F.rotate(tv_tensors.KeyPoints([[16.0, 10.0]], canvas_size=(40, 52)), angle).data.expand(2, 1, 2)
+    assert torch.allclose(ia.invert_points(aug, corners, again, (40, 52)), torch.tensor([[[16.0, 10]]] * 2), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,39 @@ def test_images_alone_have_no_accuracy(data):
     assert not np.isnan(report.sweeps[0].values["agreement"]).any() and "top-1 %" in report.summary()
 
 
+@pytest.mark.parametrize("answer", [lambda x: x.flatten(1).sum(1, keepdim=True), lambda x: x], ids=["number", "maps"])
+def test_outputs_without_classes_keep_no_answer(data, answer, tmp_path):
+    """Of one number the largest is always itself: 100 % would be no measurement."""
+
+    class Answers(nn.Module):
+        def forward(self, x):
+            return answer(x)
+
+    probe = ia.measure.Probe(Answers(), (data[0], torch.zeros_like(data[1])), transformations="rotate", progress=False)
+    report = probe.invariance()
+    for measure in ("agreement", "accuracy", "p_true"):
+        assert np.isnan(report.sweeps[0].values[measure]).all()
+    assert report.sweeps[0].values["agreement"].shape == (11, 120) and np.isnan(report.accuracy).all()
+    report.plot(tmp_path / "a.png")
+    with pytest.raises(ia.InstaAugError, match=r"model: expected logits \(B, classes\)"):
+        probe.learned(ia.LearnedAugment(["rotate"]), steps=3)
+
+
+def test_a_model_that_gives_nan_is_named(data):
+    """argmax takes NaN for the first class: all answers would be kept."""
+
+    class Standardises(nn.Module):
+        def forward(self, x):
+            return ((x - x.mean((1, 2, 3), True)) / x.std((1, 2, 3), keepdim=True)).mean(2).flatten(1)
+
+    grey = data[0].clone()
+    grey[:5] = 0.5
+    for measure in ("invariance", "factors", "lie"):
+        probe = ia.measure.Probe(Standardises(), (grey, data[1]), transformations="hue", progress=False)
+        with pytest.raises(ia.InstaAugError, match="model: it gives NaN for 5 of 120 images"):
+            getattr(probe, measure)()
+
+
 def test_a_noisy_model_shows_its_noise_at_the_identity(data):
     class Noisy(nn.Module):
         def forward(self, x):

@@ -1,6 +1,7 @@
 import copy
 import subprocess
 import sys
+from itertools import pairwise
 
 import matplotlib
 import matplotlib.style
@@ -341,3 +342,54 @@ def test_bytes_are_drawn_as_floats_are(draw, tmp_path):
         drawn.append(imread(tmp_path / "drawn.png"))
     # A byte over 255 is rounded once more on one of the ways: a contour may lie a pixel off.
     assert max(np.abs(drawn[0] - other).mean() for other in drawn[1:]) < 1e-3 and drawn[0].std() > 0.05
+
+
+def test_pictures_of_one_image_and_numbers_that_cannot_be_are_refused():
+    images, crop, turn = torch.rand(3, 3, 20, 30), ia.LearnedAugment(["crop"]), ia.LearnedAugment(["turn"])
+    for draw in (viz.likeliest_crops, viz.contact_sheet):
+        with pytest.raises(
+            ia.InstaAugError, match=r"image: this picture shows one image \(C, H, W\), got 3; give images\[0\]"
+        ):
+            draw(crop, images)
+    for draw in (
+        lambda: viz.likeliest_candidates(turn, images, k=0),
+        lambda: viz.likeliest_crops(crop, images[0], k=0),
+        lambda: viz.crop_centres(crop, images, bins=0),
+        lambda: viz.rotation_arcs(ia.LearnedAugment(["rotate"]), images, columns=0),
+        lambda: viz.contact_sheet(crop, images[0], rows=1, columns=1),
+    ):
+        with pytest.raises(ia.InstaAugError, match="expected a whole number ≥"):
+            draw()
+
+
+@pytest.mark.parametrize("size", [(20, 40), (40, 20), (30, 30)])
+def test_an_image_in_a_dial_keeps_its_shape(size):
+    (dial,) = viz.rotation_arcs(ia.LearnedAugment(["rotate"]), torch.rand(3, *size)).axes
+    left, right, bottom, top = dial.images[0].get_extent()
+    assert (top - bottom) / (right - left) == size[0] / size[1] and max(top - bottom, right - left) == 2
+
+
+def test_long_names_of_classes_do_not_run_into_each_other():
+    """By matplotlib's own measure of the text."""
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 20 * 30, 5))
+    name = "soft-coated wheaten terrier of the moor"
+    figure = viz.put_right(ia.LearnedAugment(["turn"]), classifier, torch.rand(3, 3, 20, 30), lambda _: name)
+    figure.canvas.draw()
+    for row in (figure.axes[:3], figure.axes[3:]):
+        boxes = [axes.title.get_window_extent() for axes in row]
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+def test_put_right_asks_any_classifier_in_eval_mode_and_nothing_else():
+    aug, images = ia.LearnedAugment(["turn"]), torch.rand(4, 3, 8, 8)
+    layers = torch.nn.Conv2d(3, 5, 8), torch.nn.BatchNorm2d(5), torch.nn.Dropout(0.9), torch.nn.Flatten()
+    classifier = torch.nn.Sequential(*layers).double()
+    before = copy.deepcopy(classifier.state_dict())
+    figure = viz.put_right(aug, classifier, images)  # in training mode, as it came
+    p, index = classifier.eval()(images.double()).softmax(-1).max(-1)
+    titles = [axes.get_title() for axes in figure.axes[:4]]
+    assert titles == [f"{i} {100 * x:.0f} %" for i, x in zip(index.tolist(), p.tolist(), strict=True)]
+    assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
+    for wrong in (torch.nn.Conv2d(3, 5, 1), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1))):
+        with pytest.raises(ia.InstaAugError, match=r"classifier: expected logits \(B, classes\)"):
+            viz.put_right(aug, wrong, images)

@@ -14,6 +14,7 @@ from ..families import Family, UniformFamily
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_whole
 from ..utils.modes import frozen, permutation
+from ..utils.outputs import check_logits
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval, rank_correlation, spearman
 from . import plots
@@ -111,6 +112,7 @@ class LearnedReport(Report):
 def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> LearnedReport:
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
     check_whole("steps", steps, 3)
+    check_logits(session.outputs, "model")
     channels = session.images.images.shape[1]
     if not isinstance(aug, LearnedAugment) or aug.in_channels != channels:
         given = f"one for {aug.in_channels}" if isinstance(aug, LearnedAugment) else type(aug).__name__

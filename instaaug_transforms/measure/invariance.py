@@ -30,7 +30,7 @@ class Sweep:
         transformation: what was swept.
         fill: what lay outside; "" if nothing outside is seen.
         values: measure to ``(M, N)`` float32, M magnitudes, N images. ``agreement``, ``accuracy``: 0 or 1. Without
-            labels ``accuracy`` and ``p_true`` are NaN; of outputs that are no logits they mean nothing.
+            labels ``accuracy`` and ``p_true`` are NaN; without outputs ``(N, 2 or more)`` all three are.
     """
 
     transformation: Transformation
@@ -189,7 +189,6 @@ class InvarianceCollector:
 
     def take(self, step: Step) -> None:
         session, values = self.session, against_labels(step.outputs, self.session)
-        values["agreement"] = step.outputs.argmax(-1) == session.outputs.argmax(-1)
         for metric in METRICS:
             d, b = distance(session.z, step.z, metric), mean_to_others(session.z, step.z, metric)
             values |= {f"relative_{metric}": relative(b, d), f"b_{metric}": b, f"d_{metric}": d}
@@ -207,10 +206,13 @@ class InvarianceCollector:
 
 
 def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
-    """``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; NaN without labels for those outputs."""
-    targets = session.images.targets
-    if targets is None or outputs.ndim != 2 or int(targets.max()) >= outputs.shape[-1]:
-        unknown = torch.full((len(outputs),), torch.nan)
-        return {"accuracy": unknown, "p_true": unknown}
-    p = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]
-    return {"accuracy": (outputs.argmax(-1) == targets).float(), "p_true": p}
+    """``agreement``, ``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; the latter two NaN without labels for
+    those outputs, all of them where there are no two classes: of one number, or of maps, none is the answer."""
+    targets, unknown = session.images.targets, torch.full((len(outputs),), torch.nan)
+    values = {"agreement": unknown, "accuracy": unknown, "p_true": unknown}
+    if outputs.ndim == 2 and outputs.shape[1] > 1:
+        values["agreement"] = (outputs.argmax(-1) == session.outputs.argmax(-1)).float()
+        if targets is not None and int(targets.max()) < outputs.shape[1]:
+            values["accuracy"] = (outputs.argmax(-1) == targets).float()
+            values["p_true"] = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]
+    return values

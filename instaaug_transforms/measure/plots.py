@@ -58,7 +58,7 @@ def invariance(report: Any) -> Any:
         t = of_name[0].transformation
         axes.axvline(t.identity, color=faint(), linewidth=0.6, zorder=0)
         axes.axhline(0, color=faint(), linewidth=0.6, zorder=0)
-        lowest = min(float(np.nanmin(s.values["relative_cosine"].mean(1))) for s in of_name)
+        lowest = min(float(np.nanmin([0, *s.values["relative_cosine"].mean(1)])) for s in of_name)  # 0: all may be NaN
         axes.set_ylim(min(-0.08, lowest - 0.05) if np.isfinite(lowest) else -0.08, 1.05)
         if t.magnitudes[0] > t.magnitudes[-1]:
             axes.invert_xaxis()

@@ -83,7 +83,13 @@ class Session:
         changed = (change(x) for x in self.batches())
         forwards = (self.forward(part) for x in changed for part in in_parts(x))
         z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
-        return torch.cat(z), torch.cat(outputs)
+        z, outputs = torch.cat(z), torch.cat(outputs)
+        if nan := int((z.isnan().any(1) | outputs.flatten(1).isnan().any(1)).sum()):
+            raise InstaAugError(
+                f"model: it gives NaN for {nan} of {len(z)} images, as they are or as a transformation made them; find where it comes "
+                "from: a division by the standard deviation of an image of one colour, say"
+            )
+        return z, outputs
 
     def progress_bar(self, desc: str, total: int) -> tqdm:
         """A progress bar over ``total`` images."""

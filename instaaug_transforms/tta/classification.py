@@ -13,8 +13,7 @@ from ..augment_distribution import AugmentDistribution
 from ..families import Family
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
-from ..utils.errors import InstaAugError, check_number, reason, several
-from ..utils.forward import forward
+from ..utils.errors import InstaAugError, check_number, several
 from ..utils.outputs import check_logits, check_module
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
 from .views import ViewModel, load_setting, look, unchanged
@@ -203,17 +202,6 @@ class TTAModel(ViewModel):
         views = self._views(some, params.flatten().index(left), self.families)
         found = self._ask(back(views))
         return plain.to(found).repeat(n, 1).index_copy_(0, left, found).unflatten(0, (n, -1))
-
-    def _ask(self, views: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() or views.is_floating_point():
-            return self._checked(forward(self.model, views))
-        try:
-            return self._checked(self.model(views))
-        except (RuntimeError, TypeError) as error:
-            raise InstaAugError(
-                f"images: the classifier gets them as they are given, and does not take bytes ({reason(error)}); give "
-                "floats in [0, 1]: images / 255"
-            ) from error
 
     def _checked(self, outputs: Any) -> Tensor:
         # The mean of anything is a mean; all others are means of probabilities.

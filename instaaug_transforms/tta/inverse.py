@@ -52,7 +52,7 @@ def invert_maps(
             "leading dimensions of params"
         )
     flat = plain(maps).reshape(-1, *maps.shape[-3:])
-    matrix = functional.geometry_matrix(aug.families, params.flatten().detach(), *size)
+    matrix = _matrix(aug, params, size, maps.shape[-2:])
     with torch.autocast(flat.device.type, enabled=False):
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
@@ -96,7 +96,7 @@ def invert_points(
             f"points: shape {tuple(given.shape)} does not go with params of shape {tuple(lead)}; give (…, N, 2) with the "
             "leading dimensions of params"
         )
-    matrix = functional.geometry_matrix(aug.families, params.flatten().detach(), *size)
+    matrix = _matrix(aug, params, size, view_size)
     if matrix is None:
         matrix = torch.eye(3).expand(lead.numel(), 3, 3)
     back = torch.linalg.inv(pixel_matrix(matrix, size, view_size)).to(given.device)  # (n·B, 3, 3)
@@ -104,6 +104,15 @@ def invert_points(
     moved = flat @ back[:, :2, :2].transpose(1, 2) + back[:, None, :2, 2]
     moved = _as_kind(moved.reshape(given.shape), given)
     return tv_tensors.wrap(moved[0], like=points, canvas_size=tuple(size)) if single else moved
+
+
+def _matrix(
+    aug: LearnedAugment, params: AugmentParams, size: tuple[int, int], view_size: Sequence[int]
+) -> Tensor | None:
+    """The out→in matrices of all views ``(n·B, 3, 3)``; those of a single image that a quarter turn made swap its sides."""
+    (height, width), (h, w), flat = size, view_size, params.flatten().detach()
+    swap = aug.output_size is None and (h - w) * (height - width) < 0 and any(f.swaps_sides(flat) for f in aug.families)
+    return functional.geometry_matrix(aug.families, flat, *size, swap)
 
 
 def affine_inverse(matrix: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """Test-time augmentation for segmentation: a model that averages, pixel by pixel, over learned views."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
-from ..utils.outputs import as_weights, check_maps, check_module
+from ..utils.outputs import check_maps, check_module
 from .inverse import invert_maps
 from .views import ViewModel
 
@@ -13,9 +16,9 @@ from .views import ViewModel
 class SegmentationTTA(ViewModel):
     """A drop-in segmentation model: the mean of class probabilities over learned views, each put back in its place.
 
-    Every view is transformed, segmented, and its probabilities are resampled onto the canvas of the image; a pixel's
-    answer is the mean over the views that show it. The image itself is always a view, so every pixel has an answer. Views and outputs carry no
-    gradient.
+    Every view is transformed and segmented, coarser logits are enlarged to its size, and its probabilities are resampled onto the
+    canvas of the image; a pixel's answer is the mean over the views that show it. The image itself is always a view, so every
+    pixel has an answer. Views and outputs carry no gradient.
 
     Args:
         model: what takes the images that ``aug`` takes, and gives logits ``(B, classes, h, w)``, or a dictionary that holds them
@@ -58,9 +61,13 @@ class SegmentationTTA(ViewModel):
         if self.n_views == 1:  # one view that cuts something off would leave pixels without an answer
             params = distribution.identity().map(lambda field: field[None])
         views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))
-        logits = check_maps(self.model(as_weights(self.model, views)))
-        probs = logits.float().softmax(1).unflatten(0, (self.n_views, -1))
+        # Logits, not probabilities, are interpolated, as segmentation models do: an edge stays where the model sees it.
+        logits = F.interpolate(self._ask(views).float(), batch.shape[-2:], mode="bilinear", align_corners=False)
+        probs = logits.softmax(1).unflatten(0, (self.n_views, -1))
         found, seen = invert_maps(
             self.aug, probs, params, tuple(batch.shape[-2:])
         )  # found is weighted with seen already
         return (found.sum(0) / seen.sum(0).clamp_min(1e-6)).clamp_min(1e-12).log()
+
+    def _checked(self, outputs: Any) -> Tensor:
+        return check_maps(outputs)

@@ -16,7 +16,8 @@ from ..families import Family, create, identity_of
 from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
-from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole, several
+from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole, reason, several
+from ..utils.forward import forward
 from ..utils.modes import at_rest
 
 
@@ -115,6 +116,18 @@ class ViewModel(nn.Module):
             return self.chunks(images.new_zeros(1, *images.shape[1:]), run)[:0]
         with at_rest(self.aug.predictor):  # which may have dropout
             return torch.cat([run(part) for part in images.split(max(1, self.chunk_size // self.n_views))])
+
+    def _ask(self, views: Tensor) -> Tensor:
+        """The model's answers about views, checked."""
+        if torch.compiler.is_compiling() or views.is_floating_point():
+            return self._checked(forward(self.model, views))
+        try:
+            return self._checked(self.model(views))
+        except (RuntimeError, TypeError) as error:
+            raise InstaAugError(
+                f"images: the classifier gets them as they are given, and does not take bytes ({reason(error)}); give "
+                "floats in [0, 1]: images / 255"
+            ) from error
 
     def choose(self, distribution: AugmentDistribution, generator: torch.Generator | None) -> AugmentParams:
         """``(n, B)`` views of a batch that φ has looked at."""

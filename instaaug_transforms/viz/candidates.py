@@ -9,7 +9,7 @@ from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from .style import accent, looked_at, new_figure, show_image, views_of
 
 
@@ -22,6 +22,7 @@ def ranked_candidates(aug: LearnedAugment, distribution: AugmentDistribution, k:
     if not aug.anchor_families:
         names = ", ".join(family.name for family in aug.families)
         raise InstaAugError(f"viz: this picture shows candidates, and the transform's families are ranges: {names}")
+    check_whole("k", k)
     product = CandidateProduct(aug.anchor_families, max_columns=10**9)
     top = product.log_p(distribution.parts).exp().topk(min(k, product.n_candidates), 1)
     fields = dict(distribution.mode.items()) | product.take(top.indices.T)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
+from ..utils.errors import check_whole
 from .style import ACCENT, INK, accent, faint, ink, looked_at, new_figure, pale, panels, part_of, show_image, tidy
 
 SMALLEST = 0.01  # boxes that are less likely are left out
@@ -80,7 +81,8 @@ def _distinct(boxes: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
-    (image,), distribution = looked_at(aug, image)
+    check_whole("k", k)
+    (image,), distribution = looked_at(aug, image, one=True)
     part = part_of(aug, distribution, "crop")
     _, probs = _distinct(part.family.anchors[:, :4], part.categorical.probs[0].cpu())
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
@@ -112,6 +114,7 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
         images: what to look at.
         bins: cells per axis of the map.
     """
+    check_whole("bins", bins)
     images, distribution = looked_at(aug, images)
     part = part_of(aug, distribution, "crop")
     density, whole = centre_density(part, bins)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..augment import LearnedAugment
+from ..utils.errors import check_whole
 from .crops import draw_crops
 from .rotation import draw_rotation
 from .style import accent, ink, looked_at, new_figure, panels, row_label, show_image, views_of
@@ -38,7 +39,8 @@ def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: 
 @torch.no_grad()
 def contact_sheet(aug: LearnedAugment, image: Tensor, rows: int = 3, columns: int = 6, seed: int = 0) -> Any:
     """An image ``(C, H, W)``, framed in red, and samples of its learned distribution; of equal ones the first, with their number."""
-    (image,), distribution = looked_at(aug, image)
+    check_whole("rows × columns", rows * columns, 2)
+    (image,), distribution = looked_at(aug, image, one=True)
     params = distribution.select(rows * columns - 1, "sample", torch.Generator().manual_seed(seed))
     views = views_of(aug, image[None], params)[:, 0]
     distinct, times = distinct_views(views)

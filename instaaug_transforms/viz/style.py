@@ -107,9 +107,15 @@ def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str)
     return distribution.parts[family]
 
 
-def looked_at(aug: LearnedAugment, images: Tensor) -> tuple[Tensor, AugmentDistribution]:
-    """``(C, H, W)`` or ``(N, C, H, W)``, as ``aug`` takes them, to the latter in [0, 1], not normalised; and their distribution."""
+def looked_at(aug: LearnedAugment, images: Tensor, one: bool = False) -> tuple[Tensor, AugmentDistribution]:
+    """``(C, H, W)`` or ``(N, C, H, W)``, as ``aug`` takes them, to the latter in [0, 1], not normalised; and their distribution.
+
+    Raises:
+        InstaAugError: they are no such images; or several where the picture shows ``one``.
+    """
     batch, _ = aug.prepare(batched(images))
+    if one and len(batch) > 1:
+        raise InstaAugError(f"image: this picture shows one image (C, H, W), got {len(batch)}; give images[0], say")
     return batch.float(), aug.predict(batch)
 
 

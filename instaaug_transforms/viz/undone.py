@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..tta.views import normalizing
+from ..utils.forward import forward
+from ..utils.modes import frozen
+from ..utils.outputs import check_logits
 from .candidates import ranked_candidates
 from .style import accent, ink, looked_at, new_figure, row_label, show_image
 
@@ -18,7 +21,7 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
 
     Args:
         aug: with a table of candidates.
-        classifier: images to logits ``(B, classes)``, in eval mode; they are normalised for it where ``aug`` takes them so.
+        classifier: images to logits ``(B, classes)``, asked in eval mode; they are normalised for it where ``aug`` takes them so.
         images: N images.
         name: of a class, by its index.
     """
@@ -32,9 +35,10 @@ def put_right(aug: LearnedAugment, classifier: nn.Module, images: Tensor, name: 
     figure = new_figure(1.5 * len(images), 2 * (1.5 * height / width + 0.3))
     grid = figure.subplots(2, len(images), squeeze=False)
     for row, (label, shown) in zip(grid, (("as taken", images), ("put right", views)), strict=True):
-        best = classifier(shown).softmax(-1).max(-1)
+        with frozen(classifier):
+            best = check_logits(forward(classifier, shown)).float().softmax(-1).max(-1)
         for axes, image, p, index in zip(row, shown, best.values.tolist(), best.indices.tolist(), strict=True):
             answer = name(index).split(",")[0]
-            show_image(axes, image, f"{answer[:22]} {100 * p:.0f} %", accent() if shown is views else ink(), 7)
+            show_image(axes, image, f"{answer[:16]} {100 * p:.0f} %", accent() if shown is views else ink(), 7)
         row_label(row[0], label)
     return figure
