@@ -256,7 +256,9 @@ def test_levels_tell_the_light_that_a_classifier_takes_out(levels):
             mean, std = x.mean((2, 3), keepdim=True), x.std((2, 3), keepdim=True)
             return super().forward((x - mean) / (std + 1e-6))
 
-    class Exposed(nn.Module):  # sure which side of a picture is brighter where half of it is, and of nothing darker or brighter
+    class Exposed(
+        nn.Module
+    ):  # sure which side of a picture is brighter where half of it is, and of nothing darker or brighter
         def forward(self, x):
             off, side = (x.mean((2, 3)) - 0.5).abs().mean(1), 200 * (x[..., :16] - x[..., 16:]).mean((1, 2, 3))
             return torch.stack([4 - 40 * off + side, 4 - 40 * off - side, torch.zeros_like(off)], 1)

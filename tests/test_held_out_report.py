@@ -90,6 +90,13 @@ def test_what_is_printed():
     assert str(HeldOutReport([single, ours], single, N, "labels")).splitlines()[-1] == "recommended: one view"
 
 
+def test_arms_of_one_name_k_and_cost_are_told_apart():
+    """The arrow stands at the one that is recommended."""
+    twins = [arm("ours", 1, 2.0, nll=nll) for nll in (0.9, 0.8)]
+    lines = str(HeldOutReport([arm(), *twins], twins[1], N, "labels")).splitlines()
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ours")] == ["ours", "ours ←"]
+
+
 def test_what_was_found_is_not_changed_and_arms_are_shown_without_their_numbers():
     single = arm(undisturbed=np.zeros(N), undisturbed_nll=np.zeros(N), more=np.zeros(3))
     report = HeldOutReport([single], single, N, "labels")

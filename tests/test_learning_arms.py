@@ -333,6 +333,16 @@ def test_phi_is_as_cautious_as_held_out_images_allow(grouped):
                 by: (loss - best).mean() - 2 * (loss - best).std() / len(loss) ** 0.5 for by, loss in found.items()
             }
             expected = max(by for by in worse if by == 0 or worse[by] <= 0)
+            answers = known.rows["logits"][torch.arange(10)].flatten(0, 1).argmax(-1).numpy()
+            right = answers == np.repeat(known.images.targets.numpy(), draws)[:, None]
+            less = right[:, 0] * 1.0 - right[np.arange(30), before.argmax(1)]
+            less = [np.mean([less[r] for r in range(draws * i, draws * (i + 1)) if r % 2 == 0]) for i in range(10)]
+            less = np.array([np.array(less)[of == group].mean() for group in np.unique(of)])
+            mean, error = less.mean(), less.std() / len(less) ** 0.5
+            if mean > 2 * error or (
+                mean > error and mean > 0.03
+            ):  # what costs images that nothing disturbed is not hidden
+                expected = 0.0
             assert _leave_alone(aug, known, scores) == expected
             shift = expected * torch.eye(4)[0]
             assert torch.allclose(aug.predictor(copies)["turn"], before + shift, atol=5e-2)

@@ -15,7 +15,7 @@ from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
 from ..utils.modes import evaluating
 from .arms import MOST_ROWS, N_VIEWS, choices, numbers_of_views, ours, rivals, table_of
-from .harm import paired
+from .harm import costs_others, paired
 from .prepared import Prepared
 from .put_right import PutRight
 from .recommendation import conclude
@@ -152,13 +152,17 @@ def _leave_alone(aug: LearnedAugment, held: Prepared, scores: Scores) -> float:
     certainly worse (two standard errors) than at the best setting, where a copy that nothing disturbed counts `AS_IT_WAS` times.
 
     Where φ is used fewer images may be disturbed than in the fit, and what an undue change costs one that was fine is too rare to be seen
-    in a hundred of them.
+    in a hundred of them. A φ that certainly costs such images stays as it is, to be refused: caution would hide that rather than cure it.
     """
     heads = getattr(aug.predictor, "heads", None)
     if held.undisturbed is None or heads is None or not all(hasattr(head, "shift_") for head in heads.values()):
         return 0.0
     every = _raw(aug, held)
     first = {name: F.one_hot(torch.tensor(0), value.shape[1]).to(value) for name, value in every.items()}
+    likeliest = _log_p(aug, every).argmax(1, keepdim=True)
+    before, single = (scores.arm("", 1, 1, scores.average(views)) for views in (likeliest, 0 * likeliest))
+    if costs_others(before, single):
+        return 0.0
     counts = 1 + (AS_IT_WAS - 1) * held.undisturbed.float()
 
     def losses(caution: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from ..utils.held_out_table import show_table
 from ..utils.stats import mean_interval
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arms are told apart by who they are: two may have the same name, K and cost
 class HeldOutArm:
     """One way of predicting, on the same held-out images.
 
