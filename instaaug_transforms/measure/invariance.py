@@ -206,8 +206,7 @@ class InvarianceCollector:
 
 
 def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
-    """``agreement``, ``accuracy`` and ``p_true`` of ``(N, classes)`` outputs, ``(N,)`` each; the latter two NaN without labels for
-    those outputs, all of them where there are no two classes: of one number, or of maps, none is the answer."""
+    """``agreement``, ``accuracy`` and ``p_true``, ``(N,)`` each; NaN without labels, or, all three, without two classes."""
     targets, unknown = session.images.targets, torch.full((len(outputs),), torch.nan)
     values = {"agreement": unknown, "accuracy": unknown, "p_true": unknown}
     if outputs.ndim == 2 and outputs.shape[1] > 1:

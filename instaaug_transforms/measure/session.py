@@ -85,10 +85,7 @@ class Session:
         z, outputs = zip(*((z.flatten(1).cpu(), outputs.cpu()) for z, outputs in forwards), strict=True)
         z, outputs = torch.cat(z), torch.cat(outputs)
         if nan := int((z.isnan().any(1) | outputs.flatten(1).isnan().any(1)).sum()):
-            raise InstaAugError(
-                f"model: it gives NaN for {nan} of {len(z)} images, as they are or as a transformation made them; find where it comes "
-                "from: a division by the standard deviation of an image of one colour, say"
-            )
+            raise InstaAugError(f"model: it gives NaN for {nan} of {len(z)} images; find what makes it, a division say")
         return z, outputs
 
     def progress_bar(self, desc: str, total: int) -> tqdm:
