@@ -64,11 +64,11 @@ def test_a_fit_holds_whole_scenes_out_and_counts_each_once(caplog):
     with caplog.at_level(logging.WARNING):
         result = ia.fit(ia.LearnedAugment(["turn"]), MODEL, frames, nuisance=["turn"], config=CONFIG)
     assert "held out together" in caplog.text and "look nearly like one" not in caplog.text
-    assert result.report.n_images == 13  # scenes of eight, of which a hundred frames are held out
+    assert result.report.n_images == 30  # of sixty scenes half, as of sixty images
     alone = ia.fit(
         ia.LearnedAugment(["turn"]), MODEL, frames, nuisance=["turn"], config=CONFIG, groups=np.arange(480) // 8
     )
-    assert alone.report.n_images == 13
+    assert alone.report.n_images == 30
     assert ia.recommend(ia.LearnedAugment(["turn"]), MODEL, frames, CONFIG, nuisance=["turn"]).n_images == 60
 
 
