@@ -13,7 +13,7 @@ from ..params import AugmentParams
 from ..tta.aggregation import log_mean
 from ..tta.arms import families_for, greedy
 from ..tta.views import unchanged
-from .harm import paired
+from .harm import certainly
 from .prepared import Prepared
 from .put_right import PutRight
 from .report import HeldOutArm
@@ -105,18 +105,16 @@ def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: li
     for some in filter(None, (equal, weighted)):
         best = min(some, key=lambda way: scores.average_loss(way.views, way.weights))
         if scores.held.undisturbed is not None:  # offsets undo φ's caution: no reason to take them for luck
-            best = next(way for way in some if not _certainly_worse(scores, way, best))
+            least = _nll_of(scores, best)
+            best = next(way for way in some if not certainly(_nll_of(scores, way), least))
         # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
         cost = k + look - scores.held.answered * float((best.views == 0).sum(1).float().mean())
         arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
     return min(arms, key=_nll)
 
 
-def _certainly_worse(scores: Scores, way: Way, other: Way) -> bool:
-    """Whether the averages of one have a higher NLL, by two standard errors."""
-    nll = [scores.arm("", 0, 0, scores.average(one.views, one.weights)).nll for one in (way, other)]
-    loss, error = paired(*nll)
-    return loss > 2 * error
+def _nll_of(scores: Scores, way: Way) -> np.ndarray:
+    return scores.arm("", 0, 0, scores.average(way.views, way.weights)).nll
 
 
 def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRight) -> list[tuple[int, HeldOutArm]]:

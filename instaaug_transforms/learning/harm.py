@@ -22,6 +22,12 @@ def paired(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std() / math.sqrt(len(difference)))
 
 
+def certainly(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether first − second is above 0 by two standard errors."""
+    difference, error = paired(first, second)
+    return difference > 2 * error
+
+
 def lost(arm: HeldOutArm, single: HeldOutArm) -> np.ndarray | None:
     """Per image that has copies as they were, how much less often answers are right; or, of numbers, how much larger the loss is."""
     if arm.undisturbed is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
@@ -122,6 +122,12 @@ def _log_p(aug: LearnedAugment, raw: dict[str, Tensor]) -> Tensor:
     return product.log_p(AugmentDistribution(aug.families, raw).parts).cpu()
 
 
+def _heads(aug: LearnedAugment, method: str) -> nn.ModuleDict | None:
+    """φ's heads, if all of them have that method; a predictor of one's own may have none."""
+    heads = getattr(aug.predictor, "heads", None)
+    return heads if heads is not None and all(hasattr(head, method) for head in heads.values()) else None
+
+
 def _mean_loss(scores: Scores, log_p: Tensor, order: list[int]) -> float:
     """Loss of the best way at each K, a mean over K."""
     ways = [choices(log_p, k, order, scores) for k in numbers_of_views(log_p.shape[1])]
@@ -130,8 +136,7 @@ def _mean_loss(scores: Scores, log_p: Tensor, order: list[int]) -> float:
 
 def _shrink(aug: LearnedAugment, held: Prepared, scores: Scores, order: list[int]) -> float:
     """Move φ's logits towards their mean over images as far as held-out averages gain by it."""
-    heads = getattr(aug.predictor, "heads", None)
-    if heads is None or not all(hasattr(head, "shrink_") for head in heads.values()):
+    if (heads := _heads(aug, "shrink_")) is None:
         return 1.0
     every = _raw(aug, held)
     mean = {name: value.mean(0) for name, value in every.items()}
@@ -154,8 +159,7 @@ def _leave_alone(aug: LearnedAugment, held: Prepared, scores: Scores) -> float:
     Where φ is used fewer images may be disturbed than in the fit, and what an undue change costs one that was fine is too rare to be seen
     in a hundred of them. A φ that certainly costs such images stays as it is, to be refused: caution would hide that rather than cure it.
     """
-    heads = getattr(aug.predictor, "heads", None)
-    if held.undisturbed is None or heads is None or not all(hasattr(head, "shift_") for head in heads.values()):
+    if held.undisturbed is None or (heads := _heads(aug, "shift_")) is None:
         return 0.0
     every = _raw(aug, held)
     first = {name: F.one_hot(torch.tensor(0), value.shape[1]).to(value) for name, value in every.items()}
@@ -175,7 +179,7 @@ def _leave_alone(aug: LearnedAugment, held: Prepared, scores: Scores) -> float:
     found = {caution: losses(caution) for caution in CAUTIONS}
     best = min(found.values(), key=np.mean)
     worse = {caution: paired(loss, best) for caution, loss in found.items()}
-    caution = max(c for c, (loss, error) in worse.items() if c == 0 or loss <= 2 * error)
+    caution = max(c for c, (loss, error) in worse.items() if c == 0 or loss <= 2 * error)  # of NaN none but 0
     if caution:
         for name, head in heads.items():
             head.shift_(caution * first[name])

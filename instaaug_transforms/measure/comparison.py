@@ -75,6 +75,9 @@ def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
     Args:
         reports: name to report, two or more; differences are to the first.
 
+    Raises:
+        InstaAugError: fewer than two, other images, or other sweeps.
+
     Example:
         >>> print(compare({"before": before, "after": after}).summary())
     """

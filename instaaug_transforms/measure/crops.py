@@ -34,6 +34,9 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         scale: range of areas, fractions of the image's.
         ratio: range of width over height of ``full``.
         **resize: interpolation and antialias, as torchvision.
+
+    Raises:
+        InstaAugError: an unknown arm.
     """
 
     def __init__(
@@ -89,6 +92,9 @@ def crop_statistics(
     (standard deviation of the box's centre, fractions of the image), ``visible`` (share of the box inside the image),
     ``area_shift`` (Pearson correlation of area with distance of the centre from the middle; 0 if one is constant).
     The global random state comes back as it was.
+
+    Raises:
+        InstaAugError: no draw, an image without pixels, or an unknown arm.
     """
     check_whole("n", n)
     height, width = check_size(image_size, "image_size")
@@ -142,10 +148,13 @@ def gain_recovered(none: Any, part: Any, full: Any, seed: int = 0) -> GainRecove
     """The share of the gain of ``full`` over ``none`` that ``part`` recovers, intervals paired over images.
 
     Args:
-        none, part, full: the same test images, two or more, under the model of each arm: ``(N,)``, or ``(seeds, N)`` of several
+        none, part, full: the same test images under the model of each arm: ``(N,)``, or ``(seeds, N)`` of several
             trainings, averaged first (the interval is then over images, for these trainings). Correctness, or any
             score that is better the larger.
         seed: of the bootstrap.
+
+    Raises:
+        InstaAugError: shapes that differ, or fewer than two images.
     """
     arrays = [np.asarray(values, dtype=float) for values in (none, part, full)]
     shapes = [values.shape for values in arrays]

@@ -50,9 +50,11 @@ class EquivarianceReport(Report):
 
 
 class AlignmentCollector:
-    """The alignment of displacements, from the steps of one pass: a row for every magnitude but the identity.
+    """The alignment of displacements, from the steps of one pass.
 
-    Any map that depends on t at all can have ``shuffled`` alignment, with which Bouchacourt et al. (NeurIPS 2021) compare.
+    Rows give, for every magnitude but the identity: ``alignment``, with its interval over images; ``shuffled``, the same
+    with displacements to *another* image's transformed embedding, which any map that depends on t at all can have;
+    ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with shuffled displacements likewise).
     """
 
     about = (

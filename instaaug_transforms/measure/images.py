@@ -47,6 +47,10 @@ class MeasuredImages(LabelledImages):
     def labelled(self) -> bool:
         return self.targets is not None
 
+    def labels(self) -> list[str]:
+        """``(N,)`` names of the labels, their numbers if they have no names, or ``""`` without labels."""
+        return [self.class_name(target) for target in self.targets.tolist()] if self.labelled else [""] * len(self)
+
     def class_name(self, target: int) -> str:
         """The name of a label, or its number."""
         return self.classes[target] if self.classes is not None and target < len(self.classes) else str(target)

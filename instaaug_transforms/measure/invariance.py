@@ -109,9 +109,8 @@ class InvarianceReport(Report):
 
     def per_image(self) -> list[Row]:
         """A row per transformation, fill and image: means over all magnitudes but the identity."""
-        images, n = self.images, len(self.images)
-        labels = [images.class_name(target) for target in images.targets.tolist()] if images.labelled else [""] * n
-        return self._means([({"image": int(images.index[i]), "class": labels[i]}, i) for i in range(n)])
+        about = zip(self.images.index.tolist(), self.images.labels(), strict=True)
+        return self._means([({"image": index, "class": label}, i) for i, (index, label) in enumerate(about)])
 
     def _means(self, groups: list[tuple[Row, Any]]) -> list[Row]:
         """A row per sweep and group: what to call the group, and an index of its images."""
@@ -182,7 +181,11 @@ class InvarianceReport(Report):
 
 
 class InvarianceCollector:
-    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`: `distances`, per image."""
+    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`.
+
+    With z = f(x), z_t = f(t(x)): d = dist(z, z_t); b, the mean distance from z to the transformed embeddings of other
+    images; relative invariance (b − d) / b (Bouchacourt et al., NeurIPS 2021), per image.
+    """
 
     def __init__(self, session: Session) -> None:
         self.session, self._sweeps, self._steps = session, [], []

@@ -115,9 +115,10 @@ class Probe:
     def equivariance(self, layer: str, *, metric: str = "l2") -> EquivarianceReport:
         """Does a layer's map move as the image does? F(t(x)) against t(F(x)), for the geometric transformations.
 
-        Maps are continued by 0 outside, or wrap if the fill does, and are compared where t(F(x)) shows the inside alone,
-        relative to t(F(x')) of other images: 1 is equivariant. ``relative_unmoved`` leaves F(x) in its place — what an
-        invariant map would have — and tells equivariance from insensitivity. (After Lenc & Vedaldi, *Understanding image representations by measuring
+        Maps are continued by 0 outside, or wrap if the fill does, and are compared where t(F(x)) shows the inside alone.
+        Relative equivariance is (b − d)/b with d = dist(F(t x), t F(x)) and b the mean distance from F(t x) to t F(x') of
+        other images: 1 is equivariant. ``relative_unmoved`` leaves F(x) in its place — what an invariant map would have —
+        and tells equivariance from insensitivity. (After Lenc & Vedaldi, *Understanding image representations by measuring
         their equivariance and equivalence*, CVPR 2015, with t itself instead of a learned map.)
 
         Args:
@@ -153,8 +154,10 @@ class Probe:
         """Does what ``aug`` learned for an image agree with what the model bears?
 
         Every field of a uniform family (angle, hue, saturation, …) is swept alone over its bounds, by the family's own
-        operation; the measured range ends where argmax changes, to half a step. Of tables of candidates, which need
-        labels, all are tried: does the model know an image better through those that are likelier?
+        operation. The measured range is the interval around the identity over which argmax stays what it is untouched;
+        its ends lie half-way between the last value kept and the first lost, so they are right to half a step. Families
+        with a table of candidates: Spearman's ρ, over the candidates of each image, between learned probability and
+        p(true class); needs labels.
 
         Args:
             aug: a fitted transform with such families; it is given [0, 1] images.

@@ -71,7 +71,11 @@ class Transformation:
     def of_family(
         cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
     ) -> "Transformation":
-        """One field of a family over its values, the identity among them; the other fields stay at the identity."""
+        """One field of a family over its values, the identity among them; the other fields stay at the identity.
+
+        Raises:
+            InstaAugError: a field that the family does not have.
+        """
         rest = family.identity()
         if field not in rest:
             raise InstaAugError(f"field: {family.name!r} has {', '.join(rest)}, got {field!r}")

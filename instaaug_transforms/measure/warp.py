@@ -48,6 +48,9 @@ def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
 
     Returns:
         ``(B, C, H, W)``, of the dtype and memory format of ``images``.
+
+    Raises:
+        InstaAugError: images that are not floating point, another shape of matrix, or an unknown fill.
     """
     if not images.is_floating_point() or matrix.shape != (3, 3):
         raise InstaAugError(

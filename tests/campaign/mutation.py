@@ -65,7 +65,7 @@ ROOMS = {
     "fit": {"learning/fit.py": "harmless fit fit_resume", "learning/fitting.py": "fit fit_resume"},
     "report": {
         "learning/arms.py": "learning_arms harmless harmless_judged",
-        "learning/harmless.py": "learning_arms harmless",
+        "learning/harmless.py": "harmless_chosen harmless",
         "learning/losses.py": "losses scores report_by_views",
         "learning/put_right.py": "put_right",
         "learning/recommendation.py": "recommendation harmless report_by_views",
