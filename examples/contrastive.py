@@ -34,7 +34,8 @@ for seed in options.seeds:
     # Two views that took the same crop must not be the same picture: boxes move within their cells.
     aug = ia.LearnedAugment([Crop("paper_64px", jitter=True), "hsv"]).to(device)
     # The two views of an image share their loss: no baseline may be made of the other one's.
-    objective = ia.InstaAugObjective(aug, ia.EntropyConfig({"crop": (0.88, 0.96)}, rate=0.03), estimator="reinforce")
+    entropy = ia.EntropyConfig({"crop": (0.88, 0.96)}, rate=0.03)
+    objective = ia.InstaAugObjective(aug, entropy, estimator="reinforce", warm_up=False)
     optimizer = torch.optim.Adam([*network.parameters(), *objective.parameters()], lr=1e-3)
     for epoch in range(options.epochs):
         loader = DataLoader(data, options.batch_size, shuffle=True, drop_last=True)

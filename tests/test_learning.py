@@ -346,4 +346,5 @@ def test_states_of_before_losses_were_kept_load():
     old = torch.tensor([[-1.0, -2.0, 0.01]], dtype=torch.float64)
     objective.set_extra_state(old)
     state = objective.get_extra_state()
-    assert torch.equal(state[:, :3], old) and state[:, 3:].isnan().all() and objective.controller.losses == {}
+    assert torch.equal(state[:, :3], old) and state[:, 4:7].isnan().all() and objective.controller.losses == {}
+    assert objective.warm_up.over and objective.controller.reached == {"rotate": True}  # long past its beginning

@@ -225,6 +225,10 @@ def test_an_overflow_does_not_stay_in_the_baseline(batch):
 def test_paper_mode_moves_once_an_epoch(batch):
     aug, objective, model = make(entropy=ia.EntropyConfig(mode="paper", initial_weight=0.2))
     step(aug, objective, model, batch)
+    objective.epoch_end()
+    assert objective.weights["rotate"] == pytest.approx(0.2)  # still warming up
+    objective.warm_up.over = True
+    step(aug, objective, model, batch)
     assert objective.weights["rotate"] == pytest.approx(0.2)
     objective.epoch_end()
     assert objective.weights["rotate"] == pytest.approx(0.24)
@@ -271,7 +275,7 @@ def test_errors_say_what_to_do(batch):
     other = ia.InstaAugObjective(ia.LearnedAugment(["rotate"], predictor=ia.ConvPredictor(image_size=16)))
     with pytest.raises(
         ia.InstaAugError,
-        match=r"state_dict: holds a controller.s state of shape \(1, 5\), this objective.s is \(2, 5\)",
+        match=r"state_dict: holds a controller.s state of shape \(1, 12\), this objective.s is \(2, 12\)",
     ):
         objective.set_extra_state(other.get_extra_state())
 
@@ -281,7 +285,7 @@ def test_logs_are_flat_and_say_what_the_attributes_say(batch):
     assert objective.logs() == {}
     step(aug, objective, model, batch).backward()
     logs = objective.logs()
-    assert list(logs) == ["loss", "information/crop"] + [
+    assert list(logs) == ["loss", "warm_up", "information/crop"] + [
         f"{what}/{f}" for f in ("crop", "rotate") for what in ("entropy", "lambda", "in_band")
     ]
     assert all(type(value) is float and math.isfinite(value) for value in logs.values())

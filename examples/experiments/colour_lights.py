@@ -107,7 +107,8 @@ def train(candidate: tuple, data: LabelledImages, under: list[Light], seed: int,
         aug = ia.LearnedAugment([family], predictor=ia.ConvPredictor(side) if predictor == "conv" else predictor)
         entropy = {family: tuple(len(aug.families[0].fields) * end for end in band)}
         # λ has few steps to settle in.
-        objective = ia.InstaAugObjective(aug, ia.EntropyConfig(entropy, initial_weight=weight, rate=0.01))
+        config = ia.EntropyConfig(entropy, initial_weight=weight, rate=0.01)
+        objective = ia.InstaAugObjective(aug, config, warm_up=False)  # the first epoch is plain
         rate = 3e-2 if predictor == "global" else 1e-3  # free numbers move slower than a network's outputs
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate, "weight_decay": 0.0})
     arm = Arm(model, generator, partial(global_hsv, *candidate) if len(candidate) == 2 else None, objective)
@@ -116,7 +117,6 @@ def train(candidate: tuple, data: LabelledImages, under: list[Light], seed: int,
 
     def loss(index: Tensor, epoch: int) -> Tensor:
         images, labels = data.batch(index)
-        # The first epoch is plain: a model that knows nothing forgives everything.
         return arm.loss(under_lights(images, under, generator), labels, plain=epoch == 0)
 
     schedule = harness.warmup_cosine(optimizer, steps * options.epochs, steps * options.epochs // 10)

@@ -43,7 +43,7 @@ def pretrain(name: str, data: LabelledImages, seed: int, options) -> tuple[Arm, 
         aug = ia.LearnedAugment([Crop("paper_64px", jitter=True)], predictor=looks).to(device)
         # A leave-one-out baseline over the two views would be the very loss that they share. λ has few steps to settle in.
         entropy = ia.EntropyConfig({"crop": tuple(options.band)}, rate=options.weight_rate)
-        objective = ia.InstaAugObjective(aug, entropy, estimator="reinforce")
+        objective = ia.InstaAugObjective(aug, entropy, estimator="reinforce", warm_up=False)
         rate = 1e-3 * (GLOBAL_RATE if predictor == "global" else 1.0)
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate})
     arm = Arm(model, generator, crop, objective)

@@ -16,6 +16,10 @@ MODES = ("dual", "paper")
 BOOST = 0.3  # gain of the proportional part
 DECAY = 0.9  # of the averages of entropies and of their change per update
 LIMITS = (1e-3, 30.0)  # smallest and largest λ
+# Nats above where φ started, per number of a range, at which the penalty begins to level off, and has, while a model that is trained along
+# knows nothing.
+HELD = 1.0, 1.15
+APPROACH = 0.02  # the least rate for a table that has not been in its band yet
 FORGOTTEN = 10.0, 0.5  # times its lowest loss, and nats above it: a model that has risen so far forgets
 
 
@@ -74,7 +78,8 @@ class EntropyController:
     where the average will be so many updates later if it goes on as it does. Both damp the oscillation of pure
     integration (the P and D of a PID controller of a multiplier: Stooke et al. 2020, arXiv 2007.03964, section 5).
     Violations count up to one width. Where the loss has risen to ten times its lowest, and by half a nat, the model forgets:
-    λ falls, at ``rate``, until the model has learned again.
+    λ falls, at ``rate``, until the model has learned again. Where a model is trained along, λ of a table climbs at 0.02 at least until
+    it has been in its band: candidates that nothing is drawn from say nothing, so that a table, once shut, stays shut at a small λ.
     ``paper``: the published scheme (Miao et al. 2023, section 4), λ × 1.2 or ÷ 1.2 once an epoch.
 
     Only training data may be given to it.
@@ -116,6 +121,9 @@ class EntropyController:
         self.log_weight = dict.fromkeys(names, math.log(start))
         self.average: dict[str, float] = {}
         self.trend: dict[str, float] = {}  # nats per update
+        self.reached = {family.name: not family.max_entropy() for family in families}  # ranges need no approach
+        self.numbers = {family.name: 1 if family.max_entropy() else len(family.fields) for family in families}
+        self.start: dict[str, float] = {}  # mean entropy of the first batch
         self.losses: dict[str, float] = {}  # the recent one, and the lowest that this has been
 
     def weight(self, name: str) -> float:
@@ -142,9 +150,20 @@ class EntropyController:
         return max(low - entropy, 0.0) - max(entropy - high, 0.0)
 
     @torch.compiler.disable  # λ are numbers that change with every step: traced, each of them would be compiled anew
-    def penalty(self, entropies: Mapping[str, Tensor]) -> Tensor:
-        """Σ λ_k · H_k, ``(B,)``: what the objective subtracts."""
-        return sum(self.weight(name) * entropy for name, entropy in entropies.items())
+    def penalty(self, entropies: Mapping[str, Tensor], held: bool = False) -> Tensor:
+        """Σ λ_k · H_k, ``(B,)``: what the objective subtracts.
+
+        ``held``: less Σ λ_k · max(H_k − start_k − 1, 0)² / 0.3, so that it is largest 1.15 nats above the start; of ranges
+        that many times their numbers.
+        """
+        total = sum(self.weight(name) * entropy for name, entropy in entropies.items())
+        if held:
+            for name in self.start:  # known from the second batch on
+                entropy = entropies[name]
+                begins, turns = (self.start[name] + nats * self.numbers[name] for nats in HELD)
+                above = (entropy - begins).clamp(min=0)
+                total = total - self.weight(name) * above.square() / (2 * (turns - begins))
+        return total
 
     @property
     def forgets(self) -> bool:
@@ -154,8 +173,11 @@ class EntropyController:
         recent, lowest = self.losses["recent"], self.losses["lowest"]
         return recent > max(FORGOTTEN[0] * lowest, lowest + FORGOTTEN[1])
 
-    def step(self, entropies: Mapping[str, Tensor], loss: float | None = None) -> None:
-        """After a batch, of that ``loss`` where a model is trained along: update the averages, and λ in ``dual`` mode."""
+    def step(self, entropies: Mapping[str, Tensor], loss: float | None = None, held: bool = False) -> None:
+        """After a batch, of that ``loss`` where a model is trained along: update the averages, and λ in ``dual`` mode.
+
+        ``held``: as in `penalty`; λ stays where entropy is being held.
+        """
         if loss is not None and math.isfinite(loss):
             recent = DECAY * self.losses.get("recent", loss) + (1 - DECAY) * loss
             self.losses = {"recent": recent, "lowest": min(recent, self.losses.get("lowest", recent))}
@@ -164,12 +186,17 @@ class EntropyController:
             if not math.isfinite(mean):  # a batch that overflowed, which a GradScaler skips: it says nothing
                 continue
             before = self.average.get(name, mean)
+            self.start.setdefault(name, mean)
             self.average[name] = DECAY * before + (1 - DECAY) * mean
             change = self.average[name] - before
             self.trend[name] = DECAY * self.trend.get(name, 0.0) + (1 - DECAY) * change
-            if self.config.mode == "dual":
+            still = held and self.average[name] > self.start[name] + HELD[0] * self.numbers[name]
+            if self.config.mode == "dual" and not still:
                 by = self._clamped(name)
-                self._move(name, self.config.rate * (-1.0 if self.forgets and by > 0 else by))
+                self.reached[name] |= by <= 0
+                approaches = self.config.rate > 0 and loss is not None and not self.reached[name]
+                rate = max(self.config.rate, APPROACH) if approaches else self.config.rate
+                self._move(name, rate * (-1.0 if self.forgets and by > 0 else by))
 
     def epoch_end(self) -> None:
         """After an epoch: update λ in ``paper`` mode."""
@@ -183,14 +210,16 @@ class EntropyController:
         self.log_weight[name] = min(max(self.log_weight[name] + by, low), high)
 
     def state_dict(self) -> dict[str, Any]:
-        """λ, averages and trends, for checkpoints."""
-        names = ("log_weight", "average", "trend", "losses")
+        """λ, averages, trends, which have been in their band, entropies at the start, and losses, for checkpoints."""
+        names = ("log_weight", "average", "trend", "reached", "start", "losses")
         return {name: dict(getattr(self, name)) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.log_weight, self.average = dict(state["log_weight"]), dict(state["average"])
         self.trend, self.losses = dict(state["trend"]), dict(state.get("losses", {}))
+        self.start = dict(state.get("start", {}))
+        self.reached = {name: bool(state.get("reached", {}).get(name, True)) for name in self.log_weight}
 
 
 def _pair(name: str, band: Any) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """`InstaAugObjective`: what turns any training loop into one that learns its augmentation."""
 
+import logging
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,12 +16,18 @@ from ..utils import distributed
 from ..utils.errors import InstaAugError, check_number, check_one_of
 from .entropy import EntropyConfig, EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
+from .warm_up import WarmUp, trains
 from .watch import Watch
+
+logger = logging.getLogger(__name__)
 
 # A model that learns keeps changing what an augmentation costs, and λ trails behind.
 LOOKAHEAD = 50.0  # updates
 MARGIN = 0.2  # of an entropy band, at either edge
-PER_FAMILY, LOSSES = ("log_weight", "average", "trend"), ("recent", "lowest")  # of the controller's state
+PER_FAMILY, LOSSES = (
+    ("log_weight", "average", "trend", "reached", "start"),
+    ("recent", "lowest"),
+)  # of the controller's state
 
 
 class InstaAugObjective(nn.Module):
@@ -49,6 +57,10 @@ class InstaAugObjective(nn.Module):
             images); ``"reinforce"``, a running mean of the loss; ``"critic"``, a second small network that predicts
             every anchor's loss; ``"exact"``, all anchors enumerated: ``aug.sample(images, n="all")``.
         baseline_decay: of the running mean, in [0, 1).
+        warm_up: hold entropies within a nat of where φ starts, nearly without augmentation, until the loss of the model that is trained along has
+            halved, or has not fallen by 5 % for 200 updates. One that knows nothing yet forgives every view, and φ would run open.
+            False where training has begun without augmentation already, or from trained weights. A frozen model needs none and
+            gets none.
 
     Raises:
         InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, a sample that
@@ -62,6 +74,7 @@ class InstaAugObjective(nn.Module):
         *,
         estimator: str = "rloo",
         baseline_decay: float = 0.9,
+        warm_up: bool = True,
     ) -> None:
         super().__init__()
         check_one_of("estimator", estimator, ESTIMATORS)
@@ -73,7 +86,8 @@ class InstaAugObjective(nn.Module):
         lookahead = LOOKAHEAD if config.lookahead is None else config.lookahead
         margin = MARGIN if config.margin is None else config.margin
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
-        self.watch = Watch(aug.families)
+        self.watch, self.warm_up = Watch(aug.families), WarmUp(over=not warm_up)
+        self._trains_along: bool | None = None  # not known yet
         self.register_buffer("baseline", torch.tensor(float("nan")))
         self._latest: Tensor | None = None  # loss, for `logs`, as the next
         self._information: dict[str, Tensor] = {}
@@ -99,11 +113,11 @@ class InstaAugObjective(nn.Module):
         return dict(self.controller.average)
 
     def logs(self) -> dict[str, float]:
-        """For any logger: ``loss`` of the latest training step, ``entropy/<family>`` (recent mean, nats), ``lambda/<family>``, and
-        ``in_band/<family>``, 1 or 0, over all processes; and of this process's latest batch ``information/<family>``, how much
+        """For any logger: ``loss`` of the latest training step, ``warm_up``, 1 while entropies are held, ``entropy/<family>`` (recent
+        mean, nats), ``lambda/<family>``, and ``in_band/<family>``, 1 or 0, over all processes; and of this process's latest batch ``information/<family>``, how much
         candidates depend on the image (`AugmentDistribution.information`). Empty before the first step.
         """
-        found = {} if self._latest is None else {"loss": self._latest.item()}
+        found = {} if self._latest is None else {"loss": self._latest.item(), "warm_up": float(not self.warm_up.over)}
         found |= {f"information/{name}": nats.item() for name, nats in self._information.items()}
         for name, entropy in self.entropies.items():
             found |= {f"entropy/{name}": entropy, f"lambda/{name}": self.controller.weight(name)}
@@ -151,7 +165,9 @@ class InstaAugObjective(nn.Module):
             for name, part in sample.distribution.parts.items():
                 if not part.has_rsample:
                     value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
-        penalty = self.controller.penalty(entropies)
+        if moves:
+            self._check_warm_up(per_view)
+        penalty = self.controller.penalty(entropies, held=not self.warm_up.over)
         if moves:
             self.aug.recommended = None  # of a φ that is no more
             self._latest = means[1]
@@ -162,7 +178,8 @@ class InstaAugObjective(nn.Module):
 
     def epoch_end(self) -> None:
         """After an epoch; moves λ in ``paper`` mode."""
-        self.controller.epoch_end()
+        if self.warm_up.over:
+            self.controller.epoch_end()
 
     # -- inside ----------------------------------------------------------------------------------------------------------
 
@@ -179,6 +196,12 @@ class InstaAugObjective(nn.Module):
             )
         self._processes = distributed.world_size()
 
+    def _check_warm_up(self, per_view: Tensor) -> None:
+        """Do without where no model is trained along: its losses say from the start what an augmentation costs."""
+        if not self.warm_up.over and self._trains_along is None:
+            self._trains_along = trains(per_view, {id(weight) for weight in self.parameters()})
+            self.warm_up.over = not self._trains_along
+
     def _score(self, name: str, part, losses: Tensor, sample: AugmentSample, mean: Tensor) -> Tensor:
         log_prob = part.log_prob(sample.params.detach())
         if self.estimator == "reinforce":
@@ -192,8 +215,16 @@ class InstaAugObjective(nn.Module):
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
     def _update(self, means: Tensor, names: list[str]) -> None:
-        self.controller.step(dict(zip(names, means[2:], strict=True)), means[1].item())
-        self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
+        held, loss = not self.warm_up.over, means[1].item()
+        self.controller.step(dict(zip(names, means[2:], strict=True)), loss, held)
+        if not held:
+            self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
+        elif math.isfinite(loss):
+            self.warm_up.update(loss, self.controller.losses["recent"])
+            if self.warm_up.over:
+                logger.info(
+                    "warm-up: over after %d updates, at a loss of %.3g; φ opens now", self.warm_up.updates, loss
+                )
         moved = torch.where(self.baseline.isnan(), means[0], torch.lerp(means[0], self.baseline, self.baseline_decay))
         # A step that overflowed under a GradScaler must not stay in the average.
         self.baseline.copy_(torch.where(means[0].isfinite(), moved, self.baseline))
@@ -215,22 +246,28 @@ class InstaAugObjective(nn.Module):
         return per_view.float().unflatten(0, (n, batch))
 
     def get_extra_state(self) -> Tensor:
-        """log λ, average entropy and its trend per family, and in every row the recent loss and the lowest that it has been,
-        ``(families, 5)``; NaN for what is not known yet."""
+        """Per family log λ, average entropy, its trend, whether it has been in its band, and where it began; in every row the recent loss, the
+        lowest that it has been, and the five numbers of the warm-up, ``(families, 12)``. NaN for what is not known yet."""
         state, unknown = self.controller.state_dict(), float("nan")
-        losses = [state["losses"].get(key, unknown) for key in LOSSES]
-        rows = [[*(state[key].get(name, unknown) for key in PER_FAMILY), *losses] for name in self.controller.bands]
+        alike = [state["losses"].get(key, unknown) for key in LOSSES] + self.warm_up.state()
+        rows = [[*(state[key].get(name, unknown) for key in PER_FAMILY), *alike] for name in self.controller.bands]
         return torch.tensor(rows, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """The reverse of `get_extra_state`; of earlier versions too, which kept no losses."""
+        """The reverse of `get_extra_state`; of earlier versions too, which kept no losses and knew no warm-up."""
         names = list(self.controller.bands)
-        if state.shape not in ((len(names), 3), (len(names), 5)):
+        if state.shape not in ((len(names), 3), (len(names), 5), (len(names), 12)):
             raise InstaAugError(
                 f"state_dict: holds a controller's state of shape {tuple(state.shape)}, this objective's is "
-                f"({len(names)}, 5): log λ, entropy and trend of {', '.join(names)}, and losses"
+                f"({len(names)}, 12): log λ, entropy, trend, reached and start of {', '.join(names)}, losses, and the warm-up"
             )
-        columns = dict(zip((*PER_FAMILY, *LOSSES), state.T.tolist(), strict=False))
-        values = {key: {n: v for n, v in zip(names, columns[key], strict=True) if v == v} for key in PER_FAMILY}
+        keys = (*PER_FAMILY, *LOSSES) if state.shape[1] == 12 else (*PER_FAMILY[:3], *LOSSES)
+        columns = dict(zip(keys, state.T.tolist(), strict=False))
+        values = {
+            key: {n: v for n, v in zip(names, columns[key], strict=True) if v == v}
+            for key in PER_FAMILY
+            if key in columns
+        }
         losses = {key: columns[key][0] for key in LOSSES if key in columns and columns[key][0] == columns[key][0]}
         self.controller.load_state_dict({**values, "losses": losses})
+        self.warm_up.load_state(state[0, 7:].tolist() if state.shape[1] == 12 else WarmUp(over=True).state())

@@ -72,8 +72,8 @@ class Watch:
                 "saturation",
                 entropy > min(self.largest[name] - SATURATED, high + COLLAPSED) and high < self.largest[name],
                 f"{name}: entropy {entropy:.2f} nats is near its largest, {self.largest[name]:.2f}, and above its band [{low:.2f}, {high:.2f}]: "
-                "every image gets nearly the widest range. If training has just begun, begin it without augmentation, until the model is "
-                "mostly right; else lower the band or EntropyConfig.initial_weight, or check that the loss depends on the augmented image",
+                "every image gets nearly the widest range. If training has just begun, begin it without augmentation, or leave warm_up on; "
+                "else lower the band or EntropyConfig.initial_weight, or check that the loss depends on the augmented image",
                 patience=self.patience // 4,
             )
             self._note(
