@@ -26,6 +26,18 @@ def test_half_of_the_images_stay_as_they_are():
     assert 160 < int(same.sum()) < 240 and torch.allclose(out[~same], 1 - images[~same])
 
 
+def test_of_two_draws_one_is_disturbed_where_the_chance_is_a_half():
+    images, rows = torch.rand(200, 3, 4, 4), torch.arange(200)
+    for probability, both in ((0.5, 0), (0.3, 18)):  # 200 · 0.3² on average
+        nuisance = Nuisance(v2.Lambda(lambda image: 1 - image), probability, seed=2)
+        for draw in (0, 2):
+            pair = [(nuisance(images, rows, draw + k) != images).flatten(1).any(1) for k in (0, 1)]
+            assert abs(int((pair[0] & pair[1]).sum()) - both) <= (0 if probability == 0.5 else 12)
+            assert int((pair[0] ^ pair[1]).sum()) == 200 if probability == 0.5 else True
+    half = Nuisance("turn", 0.5)
+    assert not torch.equal(half.chosen(rows, 0), half.chosen(rows, 2))
+
+
 @pytest.mark.parametrize("probability", [0.25, 0.5, 1.0])
 def test_what_a_transform_draws_has_nothing_to_do_with_whether_it_acts(probability):
     """Of the images that are disturbed, half are mirrored, and two transforms draw numbers of their own."""

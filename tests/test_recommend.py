@@ -1,5 +1,6 @@
 """`recommend`: a transform that is fitted already meets other images and another classifier."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -29,6 +30,30 @@ def upright(tmp_path_factory):
     path = tmp_path_factory.mktemp("w") / "upright.safetensors"
     aug.save(path)
     return path
+
+
+def test_every_image_is_looked_at_as_it_is_too():
+    """Sides of bright patches, mirrored in half of the cases: as they are all are right, mirrored none."""
+    images = 0.3 * torch.rand(30, 3, 16, 16)
+    images[:, :, 4:12, 1:7] += 0.6
+    labels = torch.zeros(30, dtype=torch.long)
+
+    class Sides(nn.Module):
+        def forward(self, x):
+            left, right = (half.mean((1, 2, 3)) for half in x.chunk(2, -1))
+            return 40 * torch.stack([left - right, right - left], 1)
+
+    def mirrored(image):
+        return image.flip(-1)
+
+    for probability, share, known in ((0.5, 0.5, 30), (0.3, None, 15)):
+        config = ia.FitConfig(progress=False, nuisance_probability=probability)
+        report = ia.recommend(
+            ia.LearnedAugment(["crop"]), Sides(), (images, labels), config, nuisance=mirrored, labels=True
+        )
+        one = report.arms[0]
+        assert report.n_images == 30 and np.isfinite(one.undisturbed).sum() >= known and np.nanmin(one.undisturbed) == 1
+        assert share is None or (one.correct == share).all()
 
 
 def test_pretrained_weights_are_recommended_where_they_pay(upright):

@@ -30,7 +30,8 @@ class Nuisance:
         steps: names of families, or families, drawn as widely as they can undo (`Family.disturb`); or torchvision
             transforms, which take images ``(C, H, W)`` in [0, 1] and give such, or bytes, or PIL images. Several act one
             after the other. What a transform draws from the global generators of PyTorch, NumPy and Python is seeded.
-        probability: that an image is disturbed at all; the others stay as they are.
+        probability: that an image is disturbed at all; the others stay as they are. Where it is ½, of the draws 2d and 2d + 1 of an
+            image one is disturbed and one is not.
         seed: of everything drawn.
 
     Raises:
@@ -63,11 +64,14 @@ class Nuisance:
     def about(self) -> dict[str, Any]:
         """What tells it from others, as JSON values."""
         steps = [repr(step) if isinstance(step, Family) else describe(step) for step in self.steps]
-        return {"steps": steps, "probability": self.probability, "seed": self.seed}
+        paired = {"paired": True} if self.probability == 0.5 else {}
+        return {"steps": steps, "probability": self.probability, "seed": self.seed, **paired}
 
     def chosen(self, rows: Tensor, draw: int = 0) -> Tensor:
         """Which images ``rows`` (n,) are disturbed, ``(n,)`` bool."""
-        return self._uniform(rows, draw, 1)[:, 0] < self.probability
+        if self.probability != 0.5:
+            return self._uniform(rows, draw, 1)[:, 0] < self.probability
+        return (self._uniform(rows, draw - draw % 2, 1)[:, 0] < 0.5) ^ bool(draw % 2)
 
     def drawn(self, place: int, rows: Tensor, draw: int = 0) -> AugmentParams:
         """What step ``place``, a family, does to images ``rows`` (n,), where they are disturbed: ``(n,)`` parameters."""
