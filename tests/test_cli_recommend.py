@@ -5,6 +5,7 @@ import torch
 
 import instaaug_transforms as ia
 from instaaug_transforms.cli.__main__ import main
+from instaaug_transforms.cli.held_out import pack_names
 from instaaug_transforms.utils import weights
 
 from .conftest import make_lively
@@ -33,6 +34,26 @@ def test_it_prints_the_report_and_keeps_it_with_the_weights(data, tmp_path, caps
     assert known["recommended"]["arm"] != "one view" or torch.allclose(
         model(image).softmax(1), three_classes()(image).softmax(1), atol=1e-6
     )
+
+
+def test_the_images_of_the_fit_are_told_from_others(data, tmp_path, capsys):  # noqa: F811
+    names = sorted(
+        path.relative_to(data / "classes" / "val").as_posix() for path in (data / "classes" / "val").rglob("*.png")
+    )
+    assert len(names) == 18
+    aug = make_lively(["turn"])
+    for held_out, says in ((names[::3], True), (names, False), ([*names[::3], "a/other.png"], False)):
+        aug.save(tmp_path / "fitted.safetensors", held_out=pack_names(held_out))
+        given = [
+            "--weights",
+            tmp_path / "fitted.safetensors",
+            "--data",
+            data / "classes",
+            "--class-map",
+            data / "map.txt",
+        ]
+        assert main(command(data, *given)) == 0
+        assert ("the 6 images that the fit held out are among these 18" in capsys.readouterr().err) is says
 
 
 def test_photographs_without_labels_and_a_nuisance(data, tmp_path, capsys):  # noqa: F811

@@ -50,6 +50,18 @@ def test_every_arm_has_the_same_number_of_views(report):
     assert ("single view", 1) in result.arms and ("horizontal flip", 2) in result.arms and ("ours", 1) in result.arms
 
 
+@pytest.mark.parametrize(
+    ("shift", "n", "nuisance", "says"),
+    [(1, 60, None, True), (0, 60, None, False), (1, 10, None, False), (1, 60, ["turn"], False)],
+)
+def test_labels_in_another_order_are_noticed(caplog, shift, n, nuisance, says):
+    torch.manual_seed(0)
+    model, aug, images = Tiny(), make_lively(["crop"]), torch.rand(n, 3, 32, 32)
+    data = images, (model(images).argmax(1) + shift) % 4
+    evaluate(model, aug, data, data, (1,), only=[], nuisance=nuisance, progress=False)
+    assert ("the classifier is right on 0.0 % of 60 images" in caplog.text) is says
+
+
 def test_some_arms_alone(report):
     model, aug, data, every = report
     some = evaluate(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 import zlib
 
 import torch
@@ -49,3 +50,14 @@ def held_out_of(data: Images, packed: str | None, seed: int) -> Images:
             "with a folder of other images"
         )
     return data.subset(torch.tensor([places[name] for name in names]))
+
+
+def warn_if_fitted_on(data: Images, packed: str | None) -> None:
+    """Say that images are those of the fit, where all that it held out are among them, and others."""
+    names = set() if packed is None else set(unpack_names(packed))
+    if names and names < set(data.identities or ()):
+        print(
+            f"data: the {len(names)} images that the fit held out are among these {len(data)}, so the others seem to be those it learned "
+            "from, and flatter it; give other images",
+            file=sys.stderr,
+        )

@@ -9,6 +9,7 @@ from ..learning import FitConfig
 from ..learning import recommend as recommend_setting
 from ..utils.weights import read as read_weights
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
+from .held_out import warn_if_fitted_on
 from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
 from .nuisance import add_nuisance_arguments, nuisance_of
 from .outputs import check_file, check_folder
@@ -56,6 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     data, use = read(arguments, folder, True), True if arguments.use_labels else None
+    warn_if_fitted_on(data, notes.get("held_out"))
     report = recommend_setting(aug, classifier, data, config, nuisance=nuisance, labels=use, workdir=arguments.workdir)
     print(f"{arguments.weights} through {arguments.model}: {report}")
     if arguments.out:

@@ -1,12 +1,15 @@
 """Accuracy of a frozen classifier with and without learned views, every arm at the same number of views."""
 
 import copy
+import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -43,6 +46,9 @@ from .report import (
 from .runner import Runner, Way
 from .views import check_choice, normalizing
 
+logger = logging.getLogger(__name__)
+
+FEWEST = 20  # images that tell guesses from answers
 MOST_CANDIDATES = 64  # that are all looked through for the most confident one
 
 
@@ -161,10 +167,23 @@ def evaluate(
         if aug.recommended:
             ways.append(_recommended(given, aug, run, looks))
         results = run.results(ways, data, choice, known, policies if oracle else None)
+        if disturb is None:
+            _warn_about_labels(results[SINGLE, 1].correct, run.classes(data))
     order = {name: i for i, name in enumerate([*dict.fromkeys(way.name for way in ways), ORACLE])}
     results = {key: replace(arm, correct=arm.correct[back], nll=arm.nll[back]) for key, arm in results.items()}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
+
+
+def _warn_about_labels(correct: np.ndarray, classes: int) -> None:
+    """Log that answers on the images as they are are right no more often than guesses, three standard errors granted."""
+    share, chance = float(correct.mean()), 1 / classes
+    if classes > 1 and len(correct) >= FEWEST and share <= chance + 3 * math.sqrt(chance * (1 - chance) / len(correct)):
+        logger.warning(
+            f"labels: the classifier is right on {100 * share:.1f} % of {len(correct)} images as they are, where guessing among {classes} "
+            f"classes is on {100 * chance:.1f} %: the labels do not match its classes, or it knows next to nothing of these images. "
+            "Check the labels' order, or the class map"
+        )
 
 
 def _numbered(run: Runner, data: Images, name: str) -> Images:
