@@ -275,6 +275,8 @@ def test_accuracy_against_views():
     assert len(viz.accuracy_against_views(SOME, ["ours"]).axes[0].lines) == 2
     with pytest.raises(ia.InstaAugError, match="no theirs here; choose from single view"):
         viz.accuracy_against_views(SOME, ["theirs"])
+    with pytest.raises(ia.InstaAugError, match="evaluation: expected what tta.evaluate returns, got dict"):
+        viz.accuracy_against_views({})
 
 
 @pytest.mark.parametrize(

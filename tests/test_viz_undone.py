@@ -40,3 +40,19 @@ def test_put_right_asks_any_classifier_in_eval_mode_and_nothing_else():
     for wrong in (torch.nn.Conv2d(3, 5, 1), torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 1))):
         with pytest.raises(ia.InstaAugError, match=r"classifier: expected logits \(B, classes\)"):
             viz.put_right(aug, wrong, images)
+
+
+def test_names_of_classes_are_a_function_or_a_list():
+    classifier = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))
+    aug, images = ia.LearnedAugment(["turn"]), torch.rand(1, 3, 2, 2)
+    answer = classifier(images).argmax().item()
+    names = ["cat", "dog, or so", "cow"]
+    titles = [viz.put_right(aug, classifier, images, name).axes[0].get_title() for name in (names, names.__getitem__)]
+    assert titles[0] == titles[1] and titles[0].startswith(names[answer].split(",")[0])
+    for wrong, message in (
+        (names[:2], "name: expected 3 names"),
+        ("cat", "name: expected a function"),
+        (7, "name: expected a function"),
+    ):
+        with pytest.raises(ia.InstaAugError, match=message):
+            viz.put_right(aug, classifier, images, wrong)

@@ -75,8 +75,10 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
         arms: names to draw; by default all.
 
     Raises:
-        InstaAugError: an arm that the evaluation does not have.
+        InstaAugError: something else than an evaluation, or an arm that it does not have.
     """
+    if not hasattr(evaluation, "rows"):
+        raise InstaAugError(f"evaluation: expected what tta.evaluate returns, got {type(evaluation).__name__}")
     by_arm: dict[str, list[dict[str, Any]]] = {}
     for row in evaluation.rows():
         by_arm.setdefault(row["arm"], []).append(row)
