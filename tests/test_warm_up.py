@@ -76,7 +76,7 @@ def test_entropy_stays_near_its_start_until_then():
     for parts in (held, open_):
         train(parts, 100)
     for name, start in starts.items():
-        assert held[1].entropies[name] < start + 1.3, name
+        assert held[1].entropies[name] < start + 0.8, name
         assert open_[1].entropies[name] > start + 2, name
     assert held[1].logs()["warm_up"] == 1 and open_[1].logs()["warm_up"] == 0
     weights = held[1].controller.settled_weight("rotate"), held[1].controller.settled_weight("crop")
@@ -100,7 +100,7 @@ def test_the_first_step_is_the_objective_as_published():
 
 
 @pytest.mark.parametrize(("name", "numbers"), [("rotate", 1), ("hsv", 3), ("crop", 1)])
-def test_what_holds_entropy_is_largest_a_little_more_than_a_nat_above_the_start(name, numbers):
+def test_what_holds_entropy_is_largest_0_65_nats_above_the_start(name, numbers):
     control, start = ia.EntropyController(families.create([name])), -3.9 if name != "crop" else 0.4
     above = torch.linspace(-1, 4.5, 5501)
     entropy = (start + above).requires_grad_()
@@ -110,10 +110,10 @@ def test_what_holds_entropy_is_largest_a_little_more_than_a_nat_above_the_start(
     entropy.grad = None
     control.penalty({name: entropy}, held=True).sum().backward()
     slope = entropy.grad / control.weight(name)
-    assert above[slope.abs().argmin()].item() == pytest.approx(1.15 * numbers, abs=2e-3)
+    assert above[slope.abs().argmin()].item() == pytest.approx(0.65 * numbers, abs=2e-3)
     assert (
-        torch.allclose(slope[above < 0.99 * numbers], torch.tensor(1.0), atol=1e-4)
-        and (slope[above > 1.16 * numbers] < 0).all()
+        torch.allclose(slope[above < 0.49 * numbers], torch.tensor(1.0), atol=1e-4)
+        and (slope[above > 0.66 * numbers] < 0).all()
     )
 
 

@@ -18,7 +18,7 @@ DECAY = 0.9  # of the averages of entropies and of their change per update
 LIMITS = (1e-3, 30.0)  # smallest and largest λ
 # Nats above where φ started, per number of a range, at which the penalty begins to level off, and has, while a model that is trained along
 # knows nothing.
-HELD = 1.0, 1.15
+HELD = 0.5, 0.65
 APPROACH = 0.02  # the least rate for a table that has not been in its band yet
 FORGOTTEN = 10.0, 0.5  # times its lowest loss, and nats above it: a model that has risen so far forgets
 
@@ -153,7 +153,7 @@ class EntropyController:
     def penalty(self, entropies: Mapping[str, Tensor], held: bool = False) -> Tensor:
         """Σ λ_k · H_k, ``(B,)``: what the objective subtracts.
 
-        ``held``: less Σ λ_k · max(H_k − start_k − 1, 0)² / 0.3, so that it is largest 1.15 nats above the start; of ranges
+        ``held``: less Σ λ_k · max(H_k − start_k − 0.5, 0)² / 0.3, so that it is largest 0.65 nats above the start; of ranges
         that many times their numbers.
         """
         total = sum(self.weight(name) * entropy for name, entropy in entropies.items())

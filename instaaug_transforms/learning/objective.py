@@ -57,7 +57,7 @@ class InstaAugObjective(nn.Module):
             images); ``"reinforce"``, a running mean of the loss; ``"critic"``, a second small network that predicts
             every anchor's loss; ``"exact"``, all anchors enumerated: ``aug.sample(images, n="all")``.
         baseline_decay: of the running mean, in [0, 1).
-        warm_up: hold entropies within a nat of where φ starts, nearly without augmentation, until the loss of the model that is trained along has
+        warm_up: hold entropies within half a nat of where φ starts, nearly without augmentation, until the loss of the model that is trained along has
             halved, or has not fallen by 5 % for 200 updates. One that knows nothing yet forgives every view, and φ would run open.
             False where training has begun without augmentation already, or from trained weights. A frozen model needs none and
             gets none.
