@@ -24,10 +24,8 @@ logger = logging.getLogger(__name__)
 # A model that learns keeps changing what an augmentation costs, and λ trails behind.
 LOOKAHEAD = 50.0  # updates
 MARGIN = 0.2  # of an entropy band, at either edge
-PER_FAMILY, LOSSES = (
-    ("log_weight", "average", "trend", "reached", "start"),
-    ("recent", "lowest"),
-)  # of the controller's state
+PER_FAMILY = ("log_weight", "average", "trend", "reached", "start")  # of the controller's state
+LOSSES = ("recent", "lowest")  # likewise
 
 
 class InstaAugObjective(nn.Module):
@@ -263,11 +261,8 @@ class InstaAugObjective(nn.Module):
             )
         keys = (*PER_FAMILY, *LOSSES) if state.shape[1] == 12 else (*PER_FAMILY[:3], *LOSSES)
         columns = dict(zip(keys, state.T.tolist(), strict=False))
-        values = {
-            key: {n: v for n, v in zip(names, columns[key], strict=True) if v == v}
-            for key in PER_FAMILY
-            if key in columns
-        }
+        known = [key for key in PER_FAMILY if key in columns]
+        values = {key: {n: v for n, v in zip(names, columns[key], strict=True) if v == v} for key in known}
         losses = {key: columns[key][0] for key in LOSSES if key in columns and columns[key][0] == columns[key][0]}
         self.controller.load_state_dict({**values, "losses": losses})
         self.warm_up.load_state(state[0, 7:].tolist() if state.shape[1] == 12 else WarmUp(over=True).state())

@@ -104,9 +104,8 @@ def prepare(
     orbit = _orbit(aug, nuisance, size) if views is not None and table is None and logits is None else None
     draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
     if logits and nuisance is not None and nuisance.probability == 0.5:
-        draws *= (
-            2  # each held-out image as it is, too: what a change costs such images is rare, and takes many to be seen
-        )
+        # Each held-out image as it is, too: what a change costs such images is rare, and takes many to be seen.
+        draws *= 2
     viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
     columns = 0 if viewer is None or table is not None else len(viewer)
     mirror = _mirrors(aug, views, nuisance)

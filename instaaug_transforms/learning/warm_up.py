@@ -3,12 +3,12 @@
 from torch import Tensor
 
 LEARNED = 0.5  # of the first loss; below it the model is right about a good part of its images
-STALLED = 200, 0.05  # updates in which the loss has not fallen by that share: as much as there is to know for now
+STALLED = 200, 0.05  # updates in which the loss has not fallen by that share: no more is learned for now
 FIRST = 10  # updates whose mean is the first loss
 
 
 class WarmUp:
-    """Over once the loss is half of what it was at first, or has stopped to fall.
+    """Over once the loss is half of what it was at first, or has stopped falling.
 
     A model that knows nothing loses nothing by any view, so that φ would open its ranges before the first image is learned;
     of a few hundred images it then learns none. Until then, entropy is held near where φ started (`EntropyController.penalty`).
