@@ -9,6 +9,7 @@ from torch import nn
 
 import instaaug_transforms as ia
 from instaaug_transforms import families
+from instaaug_transforms.learning import objective as objective_module
 from instaaug_transforms.learning.warm_up import WarmUp, trains
 
 
@@ -131,6 +132,33 @@ def test_a_frozen_model_needs_none(name):
     assert trains(model(aug.sample(torch.rand(4, 3, 16, 16))[0]), own)
 
 
+def turned_away(model_is_frozen=False):
+    parts = learning(["rotate"])
+    with torch.no_grad():
+        parts[0].predictor.heads["rotate"].out.bias[1] += 0.45  # of the position: from 0° to about 40°
+    parts[2].requires_grad_(not model_is_frozen)
+    return parts
+
+
+def test_ranges_that_a_model_learns_with_come_back_to_the_image_as_it_is():
+    """Labels cannot be told from any view: nothing else calls them back."""
+    parts, images = turned_away(), torch.rand(8, 3, 16, 16)
+    assert parts[0].distribution(images).parts["rotate"].fields["angle"].lo.min() > 30
+    train(parts, 60)
+    assert parts[0].distribution(images).parts["rotate"].fields["angle"].lo.max() < 9
+
+
+def test_a_frozen_model_may_want_images_turned(monkeypatch):
+    gradients = []
+    for astray in (0.0, 10.0):
+        monkeypatch.setattr(objective_module, "ASTRAY", astray)
+        aug, objective, model, _ = turned_away(model_is_frozen=True)
+        views, sample = aug.sample(torch.ones(4, 3, 16, 16), generator=torch.Generator().manual_seed(0))
+        objective(F.cross_entropy(model(views), torch.tensor([0, 1, 2, 1]), reduction="none"), sample).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in aug.predictor.parameters()]))
+    assert torch.equal(*gradients) and gradients[0].abs().sum() > 0
+
+
 def test_interrupted_training_goes_on_alike():
     whole, first, second = learning(), learning(), learning(seed=5)
     train(whole, 12, seed=1), train(whole, 12, seed=2)
@@ -141,6 +169,20 @@ def test_interrupted_training_goes_on_alike():
     train(second, 12, seed=2)
     assert torch.equal(whole[1].get_extra_state(), second[1].get_extra_state())
     assert all(torch.equal(a, b) for a, b in zip(whole[1].parameters(), second[1].parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["rotate", "hsv", "mean_field_crop", "crop"])
+def test_how_far_ranges_are_from_the_image_as_it_is(name):
+    """By the definition: the identity's distance from [lo, hi], in widths of the bounds, two hundredths granted."""
+    (family,) = families.create([name])
+    raw = ia.LearnedAugment([name], predictor=ia.ConvPredictor(16)).predictor(torch.rand(1, 3, 16, 16))[name]
+    part = family.distribution(raw + 3 * torch.randn(200, raw.shape[1], generator=torch.Generator().manual_seed(0)))
+    expected = torch.zeros(200)
+    for field, u in getattr(part, "fields", {}).items() if part.has_rsample else ():
+        (low, high), identity = family.bounds[field], family.identity()[field]
+        outside = torch.maximum(u.lo - identity, identity - u.hi) / (high - low)
+        expected += (outside - 0.02).clamp(min=0)
+    assert torch.allclose(part.astray(), expected, atol=1e-6) and (expected.max() > 0.1) == part.has_rsample
 
 
 def test_a_table_that_is_shut_is_opened_faster_than_rate():

@@ -106,9 +106,8 @@ def train(candidate: tuple, data: LabelledImages, under: list[Light], seed: int,
         side = min(64, data.images.shape[-1])
         aug = ia.LearnedAugment([family], predictor=ia.ConvPredictor(side) if predictor == "conv" else predictor)
         entropy = {family: tuple(len(aug.families[0].fields) * end for end in band)}
-        # λ has few steps to settle in.
-        config = ia.EntropyConfig(entropy, initial_weight=weight, rate=0.01)
-        objective = ia.InstaAugObjective(aug, config, warm_up=False)  # the first epoch is plain
+        # λ has few steps to settle in, and the first epoch is plain.
+        objective = ia.InstaAugObjective(aug, ia.EntropyConfig(entropy, weight, rate=0.01), warm_up=False)
         rate = 3e-2 if predictor == "global" else 1e-3  # free numbers move slower than a network's outputs
         optimizer.add_param_group({"params": list(objective.parameters()), "lr": rate, "weight_decay": 0.0})
     arm = Arm(model, generator, partial(global_hsv, *candidate) if len(candidate) == 2 else None, objective)

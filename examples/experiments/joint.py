@@ -144,9 +144,8 @@ def train(
     if families:
         if options.band and families == "crop":
             entropy["crop"] = tuple(nats / aug.families[0].max_entropy() for nats in options.band)
-        how = {"initial_weight": options.initial_weight, "lookahead": options.lookahead, "rate": recipe["weight_rate"]}
-        also = {"estimator": options.estimator, "warm_up": not options.plain_epochs}
-        objective = ia.InstaAugObjective(aug, ia.EntropyConfig(entropy, **how), **also)
+        how = ia.EntropyConfig(entropy, options.initial_weight, "dual", recipe["weight_rate"], options.lookahead)
+        objective = ia.InstaAugObjective(aug, how, estimator=options.estimator, warm_up=not options.plain_epochs)
         rate = options.predictor_lr * (1.0 if recipe["predictor"] == "conv" else GLOBAL_RATE)
         optimizers.append(torch.optim.AdamW(objective.parameters(), lr=rate))
     generator = torch.Generator(device=device).manual_seed(seed)

@@ -76,6 +76,10 @@ class FamilyDistribution(ABC):
     def mode(self) -> dict[str, Tensor]:
         """The likeliest parameters, fields ``(B,)``; where all are equally likely, the one nearest the identity."""
 
+    def astray(self) -> Tensor:
+        """``(B,)`` how far what leaves an image as it is lies outside the ranges, parts of their bounds; 0 without ranges."""
+        return torch.zeros_like(self.entropy())
+
     def narrowed(self, fraction: float) -> "FamilyDistribution":
         """The middle ``fraction`` of every range; a family without ranges stays as it is."""
         return self

@@ -116,6 +116,16 @@ class UniformFamilyDistribution(FamilyDistribution):
     def entropy(self) -> Tensor:
         return sum(u.entropy() for u in self.fields.values())
 
+    def astray(self) -> Tensor:
+        nearest = self.mode()
+        gaps = [
+            (nearest[name] - self._identity[name]).abs() / (u.bounds[1] - u.bounds[0])
+            for name, u in self.fields.items()
+        ]
+        return sum(
+            (gap - INITIAL_WIDTH).clamp(min=0) for gap in gaps
+        )  # an identity at the edge of its bounds is never quite met
+
     def narrowed(self, fraction: float) -> "UniformFamilyDistribution":
         made = copy.copy(self)
         made.fields = {}

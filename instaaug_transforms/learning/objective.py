@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 # A model that learns keeps changing what an augmentation costs, and λ trails behind.
 LOOKAHEAD = 50.0  # updates
 MARGIN = 0.2  # of an entropy band, at either edge
+ASTRAY = (
+    10.0  # nats per whole width of the bounds by which ranges that a model learns with leave the image as it is out
+)
 PER_FAMILY = ("log_weight", "average", "trend", "reached", "start")  # of the controller's state
 LOSSES = ("recent", "lowest")  # likewise
 
@@ -164,7 +167,10 @@ class InstaAugObjective(nn.Module):
                 if not part.has_rsample:
                     value = value + only_gradient(self._score(name, part, detached, sample, means[0]))
         if moves:
-            self._check_warm_up(per_view)
+            self._check_whether_trained_along(per_view)
+            ranges = [part for part in sample.distribution.parts.values() if part.has_rsample]
+            if self._trains_along and ranges:
+                value = value + only_gradient(ASTRAY * sum(part.astray() for part in ranges))
         penalty = self.controller.penalty(entropies, held=not self.warm_up.over)
         if moves:
             self.aug.recommended = None  # of a φ that is no more
@@ -194,11 +200,11 @@ class InstaAugObjective(nn.Module):
             )
         self._processes = distributed.world_size()
 
-    def _check_warm_up(self, per_view: Tensor) -> None:
-        """Do without where no model is trained along: its losses say from the start what an augmentation costs."""
-        if not self.warm_up.over and self._trains_along is None:
+    def _check_whether_trained_along(self, per_view: Tensor) -> None:
+        """Do without a warm-up where no model is: its losses say from the start what an augmentation costs."""
+        if self._trains_along is None:
             self._trains_along = trains(per_view, {id(weight) for weight in self.parameters()})
-            self.warm_up.over = not self._trains_along
+            self.warm_up.over |= not self._trains_along
 
     def _score(self, name: str, part, losses: Tensor, sample: AugmentSample, mean: Tensor) -> Tensor:
         log_prob = part.log_prob(sample.params.detach())
