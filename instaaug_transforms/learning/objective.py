@@ -36,6 +36,7 @@ class InstaAugObjective(nn.Module):
 
     One pass: the model's own step gives the losses. Uniform families learn pathwise, through the views; anchor
     families by the score function of the detached losses. λ keeps the mean entropy of the training batches in its band.
+    Where a model is trained along, ranges are held to contain what leaves an image as it is; a frozen one may want images turned.
 
     .. code-block:: python
 
