@@ -95,14 +95,15 @@ def test_what_a_classifier_is_too_sure_of_is_judged_after_its_temperature_alone(
     assert known_of_train(1.0) and not known_of_train(9.0) and not known_of_train(0.2)
 
 
+class Sides(nn.Module):
+    def forward(self, x):
+        left, right = (half.mean((1, 2, 3)) for half in x.chunk(2, -1))
+        return 40 * torch.stack([left - right, right - left], 1)
+
+
 @pytest.mark.parametrize("family", ["crop", "erase"])
 def test_views_are_not_better_for_being_less_sure_of_what_cannot_be_known(family):
     """Left is told from right, for sure, and half of the images are mirrored: no view helps, and one shy answer for all would not either."""
-
-    class Sides(nn.Module):
-        def forward(self, x):
-            left, right = (half.mean((1, 2, 3)) for half in x.chunk(2, -1))
-            return 40 * torch.stack([left - right, right - left], 1)
 
     generator = torch.Generator().manual_seed(0)
     images = 0.3 * torch.rand(200, 3, 16, 16, generator=generator)

@@ -8,6 +8,7 @@ from torch import nn
 import instaaug_transforms as ia
 
 from .test_harmless import Corners, corners
+from .test_harmless_judged import Sides
 from .test_report_by_views import Classes, Halves, losses, pictures
 
 QUIET = ia.FitConfig(progress=False)
@@ -37,11 +38,6 @@ def test_every_image_is_looked_at_as_it_is_too():
     images = 0.3 * torch.rand(30, 3, 16, 16)
     images[:, :, 4:12, 1:7] += 0.6
     labels = torch.zeros(30, dtype=torch.long)
-
-    class Sides(nn.Module):
-        def forward(self, x):
-            left, right = (half.mean((1, 2, 3)) for half in x.chunk(2, -1))
-            return 40 * torch.stack([left - right, right - left], 1)
 
     def mirrored(image):
         return image.flip(-1)

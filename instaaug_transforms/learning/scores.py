@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..tta.aggregation import log_mean
 from ..tta.arms import greedy
+from ..utils.stats import is_guessing
 from .losses import PerViewLoss, cross_entropy, own_answers
 from .prepared import Prepared
 from .report import HeldOutArm
@@ -186,14 +187,14 @@ class ClassScores(Scores):
 
     def doubt(self) -> tuple[str, float | None] | None:
         plain, right = self.held.rows["plain"].tensor().float(), self.right[:: self.held.draws]
-        n, chance, guess = len(plain), 1 / self.classes, math.log(self.classes)
+        n, guess = len(plain), math.log(self.classes)
         loss, share = cross_entropy(plain, right).mean().item(), (plain.argmax(1) == right).float().mean().item()
         if not self.labelled or loss <= guess:
             return None
         worse = (
             f"labels: the held-out loss, {loss:.2f} nats, is above ln {self.classes} = {guess:.2f}, that of guessing"
         )
-        if share <= chance + 3 * math.sqrt(chance * (1 - chance) / n):
+        if is_guessing(share, self.classes, n):
             return (
                 f"{worse}: the labels do not match the classifier's classes, or it knows next to nothing of these images as they are. Check "
                 "the labels' order, or the class map",

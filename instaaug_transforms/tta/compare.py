@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,6 +23,7 @@ from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen, permutation
 from ..utils.outputs import as_labels
+from ..utils.stats import is_guessing
 from . import arms
 from .aggregation import COMPARABLE, aggregate, check_aggregation
 from .calibration import best_temperature
@@ -177,11 +177,11 @@ def evaluate(
 
 def _warn_about_labels(correct: np.ndarray, classes: int) -> None:
     """Log that answers on the images as they are are right no more often than guesses, three standard errors granted."""
-    share, chance = float(correct.mean()), 1 / classes
-    if classes > 1 and len(correct) >= FEWEST and share <= chance + 3 * math.sqrt(chance * (1 - chance) / len(correct)):
+    share, n = float(correct.mean()), len(correct)
+    if classes > 1 and n >= FEWEST and is_guessing(share, classes, n):
         logger.warning(
-            f"labels: the classifier is right on {100 * share:.1f} % of {len(correct)} images as they are, where guessing among {classes} "
-            f"classes is on {100 * chance:.1f} %: the labels do not match its classes, or it knows next to nothing of these images. "
+            f"labels: the classifier is right on {100 * share:.1f} % of {n} images as they are, where guessing among {classes} "
+            f"classes is on {100 / classes:.1f} %: the labels do not match its classes, or it knows next to nothing of these images. "
             "Check the labels' order, or the class map"
         )
 

@@ -1,5 +1,6 @@
 """Bootstrap intervals and permutation tests, seeded. SciPy is imported by the functions that need it: it is slow to load."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -38,6 +39,12 @@ class Permutation(NamedTuple):
 
 
 UNDEFINED, UNTESTED = Interval(np.nan, np.nan, np.nan), Permutation(np.nan, np.nan)
+
+
+def is_guessing(share: float, classes: int, n: int) -> bool:
+    """Whether that share of ``n`` answers is right by chance alone, three standard errors granted."""
+    chance = 1 / classes
+    return share <= chance + 3 * math.sqrt(chance * (1 - chance) / n)
 
 
 def mean_interval(values: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
