@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from instaaug_transforms.learning.recommendation import choose_arm, conclude
 from instaaug_transforms.learning.report import HeldOutArm
@@ -51,6 +52,45 @@ def test_accuracy_speaks_where_losses_are_too_noisy_to():
         assert (choose_arm([plain, other]) is other) == recommended
     worse = arm("best input-free", 2, np.arange(n) < 139, 3.52 + noise)
     assert choose_arm([plain, worse]) is plain  # more often right, and less sure where it matters
+
+
+@pytest.mark.parametrize("n", [100, 200, 1000])
+def test_four_that_became_right_and_none_that_became_wrong_are_chance(n):
+    """Whatever n, they are two standard errors; a coin gives them once in 16 times, six once in 64."""
+    noise = np.random.default_rng(0).normal(0, 0.5, n)
+    noise -= noise.mean()
+    plain = arm("one view", 1, np.arange(n) < 80, 1.0)
+    for more, chance in ((4, 1 / 16), (6, 1 / 64)):
+        righter = arm("ours", 1, np.arange(n) < 80 + more, 0.99 + noise)
+        gain = righter.correct.astype(float) - plain.correct
+        assert gain.mean() > 2 * gain.std() / math.sqrt(n)
+        assert chance == pytest.approx(scipy.stats.binomtest(more, more, alternative="greater").pvalue)
+        enough = chance < scipy.stats.norm.sf(2)
+        assert (choose_arm([plain, righter]) is righter) == enough
+        (*_, note) = conclude([plain, righter], n, True).notes or [""]
+        said = f"ours, K = 1, is right {100 * more / n:.1f} points more often, which may be chance with {n} held-out images; several"
+        assert (said in note) == (not enough)
+
+
+def test_what_may_be_better_is_not_called_as_good():
+    n, right = 400, np.arange(400) < 300
+    plain = arm("one view", 1, right, 1.0)
+    noise = np.random.default_rng(0).normal(0, 0.5, n)
+    noise -= noise.mean()
+    maybe = arm("ours", 2, (np.arange(n) < 308) & (np.arange(n) > 2), 0.99 + noise)  # 8 became right, 3 wrong
+    first, second = conclude([plain, maybe], n, True).notes
+    assert first == "looking does not pay here: nothing is better for certain; use the classifier as it is"
+    assert second.startswith(
+        "ours, K = 2, is right 1.2 points more often, which may be chance with 400 held-out images"
+    )
+    for other in (arm("ours", 2, right, 0.99 + noise), replace(maybe, nll=1.01 + noise), replace(maybe, setting=None)):
+        assert conclude([plain, other], n, True).notes == [
+            "looking does not pay here: one plain view is as good as any average; use the classifier as it is"
+        ]
+    left = np.where(np.arange(n) < 100, 1.0, np.nan)
+    single, lost = replace(plain, undisturbed=left), np.where(np.arange(n) < 20, 0.0, left)
+    costly = conclude([single, replace(maybe, undisturbed=lost)], n, True).notes
+    assert not any("may be chance" in note for note in costly)
 
 
 def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():

@@ -28,6 +28,18 @@ def certainly(first: np.ndarray, second: np.ndarray) -> bool:
     return difference > 2 * error
 
 
+def certainly_righter(arm: HeldOutArm, single: HeldOutArm, errors: float) -> bool:
+    """Whether more answers are right, by so many standard errors, and by a sign test that is as strict.
+
+    Where an arm changes few answers, the standard error is small by chance as well: four that became right and none that became wrong are
+    two standard errors, and come in one of 16 cases from a coin.
+    """
+    difference = arm.correct.astype(float) - single.correct.astype(float)
+    gain, error = paired(difference, np.zeros(1))
+    as_strict = math.erfc(errors / math.sqrt(2)) / 2
+    return gain > errors * error and _chance((difference > 0).sum(), (difference < 0).sum()) < as_strict
+
+
 def lost(arm: HeldOutArm, single: HeldOutArm) -> np.ndarray | None:
     """Per image that has copies as they were, how much less often answers are right; or, of numbers, how much larger the loss is."""
     if arm.undisturbed is not None:
@@ -126,6 +138,6 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _chance(worse: float, better: float) -> float:
-    """That of so many images so many or more are worse by chance: the sign test, one-sided."""
+    """That of so many images that changed so many or more are worse, or better, by chance: the sign test, one-sided."""
     n, k = int(worse + better), int(worse)
     return sum(math.comb(n, i) for i in range(k, n + 1)) / 2**n

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .harm import (
+    certainly_righter,
     class_that_pays,
     costs_others,
     hedges,
@@ -52,8 +53,9 @@ def conclude(
     elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
         notes.append(cost)
     elif recommended is single:
-        notes.append("looking does not pay here: one plain view is as good as any average; use the classifier as it is")
-        notes += _perhaps(arms, n)
+        perhaps = _perhaps(arms, n, classes)
+        why = "nothing is better for certain" if perhaps else "one plain view is as good as any average"
+        notes += [f"looking does not pay here: {why}; use the classifier as it is", *perhaps]
     elif recommended.name != "ours":
         notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
     if (recommended.setting or {}).get("put_right"):
@@ -95,17 +97,20 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
     return notes
 
 
-def _perhaps(arms: list[HeldOutArm], n: int) -> list[str]:
+def _perhaps(arms: list[HeldOutArm], n: int, classes: np.ndarray | None) -> list[str]:
     """Whether more images could tell of a gain that these may owe to chance."""
-    if n >= FEW or arms[0].correct is None:
+    single = arms[0]
+    if single.correct is None:
         return []
-    gains = [(*paired(arm.correct, arms[0].correct), arm) for arm in arms[1:] if arm.setting is not None]
+    able = [arm for arm in arms[1:] if arm.setting is not None and arm.nll.mean() <= single.nll.mean()]
+    gains = [(*paired(arm.correct, single.correct), arm) for arm in able if not _dear(arm, single, classes)]
     gain, error, arm = max(gains, key=lambda one: one[0], default=(0.0, 0.0, None))
     if arm is None or gain <= error:
         return []
+    more = f"{FEW} or more" if n < FEW else "several times as many"
     return [
         f"{arm.name}, K = {arm.n_views}, is right {100 * gain:.1f} points more often, which may be chance with {n} held-out images; "
-        f"{FEW} or more would tell"
+        f"{more} would tell"
     ]
 
 
@@ -167,7 +172,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
     An arm comes into question if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
     its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
     `FEW` images, by three (and accuracy by one at least): NLL on held-out images, or on these and all that φ learned from, for an arm that looks at none; or
-    accuracy, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
+    accuracy, by a sign test as well, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned. Of those, the cheapest is taken whose NLL is within one standard error of the lowest, and at equal cost what does
     not look at the image.
@@ -181,20 +186,13 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         in_all, spread_in_all = paired(*_with_more(single, arm))
         gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
         surer = saving > enough * spread or in_all > enough * spread_in_all
-        righter = gain > enough * error
+        righter = arm.correct is not None and certainly_righter(arm, single, enough)
         # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
         lower = saving > material or (righter and saving > -material)
         useful = lower and (surer or righter) and gain >= -error
         if arm.correct is not None and len(single.nll) < FEW:  # better probabilities alone are luck too often
             useful = useful and gain > error
-        pays = class_that_pays(arm, single, classes)
-        dear = (
-            costs_others(arm, single)
-            or unsettles(arm, single) > 0
-            or (pays is not None and pays[3])
-            or (arm.correct is not None and gain <= error and hedges(arm, single))
-        )
-        if arm.setting is not None and useful and (at_any_cost or not dear):
+        if arm.setting is not None and useful and (at_any_cost or not _dear(arm, single, classes)):
             able.append(arm)
     if not able:
         return single
@@ -205,6 +203,17 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         return loss <= error
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
+
+
+def _dear(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None) -> bool:
+    """Whether images that nothing disturbed, or those of a class, pay for others."""
+    if costs_others(arm, single) or unsettles(arm, single) > 0:
+        return True
+    pays = class_that_pays(arm, single, classes)
+    if (pays is not None and pays[3]) or arm.correct is None:
+        return pays is not None and pays[3]
+    gain, error = paired(arm.correct, single.correct)
+    return gain <= error and hedges(arm, single)
 
 
 def _beats(arm: HeldOutArm, guess: float) -> bool:
