@@ -299,6 +299,15 @@ def test_held_out_images_that_are_among_the_others_are_noticed(copies, features,
     assert said == bool(copies)
 
 
+def test_held_out_images_are_counted_once_though_a_nuisance_leaves_two_of_each(caplog):
+    torch.set_num_threads(1)
+    (images, _), (others, _) = corners(40), corners(30)
+    others[:10] = images[:10]
+    aug, config = ia.LearnedAugment(["turn"]), ia.FitConfig(max_steps=1, progress=False)
+    ia.fit(aug, Corners().eval(), images, others, config, nuisance=["turn"])
+    assert "val_data: 10 of the 30 held-out images are among those φ learns from" in caplog.text
+
+
 def test_what_is_recommended_is_of_one_classifier_and_one_fit(tmp_path, caplog):
     torch.set_num_threads(1)
     data = corners(40)

@@ -140,6 +140,22 @@ def test_images_as_they_are_do_not_pay_for_others():
             assert (said in str(report)) == (not spared)
 
 
+def test_what_is_refused_is_named_where_it_gains_more_than_what_is_recommended():
+    """Of 400 images, half disturbed; what is refused has the lowest NLL, and 20 more or fewer right answers than what is recommended."""
+    n, left = 400, np.arange(400) >= 200
+    as_they_are = np.where(left, 1.0, np.nan)
+    single = replace(arm("one view", 1, left, np.where(left, 0.1, 2.0)), undisturbed=as_they_are)
+    fine = replace(arm("ours", 1, left | (np.arange(n) < 60), np.where(left, 0.1, 1.5)), undisturbed=as_they_are)
+    spoiled = np.where(np.arange(n) >= 380, 0.0, as_they_are)
+    for more in (20, -20):
+        right = (left & (np.arange(n) < 380)) | (np.arange(n) < 80 + more)
+        refused = replace(arm("ours", 2, right, np.where(left, 0.1, 0.5)), undisturbed=spoiled)
+        report = conclude([single, fine, refused], n, True)
+        assert report.recommended is fine and choose_arm([single, fine, refused], at_any_cost=True) is refused
+        assert ("ours, K = 2, gains 20.0 points on all, but" in str(report)) == (more > 0)
+        assert ("ours, K = 2" in str(report)) == (more > 0)
+
+
 def test_who_is_sure_of_wrong_answers_is_judged_by_how_many_are_right():
     """All NLL are that of guessing, ln 2."""
     plain = arm("one view", 1, np.arange(200) < 50, math.log(2))

@@ -50,7 +50,9 @@ def conclude(
         recommended = single
         few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
         notes.append(few if n < FEWEST else doubt[0] if nonsense else _of_one_class(*alone, n))
-    elif better is not recommended and (cost := _at_the_cost_of_others(better, single, labelled, classes)):
+    elif _gain(better, single) > _gain(recommended, single) and (
+        cost := _at_the_cost_of_others(better, single, labelled, classes)
+    ):
         notes.append(cost)
     elif recommended is single:
         perhaps = _perhaps(arms, n, classes)
@@ -144,10 +146,8 @@ def _of_one_class(name: int, count: int, n: int) -> str:
 def _at_the_cost_of_others(
     arm: HeldOutArm, single: HeldOutArm, labelled: bool, classes: np.ndarray | None
 ) -> str | None:
-    """Why an arm is not recommended that is better on all held-out copies together; None where it is not, or costs nobody."""
-    gain = float(single.nll.mean() - arm.nll.mean()) if arm.correct is None else paired(arm.correct, single.correct)[0]
-    if gain <= 0:
-        return None
+    """Why an arm is not recommended that is better on all held-out copies together; None where it costs nobody."""
+    gain = _gain(arm, single)
     gains = f"lowers the loss by {gain:.3g}" if arm.correct is None else f"gains {100 * gain:.1f} points"
     if costs_others(arm, single):
         return (
@@ -164,6 +164,13 @@ def _at_the_cost_of_others(
     if pays is not None and pays[3]:
         return f"{arm.name}, K = {arm.n_views}, {gains} on all, but {_of_a_class(*pays[:3])}"
     return None
+
+
+def _gain(arm: HeldOutArm, single: HeldOutArm) -> float:
+    """Right answers more than one view has, a share of all; or, of numbers, how much lower the loss is."""
+    if arm.correct is None:
+        return float(single.nll.mean() - arm.nll.mean())
+    return paired(arm.correct, single.correct)[0]
 
 
 def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any_cost: bool = False) -> HeldOutArm:

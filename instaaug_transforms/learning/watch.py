@@ -167,12 +167,13 @@ def warn_about_copies(train: Prepared, held: Prepared) -> None:
     def same(i: int, k: int) -> bool:
         return all(torch.equal(held.take(n, torch.tensor([i])), train.take(n, torch.tensor([k]))) for n in names)
 
-    copies = 0
+    copies: set[int] = set()  # of images, each of which may be there both disturbed and as it is
     for i, row in enumerate(_seen(held, name)):
-        copies += any(same(i, k) for k in known.get(row.tobytes(), [])[:MOST_ALIKE])
-    if copies > max(1, COPIES * len(held)):
+        if any(same(i, k) for k in known.get(row.tobytes(), [])[:MOST_ALIKE]):
+            copies.add(i // held.draws)
+    if len(copies) > max(1, COPIES * len(held.images)):
         logger.warning(
-            f"val_data: {copies} of the {len(held)} held-out images are among those φ learns from, so what is chosen on them, "
+            f"val_data: {len(copies)} of the {len(held.images)} held-out images are among those φ learns from, so what is chosen on them, "
             "and the report, flatter the fit; leave copies out, or give other images as val_data"
         )
     else:
