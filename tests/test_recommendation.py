@@ -93,6 +93,29 @@ def test_what_may_be_better_is_not_called_as_good():
     assert not any("may be chance" in note for note in costly)
 
 
+def test_what_is_righter_for_certain_at_more_forwards_is_named():
+    """Of 400 images four views get 20 more right than one that was chosen for its price, or 5; their NLL tells nothing."""
+    n = 400
+    noise = np.random.default_rng(0).normal(0, 0.5, n)
+    noise -= noise.mean()
+    plain, cheap = arm("one view", 1, np.arange(n) < 200, 1.0), arm("best input-free", 1, np.arange(n) < 240, 0.5)
+    for more, named in ((20, True), (5, False)):
+        dear = arm("ours", 4, np.arange(n) < 240 + more, 0.49 + noise)
+        report = conclude([plain, cheap, dear], n, True)
+        assert report.recommended is cheap
+        said = (
+            "ours, K = 4, is right 5.0 points more often than what is recommended, at 4 forwards an image in place of 1"
+        )
+        assert (said in str(report)) == named and ("same views for every image are as good" in str(report)) != named
+    left = np.where(np.arange(n) < 100, 1.0, np.nan)
+    single, cheap = (replace(one, undisturbed=left) for one in (plain, cheap))
+    costly = replace(dear, correct=np.arange(n) < 260, undisturbed=np.where(np.arange(n) < 10, 0.0, left))
+    report = conclude([single, cheap, costly], n, True)
+    assert report.recommended is cheap and "than what is recommended" not in str(report)
+    unsure = arm("ours", 4, np.arange(n) < 260, 0.51 + noise)
+    assert "than what is recommended" not in str(conclude([plain, replace(cheap, undisturbed=None), unsure], n, True))
+
+
 def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
     n = 100
     noise = np.random.default_rng(0).normal(0, 0.5, n)

@@ -58,6 +58,12 @@ def conclude(
         perhaps = _perhaps(arms, n, classes)
         why = "nothing is better for certain" if perhaps else "one plain view is as good as any average"
         notes += [f"looking does not pay here: {why}; use the classifier as it is", *perhaps]
+    elif (dearer := _dearer(arms, recommended, classes)) is not None:
+        notes.append(
+            f"{dearer.name}, K = {dearer.n_views}, is right {100 * paired(dearer.correct, recommended.correct)[0]:.1f} points more often than "
+            f"what is recommended, at {dearer.cost:.3g} forwards an image in place of {recommended.cost:.3g}, though their NLL cannot be told "
+            "apart; where forwards are cheap, use it: TTAModel(classifier, aug, **arm.setting), the arm in report.arms"
+        )
     elif recommended.name != "ours":
         notes.append("looking does not pay here: the same views for every image are as good, and need no φ")
     if (recommended.setting or {}).get("put_right"):
@@ -186,7 +192,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
     ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     single, able = arms[0], []
-    enough = 2 if len(single.nll) >= FEW else 3
+    enough = _enough(len(single.nll))
     material = MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
     for arm in arms[1:]:
         saving, spread = paired(single.nll, arm.nll)
@@ -210,6 +216,24 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         return loss <= error
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
+
+
+def _enough(n: int) -> float:
+    """Standard errors that a difference on so many held-out images has to be."""
+    return 2 if n >= FEW else 3
+
+
+def _dearer(arms: list[HeldOutArm], chosen: HeldOutArm, classes: np.ndarray | None) -> HeldOutArm | None:
+    """The arm that is right most often, where it is certainly more often right than the cheaper one that was chosen, and no less sure."""
+    if chosen.correct is None:
+        return None
+    able = [arm for arm in arms if arm.setting is not None and arm.nll.mean() <= chosen.nll.mean()]
+    able = [
+        arm
+        for arm in able
+        if certainly_righter(arm, chosen, _enough(len(arm.nll))) and not _dear(arm, arms[0], classes)
+    ]
+    return max(able, key=lambda arm: float(arm.correct.mean()), default=None)
 
 
 def _dear(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None) -> bool:
