@@ -89,6 +89,12 @@ def test_errors():
         Nuisance("tilt")
 
 
+def of_bytes(image):
+    if image.dtype != torch.uint8:
+        raise RuntimeError("bytes, please.")
+    return 255 - image
+
+
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
@@ -97,13 +103,33 @@ def test_errors():
         (v2.Grayscale(1), r"made a tensor \(1, 16, 16\)"),
         (v2.Normalize([0.5] * 3, [0.5] * 3), "gave values from -1 to 1; images stay in"),
         (lambda image: image * 255, "gave values from 0 to 255"),
-        (lambda image: image * float("nan"), "gave values from nan to nan"),
+        (lambda image: image * float("nan"), "gave values that are not finite"),
+        (
+            of_bytes,
+            r"of_bytes fails on an image \(3, 16, 16\), torch.float32 .*: bytes, please. .* v2.ToDtype\(torch.uint8, scale=True\)",
+        ),
     ],
 )
 def test_a_transform_that_gives_no_image_is_refused(transform, message):
     images = torch.rand(2, 3, 16, 16).sub(0.5).sign().clamp_min(0)  # black and white
     with pytest.raises(ia.InstaAugError, match=f"nuisance: .*{message}"):
         Nuisance(transform, 1.0)(images, torch.arange(2))
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+def test_a_transform_that_works_in_place_leaves_the_images_as_they_are(probability):
+    images, rows = torch.rand(40, 3, 8, 8), torch.arange(40)
+    before, nuisance = images.clone(), Nuisance(v2.Lambda(lambda image: image.mul_(0.5)), probability)
+    out = nuisance(images, rows)
+    assert torch.equal(images, before)
+    halved = nuisance.chosen(rows)[:, None, None, None]
+    assert torch.equal(out, torch.where(halved, before / 2, before))
+
+
+def test_what_takes_bytes_has_them_made_before_it():
+    image = torch.rand(1, 3, 16, 16)
+    out = Nuisance(v2.Compose([v2.ToDtype(torch.uint8, scale=True), v2.Lambda(of_bytes)]), 1.0)(image, torch.arange(1))
+    torch.testing.assert_close(out, 1 - image, atol=1 / 255, rtol=0)
 
 
 def test_bytes_and_pil_images_are_images():

@@ -15,7 +15,7 @@ from .. import functional
 from ..families import Family, available, create
 from ..params import AugmentParams
 from ..utils.describe import describe
-from ..utils.errors import InstaAugError, check_number
+from ..utils.errors import InstaAugError, check_number, reason
 from ..utils.modes import seed_generators
 from ..utils.outputs import told
 
@@ -109,7 +109,15 @@ class Nuisance:
 
     def _one(self, step: Callable[[Tensor], Tensor], image: Tensor, seed: int) -> Tensor:
         with _seeded(seed, image.device):
-            return _checked(step(image), image)
+            try:
+                made = step(image.clone())  # some work in place, and the image itself is needed as it was
+            except Exception as error:
+                name = getattr(step, "__name__", type(step).__name__)
+                raise InstaAugError(
+                    f"nuisance: {name} fails on an image {tuple(image.shape)}, {image.dtype} in [0, 1]: {reason(error).rstrip('.')}. What "
+                    "takes bytes, v2.JPEG say, needs v2.ToDtype(torch.uint8, scale=True) before it, in one v2.Compose"
+                ) from error
+        return _checked(made, image)
 
     def _uniform(self, rows: Tensor, draw: int, count: int, place: int = 0) -> Tensor:
         """``(n, count)`` in [0, 1); place 0 tells whether an image is disturbed, place k how step k − 1 does it."""
@@ -156,6 +164,8 @@ def _checked(out: Any, image: Tensor) -> Tensor:
         )
     if out.dtype == torch.uint8:
         out = out / 255
+    if not bool(out.isfinite().all()):
+        raise InstaAugError("nuisance: a transform gave values that are not finite; images stay in [0, 1]")
     low, high = out.min().item(), out.max().item()
     if not (low >= -OVERSHOOT and high <= 1 + OVERSHOOT):
         raise InstaAugError(
