@@ -1,5 +1,6 @@
 """Classifiers that answer otherwise than by logits, and labels that are not their classes: said before the long work."""
 
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,9 @@ OTHERS = {
     "a dict of logits": lambda z: {"logits": z},
     "a SimpleNamespace": lambda z: SimpleNamespace(logits=z),
     "a tuple of 2": lambda z: (z, z),
+    "a list of 2": lambda z: [z, z],
+    "a OrderedDict of logits": lambda z: OrderedDict(logits=z),
+    "a dict of loss, logits": lambda z: {"loss": z.mean(), "logits": z},
     r"a tensor \(\d+, 1\)": lambda z: z[:, :1],
     r"a tensor \(\d+,\)": lambda z: z[:, 0],
     r"a tensor \(\d+, 3, 1, 1\)": lambda z: z[:, :, None, None],
@@ -57,6 +61,9 @@ def test_answers_that_are_no_logits_are_refused_with_the_remedy(data, got):
         ("a dict of logits", r"model\(x\)\['logits'\]"),
         ("a SimpleNamespace", r"model\(x\)\.logits"),
         ("a tuple of 2", r"model\(x\)\[0\]"),
+        ("a list of 2", r"model\(x\)\[0\]"),
+        ("a OrderedDict of logits", r"model\(x\)\['logits'\]"),
+        ("a dict of loss, logits", r"model\(x\)\['logits'\]"),
     ],
 )
 def test_the_remedy_works(data, got, fix):

@@ -90,7 +90,7 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch, self.warm_up = Watch(aug.families), WarmUp(over=not warm_up)
         self._trains_along: bool | None = None  # not known yet
-        self.register_buffer("baseline", torch.tensor(float("nan")))
+        self.register_buffer("baseline", torch.tensor(float("nan"), dtype=torch.float32))
         self._latest: Tensor | None = None  # loss, for `logs`, as the next
         self._information: dict[str, Tensor] = {}
         anchored = aug.anchor_families
