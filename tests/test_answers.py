@@ -75,6 +75,20 @@ def test_the_remedy_works(data, got, fix):
     assert torch.equal(eval(code, {"model": model, "x": data[0]}), Colours(lambda z: z)(data[0]))
 
 
+def test_autocast_around_a_fit_changes_nothing(data):
+    """What the classifier runs in, `FitConfig.amp` says. Tables of halves failed, and φ learned with other numbers."""
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        aug, model = ia.LearnedAugment(["turn"]), Colours(lambda z: z)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            report = ia.fit(aug, model, data, nuisance=["turn"], config=CONFIG).report
+            again = ia.recommend(aug, model, data, nuisance=["turn"])
+        found.append((aug.state_dict(), str(report), str(again)))
+    (before, *said), (after, *repeated) = found
+    assert said == repeated and all(torch.equal(value, after[name]) for name, value in before.items())
+
+
 def test_several_classes_an_image_and_numbers_name_their_loss(data):
     images, several = data[0], torch.ones(40, 3)
     with pytest.raises(ia.InstaAugError, match=r"or give loss='binary_cross_entropy' \(several classes an image\)"):
