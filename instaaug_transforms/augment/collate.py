@@ -62,9 +62,9 @@ class collate:  # a class, so that spawned workers can unpickle it
 
     def _augmented(self, collated: Any, n: int) -> Any:
         """``collated`` of ``n`` samples, each of whose images gets what it asks for: by themselves, all would get what the first does."""
-        leaves = tree_leaves(collated)
-        needed = self.aug._needs_transform_list(leaves)
-        image = next((leaf for leaf, need in zip(leaves, needed, strict=True) if need and is_image(leaf)), None)
+        images = [leaf for leaf in tree_leaves(collated) if is_image(leaf)]
+        typed = [leaf for leaf in images if not isinstance(leaf, Tensor) or isinstance(leaf, SEEN)]
+        image = next(iter(typed + images), None)  # as v2 chooses
         if (
             n > 1
             and image is not None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..augment.learnable import check_ranges
+from ..augment.learnable import check_aug, check_ranges
 from ..engine.alike import grouped_if_alike
 from ..engine.data import load
 from ..engine.nuisance import Step
@@ -105,6 +105,7 @@ def fit(
         InstaAugError: unusable data, answers, labels, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
+    check_aug(aug)
     check_module(classifier)
     distributed.broadcast(aug.predictor)
     if first_weight(aug.predictor).dtype == torch.float16:

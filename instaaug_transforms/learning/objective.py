@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentSample
 from ..families import CandidateProduct
 from ..predictors import ConvPredictor
@@ -79,6 +80,7 @@ class InstaAugObjective(nn.Module):
         warm_up: bool = True,
     ) -> None:
         super().__init__()
+        check_aug(aug)
         check_one_of("estimator", estimator, ESTIMATORS)
         if not any(parameter.requires_grad for parameter in aug.parameters()):
             raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")

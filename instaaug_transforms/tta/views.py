@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..families import Family, create, identity_of
 from ..families.crop import crop_within
@@ -53,6 +54,7 @@ class ViewModel(nn.Module):
         put_right: int = 0,
     ) -> None:
         super().__init__()
+        check_aug(aug)
         check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
         check_whole("put_right", put_right, 0)
         if policy is not None and not isinstance(policy, Mapping):
