@@ -234,6 +234,8 @@ class InstaAugObjective(nn.Module):
     def _update(self, means: Tensor, names: list[str], learns: bool) -> None:
         held, loss = not self.warm_up.over, means[1].item()
         self.controller.step(dict(zip(names, means[2:], strict=True)), loss, held, learns)
+        if learns:
+            self.watch.weights(self.aug.predictor.parameters())
         if not held and learns:
             self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
         elif held and math.isfinite(loss):
