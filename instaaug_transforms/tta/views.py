@@ -110,6 +110,11 @@ class ViewModel(nn.Module):
             raise InstaAugError(
                 f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack them first"
             )
+        if torch.jit.is_tracing() and self.asks:
+            raise InstaAugError(
+                "model: torch.jit.trace keeps what φ asked for the example, and would give every image the same views; use "
+                "torch.export.export, ia.export_onnx or torch.compile"
+            )
         if images.ndim == 3:
             return self.chunks(images[None], run)[0]
         if torch.compiler.is_exporting():  # how many chunks there are would depend on the batch
