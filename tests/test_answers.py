@@ -75,6 +75,31 @@ def test_the_remedy_works(data, got, fix):
     assert torch.equal(eval(code, {"model": model, "x": data[0]}), Colours(lambda z: z)(data[0]))
 
 
+def test_a_classifier_without_a_gradient_is_named_where_ranges_need_one(data):
+    class Served(Colours):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    with pytest.raises(
+        ia.InstaAugError, match="classifier: ranges learn through its gradient, and it gives none for angle"
+    ):
+        ia.fit(ia.LearnedAugment(["rotate"]), Served(lambda z: z), data, config=CONFIG)
+    ia.fit(ia.LearnedAugment(["turn"]), Served(lambda z: z), data, config=CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_program_of_torch_jit_is_averaged_and_fitted_to(data):
+    """Frozen, it has no mode, and takes no hooks."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    program = torch.jit.freeze(torch.jit.trace(model, data[0]))
+    aug = ia.LearnedAugment(["turn"])
+    torch.testing.assert_close(ia.TTAModel(program, aug, 4)(data[0]), ia.TTAModel(model, aug, 4)(data[0]))
+    ia.fit(aug, program, data, nuisance=["turn"], config=CONFIG)
+    with pytest.raises(ia.InstaAugError, match="classifier: none of its layers gives a feature map"):
+        ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(torch.jit.script(model), image_size=8))
+
+
 def test_autocast_around_a_fit_changes_nothing(data):
     """What the classifier runs in, `FitConfig.amp` says. Tables of halves failed, and φ learned with other numbers."""
     found = []

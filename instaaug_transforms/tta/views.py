@@ -194,7 +194,8 @@ def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
 def check_eval(classifier: nn.Module) -> None:
     """Raise where a layer of ``classifier`` would behave as in training: views would normalise, or drop, each other."""
     for name, module in classifier.named_modules():
-        if module.training and (isinstance(module, _BatchNorm) or _drops(module)):
+        # Frozen by torch.jit, a model has no mode any more: it is in eval mode for ever.
+        if getattr(module, "training", False) and (isinstance(module, _BatchNorm) or _drops(module)):
             raise InstaAugError(
                 f"classifier: it is in training mode, where its {type(module).__name__} {name!r} makes an answer depend on "
                 "the other views and on chance; call model.eval() first"
