@@ -1,5 +1,6 @@
 """Classifiers that answer otherwise than by logits, and labels that are not their classes: said before the long work."""
 
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,9 @@ OTHERS = {
     "a dict of logits": lambda z: {"logits": z},
     "a SimpleNamespace": lambda z: SimpleNamespace(logits=z),
     "a tuple of 2": lambda z: (z, z),
+    "a list of 2": lambda z: [z, z],
+    "a OrderedDict of logits": lambda z: OrderedDict(logits=z),
+    "a dict of loss, logits": lambda z: {"loss": z.mean(), "logits": z},
     r"a tensor \(\d+, 1\)": lambda z: z[:, :1],
     r"a tensor \(\d+,\)": lambda z: z[:, 0],
     r"a tensor \(\d+, 3, 1, 1\)": lambda z: z[:, :, None, None],
@@ -57,6 +61,9 @@ def test_answers_that_are_no_logits_are_refused_with_the_remedy(data, got):
         ("a dict of logits", r"model\(x\)\['logits'\]"),
         ("a SimpleNamespace", r"model\(x\)\.logits"),
         ("a tuple of 2", r"model\(x\)\[0\]"),
+        ("a list of 2", r"model\(x\)\[0\]"),
+        ("a OrderedDict of logits", r"model\(x\)\['logits'\]"),
+        ("a dict of loss, logits", r"model\(x\)\['logits'\]"),
     ],
 )
 def test_the_remedy_works(data, got, fix):
@@ -66,6 +73,45 @@ def test_the_remedy_works(data, got, fix):
         ia.TTAModel(model, ia.LearnedAugment(["turn"]), 2)(data[0])
     code = str(e.value).split("return ")[1].split(", say")[0]
     assert torch.equal(eval(code, {"model": model, "x": data[0]}), Colours(lambda z: z)(data[0]))
+
+
+def test_a_classifier_without_a_gradient_is_named_where_ranges_need_one(data):
+    class Served(Colours):
+        @torch.no_grad()
+        def forward(self, x):
+            return super().forward(x)
+
+    with pytest.raises(
+        ia.InstaAugError, match="classifier: ranges learn through its gradient, and it gives none for angle"
+    ):
+        ia.fit(ia.LearnedAugment(["rotate"]), Served(lambda z: z), data, config=CONFIG)
+    ia.fit(ia.LearnedAugment(["turn"]), Served(lambda z: z), data, config=CONFIG)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_program_of_torch_jit_is_averaged_and_fitted_to(data):
+    """Frozen, it has no mode, and takes no hooks."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    program = torch.jit.freeze(torch.jit.trace(model, data[0]))
+    aug = ia.LearnedAugment(["turn"])
+    torch.testing.assert_close(ia.TTAModel(program, aug, 4)(data[0]), ia.TTAModel(model, aug, 4)(data[0]))
+    ia.fit(aug, program, data, nuisance=["turn"], config=CONFIG)
+    with pytest.raises(ia.InstaAugError, match="classifier: none of its layers gives a feature map"):
+        ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(torch.jit.script(model), image_size=8))
+
+
+def test_autocast_around_a_fit_changes_nothing(data):
+    """What the classifier runs in, `FitConfig.amp` says. Tables of halves failed, and φ learned with other numbers."""
+    found = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        aug, model = ia.LearnedAugment(["turn"]), Colours(lambda z: z)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            report = ia.fit(aug, model, data, nuisance=["turn"], config=CONFIG).report
+            again = ia.recommend(aug, model, data, nuisance=["turn"])
+        found.append((aug.state_dict(), str(report), str(again)))
+    (before, *said), (after, *repeated) = found
+    assert said == repeated and all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_several_classes_an_image_and_numbers_name_their_loss(data):

@@ -227,3 +227,18 @@ def test_a_collate_function_that_loses_the_masks_is_refused():
     aug, dataset = make_lively(["crop"]).requires_grad_(False), Annotated(False)
     with pytest.raises(ia.InstaAugError, match="samples: <lambda> leaves no place for the masks, boxes or keypoints"):
         ia.collate(aug, lambda batch: torch.stack([sample[0] for sample in batch]))([dataset[i] for i in range(3)])
+
+
+@pytest.mark.parametrize("kind", [torch.Tensor, tv_tensors.Image, v2.functional.to_pil_image])
+def test_images_that_are_not_stacked_are_refused(kind):
+    """The first alone was augmented, or all of them as the first asks for."""
+    aug = make_lively(["crop"]).requires_grad_(False)
+    samples = [(kind(image), label) for label, image in enumerate(torch.rand(3, 3, 16, 16))]
+    for collate in (lambda batch: tuple(zip(*batch, strict=True)), lambda batch: [image for image, _ in batch]):
+        with pytest.raises(
+            ia.InstaAugError, match=r"samples: expected the images of a batch in one tensor .* leaves 3 by"
+        ):
+            ia.collate(aug, collate)(samples)
+        ia.collate(aug, collate)(samples[:1])
+    maps = [{"depth": torch.rand(16, 16), "image": tv_tensors.Image(torch.rand(3, 16, 16))} for _ in range(3)]
+    assert ia.collate(aug)(maps)["depth"].shape == (3, 16, 16)

@@ -106,3 +106,35 @@ def test_an_objective_made_before_the_processes_are_joined():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     multiprocessing.spawn(late_worker, (port,), nprocs=2)
+
+
+def fit_worker(rank: int, port: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    fitted(seed=rank).save(f"{folder}/{rank}.safetensors")
+    dist.destroy_process_group()
+
+
+def fitted(seed: int) -> ia.LearnedAugment:
+    torch.manual_seed(0)
+    classifier = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(48, 3)).eval()
+    torch.manual_seed(seed)
+    aug = ia.LearnedAugment(["turn"], predictor=ia.ConvPredictor(image_size=16))
+    images = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    config = ia.FitConfig(epochs=2, batch_size=8, progress=False, entropy={"turn": (0.2, 0.9)})
+    ia.fit(aug, classifier, (images, torch.arange(24) % 3), config=config)
+    return aug
+
+
+@pytest.mark.slow
+def test_a_fit_begins_with_the_weights_of_the_first_process(tmp_path):
+    """Where processes had no common seed, each ended with a φ of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    multiprocessing.spawn(fit_worker, (port, str(tmp_path)), nprocs=2)
+    alone = fitted(seed=0).predictor.state_dict()
+    for rank in range(2):
+        aug = ia.LearnedAugment.from_pretrained(tmp_path / f"{rank}.safetensors")
+        for name, value in aug.predictor.state_dict().items():
+            assert torch.allclose(value, alone[name], atol=1e-6), (rank, name)

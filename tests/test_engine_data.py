@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler
 from torchvision.transforms.v2 import functional as F
 
@@ -159,3 +160,18 @@ def test_arrays_of_floats_are_as_exact_in_memory_as_they_were():
     arrays = [np.random.default_rng(i).random((4, 5, 3), dtype=np.float32) for i in range(3)]
     images = load([(array, i) for i, array in enumerate(arrays)]).in_memory().batch(slice(0, 3))[0]
     assert torch.equal(images, torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]))
+
+
+def test_what_is_said_of_normalised_images_helps(one_thread):
+    """A fit takes images as they are, and so it does for a transform that takes normalised ones: to make such a one is no remedy."""
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+    images = torch.rand(8, 3, 16, 16)
+    aug = ia.LearnedAugment(["turn"], normalization=(mean, std))
+    classifier = nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(12, 3)).eval()
+    config = ia.FitConfig(epochs=1, progress=False)
+    normalised = F.normalize(images, mean, std)
+    for data in (normalised, [(image, 0) for image in normalised]):
+        with pytest.raises(ia.InstaAugError, match=r"leave v2.Normalize out of the data") as caught:
+            ia.fit(aug, classifier, data, nuisance=["turn"], config=config)
+        assert "or make LearnedAugment" not in str(caught.value)
+    ia.fit(aug, classifier, images, nuisance=["turn"], config=config)

@@ -2,6 +2,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
+from torchvision.transforms import v2
 
 import instaaug_transforms as ia
 from instaaug_transforms.utils.errors import check_number, check_one_of, check_whole, several
@@ -34,6 +37,29 @@ def test_whole_numbers_have_a_least_and_a_largest():
         assert str(caught.value) == f"a: expected a whole number in 2 … 5, got {value!r}"
     with pytest.raises(ia.InstaAugError, match="a: expected a whole number ≥ 1, got 0"):
         check_whole("a", 0)
+
+
+def test_what_is_no_learned_augment_is_named_wherever_one_is_taken():
+    """A classifier in its place, or the Compose that it stands in, which was an AttributeError, or all of whose weights "are frozen"."""
+    model, images, inside = nn.Conv2d(3, 2, 1).eval(), torch.rand(4, 3, 8, 8), ia.LearnedAugment(["turn"])
+    takers = [
+        lambda aug: ia.fit(aug, model, images),
+        lambda aug: ia.recommend(aug, model, images),
+        lambda aug: ia.TTAModel(model, aug),
+        lambda aug: ia.SegmentationTTA(model, aug),
+        lambda aug: ia.InstaAugObjective(aug),
+        lambda aug: ia.kornia.wrap(aug),
+        lambda aug: ia.tta.evaluate(model, aug, images, images),
+    ]
+    for take in takers:
+        with pytest.raises(
+            ia.InstaAugError, match=r"aug: expected a LearnedAugment, got Compose; give the one inside it"
+        ):
+            take(v2.Compose([inside]))
+        with pytest.raises(
+            ia.InstaAugError, match=r"aug: .* got Conv2d; fit and recommend take \(aug, classifier\), TTAModel"
+        ):
+            take(model)
 
 
 def test_none_will_do_where_that_is_said():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
+from torch import nn
 from torch.export import Dim, export
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -99,6 +100,19 @@ def test_orders_of_quantiles_are_those_of_torch():
         tries = [tuple(torch.randperm(k, generator=generator).tolist()) for _ in range(100)]
         first, second = quantile_orders(k, 2)
         assert second == next((order for order in tries if order != first), tries[0])
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace", "ignore::torch.jit.TracerWarning")
+def test_traces_are_refused_where_they_would_keep_the_views_of_the_example(photographs):
+    model = nn.Sequential(nn.AvgPool2d(16), nn.Flatten(), nn.Linear(36, 3)).eval()
+    with pytest.raises(
+        ia.InstaAugError, match=r"torch.jit.trace keeps what φ asked for the example.*torch.export.export"
+    ):
+        torch.jit.trace(ia.TTAModel(model, make_lively(["turn"]), 2), photographs)
+    fixed = ia.TTAModel(model, make_lively(["turn"]), 2, policy={"turn_angle": [0, 90]})
+    traced = torch.jit.trace(fixed, photographs, check_trace=False)
+    others = photographs.flip(0, -1)[:3]
+    assert torch.allclose(traced(others), fixed(others))
 
 
 @pytest.mark.parametrize("select", ["sample", "stratified"])

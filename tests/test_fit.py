@@ -194,6 +194,37 @@ def test_modes_and_jitter_of_the_transform_come_back():
     assert any(not torch.equal(v, before[k]) for k, v in aug.state_dict().items())
 
 
+def test_what_is_frozen_in_a_part_of_the_predictor_stays():
+    """All of it was trained, and the rest of a pretrained φ was lost where one head was to be fitted."""
+    images, labels, _ = corner_images(64)
+    aug = ia.LearnedAugment(["crop", "turn"]).requires_grad_(False)
+    aug.predictor.heads["turn"].requires_grad_(True)
+    before = {name: value.clone() for name, value in aug.state_dict().items()}
+    ia.fit(aug, Planted(), (images, labels), nuisance=["turn"], config=ia.FitConfig(epochs=2, batch_size=32, **QUIET))
+    moved = {name for name, value in aug.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("predictor.heads.turn.") for name in moved)
+    assert {name for name, p in aug.named_parameters() if p.requires_grad} >= {
+        name for name, _ in aug.named_parameters() if name.startswith("predictor.heads.turn.")
+    }
+    assert not any(p.requires_grad for p in aug.predictor.heads["crop"].parameters())
+
+
+@pytest.mark.parametrize("families", [["crop"], ["rotate"]])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_fit_keeps_a_graph_where_nothing_around_it_does(mode, families):
+    images, labels, _ = corner_images(24)
+    config = ia.FitConfig(epochs=1, batch_size=12, max_steps=2, **QUIET)
+    weights = []
+    for around in (torch.enable_grad, mode):
+        torch.manual_seed(0)
+        aug, model = ia.LearnedAugment(families), Planted()
+        with around():
+            ia.fit(aug, model, (images, labels), config=config)
+            assert torch.is_grad_enabled() == (around is torch.enable_grad)
+        weights.append(torch.cat([weight.detach().flatten() for weight in aug.parameters()]))
+    assert torch.equal(*weights)
+
+
 def test_the_kept_epoch_is_the_one_that_is_reported():
     images, labels, _ = corner_images(64)
     aug = ia.LearnedAugment(["crop"])

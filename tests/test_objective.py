@@ -214,6 +214,23 @@ def test_nothing_moves_in_eval_mode_or_without_gradients(batch):
     assert objective.entropies == {} and objective.baseline.isnan()
 
 
+@pytest.mark.parametrize("mode", ["dual", "paper"])
+def test_weights_of_entropy_stay_while_the_predictor_is_frozen(batch, mode):
+    """They climbed against entropies that could not follow, to their limit of 30: thawed, ranges ran open."""
+    aug, objective, model = make(entropy=EntropyConfig({"crop": (0.8, 0.9)}, mode=mode), warm_up=False)
+    before, aug.recommended = objective.weights, {"n_views": 2}
+    aug.requires_grad_(False)
+    for _ in range(20):
+        step(aug, objective, model, batch).backward()
+        objective.epoch_end()
+    assert objective.controller.log_weight == dict.fromkeys(before, pytest.approx(math.log(0.1)))
+    assert set(objective.entropies) == {"crop", "rotate"} and aug.recommended
+    aug.requires_grad_(True)
+    step(aug, objective, model, batch).backward()
+    objective.epoch_end()
+    assert objective.controller.log_weight["crop"] > math.log(0.1) and aug.recommended is None
+
+
 def test_an_overflow_does_not_stay_in_the_baseline(batch):
     aug, objective, _ = make(estimator="reinforce")
     _, sample = aug.sample(batch[0])

@@ -80,6 +80,21 @@ def test_images_of_any_precision_are_fitted_and_reported_on(dtype, images):
     assert outcomes[0] == outcomes[1]
 
 
+def test_everything_is_learned_where_double_precision_is_the_default(images):
+    torch.set_default_dtype(torch.float64)
+    try:
+        aug, model, data = ia.LearnedAugment(["turn"]), Classifier(), (images.double(), torch.arange(6) % 4)
+        views, sample = aug.sample(data[0], n=2)
+        objective = ia.InstaAugObjective(aug)
+        losses = F.cross_entropy(model(views), data[1].repeat(2), reduction="none")
+        objective(losses, sample).backward()
+        assert objective.baseline.item() == pytest.approx(losses.mean().item(), rel=1e-6)
+        result = ia.fit(aug, model, data, nuisance=["turn"], config=ia.FitConfig(epochs=1, progress=False))
+        assert result.report is not None
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_fp16_weights_are_not_fitted(images):
     with pytest.raises(ia.InstaAugError, match=r"aug: its weights are float16.*aug\.float\(\)"):
         ia.fit(make_lively(["crop"]).half(), Classifier(), (images, torch.arange(6) % 4))

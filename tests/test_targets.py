@@ -109,6 +109,19 @@ def test_masks_of_another_number_of_images_are_refused(shape, n):
         )
 
 
+def test_masks_of_a_clip_are_of_its_frames():
+    """As each frame's by itself; a clip has one transformation. They were refused, as those of so many images."""
+    aug, clip = make_lively(["crop", "rotate"]).requires_grad_(False), tv_tensors.Video(torch.rand(4, 3, 16, 20))
+    masks = torch.randint(3, (4, 2, 16, 20))
+    moved, together = aug(clip, tv_tensors.Mask(masks))
+    params = aug.make_params([clip])["params"]
+    moved, together = aug(clip, tv_tensors.Mask(masks), params=params)
+    for i in range(4):
+        frame, alone = aug(tv_tensors.Image(clip[i]), tv_tensors.Mask(masks[i]), params=params)
+        assert torch.equal(together[i], alone) and torch.allclose(moved[i], frame, atol=1e-6)
+    assert type(together) is tv_tensors.Mask and not torch.equal(together, masks)
+
+
 def test_colours_leave_masks_and_points_alone_but_for_their_size():
     chain, params = families.create(["hsv"]), ia.AugmentParams(hue=torch.tensor([0.3]))
     mask = tv_tensors.Mask(torch.arange(16).reshape(4, 4))

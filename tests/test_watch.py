@@ -36,6 +36,22 @@ def test_trouble_is_said_once(entropy, weight, said, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_predictor_that_no_optimizer_has_is_said_once(given, caplog):
+    aug, model = ia.LearnedAugment(["rotate"]), nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    objective = ia.InstaAugObjective(aug)
+    objective.watch.patience = 20
+    optimizer = torch.optim.SGD([*model.parameters(), *(objective.parameters() if given else [])], lr=1e-3)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(25):
+            views, sample = aug.sample(torch.rand(2, 3, 8, 8))
+            optimizer.zero_grad()
+            objective(model(views).square().mean(1), sample).backward()
+            optimizer.step()
+    said = [record.getMessage() for record in caplog.records if "objective.parameters()" in record.getMessage()]
+    assert len(said) == (not given)
+
+
 @pytest.mark.parametrize(("entropy", "said"), [(3.2, True), (2.5, False)])
 def test_a_table_that_runs_open_as_training_begins_is_said_in_time(entropy, said, caplog):
     """Of thirty crops the band is 1.8 to 2.1 nats, and all alike 3.4: short runs from scratch ended 26 points below none."""

@@ -27,6 +27,19 @@ def test_round_trip(tmp_path):
     assert stat.S_IMODE((tmp_path / "x.safetensors").stat().st_mode) == 0o644
 
 
+def test_what_was_recommended_is_of_the_weights_that_it_was_found_with():
+    """A search keeps the best `state_dict`; loaded into the transform of the last fit, it was deployed with that fit's setting."""
+    aug, setting = ia.LearnedAugment(["rotate"]), {"recommended": {"n_views": 4}}
+    best = {name: value.clone() for name, value in aug.state_dict().items()}
+    aug.recommended = setting
+    aug.load_state_dict(best)
+    assert aug.recommended is setting  # these very weights
+    with torch.no_grad():
+        next(aug.parameters()).add_(1)
+    torch.nn.Sequential(aug).load_state_dict({f"0.{name}": value for name, value in best.items()})
+    assert aug.recommended is None
+
+
 @pytest.mark.parametrize("where", ["header", "config", "tensor", "end"])
 def test_one_changed_byte_is_noticed(saved, where):
     data = bytearray(saved.read_bytes())

@@ -3,9 +3,11 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any, Self
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from ..families import create
@@ -46,6 +48,14 @@ class Checkpointed:
             InstaAugError: another suffix, or a folder that does not exist.
         """
         weights.write(path, self._stored(notes), self.predictor.state_dict())
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        """As for every module; what a fit recommended is of the weights that it ended with."""
+        for name, own in self.predictor.state_dict(prefix=f"{prefix}predictor.").items():
+            given = state_dict.get(name)
+            if isinstance(given, Tensor) and not (own.is_meta or given.is_meta) and not torch.equal(own, given.to(own)):
+                self.recommended = None
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def push_to_hub(
         self,

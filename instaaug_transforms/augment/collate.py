@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.data import default_collate
 from torchvision import tv_tensors
 
-from ..functional.inputs import plain
+from ..functional.inputs import is_image, plain
 from ..functional.targets import POINT_TYPES
 from ..utils.errors import InstaAugError
 from .transform import LearnedAugment
@@ -29,7 +29,8 @@ class collate:  # a class, so that spawned workers can unpickle it
         samples: what collates samples; timm's ``fast_collate`` for timm's loaders with their prefetcher.
 
     Raises:
-        InstaAugError: when called, masks, boxes or keypoints for which ``samples`` leaves no place like the one they had.
+        InstaAugError: when called, images that ``samples`` does not stack; masks, boxes or keypoints for which it leaves no place
+            like the one they had.
 
     Example:
         >>> loader = DataLoader(dataset, 64, collate_fn=ia.collate(aug), num_workers=2)
@@ -44,7 +45,7 @@ class collate:  # a class, so that spawned workers can unpickle it
         moved = sum(isinstance(leaf, MOVED) for leaf in leaves)
         with torch.no_grad():
             if not any(isinstance(leaf, (*MOVED, *SEEN)) for leaf in leaves):
-                return self.aug(collated)
+                return self._augmented(collated, len(batch))
             found: list[Any] = []
 
             def typed(leaves: Sequence[Any], stacked: Any) -> Any:
@@ -57,7 +58,23 @@ class collate:  # a class, so that spawned workers can unpickle it
                     f"samples: {getattr(self.samples, '__name__', self.samples)} leaves no place for the masks, boxes or keypoints "
                     "of its samples, which would not move with their images; use default_collate, or augment each sample in the dataset"
                 )
-            return _replaced(batch, self.aug(collated), _stacked)
+            return _replaced(batch, self._augmented(collated, len(batch)), _stacked)
+
+    def _augmented(self, collated: Any, n: int) -> Any:
+        """``collated`` of ``n`` samples, each of whose images gets what it asks for: by themselves, all would get what the first does."""
+        images = [leaf for leaf in tree_leaves(collated) if is_image(leaf)]
+        typed = [leaf for leaf in images if not isinstance(leaf, Tensor) or isinstance(leaf, SEEN)]
+        image = next(iter(typed + images), None)  # as v2 chooses
+        if (
+            n > 1
+            and image is not None
+            and getattr(image, "ndim", 3) == (4 if isinstance(image, tv_tensors.Video) else 3)
+        ):
+            raise InstaAugError(
+                f"samples: expected the images of a batch in one tensor (B, C, H, W), and {getattr(self.samples, '__name__', self.samples)} "
+                f"leaves {n} by themselves, {type(image).__name__}s; stack them (default_collate does), or augment each sample in the dataset"
+            )
+        return self.aug(collated)
 
 
 def _replaced(samples: Sequence[Any], made: Any, change: Callable[[Sequence[Any], Any], Any]) -> Any:

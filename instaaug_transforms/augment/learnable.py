@@ -1,10 +1,24 @@
-"""Whether what `LearnedAugment.sample` is asked for can be learned from."""
+"""Whether something is a `LearnedAugment`, and whether what its `sample` is asked for can be learned from."""
+
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from ..utils.errors import InstaAugError
+from .checkpoint import Checkpointed
+
+
+def check_aug(aug: Any) -> None:
+    """Raise unless it is a `LearnedAugment`: what it stands in is none, nor is a classifier."""
+    if not isinstance(aug, Checkpointed):
+        fix = (
+            "give the one inside it alone; other transforms belong to the images, before it"
+            if hasattr(aug, "transforms")
+            else "fit and recommend take (aug, classifier), TTAModel and evaluate (classifier, aug)"
+        )
+        raise InstaAugError(f"aug: expected a LearnedAugment, got {type(aug).__name__}; {fix}")
 
 
 def check_sample(aug: v2.Transform, images: Tensor, labels: Tensor | None, select: str) -> None:

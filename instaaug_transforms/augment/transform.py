@@ -255,7 +255,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def _plan(self, leaves: list[Any], image: Any, params: AugmentParams) -> dict[str, Any]:
         owned = owners(leaves, params.batch_shape[0])
-        return {"params": params, "owners": owned, "swap": self._swaps(image, params)}
+        clip = isinstance(image, tv_tensors.Video)
+        return {"params": params, "owners": owned, "swap": self._swaps(image, params), "clip": clip}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
@@ -281,7 +282,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
             made = made.index(slice(mine[0], mine[0] + 1))
             mine.append(mine.pop(0))  # in turn, and again where the same parameters are used again
         if isinstance(inpt, tv_tensors.Mask):
-            return transform_mask(inpt, made.detach(), self.families, self.output_size, self.mask_fill, swap)
+            how = (self.output_size, self.mask_fill, swap, params.get("clip", False))
+            return transform_mask(inpt, made.detach(), self.families, *how)
         if isinstance(inpt, POINT_TYPES):
             return transform_points(inpt, made.detach(), self.families, self.output_size, swap)
         raise InstaAugError(f"inputs: cannot transform {type(inpt).__name__}")

@@ -19,6 +19,10 @@ from .known import known_identities, known_targets, names_of, same_label, sample
 from .samples import as_image, kind, parts
 
 logger = logging.getLogger(__name__)
+AS_THEY_ARE = (
+    "images are taken as they are before v2.Normalize here, also for a transform with normalization=(mean, std), whose classifier gets "
+    "them normalised: leave v2.Normalize out of the data; divide 0…255 floats by 255"
+)
 
 
 class Images:
@@ -295,7 +299,7 @@ def has_samples(data: Any) -> bool:
 
 def _check_images(images: Tensor, name: str) -> None:
     if images.is_floating_point():
-        check_range(images, False, name)
+        check_range(images, False, name, fix=AS_THEY_ARE)
     elif images.dtype != torch.uint8:
         fix = "give floats: of 16 bits images.float() / 65535"
         raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")

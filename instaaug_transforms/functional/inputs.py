@@ -208,10 +208,10 @@ def as_bytes(images: Tensor) -> Tensor:
     return images if images.dtype == torch.uint8 else images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def check_range(batch: Tensor, normalized: bool, given: str, strict: bool = True) -> Tensor:
+def check_range(batch: Tensor, normalized: bool, given: str, strict: bool = True, fix: str | None = None) -> Tensor:
     """``batch`` where every value is finite and in [0, 1]; else raise, or clamp and warn unless ``strict``.
 
-    Skipped while compiling: it reads values.
+    Skipped while compiling: it reads values. ``fix`` is what to do about it, where that is not what a transform's caller can do.
     """
     if torch.compiler.is_compiling() or batch.device.type == "meta":
         return batch
@@ -220,7 +220,7 @@ def check_range(batch: Tensor, normalized: bool, given: str, strict: bool = True
         raise InstaAugError(f"image: {given} holds NaN; find where it comes from, e.g. with torch.isnan(images)")
     if low >= -SLACK and high <= 1 + SLACK:
         return batch
-    fix = (
+    fix = fix or (
         "normalization=(mean, std) does not undo what was done to these images"
         if normalized
         else "augment before v2.Normalize, or make LearnedAugment(..., normalization=(mean, std)) — "

@@ -40,15 +40,18 @@ def transform_mask(
     size: tuple[int, int] | None,
     fill: float = 0,
     swap: bool = False,
+    clip: bool = False,
 ) -> tv_tensors.Mask:
     """``(H, W)``, ``(N, H, W)`` or batched ``(B, N, H, W)`` labels of any dtype, nearest neighbour, ``fill`` outside.
+
+    Those of one ``clip`` may be of each of its frames, ``(T, N, H, W)``.
 
     Raises:
         InstaAugError: a mask that does not go with the number of images, or a fill that its dtype cannot hold.
     """
     labels = plain(mask)
     n = params.batch_shape[0]
-    if (labels.ndim == 4 and len(labels) != n) or (labels.ndim < 4 and n != 1):
+    if (labels.ndim == 4 and len(labels) != n and not (clip and n == 1)) or (labels.ndim < 4 and n != 1):
         raise InstaAugError(
             f"mask: shape {tuple(labels.shape)} does not go with {n} image(s); give (B, N, H, W) for a batch, or a list "
             "of B masks"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import functional
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
@@ -52,6 +53,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
         same_on_batch: bool = False,
         keepdim: bool = False,
     ) -> None:
+        check_aug(aug)
         if aug.p < 1 or aug.same_on_batch:
             raise InstaAugError(
                 f"aug: needs p=1 and same_on_batch=False, got p={aug.p}, same_on_batch={aug.same_on_batch}; give them to "

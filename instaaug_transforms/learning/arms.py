@@ -54,8 +54,8 @@ def choices(log_p: Tensor, k: int, order: list[int], scores: Scores) -> list[Way
         others = log_p.index_fill(1, torch.zeros(1, dtype=torch.long), -math.inf).topk(k - 1, 1).indices
         with_identity = torch.cat([torch.zeros(len(log_p), 1, dtype=torch.long), others], 1)
         sets.append((with_identity, {"include_identity": True}))
-    place = torch.full(log_p.shape[1:], float(len(order)))
-    place[order] = torch.arange(len(order), dtype=torch.float32)
+    place = torch.full(log_p.shape[1:], len(order), dtype=log_p.dtype)
+    place[order] = torch.arange(len(order), dtype=log_p.dtype)
     for tilt in TILTS:
         offsets = -log_p.clamp(min=-LEAST).mean(0) - tilt * place
         setting = {"include_identity": False, "view_offsets": [round(o, 4) for o in offsets.tolist()]}

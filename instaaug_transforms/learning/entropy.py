@@ -173,10 +173,13 @@ class EntropyController:
         recent, lowest = self.losses["recent"], self.losses["lowest"]
         return recent > max(FORGOTTEN[0] * lowest, lowest + FORGOTTEN[1])
 
-    def step(self, entropies: Mapping[str, Tensor], loss: float | None = None, held: bool = False) -> None:
+    def step(
+        self, entropies: Mapping[str, Tensor], loss: float | None = None, held: bool = False, learns: bool = True
+    ) -> None:
         """After a batch, of that ``loss`` where a model is trained along: update the averages, and λ in ``dual`` mode.
 
-        ``held``: as in `penalty`; λ stays where entropy is being held.
+        ``held``: as in `penalty`; λ stays where entropy is being held. Without ``learns``, too: no λ moves what is frozen, and it
+        would climb to its limit.
         """
         if loss is not None and math.isfinite(loss):
             recent = DECAY * self.losses.get("recent", loss) + (1 - DECAY) * loss
@@ -191,6 +194,7 @@ class EntropyController:
             change = self.average[name] - before
             self.trend[name] = DECAY * self.trend.get(name, 0.0) + (1 - DECAY) * change
             still = held and self.average[name] > self.start[name] + HELD[0] * self.numbers[name]
+            still |= not learns
             if self.config.mode == "dual" and not still:
                 by = self._clamped(name)
                 self.reached[name] |= by <= 0

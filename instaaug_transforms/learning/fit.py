@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
-from ..augment.learnable import check_ranges
+from ..augment.learnable import check_aug, check_ranges
 from ..engine.alike import grouped_if_alike
 from ..engine.data import load
 from ..engine.nuisance import Step
 from ..engine.splits import hold_out
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
+from ..utils import distributed
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError
 from ..utils.modes import first_weight
@@ -41,6 +42,8 @@ from .watch import warn_about_copies, warn_about_data, warn_about_labels
 logger = logging.getLogger(__name__)
 
 
+@torch.inference_mode(False)  # what is evaluated around it may keep no graph: φ needs one
+@torch.enable_grad()
 def fit(
     aug: LearnedAugment,
     classifier: nn.Module,
@@ -70,10 +73,10 @@ def fit(
     the best policy that does not look at the image, and ours give there, and which of them to use.
 
     Where `torch.distributed` is initialised, its processes share the classifier's work: the table's rows and the chunks
-    of every step. φ itself, small, is trained by each of them alike, so all end with the weights of a single process.
+    of every step. φ itself, small, is trained by each of them alike, from rank 0's weights, so all end with those of a single process.
 
     Args:
-        aug: fitted in place.
+        aug: fitted in place; what is frozen in a part of φ stays as it is.
         classifier: images in [0, 1] to outputs; its modes, requires_grad and buffers are as before afterwards.
         train_data: ``(images, labels)`` tensors, images alone, a Dataset or a DataLoader; images the classifier has not
             memorised.
@@ -102,7 +105,9 @@ def fit(
         InstaAugError: unusable data, answers, labels, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
+    check_aug(aug)
     check_module(classifier)
+    distributed.broadcast(aug.predictor)
     if first_weight(aug.predictor).dtype == torch.float16:
         raise InstaAugError(
             "aug: its weights are float16, too coarse for an optimiser; fit aug.float(), then call aug.half()"

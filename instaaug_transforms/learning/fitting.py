@@ -16,7 +16,7 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from ..utils.modes import seed_generators
+from ..utils.modes import seed_generators, trained
 from ..utils.progress import bar
 from .checkpoint import load_state, save_state
 from .config import FitResult
@@ -81,7 +81,9 @@ class Fitting:
         start = time.perf_counter()
         training, needed_grad = predictor.training, {p: p.requires_grad for p in predictor.parameters()}
         before = copy.deepcopy(predictor.state_dict())
-        predictor.train().requires_grad_(True)
+        predictor.train()
+        for weight in trained(predictor):
+            weight.requires_grad_(True)
         if resume and self.folder is not None:
             try:
                 self._resume()

@@ -13,7 +13,7 @@ from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
-from ..utils.modes import evaluating
+from ..utils.modes import evaluating, trained
 from .arms import MOST_ROWS, N_VIEWS, choices, numbers_of_views, ours, rivals, table_of
 from .harm import costs_others, paired
 from .prepared import Prepared
@@ -122,10 +122,13 @@ def _log_p(aug: LearnedAugment, raw: dict[str, Tensor]) -> Tensor:
     return product.log_p(AugmentDistribution(aug.families, raw).parts).cpu()
 
 
-def _heads(aug: LearnedAugment, method: str) -> nn.ModuleDict | None:
-    """φ's heads, if all of them have that method; a predictor of one's own may have none."""
-    heads = getattr(aug.predictor, "heads", None)
-    return heads if heads is not None and all(hasattr(head, method) for head in heads.values()) else None
+def _heads(aug: LearnedAugment, method: str) -> dict[str, nn.Module]:
+    """φ's heads that the fit changes, if all of them have that method; a predictor of one's own may have none."""
+    learned = set(trained(aug.predictor))
+    heads = {
+        name: head for name, head in getattr(aug.predictor, "heads", {}).items() if learned & set(head.parameters())
+    }
+    return heads if all(hasattr(head, method) for head in heads.values()) else {}
 
 
 def _mean_loss(scores: Scores, log_p: Tensor, order: list[int]) -> float:
@@ -136,14 +139,14 @@ def _mean_loss(scores: Scores, log_p: Tensor, order: list[int]) -> float:
 
 def _shrink(aug: LearnedAugment, held: Prepared, scores: Scores, order: list[int]) -> float:
     """Move φ's logits towards their mean over images as far as held-out averages gain by it."""
-    if (heads := _heads(aug, "shrink_")) is None:
+    if not (heads := _heads(aug, "shrink_")):
         return 1.0
     every = _raw(aug, held)
     mean = {name: value.mean(0) for name, value in every.items()}
 
     def score(strength: float) -> float:
-        moved = {name: mean[name] + strength * (value - mean[name]) for name, value in every.items()}
-        return _mean_loss(scores, _log_p(aug, moved), order)
+        moved = {name: mean[name] + strength * (every[name] - mean[name]) for name in heads}
+        return _mean_loss(scores, _log_p(aug, every | moved), order)
 
     strength = min(STRENGTHS, key=score)
     if strength != 1:
@@ -159,7 +162,7 @@ def _leave_alone(aug: LearnedAugment, held: Prepared, scores: Scores) -> float:
     Where φ is used fewer images may be disturbed than in the fit, and what an undue change costs one that was fine is too rare to be seen
     in a hundred of them. A φ that certainly costs such images stays as it is, to be refused: caution would hide that rather than cure it.
     """
-    if held.undisturbed is None or (heads := _heads(aug, "shift_")) is None:
+    if held.undisturbed is None or not (heads := _heads(aug, "shift_")):
         return 0.0
     every = _raw(aug, held)
     first = {name: F.one_hot(torch.tensor(0), value.shape[1]).to(value) for name, value in every.items()}
@@ -171,8 +174,8 @@ def _leave_alone(aug: LearnedAugment, held: Prepared, scores: Scores) -> float:
 
     def losses(caution: float) -> np.ndarray:
         """Per image, or group of images, those of the likeliest views."""
-        moved = {name: value + caution * first[name] for name, value in every.items()}
-        views = _log_p(aug, moved).argmax(1, keepdim=True)
+        moved = {name: every[name] + caution * first[name] for name in heads}
+        views = _log_p(aug, every | moved).argmax(1, keepdim=True)
         copies = counts * scores.losses.gather(1, views)[:, 0]
         return by_group(copies.unflatten(0, (-1, held.draws)).mean(1).numpy(), held.images.groups)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentSample
 from ..families import CandidateProduct
 from ..predictors import ConvPredictor
@@ -50,7 +51,7 @@ class InstaAugObjective(nn.Module):
     Under `torch.distributed`, make it on every process: φ takes rank 0's weights, and its gradients, λ and baselines are
     averaged over processes; φ needs no `DistributedDataParallel` of its own. Batches must be equally large. Each call in
     training mode is one step of the controller, micro-batches of gradient accumulation included; in eval mode nothing
-    moves. `state_dict` holds φ, critic, λ and baselines, tensors all.
+    moves, and while φ is frozen no λ does. `state_dict` holds φ, critic, λ and baselines, tensors all.
 
     Args:
         aug: the transform that `sample` is called on.
@@ -79,6 +80,7 @@ class InstaAugObjective(nn.Module):
         warm_up: bool = True,
     ) -> None:
         super().__init__()
+        check_aug(aug)
         check_one_of("estimator", estimator, ESTIMATORS)
         if not any(parameter.requires_grad for parameter in aug.parameters()):
             raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")
@@ -90,7 +92,7 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch, self.warm_up = Watch(aug.families), WarmUp(over=not warm_up)
         self._trains_along: bool | None = None  # not known yet
-        self.register_buffer("baseline", torch.tensor(float("nan")))
+        self.register_buffer("baseline", torch.tensor(float("nan"), dtype=torch.float32))
         self._latest: Tensor | None = None  # loss, for `logs`, as the next
         self._information: dict[str, Tensor] = {}
         anchored = aug.anchor_families
@@ -147,8 +149,13 @@ class InstaAugObjective(nn.Module):
             )
         detached = losses.detach() if credit is None else self._checked(credit, sample, "credit").detach()
         entropies = sample.distribution.entropies()
-        wanted = self.training and any(weight.requires_grad for weight in self.aug.predictor.parameters())
-        if wanted and torch.is_grad_enabled() and not any(h.requires_grad for h in entropies.values()):
+        learns = self._learns()
+        if (
+            learns
+            and self.training
+            and torch.is_grad_enabled()
+            and not any(h.requires_grad for h in entropies.values())
+        ):
             raise InstaAugError(
                 "sample: it has no way back to φ, which would not learn; call aug.sample outside torch.no_grad() (or, where "
                 "nothing is to be learned, objective.eval())"
@@ -174,19 +181,24 @@ class InstaAugObjective(nn.Module):
                 value = value + only_gradient(ASTRAY * sum(part.astray() for part in ranges))
         penalty = self.controller.penalty(entropies, held=not self.warm_up.over)
         if moves:
-            self.aug.recommended = None  # of a φ that is no more
+            if learns:
+                self.aug.recommended = None  # of a φ that is no more
             self._latest = means[1]
             with torch.no_grad():
                 self._information = sample.distribution.information()
-            self._update(means, list(entropies))
+            self._update(means, list(entropies), learns)
         return (value - penalty).mean()
 
     def epoch_end(self) -> None:
         """After an epoch; moves λ in ``paper`` mode."""
-        if self.warm_up.over:
+        if self.warm_up.over and self._learns():
             self.controller.epoch_end()
 
     # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _learns(self) -> bool:
+        """Whether φ is trained: not while it is frozen for a part of the training."""
+        return any(weight.requires_grad for weight in self.aug.predictor.parameters())
 
     def _check_alike(self) -> None:
         """Raise where processes were joined after the objective was made, and nothing has made their weights equal since."""
@@ -219,12 +231,14 @@ class InstaAugObjective(nn.Module):
         processes = distributed.world_size()
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
-    def _update(self, means: Tensor, names: list[str]) -> None:
+    def _update(self, means: Tensor, names: list[str], learns: bool) -> None:
         held, loss = not self.warm_up.over, means[1].item()
-        self.controller.step(dict(zip(names, means[2:], strict=True)), loss, held)
-        if not held:
+        self.controller.step(dict(zip(names, means[2:], strict=True)), loss, held, learns)
+        if learns:
+            self.watch.weights(self.aug.predictor.parameters())
+        if not held and learns:
             self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
-        elif math.isfinite(loss):
+        elif held and math.isfinite(loss):
             self.warm_up.update(loss, self.controller.losses["recent"])
             if self.warm_up.over:
                 logger.info(

@@ -8,6 +8,7 @@ from torch import Tensor
 from ..engine.data import LabelledImages
 from ..params import AugmentParams
 from ..utils import distributed
+from ..utils.errors import InstaAugError
 from ..utils.outputs import as_weights
 from .losses import per_view
 from .task import Task
@@ -21,6 +22,9 @@ def view_losses(task: Task, data: LabelledImages, index: Tensor, params: Augment
 
     Args:
         index: ``(B,)`` rows of ``data``, on the CPU.
+
+    Raises:
+        InstaAugError: a classifier that gives no gradient.
     """
     wanted = [name for name, field in params.items() if field.requires_grad]
     flat, n = params.flatten().detach(), params.batch_shape[0]
@@ -39,6 +43,11 @@ def view_losses(task: Task, data: LabelledImages, index: Tensor, params: Augment
                 outputs = task.classifier(as_weights(task.classifier, views))
             value = per_view(task.loss, outputs, targets, len(part))
         losses[part] = value.detach().to(losses)
+        if wanted and not value.requires_grad:
+            raise InstaAugError(
+                f"classifier: ranges learn through its gradient, and it gives none for {', '.join(wanted)}: it computes under torch.no_grad(), in "
+                "another library or as a frozen program. Give the module itself, or use families of candidates (crop, turn, light, …)"
+            )
         if wanted:
             gradients = torch.autograd.grad(value.sum(), list(leaves.values()))
             for name, slope in zip(leaves, gradients, strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..engine.alike import grouped_if_alike
 from ..engine.data import load
 from ..engine.nuisance import Step
@@ -61,6 +62,7 @@ def recommend(
         InstaAugError: unusable data, answers or labels, or outputs of which no averages can be judged.
     """
     config = config or FitConfig()
+    check_aug(aug)
     check_module(classifier)
     held = load(data, "data", channels=aug.in_channels)
     held = grouped_if_alike(held) if groups is None else held.grouped(groups)

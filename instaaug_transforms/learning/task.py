@@ -16,7 +16,7 @@ from ..engine.rows import rows_in
 from ..predictors import FeaturesPredictor
 from ..tta.views import normalizing
 from ..utils.errors import InstaAugError
-from ..utils.modes import frozen
+from ..utils.modes import frozen, without_autocast
 from .config import FitConfig
 from .losses import PerViewLoss, cross_entropy, find_loss, own_answers
 from .report import HeldOutReport
@@ -105,7 +105,8 @@ class Task:
     def at_work(self, workdir: str | os.PathLike | None, *data: Images) -> Iterator[Path | None]:
         """Holds the classifier frozen, and jitter off: a table holds the candidates themselves. Gives the folder for tables.
 
-        It is ``workdir`` or, where images are streamed, a temporary one; None for tables in memory.
+        It is ``workdir`` or, where images are streamed, a temporary one; None for tables in memory. Autocast around it is off: ``config.amp``
+        says what the classifier runs in.
         """
         folder = None if workdir is None else Path(workdir)
         jittering = [family for family in self.aug.anchor_families if family.jitter]
@@ -113,7 +114,7 @@ class Task:
             family.jitter = False
         streamed = any(isinstance(part, StreamedImages) for part in data)
         try:
-            with frozen(self.classifier), rows_in(folder, streamed) as rows:
+            with frozen(self.classifier), without_autocast(self.aug.device), rows_in(folder, streamed) as rows:
                 yield rows
         finally:
             for family in jittering:

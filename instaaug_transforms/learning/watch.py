@@ -2,10 +2,11 @@
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..engine.alike import count_alike
 from ..engine.data import Images
@@ -37,6 +38,21 @@ class Watch:
         self.patience = patience
         self._streak: dict[tuple[str, str], int] = {}
         self._warned: set[tuple[str, str]] = set()
+        self._calls, self._first = 0, list[float]()
+
+    def weights(self, weights: Iterable[Tensor]) -> None:
+        """φ's, at every update: log where none has changed when ``patience`` of them have been made."""
+        self._calls += 1
+        if self._calls not in (1, self.patience):
+            return
+        now = [weight.detach().double().square().sum().item() for weight in weights]
+        if self._calls == 1:
+            self._first = now
+        elif now == self._first:
+            logger.warning(
+                f"objective: no weight of φ has changed in {self.patience} updates, so that nothing of the augmentation is learned; give "
+                'them to the optimizer, optimizer.add_param_group({"params": objective.parameters()}), with a learning rate above 0'
+            )
 
     def update(self, entropies: Mapping[str, float], controller: EntropyController) -> None:
         """Mean entropies (nats) of one batch, after the controller's step."""

@@ -67,7 +67,8 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
     Returns:
         Its name, and the number of classes K.
     """
-    names = [name for name, _ in classifier.named_modules() if name]
+    # Programs of torch.jit take no hooks.
+    names = [name for name, part in classifier.named_modules() if name and not isinstance(part, torch.jit.ScriptModule)]
     size = len(images)
     recording = record(classifier, outputs=names, keep=lambda out: (_map_shape(out, size), _shape(out)))
     with evaluating(classifier), torch.no_grad(), recording as seen:

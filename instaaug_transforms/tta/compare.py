@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..engine.data import Images, StreamedImages, load
 from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
@@ -115,6 +116,7 @@ def evaluate(
         raise InstaAugError(
             f"only: expected some of {', '.join(RIVALS)}, got {', '.join(sorted(rivals - set(RIVALS)))}"
         )
+    check_aug(aug)
     loading = {"channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.

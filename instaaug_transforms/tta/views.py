@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..families import Family, create, identity_of
 from ..families.crop import crop_within
@@ -53,6 +54,7 @@ class ViewModel(nn.Module):
         put_right: int = 0,
     ) -> None:
         super().__init__()
+        check_aug(aug)
         check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
         check_whole("put_right", put_right, 0)
         if policy is not None and not isinstance(policy, Mapping):
@@ -107,6 +109,11 @@ class ViewModel(nn.Module):
         if not isinstance(images, Tensor):
             raise InstaAugError(
                 f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack them first"
+            )
+        if torch.jit.is_tracing() and self.asks:
+            raise InstaAugError(
+                "model: torch.jit.trace keeps what φ asked for the example, and would give every image the same views; use "
+                "torch.export.export, ia.export_onnx or torch.compile"
             )
         if images.ndim == 3:
             return self.chunks(images[None], run)[0]
@@ -187,7 +194,8 @@ def families_beside(aug: LearnedAugment, *names: str) -> list[Family]:
 def check_eval(classifier: nn.Module) -> None:
     """Raise where a layer of ``classifier`` would behave as in training: views would normalise, or drop, each other."""
     for name, module in classifier.named_modules():
-        if module.training and (isinstance(module, _BatchNorm) or _drops(module)):
+        # Frozen by torch.jit, a model has no mode any more: it is in eval mode for ever.
+        if getattr(module, "training", False) and (isinstance(module, _BatchNorm) or _drops(module)):
             raise InstaAugError(
                 f"classifier: it is in training mode, where its {type(module).__name__} {name!r} makes an answer depend on "
                 "the other views and on chance; call model.eval() first"

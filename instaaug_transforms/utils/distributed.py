@@ -35,11 +35,17 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     If every element is non-zero in one process at most, it is what that process had, to the bit.
     """
     if world_size() > 1:
-        if dist.get_backend() == "nccl" and not tensor.is_cuda:
-            moved = tensor.to(torch.device("cuda", torch.cuda.current_device()))
-            dist.all_reduce(moved)
-            return tensor.copy_(moved)
-        dist.all_reduce(tensor)
+        moved = _reachable(tensor)
+        dist.all_reduce(moved)
+        if moved is not tensor:
+            tensor.copy_(moved)
+    return tensor
+
+
+def _reachable(tensor: Tensor) -> Tensor:
+    """``tensor`` where its processes can exchange it: NCCL does so between GPUs alone."""
+    if dist.get_backend() == "nccl" and not tensor.is_cuda:
+        return tensor.to(torch.device("cuda", torch.cuda.current_device()))
     return tensor
 
 
@@ -52,7 +58,11 @@ def broadcast(module: nn.Module) -> None:
     """Every process takes rank 0's parameters and buffers, as DDP's constructor does."""
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.detach(), src=0)
+            own = tensor.detach()
+            moved = _reachable(own)
+            dist.broadcast(moved, src=0)
+            if moved is not own:
+                own.copy_(moved)
 
 
 def call_with_mean_gradients(module: nn.Module, *inputs: Any) -> Any:

@@ -77,6 +77,12 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
                         buffer.copy_(before)
 
 
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """The weights that training changes: those that are not frozen, or all of them where all are, as `from_pretrained` gives them."""
+    every = list(module.parameters())
+    return [weight for weight in every if weight.requires_grad] or every
+
+
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the global generators of the CPU and of ``device``; `torch.manual_seed` seeds those of every accelerator too."""
     torch.random.default_generator.manual_seed(seed)

@@ -95,8 +95,11 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _unwrap(outputs: Any) -> str:
-    first = next(iter(outputs), "logits") if isinstance(outputs, Mapping) else 0
-    which = f"[{first!r}]" if type(outputs) in (dict, tuple) else ".logits"
+    indexed = isinstance(outputs, (Mapping, tuple, list)) and not hasattr(outputs, "logits")
+    first = (
+        0 if not isinstance(outputs, Mapping) else "logits" if "logits" in outputs else next(iter(outputs), "logits")
+    )
+    which = f"[{first!r}]" if indexed else ".logits"
     return f"wrap it in a module whose forward returns these alone: return model(x){which}, say"
 
 
