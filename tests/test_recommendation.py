@@ -27,12 +27,11 @@ def test_one_view_is_recommended_unless_another_is_better_than_chance():
     better = arm("ours", 2, right, 0.94 + noise)
     assert choose_arm([plain, better]) is better
     assert choose_arm([plain, arm("ours", 2, np.arange(n) < 190, 0.94 + noise)]) is plain  # surer, and more often wrong
-    cheap, best = arm("ours", 1, right, 0.52), arm("ours", 4, right, 0.5 + noise)
-    assert choose_arm([plain, cheap, best]) is cheap  # what four views save may be luck
-    assert choose_arm([plain, arm("ours", 1, right, 0.6), best]) is best
-    near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.49 + noise)
-    assert choose_arm([plain, near, best]) is near  # less than one standard error, 0.025
-    assert choose_arm([plain, arm("ours", 1, right, 0.52), best]) is best
+    near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.5 + noise)
+    assert choose_arm([plain, near, best]) is near  # less than half a standard error, which is 0.0125
+    assert choose_arm([plain, arm("ours", 1, right, 0.516), best]) is best
+    assert choose_arm([plain, arm("ours", 1, np.arange(n) < 199, 0.51), best]) is best  # right less often
+    assert choose_arm([plain, arm("ours", 1, np.arange(n) < 201, 0.51), best]).n_views == 1
     fixed = arm("best input-free", 2, right, 0.94 + noise)
     assert choose_arm([plain, better, fixed]) is fixed
     assert choose_arm([plain, better, arm("most confident candidate", 1, right, 0.1, setting=False)]) is better
@@ -91,29 +90,6 @@ def test_what_may_be_better_is_not_called_as_good():
     single, lost = replace(plain, undisturbed=left), np.where(np.arange(n) < 20, 0.0, left)
     costly = conclude([single, replace(maybe, undisturbed=lost)], n, True).notes
     assert not any("may be chance" in note for note in costly)
-
-
-def test_what_is_righter_for_certain_at_more_forwards_is_named():
-    """Of 400 images four views get 20 more right than one that was chosen for its price, or 5; their NLL tells nothing."""
-    n = 400
-    noise = np.random.default_rng(0).normal(0, 0.5, n)
-    noise -= noise.mean()
-    plain, cheap = arm("one view", 1, np.arange(n) < 200, 1.0), arm("best input-free", 1, np.arange(n) < 240, 0.5)
-    for more, named in ((20, True), (5, False)):
-        dear = arm("ours", 4, np.arange(n) < 240 + more, 0.49 + noise)
-        report = conclude([plain, cheap, dear], n, True)
-        assert report.recommended is cheap
-        said = (
-            "ours, K = 4, is right 5.0 points more often than what is recommended, at 4 forwards an image in place of 1"
-        )
-        assert (said in str(report)) == named and ("same views for every image are as good" in str(report)) != named
-    left = np.where(np.arange(n) < 100, 1.0, np.nan)
-    single, cheap = (replace(one, undisturbed=left) for one in (plain, cheap))
-    costly = replace(dear, correct=np.arange(n) < 260, undisturbed=np.where(np.arange(n) < 10, 0.0, left))
-    report = conclude([single, cheap, costly], n, True)
-    assert report.recommended is cheap and "than what is recommended" not in str(report)
-    unsure = arm("ours", 4, np.arange(n) < 260, 0.51 + noise)
-    assert "than what is recommended" not in str(conclude([plain, replace(cheap, undisturbed=None), unsure], n, True))
 
 
 def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():

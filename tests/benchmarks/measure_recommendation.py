@@ -20,7 +20,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 import instaaug_transforms as ia
-from instaaug_transforms.learning.recommendation import choose_arm
+from instaaug_transforms.learning.harm import paired
+from instaaug_transforms.learning.recommendation import choose_arm, comes_into_question
 from instaaug_transforms.learning.report import HeldOutArm
 from instaaug_transforms.tta import arms
 from instaaug_transforms.tta.calibration import best_temperature
@@ -48,8 +49,22 @@ def by_nll(made: list[HeldOutArm]) -> HeldOutArm:
     return next(arm for arm, seen in zip(made, blind, strict=True) if seen is chosen)
 
 
+def by_lowest(errors: float) -> Callable[[list[HeldOutArm]], HeldOutArm]:
+    """Of the arms that come into question the cheapest, if its NLL is within so many standard errors of the lowest."""
+
+    def rule(made: list[HeldOutArm]) -> HeldOutArm:
+        able = [arm for arm in made[1:] if comes_into_question(arm, made[0], None, False)] or made[:1]
+        best = min(able, key=lambda arm: arm.nll.mean())
+        losses = [(arm, *paired(arm.nll, best.nll)) for arm in able]
+        return min((arm for arm, loss, error in losses if loss <= errors * error), key=lambda arm: arm.cost)
+
+    return rule
+
+
 RULES = {
     "either (the package's)": choose_arm,
+    "either, cheapest in 1 s.e.": by_lowest(1),
+    "either, lowest NLL": by_lowest(0),
     "NLL": by_nll,
     "accuracy, 1 s.e.": by_accuracy(1),
     "accuracy, 2 s.e.": by_accuracy(2),
