@@ -177,14 +177,17 @@ def _gain(arm: HeldOutArm, single: HeldOutArm) -> float:
 def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any_cost: bool = False) -> HeldOutArm:
     """The arm to use: the first one, a plain view, unless another `comes_into_question`.
 
-    Of those that do, the cheapest is taken whose NLL is within half a standard error of the lowest and that is right no less often than
-    the one that has it, and at equal cost what does not look at the image. ``tests/benchmarks/measure_recommendation.py`` compares this
-    rule with others.
+    The best of those that do has the lowest NLL, unless another is right more often by two standard errors (of fewer than `FEW` images,
+    three). The cheapest is taken whose NLL is within half a standard error of the best one's and that is right no less often, and at equal
+    cost what does not look at the image. ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     able = [arm for arm in arms[1:] if comes_into_question(arm, arms[0], classes, at_any_cost)]
     if not able:
         return arms[0]
     best = min(able, key=lambda arm: arm.nll.mean())
+    if best.correct is not None:
+        righter = max(able, key=lambda arm: arm.correct.mean())
+        best = righter if certainly_righter(righter, best, _enough(righter)) else best
 
     def close(arm: HeldOutArm) -> bool:
         loss, error = paired(*_with_more(arm, best))
@@ -206,19 +209,23 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     """
     if arm.setting is None:
         return False
-    enough = 2 if len(single.nll) >= FEW else 3
     material = MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
     saving, spread = paired(single.nll, arm.nll)
     in_all, spread_in_all = paired(*_with_more(single, arm))
     gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
-    surer = saving > enough * spread or in_all > enough * spread_in_all
-    righter = arm.correct is not None and certainly_righter(arm, single, enough)
+    surer = saving > _enough(arm) * spread or in_all > _enough(arm) * spread_in_all
+    righter = arm.correct is not None and certainly_righter(arm, single, _enough(arm))
     # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
     lower = saving > material or (righter and saving > -material)
     useful = lower and (surer or righter) and gain >= -error
     if arm.correct is not None and len(single.nll) < FEW:  # better probabilities alone are luck too often
         useful = useful and gain > error
     return useful and (at_any_cost or not _dear(arm, single, classes))
+
+
+def _enough(arm: HeldOutArm) -> float:
+    """Standard errors that a difference on so many held-out images has to be."""
+    return 2 if len(arm.nll) >= FEW else 3
 
 
 def _dear(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None) -> bool:
