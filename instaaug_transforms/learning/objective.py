@@ -80,7 +80,7 @@ class InstaAugObjective(nn.Module):
         warm_up: bool = True,
     ) -> None:
         super().__init__()
-        check_aug(aug)
+        aug = check_aug(aug)
         check_one_of("estimator", estimator, ESTIMATORS)
         if not any(parameter.requires_grad for parameter in aug.parameters()):
             raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")
