@@ -60,6 +60,14 @@ def test_what_is_no_learned_augment_is_named_wherever_one_is_taken():
             ia.InstaAugError, match=r"aug: .* got Conv2d; fit and recommend take \(aug, classifier\), TTAModel"
         ):
             take(model)
+        with pytest.raises(ia.InstaAugError, match=r"aug: .* got DataParallel; give the one that it wraps, aug.module"):
+            take(nn.DataParallel(inside))
+    compiled = torch.compile(inside, backend="eager")
+    assert torch.equal(
+        ia.TTAModel(model, compiled, 2, aggregate="mean_logit")(images),
+        ia.TTAModel(model, inside, 2, aggregate="mean_logit")(images),
+    )
+    ia.InstaAugObjective(compiled)
 
 
 def test_none_will_do_where_that_is_said():

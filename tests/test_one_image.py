@@ -169,3 +169,21 @@ def test_a_whole_pil_image_is_pils_resize_whoever_asks(mode):
         expected = np.asarray(each.resize((40, 24), Image.BILINEAR), int)
         for out in (aug.transform(each, known), aug(each, params=box(0.5, 0.5, 1.0, 1.0))):
             assert out.mode == mode and out.size == (40, 24) and abs(np.asarray(out, int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_of_a_mask_that_is_a_pil_image_the_error_says_how_to_give_it(mode):
+    """As VOC has them. What the message has one write keeps classes, and moves as the image does."""
+    aug, image = make_lively(["crop"]).requires_grad_(False), picture(16, 20)
+    classes = np.zeros((16, 20), dtype=np.uint8)
+    classes[4:12, 5:15], classes[0, 0] = 7, 255
+    mask = Image.fromarray(classes)
+    if mode == "P":
+        mask.putpalette([value for level in range(256) for value in (level, 0, 255 - level)])
+    assert mask.mode == mode
+    with pytest.raises(ia.InstaAugError, match="or, if it is a mask, give ") as caught:
+        aug(image, mask)
+    given = eval(str(caught.value).split("give ")[1], {"tv_tensors": tv_tensors, "v2": v2, "img": mask})
+    assert torch.equal(given[0], torch.from_numpy(classes))
+    _, moved = aug(image, given)
+    assert moved.shape == (1, 16, 20) and set(moved.unique().tolist()) <= {0, 7, 255}

@@ -95,6 +95,22 @@ def test_everything_is_learned_where_double_precision_is_the_default(images):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("estimator", ["rloo", "reinforce", "critic"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_an_objective_inside_a_module_of_another_precision(dtype, estimator, images):
+    """As loops that train in one precision throughout move all that they have."""
+    aug = ia.LearnedAugment(["crop", "rotate"], predictor=ia.ConvPredictor(16))
+    module = nn.ModuleDict({"model": Classifier(), "objective": ia.InstaAugObjective(aug, estimator=estimator)}).to(
+        dtype
+    )
+    for _ in range(2):
+        views, sample = aug.sample(images.to(dtype), n=2)
+        losses = F.cross_entropy(module["model"](views), torch.arange(12) % 4, reduction="none")
+        value = module["objective"](losses, sample)
+        value.backward()
+        assert value.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in aug.parameters())
+
+
 def test_fp16_weights_are_not_fitted(images):
     with pytest.raises(ia.InstaAugError, match=r"aug: its weights are float16.*aug\.float\(\)"):
         ia.fit(make_lively(["crop"]).half(), Classifier(), (images, torch.arange(6) % 4))

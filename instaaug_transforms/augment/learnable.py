@@ -10,15 +10,21 @@ from ..utils.errors import InstaAugError
 from .checkpoint import Checkpointed
 
 
-def check_aug(aug: Any) -> None:
-    """Raise unless it is a `LearnedAugment`: what it stands in is none, nor is a classifier."""
-    if not isinstance(aug, Checkpointed):
-        fix = (
-            "give the one inside it alone; other transforms belong to the images, before it"
-            if hasattr(aug, "transforms")
-            else "fit and recommend take (aug, classifier), TTAModel and evaluate (classifier, aug)"
-        )
-        raise InstaAugError(f"aug: expected a LearnedAugment, got {type(aug).__name__}; {fix}")
+def check_aug(aug: Any) -> Any:
+    """A `LearnedAugment` as it is, without `torch.compile` around it, whose modules have an ``apply`` of their own.
+
+    Raises:
+        InstaAugError: something else: what it stands in, say, or a classifier.
+    """
+    inside = getattr(aug, "_orig_mod", aug)
+    if isinstance(inside, Checkpointed):
+        return inside
+    fix = "fit and recommend take (aug, classifier), TTAModel and evaluate (classifier, aug)"
+    if hasattr(aug, "transforms"):
+        fix = "give the one inside it alone; other transforms belong to the images, before it"
+    elif isinstance(getattr(aug, "module", None), Checkpointed):
+        fix = "give the one that it wraps, aug.module"
+    raise InstaAugError(f"aug: expected a LearnedAugment, got {type(aug).__name__}; {fix}")
 
 
 def check_sample(aug: v2.Transform, images: Tensor, labels: Tensor | None, select: str) -> None:

@@ -53,7 +53,7 @@ class KorniaAugment(GeometricAugmentationBase2D):
         same_on_batch: bool = False,
         keepdim: bool = False,
     ) -> None:
-        check_aug(aug)
+        aug = check_aug(aug)
         if aug.p < 1 or aug.same_on_batch:
             raise InstaAugError(
                 f"aug: needs p=1 and same_on_batch=False, got p={aug.p}, same_on_batch={aug.same_on_batch}; give them to "

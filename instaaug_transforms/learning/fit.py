@@ -105,7 +105,7 @@ def fit(
         InstaAugError: unusable data, answers, labels, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
     config = config or FitConfig()
-    check_aug(aug)
+    aug = check_aug(aug)
     check_module(classifier)
     distributed.broadcast(aug.predictor)
     if first_weight(aug.predictor).dtype == torch.float16:

@@ -80,7 +80,7 @@ class InstaAugObjective(nn.Module):
         warm_up: bool = True,
     ) -> None:
         super().__init__()
-        check_aug(aug)
+        aug = check_aug(aug)
         check_one_of("estimator", estimator, ESTIMATORS)
         if not any(parameter.requires_grad for parameter in aug.parameters()):
             raise InstaAugError("aug: all of its weights are frozen; call aug.requires_grad_(True) to go on learning")
@@ -92,7 +92,7 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch, self.warm_up = Watch(aug.families), WarmUp(over=not warm_up)
         self._trains_along: bool | None = None  # not known yet
-        self.register_buffer("baseline", torch.tensor(float("nan"), dtype=torch.float32))
+        self.register_buffer("baseline", torch.tensor(float("nan")))
         self._latest: Tensor | None = None  # loss, for `logs`, as the next
         self._information: dict[str, Tensor] = {}
         anchored = aug.anchor_families
@@ -219,10 +219,14 @@ class InstaAugObjective(nn.Module):
             self._trains_along = trains(per_view, {id(weight) for weight in self.parameters()})
             self.warm_up.over |= not self._trains_along
 
+    def _baseline(self, mean: Tensor) -> Tensor:
+        """The running mean, at first that of this batch; in its type, for modules around it may be moved to another."""
+        return torch.where(self.baseline.isnan(), mean, self.baseline.to(mean))
+
     def _score(self, name: str, part, losses: Tensor, sample: AugmentSample, mean: Tensor) -> Tensor:
         log_prob = part.log_prob(sample.params.detach())
         if self.estimator == "reinforce":
-            return reinforce(losses, log_prob, torch.where(self.baseline.isnan(), mean, self.baseline))
+            return reinforce(losses, log_prob, self._baseline(mean))
         if self.estimator == "critic":
             predicted = distributed.call_with_mean_gradients(self.critic, sample.images)[name]
             index = part.index(sample.params)
@@ -244,7 +248,7 @@ class InstaAugObjective(nn.Module):
                 logger.info(
                     "warm-up: over after %d updates, at a loss of %.3g; φ opens now", self.warm_up.updates, loss
                 )
-        moved = torch.where(self.baseline.isnan(), means[0], torch.lerp(means[0], self.baseline, self.baseline_decay))
+        moved = torch.lerp(means[0], self._baseline(means[0]), self.baseline_decay)
         # A step that overflowed under a GradScaler must not stay in the average.
         self.baseline.copy_(torch.where(means[0].isfinite(), moved, self.baseline))
 

@@ -62,7 +62,7 @@ def recommend(
         InstaAugError: unusable data, answers or labels, or outputs of which no averages can be judged.
     """
     config = config or FitConfig()
-    check_aug(aug)
+    aug = check_aug(aug)
     check_module(classifier)
     held = load(data, "data", channels=aug.in_channels)
     held = grouped_if_alike(held) if groups is None else held.grouped(groups)

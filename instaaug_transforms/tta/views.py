@@ -54,7 +54,7 @@ class ViewModel(nn.Module):
         put_right: int = 0,
     ) -> None:
         super().__init__()
-        check_aug(aug)
+        aug = check_aug(aug)
         check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
         check_whole("put_right", put_right, 0)
         if policy is not None and not isinstance(policy, Mapping):
