@@ -271,6 +271,24 @@ def test_a_classifier_that_scales_images_itself_is_noticed(dtype):
         ia.fit(ia.LearnedAugment(["turn"]), Scaling(), (images, labels), config=config)
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
+def test_a_classifier_that_changes_its_images_is_refused_and_the_remedy_works(data, loss):
+    class InPlace(Colours):
+        first = staticmethod(lambda x: x)
+
+        def forward(self, x):
+            return super().forward(self.first(x).mul_(0.5))
+
+    images, labels = data
+    targets = labels if loss == "cross_entropy" else torch.rand(len(images), 3)
+    model, kept = InPlace().eval(), images.clone()
+    with pytest.raises(ia.InstaAugError, match=r"classifier: it changes the images .* with images = images.clone\(\)"):
+        ia.fit(ia.LearnedAugment(["crop"]), model, (images, targets), config=CONFIG, loss=loss)
+    assert torch.equal(images, kept)
+    model.first = torch.clone
+    ia.fit(ia.LearnedAugment(["crop"]), model, (images, targets), config=CONFIG, loss=loss)
+
+
 class Batched(nn.Module):
     """Its BatchNorm keeps no statistics, or it draws; or neither."""
 

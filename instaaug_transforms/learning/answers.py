@@ -114,6 +114,13 @@ def _warn_of_company(task: Task, data: Images, outputs: Tensor) -> None:
 def _few(task: Task, data: Images, n: int = FEW) -> tuple[Any, Tensor | None]:
     """Outputs of the first images as they are, and their targets."""
     images, targets = data.batch(slice(0, n), task.aug.device)
-    identity = AugmentParams.alike(identity_of(task.aug.families), 1)
+    images = images.clone(memory_format=torch.channels_last)  # as it gets them: what lies otherwise is copied for it
+    before, identity = images.clone(), AugmentParams.alike(identity_of(task.aug.families), 1)
     with torch.no_grad():
-        return Viewer(task.aug, task.classifier, identity).plain(images), targets
+        outputs = Viewer(task.aug, task.classifier, identity).plain(images)
+    if not torch.equal(images, before):
+        raise InstaAugError(
+            "classifier: it changes the images that it is given, in place, and the views after that would be of changed ones; begin its "
+            "forward with images = images.clone()"
+        )
+    return outputs, targets
