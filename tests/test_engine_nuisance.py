@@ -95,6 +95,10 @@ def of_bytes(image):
     return 255 - image
 
 
+def of_none(image):
+    raise TypeError
+
+
 @pytest.mark.parametrize(
     ("transform", "message"),
     [
@@ -106,8 +110,9 @@ def of_bytes(image):
         (lambda image: image * float("nan"), "gave values that are not finite"),
         (
             of_bytes,
-            r"of_bytes fails on an image \(3, 16, 16\), torch.float32 .*: bytes, please. .* v2.ToDtype\(torch.uint8, scale=True\)",
+            r"of_bytes fails on an image \(3, 16, 16\), torch.float32 .*: bytes, please; it takes bytes: .*\(torch.uint8, scale=True\)",
         ),
+        (of_none, r"of_none fails on an image \(3, 16, 16\), torch.float32 in \[0, 1\]: TypeError$"),
     ],
 )
 def test_a_transform_that_gives_no_image_is_refused(transform, message):

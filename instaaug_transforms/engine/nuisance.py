@@ -113,9 +113,10 @@ class Nuisance:
                 made = step(image.clone())  # some work in place, and the image itself is needed as it was
             except Exception as error:
                 name = getattr(step, "__name__", type(step).__name__)
+                fix = "; it takes bytes: put v2.ToDtype(torch.uint8, scale=True) before it, in one v2.Compose"
                 raise InstaAugError(
-                    f"nuisance: {name} fails on an image {tuple(image.shape)}, {image.dtype} in [0, 1]: {reason(error).rstrip('.')}. What "
-                    "takes bytes, v2.JPEG say, needs v2.ToDtype(torch.uint8, scale=True) before it, in one v2.Compose"
+                    f"nuisance: {name} fails on an image {tuple(image.shape)}, {image.dtype} in [0, 1]: {reason(error).rstrip('.')}"
+                    f"{fix if _takes_bytes(step, image) else ''}"
                 ) from error
         return _checked(made, image)
 
@@ -148,6 +149,14 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])  # noqa: NPY002
+
+
+def _takes_bytes(step: Callable[[Tensor], Any], image: Tensor) -> bool:
+    try:
+        step(image.mul(255).to(torch.uint8))
+    except Exception:  # of whatever kind: it fails on these too
+        return False
+    return True
 
 
 def _checked(out: Any, image: Tensor) -> Tensor:
