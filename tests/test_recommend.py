@@ -118,6 +118,19 @@ def test_where_every_image_was_disturbed_nobody_knows_what_the_others_lose(uprig
     assert said(torch.full((80, 3, 20, 20), 0.5), 1.0) == ("one view", False)  # however turned
 
 
+@pytest.mark.parametrize(
+    ("probability", "fitted", "said"), [(0.1, True, True), (0.1, False, False), (0.5, True, False)]
+)
+def test_that_little_is_learned_of_a_rare_nuisance_is_said(probability, fitted, said):
+    """Where it was learned from, and one view is recommended; these images look the same however turned."""
+    images, aug = torch.rand(60, 3, 1, 1).expand(-1, -1, 20, 20).contiguous(), ia.LearnedAugment(["turn"])
+    config = ia.FitConfig(progress=False, max_steps=2, nuisance_probability=probability)
+    make = (lambda *args, **settings: ia.fit(*args, **settings).report) if fitted else ia.recommend
+    report = make(aug, Classes().eval(), images, config=config, nuisance=["turn"])
+    assert report.recommended.name == "one view"
+    assert ("a nuisance of probability 0.1 leaves most images as they are, and φ learns little" in str(report)) == said
+
+
 def test_views_that_are_the_same_for_every_image_and_ranges():
     aug = ia.LearnedAugment(["rotate"])
     report = ia.recommend(aug, Corners(), corners(80), QUIET)

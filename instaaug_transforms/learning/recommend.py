@@ -84,5 +84,5 @@ def recommend(
         else:
             report = report_by_views(task, held)
     aug.recommended["model"] = model_sha256(classifier)
-    report.notes.extend(task.what_was_not_asked(report))
+    report.notes.extend(task.what_was_not_asked(report, fitted=False))
     return report

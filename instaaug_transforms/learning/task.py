@@ -31,6 +31,11 @@ NONE_AS_THEY_ARE = (
     "every held-out image was disturbed: what images as they are would lose by it was not looked at. If some of yours are, "
     "lower nuisance_probability and see"
 )
+TOO_RARE = (
+    "a nuisance of probability {0:g} leaves most images as they are, and φ learns little of it: fit with nuisance_probability=0.5, and find "
+    "out by recommend, with {0:g}, what that gives where so few are disturbed"
+)
+USUAL = 0.5  # probability of a nuisance, at which images that it disturbs and others count alike
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,13 @@ class Task:
         """Whether the loss is the cross-entropy of logits."""
         return self.loss is cross_entropy
 
-    def what_was_not_asked(self, report: HeldOutReport) -> list[str]:
-        """What no image told that the report is made of, a sentence each."""
+    def what_was_not_asked(self, report: HeldOutReport, fitted: bool = True) -> list[str]:
+        """What no image told that the report is made of, a sentence each; ``fitted``: φ learned from the nuisance too."""
         single = report.arms[0]
         if self.nuisance is None:
             return [] if self.own is None else [RIGHT_BY_DEFINITION]
+        if fitted and self.nuisance.probability < USUAL and report.recommended is single:
+            return [TOO_RARE.format(self.nuisance.probability)]
         known = single.undisturbed is not None or single.undisturbed_nll is not None
         return [] if known or report.recommended is single else [NONE_AS_THEY_ARE]
 
