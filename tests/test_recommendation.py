@@ -30,6 +30,8 @@ def test_one_view_is_recommended_unless_another_is_better_than_chance():
     near, best = arm("ours", 1, right, 0.51), arm("ours", 4, right, 0.5 + noise)
     assert choose_arm([plain, near, best]) is near  # less than half a standard error, which is 0.0125
     assert choose_arm([plain, arm("ours", 1, right, 0.516), best]) is best
+    for least, taken in ((0.0008, 1), (0.0012, 4)):  # of no spread at all
+        assert choose_arm([plain, arm("ours", 1, right, 0.5 + least), arm("ours", 4, right, 0.5)]).n_views == taken
     assert choose_arm([plain, arm("ours", 1, np.arange(n) < 199, 0.51), best]) is best  # right less often
     assert choose_arm([plain, arm("ours", 1, np.arange(n) < 201, 0.51), best]).n_views == 1
     for more, taken in ((20, True), (5, False)):  # by a coin 20 of 20 come once in a million times, 5 of 5 once in 32

@@ -178,7 +178,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
     """The arm to use: the first one, a plain view, unless another `comes_into_question`.
 
     The best of those that do has the lowest NLL, unless another is right more often by two standard errors (of fewer than `FEW` images,
-    three). The cheapest is taken whose NLL is within half a standard error of the best one's and that is right no less often, and at equal
+    three). The cheapest is taken whose NLL is within half a standard error of the best one's, or 0.001, and that is right no less often, and at equal
     cost what does not look at the image. ``tests/benchmarks/measure_recommendation.py`` compares this rule with others.
     """
     able = [arm for arm in arms[1:] if comes_into_question(arm, arms[0], classes, at_any_cost)]
@@ -192,7 +192,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
     def close(arm: HeldOutArm) -> bool:
         loss, error = paired(*_with_more(arm, best))
         as_right = arm.correct is None or arm.correct.mean() >= best.correct.mean()
-        return as_right and loss <= CLOSE * error
+        return as_right and loss <= max(CLOSE * error, _material(arms[0]))
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
 
@@ -209,7 +209,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     """
     if arm.setting is None:
         return False
-    material = MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
+    material = _material(single)
     saving, spread = paired(single.nll, arm.nll)
     in_all, spread_in_all = paired(*_with_more(single, arm))
     gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
@@ -221,6 +221,11 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     if arm.correct is not None and len(single.nll) < FEW:  # better probabilities alone are luck too often
         useful = useful and gain > error
     return useful and (at_any_cost or not _dear(arm, single, classes))
+
+
+def _material(single: HeldOutArm) -> float:
+    """The least difference of mean NLL, or of a loss of one's own, that is more than rounding."""
+    return MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
 
 
 def _enough(arm: HeldOutArm) -> float:
