@@ -101,6 +101,18 @@ def test_fullgraph_with_labels_and_masks(images):
     assert out.shape == images.shape
 
 
+@pytest.mark.parametrize("families", [["crop"], ["rotate"], ["crop", "rotate", "hsv"]], ids="+".join)
+def test_fullgraph_of_views_that_are_chosen(families, images):
+    """Answers are the mean of a linear classifier's on the eager call's views."""
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), 4)).eval()
+    aug = make_lively(families).eval()
+    model = ia.TTAModel(classifier, aug, n_views=3, aggregate="mean_logit", include_identity=False).eval()
+    with torch.no_grad():
+        out = torch.compile(model, fullgraph=True, backend="aot_eager")(images)
+        views, _ = aug.views(images, 3, select="top")
+        assert torch.allclose(out, torch.stack([classifier(view) for view in views]).mean(0), atol=1e-5)
+
+
 def test_fullgraph_gradients_reach_the_predictor(images):
     grads = []
     for compiled in (False, True):

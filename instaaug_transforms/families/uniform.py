@@ -149,12 +149,17 @@ class UniformFamilyDistribution(FamilyDistribution):
         return fields
 
 
-@lru_cache(maxsize=256)
+@torch.compiler.assume_constant_result  # the compiler knows neither NumPy's old generator nor caches
 def quantile_orders(k: int, n: int) -> list[tuple[int, ...]]:
     """``n`` fixed permutations of 0 … k−1, all different as long as there are so many.
 
     The first goes by halves (van der Corput's sequence), so that a few views cover the range; the others are random.
     """
+    return _quantile_orders(k, n)
+
+
+@lru_cache(maxsize=256)
+def _quantile_orders(k: int, n: int) -> list[tuple[int, ...]]:
     # Plain numbers: an exporter, which traces tensors, cannot read them.
     halves = np.argsort(np.argsort([_radical_inverse(i + 1) for i in range(k)]))
     orders = [tuple(halves.tolist())]
