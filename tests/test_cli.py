@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import PIL.Image
 import pytest
 import torch
@@ -65,6 +67,19 @@ def test_images_of_one_name_do_not_overwrite_each_other(folder):
     assert (
         by_file["in/a.jpg"] == "a.jpg" and by_file["in/deep/a.png"] == "deep-a.png" and by_file["in/deep/c.jpg"] == "c"
     )
+
+
+def test_what_is_hidden_is_not_drawn_unless_it_is_named(folder, monkeypatch):
+    image = F.to_pil_image(torch.rand(3, 20, 20))
+    (folder / "in" / ".thumbnails").mkdir()
+    for place in ("in/._a.jpg", "in/.thumbnails/a.jpg"):
+        image.save(folder / place)
+    expected = [folder / "in" / "a.jpg", folder / "in" / "deep" / "b.png"]
+    assert find_images([folder / "in"]) == expected
+    assert find_images([folder / "in" / ".thumbnails"]) == [folder / "in" / ".thumbnails" / "a.jpg"]
+    assert find_images([folder / "in" / "._a.jpg"]) == [folder / "in" / "._a.jpg"]
+    monkeypatch.chdir(folder / "in")
+    assert find_images([Path()]) == [path.relative_to(folder / "in") for path in expected]
 
 
 def test_weights_lists_the_checkpoints(capsys):

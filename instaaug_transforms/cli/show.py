@@ -110,7 +110,7 @@ def find_images(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if is_image(file))
+            files += sorted(file for file in path.rglob("*") if is_image(file.relative_to(path)))
         elif path.is_file():
             files.append(path)
         else:
