@@ -74,12 +74,19 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
         raise InstaAugError("mean, std: give both or neither")
     if mean is not None and not len(mean) == len(std) <= 3:
         raise InstaAugError(f"mean, std: expected a number per channel each, got {len(mean)} and {len(std)}")
-    if not (untrained or _is_trained(arguments)):
+    is_name = ":" not in arguments.model
+    if not (untrained or arguments.pretrained or _is_trained(arguments)):
         raise InstaAugError(
-            "checkpoint: a classifier with random weights says nothing; give --checkpoint or --pretrained"
+            f"checkpoint: a classifier with random weights says nothing; give --checkpoint{' or --pretrained' * is_name}"
         )
-    if ":" not in arguments.model:
-        options = {"pretrained": True} if arguments.pretrained else {}
+    if arguments.pretrained and not is_name:
+        raise InstaAugError(
+            f"pretrained: these are timm's weights, and {arguments.model} is none of its models; give --checkpoint, or a factory of "
+            "your own that brings them"
+        )
+    if is_name:
+        options = {"in_chans": arguments.in_chans} if "in_chans" in arguments else {}
+        options |= {"pretrained": True} if arguments.pretrained else {}
         try:
             model: nn.Module = classifiers.create_classifier(
                 arguments.model, arguments.checkpoint, n_classes, mean=mean, std=std, **options
@@ -145,6 +152,7 @@ def load_transform(
         classifier = None
     elif arguments.features_checkpoint or arguments.features_model:
         other = {"checkpoint": arguments.features_checkpoint, "model": arguments.features_model or arguments.model}
+        other["pretrained"] = arguments.pretrained and ":" not in other["model"]  # which may be said of --model alone
         classifier = build_classifier(changed(arguments, **other), n_classes)
     elif classifier is None:
         if not _is_trained(arguments):
@@ -159,8 +167,9 @@ def load_transform(
 
 
 def _is_trained(arguments: argparse.Namespace) -> bool:
-    """Whether the options say where the classifier's weights are; a factory of one's own brings them."""
-    return bool(arguments.checkpoint or arguments.pretrained or ":" in arguments.model)
+    """Whether the options say where the classifier's weights are; a factory of one's own brings them, torchvision's make random ones."""
+    own = ":" in arguments.model and not arguments.model.startswith("torchvision.")
+    return bool(arguments.checkpoint or own or (arguments.pretrained and ":" not in arguments.model))
 
 
 def _unlabelled(arguments: argparse.Namespace) -> str:
