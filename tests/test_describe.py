@@ -173,6 +173,9 @@ class Uses:
 def by_constant(image):
     return STRENGTH * image
 
+def by_attribute(image):
+    return image.WEIGHTS
+
 def by_list(image):
     return [WEIGHTS[1] * row for row in image]
 
@@ -253,3 +256,8 @@ def test_helpers_that_name_each_other_in_every_way_are_told_once():
         vars(module),
     )
     assert len(describe(module.f0)) < 1000
+
+
+def test_attributes_are_not_taken_for_what_the_file_calls_so():
+    by_attribute = of_a_file("by_attribute")
+    assert describe(by_attribute(0.1)) == describe(by_attribute(0.9))

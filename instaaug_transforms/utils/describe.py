@@ -1,5 +1,6 @@
 """What tells losses, transforms and models from others: by code, settings and numbers, never by address."""
 
+import dis
 import functools
 import hashlib
 from collections.abc import Callable
@@ -115,8 +116,10 @@ def _of_its_file(function: Any, inside: Inside, told: set[int]) -> list[tuple[st
 
 
 def _names(code: CodeType) -> set[str]:
+    """Those that code looks up in its file; attributes may be called as something there, and are something else."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    own = (one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")
+    return set(own).union(*map(_names, inner))
 
 
 def _describe_code(code: Any) -> str:
