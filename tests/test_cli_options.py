@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -396,6 +398,17 @@ def test_commands_are_those_of_the_table(capsys):
 @pytest.mark.parametrize("arguments", [[], ["fits"], ["--nothing"], ["fit", "--nothing"], ["weights", "more"]])
 def test_wrong_commands_are_one_line(capsys, arguments):
     assert "see instaaug" in fails(capsys, arguments)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_encodings_that_lack_a_letter_cost_that_letter(encoding):
+    """As on Windows, into a file: the report of a long fit ended in a UnicodeEncodeError at its arrow."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "instaaug_transforms.cli", "recommend", "--help"]
+    run = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert run.returncode == 0, run.stderr.decode(encoding)
+    shown = " ".join(run.stdout.decode(encoding).split())
+    assert "what images suffer before ? sees them: families" in shown and "--nuisance-draws" in shown
 
 
 def test_a_module_is_imported_once(own):
