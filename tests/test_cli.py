@@ -69,6 +69,12 @@ def test_images_of_one_name_do_not_overwrite_each_other(folder):
     )
 
 
+def test_names_that_some_file_systems_take_for_one(tmp_path):
+    """And all-crops.png, say, is what pictures of several images are called."""
+    files = [tmp_path / name for name in ("x/A.png", "y/a.png", "all.png", "b.png")]
+    assert names_of(files) == ["x-A.png", "y-a.png", "all.png", "b"]
+
+
 def test_what_is_hidden_is_not_drawn_unless_it_is_named(folder, monkeypatch):
     image = F.to_pil_image(torch.rand(3, 20, 20))
     (folder / "in" / ".thumbnails").mkdir()

@@ -97,10 +97,13 @@ def names_of(files: list[Path]) -> list[str]:
         [path.name for path in files],
         ["-".join(path.parts[-2:]) for path in files],
     ]
-    counts = [Counter(names) for names in tries]
+    # Of some file systems A and a are one; all is what pictures of several images are called.
+    counts = [Counter(["all", *(name.casefold() for name in names)]) for names in tries]
     unique = ["-".join(path.resolve().parts[1:]) for path in files]
     return [
-        next((names[i] for names, count in zip(tries, counts, strict=True) if count[names[i]] == 1), unique[i])
+        next(
+            (names[i] for names, count in zip(tries, counts, strict=True) if count[names[i].casefold()] == 1), unique[i]
+        )
         for i in range(len(files))
     ]
 
