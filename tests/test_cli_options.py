@@ -230,6 +230,12 @@ def test_classes_that_the_classifier_does_not_have(data, tmp_path, capsys, unrea
     (tmp_path / "two.py").write_text("from tests.test_cli_options import Mean\ndef make():\n    return Mean(2)\n")
     given = command("fit", data, "--out", tmp_path / "o.safetensors", model=tmp_path / "two.py:make")
     assert "tells 2 classes apart, but labels go up to 2" in fails(capsys, given)
+    for name, more in (
+        ("fit", ["--out", tmp_path / "o.safetensors"]),
+        ("validate", []),
+    ):  # saying so does not tell which
+        given = command(name, data, *more, "--num-classes", 9, model="tests.test_cli_options:as_many")
+        assert "tells 9 classes apart, " in fails(capsys, given)
 
 
 def test_a_checkpoint_of_more_classes_than_folders(data, tmp_path, capsys, unread):

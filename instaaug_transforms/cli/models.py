@@ -130,7 +130,7 @@ def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders
     if largest >= n:
         raise InstaAugError(f"num-classes: {arguments.model} tells {n} classes apart, but labels go up to {largest}")
     for folder in labelled:
-        if arguments.num_classes is None and not folder.numbered and len(folder.classes) != n:
+        if not folder.numbered and len(folder.classes) != n:
             raise InstaAugError(
                 f"num-classes: {arguments.model} tells {n} classes apart, {folder.root!r} names {len(folder.classes)}, so that "
                 f"labels need not mean the same; say with --class-map which label each folder is{_unlabelled(arguments)}"
