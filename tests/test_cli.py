@@ -56,6 +56,17 @@ def test_show_with_weights_that_read_a_classifier(folder, monkeypatch, capsys):
     assert sorted(p.name for p in (folder / "o").iterdir()) == ["a-candidates.png", "a-samples.png"]
 
 
+def test_show_with_weights_that_read_a_classifier_of_grey_images(folder):
+    classifier = ia.timm.create_classifier("test_resnet", num_classes=7, in_chans=1).eval()
+    save_model(classifier.model, str(folder / "grey.safetensors"))
+    predictor = ia.FeaturesPredictor(classifier, image_size=32)
+    make_lively(["turn"], in_channels=1, predictor=predictor).save(folder / "mine.safetensors")
+    arguments = ["show", str(folder / "in" / "a.jpg"), "--weights", str(folder / "mine.safetensors")]
+    model = ["--model", "test_resnet", "--checkpoint", str(folder / "grey.safetensors"), "--num-classes", "7"]
+    assert main([*arguments, *model, "--out", str(folder / "o")]) == 0
+    assert (folder / "o" / "a-samples.png").is_file()
+
+
 def test_images_of_one_name_do_not_overwrite_each_other(folder):
     image = F.to_pil_image(torch.rand(3, 20, 20))
     for place in ("in/a.png", "in/deep/a.png", "in/deep/c.jpg"):

@@ -261,3 +261,10 @@ def test_helpers_that_name_each_other_in_every_way_are_told_once():
 def test_attributes_are_not_taken_for_what_the_file_calls_so():
     by_attribute = of_a_file("by_attribute")
     assert describe(by_attribute(0.1)) == describe(by_attribute(0.9))
+
+
+def test_addresses_in_capitals_are_addresses():
+    """Another in each process: nothing could be resumed on Windows."""
+    assert describe(np.random.default_rng(0)) == describe(np.random.default_rng(0))
+    generators = [np.random.default_rng(0) for _ in range(20)]  # at different places, all of them
+    assert len({repr(one) for one in generators}) == 20 and len({describe(one) for one in generators}) == 1

@@ -148,6 +148,8 @@ def load_transform(
         InstaAugError: weights that cannot be read, or that need a classifier where none is named.
     """
     config, _ = read_weights(arguments.weights)
+    if "in_chans" not in arguments:  # of commands that read no images, or each as the weights want it
+        arguments = changed(arguments, in_chans=config.get("in_channels", 3))
     if "classifier_sha256" not in config.get("predictor", {}):
         classifier = None
     elif arguments.features_checkpoint or arguments.features_model:
