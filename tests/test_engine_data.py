@@ -184,3 +184,10 @@ def test_samples_of_which_some_have_no_label_are_named(unknown):
     with pytest.raises(ia.InstaAugError, match=r"data: 1 of (16|40) samples .* have no label; leave these samples out"):
         load(samples)
     assert load([(image, None) for image, _ in samples]).targets is None
+
+
+def test_groups_of_several_names_are_named():
+    images = load(torch.rand(2, 3, 4, 4))
+    with pytest.raises(ia.InstaAugError, match=r"groups: expected a name per image, a number or text, got \[0, 1\]"):
+        images.grouped(np.array([[0, 1], [1, 0]]))
+    assert images.grouped([("a", 0), ("a", 0)]).groups.tolist() == [0, 0]

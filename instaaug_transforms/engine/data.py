@@ -74,6 +74,9 @@ class Images:
         names = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
         if len(names) != len(self):
             raise InstaAugError(f"groups: expected a name per image, {len(self)}, got {len(names)}")
+        several = next((name for name in names if isinstance(name, (list, dict, set))), None)
+        if several is not None:
+            raise InstaAugError(f"groups: expected a name per image, a number or text, got {several!r}; make one of it")
         number = {name: i for i, name in enumerate(dict.fromkeys(names))}
         images = copy.copy(self)
         images.groups = torch.tensor([number[name] for name in names])
