@@ -11,9 +11,10 @@ _ROOT = str(Path(__file__).resolve().parent)
 
 
 def _package() -> Any:
-    # torch.hub takes its folder off the path again; DataLoader workers that are spawned must still find the package.
-    if _ROOT not in sys.path:
-        sys.path.insert(0, _ROOT)
+    # torch.hub, which has put its folder first, takes it off the path again; DataLoader workers that are spawned must still find
+    # the package. Last: what else lies here, tests say, may be called as the user's own.
+    if _ROOT not in sys.path[1:]:
+        sys.path.append(_ROOT)
     import instaaug_transforms
 
     found = str(Path(instaaug_transforms.__file__).resolve().parent.parent)

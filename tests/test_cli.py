@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import PIL.Image
 import pytest
 import torch
@@ -54,6 +56,17 @@ def test_show_with_weights_that_read_a_classifier(folder, monkeypatch, capsys):
     assert sorted(p.name for p in (folder / "o").iterdir()) == ["a-candidates.png", "a-samples.png"]
 
 
+def test_show_with_weights_that_read_a_classifier_of_grey_images(folder):
+    classifier = ia.timm.create_classifier("test_resnet", num_classes=7, in_chans=1).eval()
+    save_model(classifier.model, str(folder / "grey.safetensors"))
+    predictor = ia.FeaturesPredictor(classifier, image_size=32)
+    make_lively(["turn"], in_channels=1, predictor=predictor).save(folder / "mine.safetensors")
+    arguments = ["show", str(folder / "in" / "a.jpg"), "--weights", str(folder / "mine.safetensors")]
+    model = ["--model", "test_resnet", "--checkpoint", str(folder / "grey.safetensors"), "--num-classes", "7"]
+    assert main([*arguments, *model, "--out", str(folder / "o")]) == 0
+    assert (folder / "o" / "a-samples.png").is_file()
+
+
 def test_images_of_one_name_do_not_overwrite_each_other(folder):
     image = F.to_pil_image(torch.rand(3, 20, 20))
     for place in ("in/a.png", "in/deep/a.png", "in/deep/c.jpg"):
@@ -65,6 +78,25 @@ def test_images_of_one_name_do_not_overwrite_each_other(folder):
     assert (
         by_file["in/a.jpg"] == "a.jpg" and by_file["in/deep/a.png"] == "deep-a.png" and by_file["in/deep/c.jpg"] == "c"
     )
+
+
+def test_names_that_some_file_systems_take_for_one(tmp_path):
+    """And all-crops.png, say, is what pictures of several images are called."""
+    files = [tmp_path / name for name in ("x/A.png", "y/a.png", "all.png", "b.png")]
+    assert names_of(files) == ["x-A.png", "y-a.png", "all.png", "b"]
+
+
+def test_what_is_hidden_is_not_drawn_unless_it_is_named(folder, monkeypatch):
+    image = F.to_pil_image(torch.rand(3, 20, 20))
+    (folder / "in" / ".thumbnails").mkdir()
+    for place in ("in/._a.jpg", "in/.thumbnails/a.jpg"):
+        image.save(folder / place)
+    expected = [folder / "in" / "a.jpg", folder / "in" / "deep" / "b.png"]
+    assert find_images([folder / "in"]) == expected
+    assert find_images([folder / "in" / ".thumbnails"]) == [folder / "in" / ".thumbnails" / "a.jpg"]
+    assert find_images([folder / "in" / "._a.jpg"]) == [folder / "in" / "._a.jpg"]
+    monkeypatch.chdir(folder / "in")
+    assert find_images([Path()]) == [path.relative_to(folder / "in") for path in expected]
 
 
 def test_weights_lists_the_checkpoints(capsys):

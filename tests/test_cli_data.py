@@ -156,6 +156,20 @@ def test_nested_photographs_without_labels(tmp_path):
             datasets.folder_of(options(tmp_path), None, how)
 
 
+def test_what_is_hidden_is_no_image_at_any_depth(tmp_path):
+    """Thumbnails and trash are copies: of an image and its copy one may be held out and the other learned from."""
+    root = tmp_path / ".cache" / "data"  # what holds them all may be hidden
+    make(root / "flat", "a.png", ".b.png", "2019/c.png", ".thumbnails/a.png", "2019/.trash/deep/c.png")
+    files = datasets.folder_of(options(root / "flat"), None, "none")
+    assert sorted(files.paths) == ["2019/c.png", "a.png"]
+    make(root / "classes", "cat/a.png", "cat/.thumbnails/a.png", "cat/._a.png", "dog/b.png", "._b.png")
+    assert labels(datasets.folder_of(options(root / "classes"), None)) == {"cat/a.png": 0, "dog/b.png": 1}
+    assert datasets.find_split(options(root / "classes"), "train") is None
+    make(root / "empty", "cat/a.png", "dog/.thumbnails/a.png")
+    with pytest.raises(InstaAugError, match="dog"):
+        datasets.folder_of(options(root / "empty"), None)
+
+
 def test_class_folders_are_needed_where_labels_are(tmp_path):
     make(tmp_path / "flat", "a.png")
     (tmp_path / "empty").mkdir()

@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from instaaug_transforms import families
 from instaaug_transforms.cli import arguments as types
 from instaaug_transforms.cli import fit, image_files, outputs, validate
 from instaaug_transforms.cli.__main__ import COMMANDS, _parser, main
+from instaaug_transforms.cli.models import build_classifier
 from instaaug_transforms.cli.nuisance import nuisance_of
 from instaaug_transforms.utils import weights
 from instaaug_transforms.utils.hashing import fingerprint
@@ -102,7 +105,11 @@ def fails(capsys, arguments):
         (types.positive, ["0.1", "3", "1e-9"], ["0", "-2", "nan", "inf", "1e999"]),
         (types.not_negative, ["0", "0.1"], ["-0.1", "nan", "inf"]),
         (types.fraction, ["1", "0.5"], ["0", "1.01", "-0.5", "nan", "1,0"]),
-        (types.device, ["cpu"], ["cdua", "cuda:x", *([] if torch.cuda.is_available() else ["cuda", "cuda:0"])]),
+        (
+            types.device,
+            ["cpu"],
+            ["cdua", "cuda:x", "cuda:99", "meta", "hpu", *([] if torch.cuda.is_available() else ["cuda", "cuda:0"])],
+        ),
     ],
 )
 def test_types(kind, good, bad):
@@ -178,6 +185,17 @@ def test_fit_checks_before_it_reads(data, tmp_path, capsys, unread, more, messag
         (["--weights", "nope"], "weights: 'nope' is neither a file nor a known name"),
         (["--split", "train"], "choice-split: 'train' is what is reported"),
         (["--in-chans", "1", "--model", "tests.test_cli_options:as_many"], "channel"),
+        (["--split", "val/", "--choice-split", "./val"], "choice-split: './val' is what is reported"),
+        (["--model", "torchvision.models:resnet18"], "random weights says nothing; give --checkpoint$"),
+        (
+            ["--model", "torchvision.models:resnet18", "--pretrained"],
+            "pretrained: .* weights, and torchvision.models:resnet18",
+        ),
+        (["--pretrained"], "pretrained: these are timm's weights, and tests.test_cli_options:three_classes is none"),
+        (
+            ["--model", "test_resnet.nope", "--pretrained"],
+            "timm cannot make 'test_resnet.nope': .*Invalid pretrained tag",
+        ),
     ],
 )
 def test_validate_checks_before_it_reads(data, tmp_path, capsys, unread, more, message):
@@ -212,6 +230,12 @@ def test_classes_that_the_classifier_does_not_have(data, tmp_path, capsys, unrea
     (tmp_path / "two.py").write_text("from tests.test_cli_options import Mean\ndef make():\n    return Mean(2)\n")
     given = command("fit", data, "--out", tmp_path / "o.safetensors", model=tmp_path / "two.py:make")
     assert "tells 2 classes apart, but labels go up to 2" in fails(capsys, given)
+    for name, more in (
+        ("fit", ["--out", tmp_path / "o.safetensors"]),
+        ("validate", []),
+    ):  # saying so does not tell which
+        given = command(name, data, *more, "--num-classes", 9, model="tests.test_cli_options:as_many")
+        assert "tells 9 classes apart, " in fails(capsys, given)
 
 
 def test_a_checkpoint_of_more_classes_than_folders(data, tmp_path, capsys, unread):
@@ -382,9 +406,51 @@ def test_wrong_commands_are_one_line(capsys, arguments):
     assert "see instaaug" in fails(capsys, arguments)
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_encodings_that_lack_a_letter_cost_that_letter(encoding):
+    """As on Windows, into a file: the report of a long fit ended in a UnicodeEncodeError at its arrow."""
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    command = [sys.executable, "-m", "instaaug_transforms.cli", "recommend", "--help"]
+    run = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert run.returncode == 0, run.stderr.decode(encoding)
+    shown = " ".join(run.stdout.decode(encoding).split())
+    assert "what images suffer before ? sees them: families" in shown and "--nuisance-draws" in shown
+
+
 def test_a_module_is_imported_once(own):
     from instaaug_transforms.cli.own_code import import_own, named
 
     assert import_own(str(own)) is import_own(str(own)) and named(f"{own}:make", "model") is three_classes
     with pytest.raises(ia.InstaAugError, match="cannot import 'nothing' from"):
         named(f"{own}:nothing", "model")
+
+
+def test_a_checkpoint_of_one_channel(tmp_path):
+    """As timm's validate.py builds it; three channels were made, and its weights did not fit."""
+    model = timm.create_model("test_resnet", num_classes=4, in_chans=1).eval()
+    torch.save(model.state_dict(), tmp_path / "grey.pth")
+    more = ["--checkpoint", tmp_path / "grey.pth", "--num-classes", 4, "--in-chans", 1, "--device", "cpu"]
+    words = ["export", "--model", "test_resnet", "--out", "o.onnx", "--mean", "0.4", "--std", "0.2", *more]
+    classifier, images = build_classifier(parsed([str(word) for word in words]), None), torch.rand(2, 1, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(classifier(images), model((images - 0.4) / 0.2), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (r"^(\w+)-\d", ["clip", "clip", "shot"]),
+        (r"\d", ["1", "2", "1"]),
+        (r"clip-(\d)|shot-(\d)", ["1", "2", "1"]),  # the second alternative was no group at all
+        (r"(clip)?.*png", ["clip", "clip", None]),
+        (r"[a-c]*", [None]),
+    ],
+)
+def test_groups_are_what_the_expression_matched(expression, expected):
+    data = argparse.Namespace(identities=["clip-1/a.png", "clip-2/a.png", "shot-1/a.png"])
+    given = argparse.Namespace(groups=expression)
+    if None not in expected:
+        assert fit.groups_of(given, data) == expected
+        return
+    with pytest.raises(ia.InstaAugError, match="groups: .* matches nothing in 'shot-1/a.png'"):
+        fit.groups_of(given, data)

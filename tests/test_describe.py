@@ -3,6 +3,7 @@
 import functools
 import types
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -124,6 +125,83 @@ def dim(strength):
     return lambda image: strength * image
 
 
+def faded(image, strength):
+    return strength * image
+
+
+class Around:
+    """An object that holds another, as an attribute."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, image):
+        return self.step(image)
+
+
+class Halved(v2.Transform):
+    """As torchvision has one write a transform: its `forward` is the base's."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def transform(self, inpt, params):
+        return inpt.to(self.dtype)
+
+
+FILE = """
+import torch
+from torchvision.transforms import v2
+
+STRENGTH, WEIGHTS = {strength}, [1.0, {strength}]
+
+def helper(image):
+    return {strength} * image if image.ndim else entry(image)
+
+class Fade(v2.Transform):
+    def transform(self, inpt, params):
+        return {strength} * inpt
+
+class Uses:
+    def helper(self, image):
+        return {strength} * image
+
+    def __call__(self, image):
+        return self.helper(image)
+
+def by_constant(image):
+    return STRENGTH * image
+
+def by_attribute(image):
+    return image.WEIGHTS
+
+def by_list(image):
+    return [WEIGHTS[1] * row for row in image]
+
+def by_helper(image):
+    return helper(image)
+
+def entry(image):
+    return (lambda: helper(image))()
+
+def by_class(image):
+    return Fade()(image)
+"""
+
+
+def of_a_file(name):
+    """What a file of somebody's own defines by that name, where it was edited."""
+
+    def make(strength):
+        module = types.ModuleType("mine")
+        exec(FILE.format(strength=strength), vars(module))  # what an import does
+        thing = getattr(module, name)
+        return thing() if isinstance(thing, type) else thing
+
+    return make
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -134,6 +212,14 @@ def dim(strength):
         lambda s: v2.Lambda(dim(s)),
         dim,
         lambda s: [Fog(s)],
+        lambda s: v2.Lambda(functools.partial(faded, strength=s)),
+        lambda s: Around(Around(Fog(s))),
+        lambda s: Around(dim(s)),
+        lambda s: Around(Own(s).__call__),
+        lambda s: Around(torch.relu if s == 0.1 else torch.tanh),
+        lambda s: Own(np.float32(s)),
+        lambda s: Halved(torch.float16 if s == 0.1 else torch.float32),
+        *map(of_a_file, ("by_constant", "by_list", "by_helper", "entry", "by_class", "Fade", "Uses")),
     ],
 )
 def test_transforms_of_another_strength_are_others(make):
@@ -159,3 +245,26 @@ def test_a_model_is_its_normalisation_too():
     assert shas[0] == shas[1] != shas[2]
     wrapped[0].train()
     assert model_sha256(wrapped[0]) == shas[0]
+
+
+def test_helpers_that_name_each_other_in_every_way_are_told_once():
+    """One by one along every way they would be 25!."""
+    names = [f"f{i}" for i in range(25)]
+    module = types.ModuleType("mine")
+    exec(
+        "".join(f"def {name}(x):\n    return {', '.join(f'{other}(x)' for other in names)}\n" for name in names),
+        vars(module),
+    )
+    assert len(describe(module.f0)) < 1000
+
+
+def test_attributes_are_not_taken_for_what_the_file_calls_so():
+    by_attribute = of_a_file("by_attribute")
+    assert describe(by_attribute(0.1)) == describe(by_attribute(0.9))
+
+
+def test_addresses_in_capitals_are_addresses():
+    """Another in each process: nothing could be resumed on Windows."""
+    assert describe(np.random.default_rng(0)) == describe(np.random.default_rng(0))
+    generators = [np.random.default_rng(0) for _ in range(20)]  # at different places, all of them
+    assert len({repr(one) for one in generators}) == 20 and len({describe(one) for one in generators}) == 1

@@ -175,3 +175,19 @@ def test_what_is_said_of_normalised_images_helps(one_thread):
             ia.fit(aug, classifier, data, nuisance=["turn"], config=config)
         assert "or make LearnedAugment" not in str(caught.value)
     ia.fit(aug, classifier, images, nuisance=["turn"], config=config)
+
+
+@pytest.mark.parametrize("unknown", [0, 1])  # of 40, of which 16 are looked at: among them, and between two of them
+def test_samples_of_which_some_have_no_label_are_named(unknown):
+    """As one without labels it was fitted to the classifier's own answers, and nothing said so."""
+    samples = [(torch.rand(3, 4, 4), None if i == unknown else i % 2) for i in range(40)]
+    with pytest.raises(ia.InstaAugError, match=r"data: 1 of (16|40) samples .* have no label; leave these samples out"):
+        load(samples)
+    assert load([(image, None) for image, _ in samples]).targets is None
+
+
+def test_groups_of_several_names_are_named():
+    images = load(torch.rand(2, 3, 4, 4))
+    with pytest.raises(ia.InstaAugError, match=r"groups: expected a name per image, a number or text, got \[0, 1\]"):
+        images.grouped(np.array([[0, 1], [1, 0]]))
+    assert images.grouped([("a", 0), ("a", 0)]).groups.tolist() == [0, 0]

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -154,3 +155,22 @@ def test_on_the_command_line(photographs, tmp_path, monkeypatch, capsys):
         assert main([*command.split(), "again.onnx", "--tolerance", "-1"]) == 2
     finally:
         sys.modules.pop("small", None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [(0.0, 0.0), (0.25, 0.25), (float("nan"), float("inf")), (float("inf"), float("inf"))],
+)
+def test_a_file_that_gives_nan_differs(monkeypatch, wrong, expected):
+    """Python's max() of 0 and NaN is 0: such a file was said to be the same to the last bit."""
+
+    class Session:
+        def __init__(self, *_, **__):
+            pass
+
+        def run(self, _, given):
+            return [given["images"] + np.where(given["images"] == 1, np.float32(wrong), np.float32(0))]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
+    images = torch.tensor([[0.5, 1.0], [float("-inf"), 0.5]])  # what a classifier rules out is the same in both
+    assert largest_difference("a.onnx", nn.Identity(), [images])[0] == expected

@@ -1,5 +1,6 @@
 """torch.hub: from the checkout, and in the GitHub form from an unpacked archive, with no network."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -61,9 +62,23 @@ print(aug(torch.rand(2, 3, 64, 64)).shape, batch.shape)
 """
 
 
-@pytest.mark.slow
-def test_github_form_from_an_unpacked_archive(tmp_path):
-    target = tmp_path / "someone_instaaug_main"
+SPAWNED = """
+import sys, torch
+if __name__ == "__main__":
+    torch.hub.set_dir(sys.argv[1])
+    aug = torch.hub.load("someone/instaaug:main", "turn_photos", trust_repo=True, skip_validation=True, verbose=False)
+    import instaaug_transforms as ia, tests
+    assert ia.__file__.startswith(sys.argv[1]) and tests.mine
+    loader = torch.utils.data.DataLoader(
+        [torch.rand(3, 32, 32)] * 4, 4, num_workers=1, collate_fn=ia.collate(aug), multiprocessing_context="spawn"
+    )
+    print([batch.shape for batch in loader])
+"""
+
+
+def unpacked(folder):
+    """The files that torch.hub has, where it has them."""
+    target = folder / "someone_instaaug_main"
     target.mkdir()
     for name in ("hubconf.py", "instaaug_transforms", "hub"):
         source = ROOT / name
@@ -71,6 +86,33 @@ def test_github_form_from_an_unpacked_archive(tmp_path):
             shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target / name)
+    return target
+
+
+@pytest.mark.slow
+def test_spawned_workers_find_the_package(tmp_path):
+    """As on macOS and Windows, where nothing but torch.hub brings it; and the user's own packages stay what they are."""
+    target, own = unpacked(tmp_path), tmp_path / "own"
+    for place in (target, own):
+        (place / "tests").mkdir(parents=True)
+        (place / "tests" / "__init__.py").write_text(f"mine = {place == own}")
+    (own / "script.py").write_text(SPAWNED)
+    # Without site, which would find an editable installation; its packages are on the path all the same.
+    packages = os.pathsep.join(path for path in sys.path if path.endswith("-packages"))
+    run = subprocess.run(
+        [sys.executable, "-S", "-W", "ignore", own / "script.py", tmp_path],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": packages},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "torch.Size([4, 3, 32, 32])" in run.stdout
+
+
+@pytest.mark.slow
+def test_github_form_from_an_unpacked_archive(tmp_path):
+    unpacked(tmp_path)
     # -S would lose the packages; an isolated folder and -P keep this checkout off the path.
     run = subprocess.run(
         [sys.executable, "-P", "-W", "ignore", "-c", SCRIPT, str(tmp_path)],

@@ -52,6 +52,20 @@ def test_less(folder):
     assert json.loads((folder / "out" / "summary.json").read_text())["n"] == 5
 
 
+def one_number():
+    """A model that does not say which class an image is of."""
+    return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 1))
+
+
+def test_what_a_model_of_numbers_has_not_is_null(folder):
+    """NaN is no JSON: jq and JavaScript refuse the file."""
+    model = ["--model", "tests.test_measure_cli:one_number", "--only-invariance", "--transformations", "hue"]
+    assert command(folder, *model) == 0
+    text = (folder / "out" / "summary.json").read_text()
+    (row,) = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))["invariance"]
+    assert row["accuracy"] is row["agreement"] is None and row["d_l2"] >= 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -4,6 +4,7 @@ import json
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
@@ -289,3 +290,15 @@ def test_what_cannot_be_written_says_why(tmp_path, monkeypatch, error):
         weights.write(tmp_path / "a.safetensors", {}, {})
     monkeypatch.undo()
     assert weights.write(str(tmp_path / "a.safetensors"), {}, {"x": torch.zeros(1)}) == tmp_path / "a.safetensors"
+
+
+def test_notes_are_kept_as_python_has_them(tmp_path):
+    """As scripts have them at hand when a fit is done; a TypeError there cost the fit."""
+    aug, file = ia.LearnedAugment(["turn"]), tmp_path / "a.safetensors"
+    aug.save(file, a=np.float32(0.5), b=torch.tensor(2), c=np.arange(2), d=tmp_path, e=[{"f": np.int64(3)}])
+    expected = {"a": 0.5, "b": 2, "c": [0, 1], "d": str(tmp_path), "e": [{"f": 3}]}
+    assert weights.read(file)[0]["notes"] == expected
+    assert ia.LearnedAugment.from_pretrained(file).in_channels == 3
+    with pytest.raises(ia.InstaAugError, match="notes: expected numbers, text, lists .*, got a set"):
+        aug.save(tmp_path / "b.safetensors", classes={"cat"})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]

@@ -1,7 +1,6 @@
 """A transform as a file: its configuration and φ's weights."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any, Self
@@ -45,7 +44,7 @@ class Checkpointed:
         """Write configuration and weights to ``path`` (.safetensors), all at once; ``notes`` are kept beside them.
 
         Raises:
-            InstaAugError: another suffix, or a folder that does not exist.
+            InstaAugError: another suffix, a folder that does not exist, or notes that JSON does not know.
         """
         weights.write(path, self._stored(notes), self.predictor.state_dict())
 
@@ -85,7 +84,7 @@ class Checkpointed:
         Raises:
             InstaAugError: no permission, or no way to the hub.
         """
-        config = json.loads(json.dumps(self._stored(notes)))
+        config = weights.as_read(self._stored(notes))
         file = weights.to_bytes(config, self.predictor.state_dict())
         card = hf.make_card(config, hashlib.sha256(file).hexdigest(), repo, license, text)
         return hf.upload(file, card, repo, message, private)

@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:  # a process of its own, and no caller's
         arguments = sys.argv[1:]
         keep_freed_memory()
+        # Arrows and Greek letters, in help and reports, are not in every encoding: Windows writes cp1252 to files.
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")
     arguments = list(arguments)
     try:
         parsed = _parser(arguments).parse_args(arguments)

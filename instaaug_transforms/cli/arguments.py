@@ -45,9 +45,13 @@ def device(text: str) -> str:
     import torch
 
     try:
-        kind = torch.device(text).type
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise RuntimeError("torch finds no CUDA device here")
-    except RuntimeError as error:
+        wanted = torch.device(text)
+        if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+            raise RuntimeError(f"torch finds {torch.cuda.device_count() or 'no'} CUDA devices here")
+        if wanted.type == "meta":
+            raise RuntimeError("it holds no numbers")
+        if wanted.type != "cuda":  # where to try takes memory of a GPU, in every process
+            torch.empty(0, device=wanted)
+    except Exception as error:  # of another kind for each kind of device
         raise argparse.ArgumentTypeError(f"expected cpu, cuda or cuda:N, got {text!r} ({reason(error)})") from None
     return text

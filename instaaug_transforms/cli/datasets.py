@@ -128,7 +128,7 @@ def find_split(arguments: argparse.Namespace, default: str, labels: str = "folde
     if arguments.split is not None or (data / default).is_dir() or not data.is_dir():
         return arguments.split or default
     places = [data, *(data / name for name in class_folders(data))]
-    if labels != "none" and not any(is_image(path) for place in places for path in place.iterdir()):
+    if labels != "none" and not any(is_image(path.name) for place in places for path in place.iterdir()):
         raise InstaAugError(
             f"data: {str(data / default)!r} is no folder, and {str(data)!r} holds neither images nor class folders of "
             f"images, but {inside(data)}; name one of them with --split"

@@ -148,11 +148,13 @@ def groups_of(arguments: argparse.Namespace, data: Images) -> list[str] | None:
     if arguments.groups is None:
         return None
     found = [re.search(arguments.groups, name) for name in data.identities]
-    if None in found:
+    # Of several parentheses, in alternatives say, the first that matched something.
+    names = [next(filter(None, match.groups() or [match.group()]), None) if match else None for match in found]
+    if None in names:
         raise InstaAugError(
-            f"groups: {arguments.groups!r} matches nothing in {data.identities[found.index(None)]!r}; each image needs a group"
+            f"groups: {arguments.groups!r} matches nothing in {data.identities[names.index(None)]!r}; each image needs a group"
         )
-    return [match.group(1 if match.re.groups else 0) for match in found]
+    return names
 
 
 def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[ImageFiles, torch.nn.Module, PerViewLoss]:

@@ -11,7 +11,7 @@ from torchvision.datasets import DatasetFolder
 
 from ..utils.errors import InstaAugError
 from .class_map import first_of, label_folders
-from .images import SUFFIXES, read_image
+from .images import is_image, read_image
 
 
 class ImageFiles(DatasetFolder):
@@ -32,7 +32,8 @@ class ImageFiles(DatasetFolder):
         labelled: bool = True,
     ) -> None:
         self.class_map, self.labelled = class_map, labelled
-        super().__init__(str(root), partial(read_image, option="data"), SUFFIXES, transform)
+        reader, shown = partial(read_image, option="data"), partial(_is_shown, len(str(root)))
+        super().__init__(str(root), reader, transform=transform, is_valid_file=shown)
         self.classes = self.classes if labelled else None
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
@@ -72,6 +73,11 @@ class ReadingErrors(Dataset):
         except InstaAugError as error:
             return str(error)
         return None
+
+
+def _is_shown(start: int, path: str) -> bool:
+    """Whether it is an image, by what its path goes on with at ``start``, below the root: that may be in a hidden folder itself."""
+    return is_image(path[start:].lstrip(os.sep))
 
 
 def class_folders(directory: str | os.PathLike) -> list[str]:

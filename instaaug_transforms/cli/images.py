@@ -1,6 +1,7 @@
 """Image files to pixels: 8 bits per channel, upright, or an error that names the file."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -18,8 +19,14 @@ ASPECT = 1000
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether the suffix is one of an image; nothing is read."""
-    return str(path).lower().endswith(SUFFIXES)
+    """Whether the suffix is one of an image and nothing of the path is hidden; nothing is read.
+
+    What is hidden is thumbnails, trash and resource forks: copies of images, and files that are none.
+
+    Args:
+        path: a name, or a path as it is below the folder that was asked for.
+    """
+    return str(path).lower().endswith(SUFFIXES) and not any(part.startswith(".") for part in Path(path).parts)
 
 
 def read_image(path: str | os.PathLike, option: str = "data", mode: str = "RGB") -> PIL.Image.Image:

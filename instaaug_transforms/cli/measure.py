@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from ..measure import InvarianceReport, Probe, compare, write_page
@@ -83,8 +84,12 @@ def write(out: Path, report: InvarianceReport, others: list[Report], title: str)
     for other in others:
         other.to_csv(out / f"{type(other).__name__.removesuffix('Report').lower()}.csv")
     summary = {"model": report.model, "layer": report.layer, "n": len(report.images), "seed": report.seed}
-    summary["invariance"] = report.summary_rows()
-    replace_file(out / "summary.json", json.dumps(summary, indent=1).encode())
+    # JSON has no NaN: what outputs that are no classes have not, an accuracy say, is null.
+    summary["invariance"] = [
+        {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in row.items()}
+        for row in report.summary_rows()
+    ]
+    replace_file(out / "summary.json", json.dumps(summary, indent=1, allow_nan=False).encode())
 
 
 def _fill(text: str) -> Outside:

@@ -74,12 +74,19 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
         raise InstaAugError("mean, std: give both or neither")
     if mean is not None and not len(mean) == len(std) <= 3:
         raise InstaAugError(f"mean, std: expected a number per channel each, got {len(mean)} and {len(std)}")
-    if not (untrained or _is_trained(arguments)):
+    is_name = ":" not in arguments.model
+    if not (untrained or arguments.pretrained or _is_trained(arguments)):
         raise InstaAugError(
-            "checkpoint: a classifier with random weights says nothing; give --checkpoint or --pretrained"
+            f"checkpoint: a classifier with random weights says nothing; give --checkpoint{' or --pretrained' * is_name}"
         )
-    if ":" not in arguments.model:
-        options = {"pretrained": True} if arguments.pretrained else {}
+    if arguments.pretrained and not is_name:
+        raise InstaAugError(
+            f"pretrained: these are timm's weights, and {arguments.model} is none of its models; give --checkpoint, or a factory of "
+            "your own that brings them"
+        )
+    if is_name:
+        options = {"in_chans": arguments.in_chans} if "in_chans" in arguments else {}
+        options |= {"pretrained": True} if arguments.pretrained else {}
         try:
             model: nn.Module = classifiers.create_classifier(
                 arguments.model, arguments.checkpoint, n_classes, mean=mean, std=std, **options
@@ -123,7 +130,7 @@ def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders
     if largest >= n:
         raise InstaAugError(f"num-classes: {arguments.model} tells {n} classes apart, but labels go up to {largest}")
     for folder in labelled:
-        if arguments.num_classes is None and not folder.numbered and len(folder.classes) != n:
+        if not folder.numbered and len(folder.classes) != n:
             raise InstaAugError(
                 f"num-classes: {arguments.model} tells {n} classes apart, {folder.root!r} names {len(folder.classes)}, so that "
                 f"labels need not mean the same; say with --class-map which label each folder is{_unlabelled(arguments)}"
@@ -141,10 +148,13 @@ def load_transform(
         InstaAugError: weights that cannot be read, or that need a classifier where none is named.
     """
     config, _ = read_weights(arguments.weights)
+    if "in_chans" not in arguments:  # of commands that read no images, or each as the weights want it
+        arguments = changed(arguments, in_chans=config.get("in_channels", 3))
     if "classifier_sha256" not in config.get("predictor", {}):
         classifier = None
     elif arguments.features_checkpoint or arguments.features_model:
         other = {"checkpoint": arguments.features_checkpoint, "model": arguments.features_model or arguments.model}
+        other["pretrained"] = arguments.pretrained and ":" not in other["model"]  # which may be said of --model alone
         classifier = build_classifier(changed(arguments, **other), n_classes)
     elif classifier is None:
         if not _is_trained(arguments):
@@ -159,8 +169,9 @@ def load_transform(
 
 
 def _is_trained(arguments: argparse.Namespace) -> bool:
-    """Whether the options say where the classifier's weights are; a factory of one's own brings them."""
-    return bool(arguments.checkpoint or arguments.pretrained or ":" in arguments.model)
+    """Whether the options say where the classifier's weights are; a factory of one's own brings them, torchvision's make random ones."""
+    own = ":" in arguments.model and not arguments.model.startswith("torchvision.")
+    return bool(arguments.checkpoint or own or (arguments.pretrained and ":" not in arguments.model))
 
 
 def _unlabelled(arguments: argparse.Namespace) -> str:

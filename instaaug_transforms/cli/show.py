@@ -97,10 +97,13 @@ def names_of(files: list[Path]) -> list[str]:
         [path.name for path in files],
         ["-".join(path.parts[-2:]) for path in files],
     ]
-    counts = [Counter(names) for names in tries]
+    # Of some file systems A and a are one; all is what pictures of several images are called.
+    counts = [Counter(["all", *(name.casefold() for name in names)]) for names in tries]
     unique = ["-".join(path.resolve().parts[1:]) for path in files]
     return [
-        next((names[i] for names, count in zip(tries, counts, strict=True) if count[names[i]] == 1), unique[i])
+        next(
+            (names[i] for names, count in zip(tries, counts, strict=True) if count[names[i].casefold()] == 1), unique[i]
+        )
         for i in range(len(files))
     ]
 
@@ -110,7 +113,7 @@ def find_images(paths: list[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if is_image(file))
+            files += sorted(file for file in path.rglob("*") if is_image(file.relative_to(path)))
         elif path.is_file():
             files.append(path)
         else:

@@ -85,9 +85,9 @@ def run(arguments: argparse.Namespace) -> None:
         check_file(arguments.results_file, "results-file")
     if arguments.workdir:
         check_folder(arguments.workdir, "workdir")
-    if arguments.split == arguments.choice_split:
+    if (arguments.data / arguments.split).resolve() == (arguments.data / arguments.choice_split).resolve():
         raise InstaAugError(
-            f"choice-split: {arguments.split!r} is what is reported; choices need other images, or they flatter it"
+            f"choice-split: {arguments.choice_split!r} is what is reported; choices need other images, or they flatter it"
         )
     read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
     nuisance = nuisance_of(arguments)

@@ -74,6 +74,9 @@ class Images:
         names = groups.tolist() if isinstance(groups, (Tensor, np.ndarray)) else list(groups)
         if len(names) != len(self):
             raise InstaAugError(f"groups: expected a name per image, {len(self)}, got {len(names)}")
+        several = next((name for name in names if isinstance(name, (list, dict, set))), None)
+        if several is not None:
+            raise InstaAugError(f"groups: expected a name per image, a number or text, got {several!r}; make one of it")
         number = {name: i for i, name in enumerate(dict.fromkeys(names))}
         images = copy.copy(self)
         images.groups = torch.tensor([number[name] for name in names])
@@ -147,11 +150,12 @@ class StreamedImages(Images):
         with torch.random.fork_rng([]):
             samples = {row: parts(dataset[row], name) for row in self.rows[some].tolist()}
             again = as_image(parts(dataset[int(self.rows[0])], name)[0], name)
-        labelled = all(label is not None for _, label in samples.values())
+        labelled = _are_labelled([label for _, label in samples.values()], name)
         self._size, targets = None, known_targets(dataset) if labelled else None
         # What a Dataset knows need not be what its samples say: labels are mapped in `__getitem__`, say.
         if labelled and (targets is None or not all(same_label(targets[row], s[1]) for row, s in samples.items())):
-            targets = default_collate([parts(dataset[i], name)[1] for i in range(len(dataset))])
+            targets = [parts(dataset[i], name)[1] for i in range(len(dataset))]
+            targets = default_collate(targets) if _are_labelled(targets, name) else None
         once = as_image(samples[int(self.rows[0])][0], name)
         if once.shape == again.shape and not torch.equal(once, again):
             logger.warning(
@@ -303,6 +307,20 @@ def _check_images(images: Tensor, name: str) -> None:
     elif images.dtype != torch.uint8:
         fix = "give floats: of 16 bits images.float() / 65535"
         raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")
+
+
+def _are_labelled(labels: Sequence[Any], name: str) -> bool:
+    """Whether samples have labels: all of them, or none.
+
+    Raises:
+        InstaAugError: some have.
+    """
+    missing = sum(label is None for label in labels)
+    if 0 < missing < len(labels):
+        raise InstaAugError(
+            f"{name}: {missing} of {len(labels)} samples that were looked at have no label; leave these samples out, or all labels"
+        )
+    return not missing
 
 
 class _ImagesOnly(Dataset):

@@ -83,13 +83,16 @@ def create_classifier(
         **kwargs: further arguments of `timm.create_model`.
 
     Raises:
-        InstaAugError: an unknown model, no such file or package, a file of another kind, or weights of another model.
+        InstaAugError: an unknown model or tag, no way to pretrained weights, no such file or package, a file of another kind, or weights of another model.
     """
     if not timm.is_model(name):
         raise InstaAugError(f"model: timm has no {name!r}; timm.list_models('*{name[:6]}*') searches it")
     if num_classes is not None:
         kwargs["num_classes"] = num_classes
-    model = timm.create_model(name, **kwargs)
+    try:
+        model = timm.create_model(name, **kwargs)
+    except Exception as error:  # of an unknown tag, of the network, of arguments that this model does not take
+        raise InstaAugError(f"model: timm cannot make {name!r}: {type(error).__name__}: {reason(error)}") from error
     if checkpoint is not None:
         load_checkpoint(model, checkpoint)
     return wrap(model, mean, std)

@@ -1,10 +1,11 @@
 """What tells losses, transforms and models from others: by code, settings and numbers, never by address."""
 
+import dis
 import functools
 import hashlib
 from collections.abc import Callable
 from enum import Enum
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,31 @@ from .hashing import ADDRESS, fingerprint, unwrapped
 OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 
-def describe(thing: Any, within: tuple[int, ...] = ()) -> str:
+# What an attribute, or a name in a file, may hold that results depend on; and whatever can be called.
+VALUES = (bool, int, float, str, bytes, tuple, list, dict, Enum, Tensor, np.ndarray, np.generic, torch.dtype, nn.Module)
+
+Inside = Callable[[Any], str]
+
+
+def describe(thing: Any, within: tuple[int, ...] = (), told: set[int] | None = None) -> str:
     """A text that differs for functions, modules, objects and values that may give other results.
+
+    Of a function it tells what it takes from its own file too: constants, helpers, classes. Of other files it tells names alone.
 
     Args:
         thing: any object.
         within: ids of the objects that hold it.
+        told: ids of the helpers and classes that were told already: they can name each other in any number of ways.
     """
     if id(thing) in within:  # it holds itself
         return type(thing).__qualname__
-    inside = functools.partial(describe, within=(*within, id(thing)))
+    told = set() if told is None else told
+    inside = functools.partial(describe, within=(*within, id(thing)), told=told)
     if isinstance(thing, functools.partial):
         settings = [inside(value) for value in (*thing.args, *sorted(thing.keywords.items()))]
         return f"partial({inside(thing.func)}, {', '.join(settings)})"
     if isinstance(thing, nn.Module):
-        parts = [_describe_module(part, inside) for part in thing.modules()]
+        parts = [_describe_module(part, inside, told) for part in thing.modules()]
         return f"{_repr(thing)} {fingerprint(thing)} {parts}"
     if isinstance(thing, (Tensor, np.ndarray)):
         return fingerprint(torch.as_tensor(thing))
@@ -41,14 +52,20 @@ def describe(thing: Any, within: tuple[int, ...] = ()) -> str:
         return f"{{{', '.join(f'{key!r}: {inside(value)}' for key, value in thing.items())}}}"
     if isinstance(thing, Enum):
         return repr(thing)
+    if isinstance(thing, type):
+        return f"{thing.__module__}.{thing.__qualname__} {_class(thing, inside, told)}"
+    whole = ""
     if getattr(thing, "__code__", None) is None:
         if not hasattr(type(thing).__call__, "__code__"):
             return f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', _repr(thing))}"
+        whole = _class(type(thing), inside, told)
         thing = thing.__call__  # an object of a class of somebody's own
     closure = [inside(cell.cell_contents) for cell in thing.__closure__ or ()]
-    owner = _settings(thing.__self__, inside) if hasattr(thing, "__self__") else ""
+    holder = getattr(thing, "__self__", None)
+    # Methods that an object keeps as attributes would tell it once for every order of them.
+    owner = "" if id(holder) in within else _settings(holder, inside)
     defaults = inside([thing.__defaults__, sorted((thing.__kwdefaults__ or {}).items())])
-    text = f"{_describe_code(thing.__code__)} {closure} {defaults} {owner}"
+    text = f"{_describe_code(thing.__code__)} {closure} {defaults} {owner} {_of_its_file(thing, inside, told)} {whole}"
     return f"{thing.__module__}.{thing.__qualname__} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -59,18 +76,50 @@ def model_sha256(model: nn.Module) -> str:
     return hashlib.sha256(f"{fingerprint(model)} {buffers} {_repr(model)}".encode()).hexdigest()
 
 
-def _describe_module(module: nn.Module, inside: Callable[[Any], str]) -> str:
+def _describe_module(module: nn.Module, inside: Inside, told: set[int]) -> str:
     code = getattr(type(module).forward, "__code__", None)
     name = f"{type(module).__module__}.{type(module).__qualname__}"
-    return f"{name} {_settings(module, inside)} {'' if code is None else _describe_code(code)}"
+    code = "" if code is None else _describe_code(code)
+    return f"{name} {_settings(module, inside)} {code} {_class(type(module), inside, told)}"
 
 
-def _settings(thing: Any, inside: Callable[[Any], str]) -> list[tuple[str, str]]:
-    """The attributes of an object that are values, functions or modules, or hold some."""
-    kinds = (bool, int, float, str, tuple, list, dict, Enum, Tensor, np.ndarray, nn.Module, FunctionType)
+def _settings(thing: Any, inside: Inside) -> list[tuple[str, str]]:
+    """The attributes of an object that are values or can be called, or hold some."""
     known = OF_ANY_MODULE if isinstance(thing, nn.Module) else frozenset()
     values = ((name, value) for name, value in getattr(thing, "__dict__", {}).items() if name not in known)
-    return sorted((name, inside(value)) for name, value in values if isinstance(value, kinds))
+    return sorted((name, inside(value)) for name, value in values if isinstance(value, VALUES) or callable(value))
+
+
+def _class(kind: type, inside: Inside, told: set[int]) -> list[str]:
+    """The methods of a class, and of those of its bases that lie in the same file."""
+    if id(kind) in told:
+        return []
+    told.add(id(kind))
+    bases = [base for base in kind.__mro__ if base.__module__ == kind.__module__]
+    members = [member for base in bases for _, member in sorted(vars(base).items())]
+    members = [getattr(member, "__func__", getattr(member, "fget", member)) for member in members]
+    return [inside(member) for member in members if isinstance(member, FunctionType)]
+
+
+def _of_its_file(function: Any, inside: Inside, told: set[int]) -> list[tuple[str, str]]:
+    """What a function names of its own file, by name: values, and what is defined there, once each."""
+    known, found = getattr(function, "__globals__", {}), []
+    for name in sorted(_names(function.__code__) & known.keys()):
+        value = known[name]
+        if not isinstance(value, VALUES):
+            if getattr(value, "__module__", None) != function.__module__ or id(value) in told:
+                continue
+            if not isinstance(value, type):  # which `_class` marks itself
+                told.add(id(value))
+        found.append((name, inside(value)))
+    return found
+
+
+def _names(code: CodeType) -> set[str]:
+    """Those that code looks up in its file; attributes may be called as something there, and are something else."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    own = (one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")
+    return set(own).union(*map(_names, inner))
 
 
 def _describe_code(code: Any) -> str:

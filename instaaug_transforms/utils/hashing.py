@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")  # NumPy, and Python on Windows, write them in capitals
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -73,11 +73,29 @@ def resolve(name_or_path: str | os.PathLike, sha256: str | None = None) -> tuple
 def to_bytes(config: dict[str, Any], tensors: dict[str, Tensor]) -> bytes:
     """A weights file's contents."""
     config = {**{key: value for key, value in config.items() if key != DIGEST}, "format": FORMAT}
-    # Through JSON once, so that what is hashed is what will be read.
-    config = json.loads(json.dumps(config, sort_keys=True))
+    config = as_read(config)  # so that what is hashed is what will be read
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     config[DIGEST] = fingerprint(tensors, config=config)
     return save(tensors, metadata={"config": json.dumps(config, sort_keys=True)})
+
+
+def as_read(config: dict[str, Any]) -> dict[str, Any]:
+    """What a file's reader gets of ``config``: numbers of NumPy and PyTorch, and paths, as those of Python.
+
+    Raises:
+        InstaAugError: something that JSON does not know.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, os.PathLike):
+            return os.fspath(value)
+        if hasattr(value, "tolist"):
+            return value.tolist()
+        raise InstaAugError(
+            f"notes: expected numbers, text, lists and dictionaries of them, got a {type(value).__name__}; give str() of it, say"
+        )
+
+    return json.loads(json.dumps(config, default=plain))
 
 
 def write(path: str | os.PathLike, config: dict[str, Any], tensors: dict[str, Tensor]) -> Path:
