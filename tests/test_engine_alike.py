@@ -72,6 +72,17 @@ def test_a_fit_holds_whole_scenes_out_and_counts_each_once(caplog):
     assert ia.recommend(ia.LearnedAugment(["turn"]), MODEL, frames, CONFIG, nuisance=["turn"]).n_images == 60
 
 
+def test_frames_that_are_given_to_choose_on_count_once_too(caplog):
+    """Sixty scenes of eight frames, as ``val_data``; of 120 scenes one each."""
+    train = moving_scenes(60, 1, seed=1)[:, 0]
+    for n, frames in ((60, 8), (120, 1)):
+        held = moving_scenes(n, frames).flatten(0, 1)
+        caplog.clear()
+        result = ia.fit(ia.LearnedAugment(["turn"]), MODEL, train, held, nuisance=["turn"], config=CONFIG)
+        assert result.report.n_images == n
+        assert ("images that look alike count as one, in 60 groups" in caplog.text) == (frames > 1)
+
+
 def test_memory_is_that_of_parts(monkeypatch):
     """Distances are never all there at once."""
     largest = []

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms.v2.functional import to_pil_image
 
 import instaaug_transforms as ia
 from instaaug_transforms.cli.__main__ import main
@@ -12,6 +13,7 @@ from instaaug_transforms.engine import hold_out, load
 from instaaug_transforms.learning.scores import by_group
 from instaaug_transforms.utils import weights
 
+from ._scenes import moving_scenes
 from .test_cli_data import make
 from .test_engine_data import Numbered
 
@@ -119,3 +121,19 @@ def test_groups_on_the_command_line(tmp_path, capsys):
     for pattern, message in (("clip", "'clip' matches nothing in"), ("(", "is no regular expression")):
         assert main([*arguments, "--groups", pattern]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_frames_of_one_scene_are_held_out_together_on_the_command_line_too(tmp_path, caplog, capsys):
+    """Sixty scenes of four frames each; nothing says which belong together."""
+    for scene, frames in enumerate(moving_scenes(60, 4)):
+        for i, frame in enumerate(frames):
+            folder = tmp_path / "train" / "ab"[scene % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            to_pil_image(frame).save(folder / f"{scene}_{i}.png")
+    out = tmp_path / "w.safetensors"
+    arguments = ["fit", "--model", "tests.test_cli_fit:brightness", "--data", str(tmp_path), "--img-size", "32"]
+    arguments += ["--workers", "0", "--transforms", "turn", "--nuisance", "turn", "--epochs", "1", "--out", str(out)]
+    assert main([*arguments, "--crop-pct", "1"]) == 0
+    assert "30 held-out images" in capsys.readouterr().out and "in 60 groups" in caplog.text
+    scenes = [name.split("/")[1].split("_")[0] for name in unpack_names(weights.read(out)[0]["notes"]["held_out"])]
+    assert len(scenes) == 120 and all(scenes.count(scene) == 4 for scene in scenes)

@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import torch
 from scipy.stats import qmc
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine import Nuisance
+from instaaug_transforms.families import create
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.uniform import quantile_orders
@@ -89,6 +92,24 @@ def test_bounds_are_finite_hold_the_identity_and_are_no_point():
         ia.InstaAugError, match="bounds of 'angle' in family 'rotate': expected several numbers.*got 30"
     ):
         Rotate(bounds=30)
+
+
+@pytest.mark.parametrize(
+    ("family", "bounds"),
+    [
+        (Rotate((-30, 90)), {"angle": (-30, 90)}),
+        (Rotate((0, 90)), {"angle": (0, 90)}),
+        (create(["scale"], {"scale": {"bounds": (0.25, 2)}})[0], {"log2_scale": (-2, 1)}),
+        (create(["mean_field_crop"])[0], {"crop_side": (0.3, 1), "crop_x": (0, 1), "crop_y": (0, 1)}),
+    ],
+)
+def test_a_disturbance_is_drawn_from_bound_to_bound(family, bounds):
+    """Wherever the identity lies: images are disturbed as widely as the family can undo."""
+    drawn = Nuisance([family], 1.0).drawn(0, torch.arange(2000))
+    for name, (low, high) in bounds.items():
+        assert scipy.stats.kstest(drawn[name].numpy(), "uniform", (low, high - low)).pvalue > 1e-3
+    ends = family.disturb(torch.tensor([0.0, 1.0])[:, None].expand(2, len(bounds)))
+    assert all(ends[name].tolist() == pytest.approx(pair) for name, pair in bounds.items())
 
 
 def test_the_widest_part_is_all_of_it_unless_less_is_asked_for():

@@ -91,6 +91,22 @@ def test_a_loss_of_ones_own_is_guarded_as_accuracy_is(worse, refused):
     assert report.rows()[1]["undisturbed"] == pytest.approx(-worse)
 
 
+@pytest.mark.parametrize("level", [3.0, -3.0])
+@pytest.mark.parametrize(("worse", "refused"), [(0.25, False), (0.35, True)])
+def test_a_tenth_of_a_negative_loss_is_a_tenth_too(level, worse, refused):
+    """A log-density of one's own may be negative; standard error 0.2, so that neither is certain."""
+    noise = np.tile([-2.0, 2.0], 50)
+    single, other = (
+        HeldOutArm(name, 1, 1, None, np.full(100, loss), {}, undisturbed_nll=as_they_are)
+        for name, loss, as_they_are in (
+            ("one view", level, np.full(100, level)),
+            ("ours", level - 1, level + worse + noise),
+        )
+    )
+    assert costs_others(other, single) == refused
+    assert (choose_arm([single, other]) is single) == refused
+
+
 def test_a_loss_that_falls_is_not_called_larger():
     noise = np.tile([-0.15, 0.15], 30)
     single, other = (

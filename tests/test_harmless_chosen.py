@@ -31,6 +31,16 @@ def test_the_order_of_fixed_views():
         assert policy_order(table(two, weights))[0] == first
 
 
+@pytest.mark.parametrize("most", [20_000, 50, 25])
+def test_of_many_images_all_copies_are_searched(monkeypatch, most):
+    """Four turns of every image, each best through another view, and one view nearly as good for all: that comes first, of all images as of some."""
+    monkeypatch.setattr("instaaug_transforms.learning.harmless.MOST_ROWS", most)
+    turns = 4 * (1 - torch.eye(4))
+    losses = torch.cat([turns, torch.full((4, 1), 0.5)], 1).expand(25, 4, 5).clone()
+    assert policy_order(table(losses))[0] == 4
+    assert policy_order(table(losses), likelihoods=False)[0] == 4
+
+
 def test_a_fit_is_judged_by_its_best_ways_or_by_its_single_views():
     torch.set_num_threads(1)
     with torch.no_grad():

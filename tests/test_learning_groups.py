@@ -29,6 +29,24 @@ def test_halves_are_of_whole_groups_in_no_order():
         assert classes[half].unique().tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("sizes", [(3, 1, 4, 1, 5), (1, 9), (7, 1, 1), (6,)])
+@pytest.mark.parametrize("draws", [1, 2])
+def test_no_group_is_in_both_halves(sizes, draws, monkeypatch):
+    """However large groups are: what a half is searched on are the groups of the other."""
+    group = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    data = held(torch.randn(len(group) * draws, 2, 3), torch.zeros(len(group)).long(), draws=draws)
+    data.images.groups, scores, seen = group + 3, ClassScores(data), []
+    monkeypatch.setattr(scores, "search", lambda rows, k, columns=None: seen.append(rows) or [len(seen)] * k)
+    views, _ = scores.searched(in_halves(scores), 2)
+    halves = [set(group[rows // draws].tolist()) for rows in seen[:2]]
+    for k, rows in enumerate(seen[:2], 1):  # what was searched on these is scored on the others
+        others = torch.tensor([row for row in range(scores.n) if row not in rows.tolist()], dtype=torch.long)
+        assert (views[others] == k).all()
+    if len(sizes) > 1:
+        assert all(halves) and not halves[0] & halves[1]
+    assert sorted(torch.cat(seen[:2]).tolist()) == list(range(scores.n))
+
+
 def test_the_views_of_another_image_are_not_those_of_its_neighbour():
     """φ is right about every image, and so about those of the same scene."""
     group = torch.arange(40) // 4

@@ -101,6 +101,12 @@ def test_costs_are_the_forwards_that_a_deployed_model_makes(size):
         assert forwards({"n_views": k}) == pytest.approx(compared["ours", k].cost)
     once, twice = (compared["ours", k].cost for k in (1, 2))
     assert 1 <= once <= twice == 2 if size == 32 else (once, twice) == (2, 3)
+    for m in (1, 2):  # φ looks once, however many of its candidates are put right
+        policy = {"flip": [0.0, 1.0]} if m == 1 else {"flip": [1.0]}
+        setting = {"n_views": 2, "policy": policy, "put_right": m, "aggregate": "probability"}
+        aug.recommended = {"recommended": setting}
+        arms = ia.tta.evaluate(model, aug, (turned, held), (images, labels), (1,), only=[], progress=False).arms
+        assert forwards(setting) == pytest.approx(arms["recommended", 2].cost) and forwards(setting) <= 3
 
 
 @pytest.mark.parametrize("families", [["crop", "rotate"], ["turn"]])

@@ -273,6 +273,7 @@ def test_accuracy_against_views():
     heights = [text.xy[1] for text in axes.texts if text.get_text() != "horizontal flip"]
     assert min(b - a for a, b in zip(sorted(heights), sorted(heights)[1:], strict=False)) > 0.5  # names do not overlap
     assert len(viz.accuracy_against_views(SOME, ["ours"]).axes[0].lines) == 2
+    assert len(viz.accuracy_against_views(SOME, ["single view"]).axes[0].lines) == 1  # which is drawn in any case
     with pytest.raises(ia.InstaAugError, match="no theirs here; choose from single view"):
         viz.accuracy_against_views(SOME, ["theirs"])
     with pytest.raises(ia.InstaAugError, match="evaluation: expected what tta.evaluate returns, got dict"):

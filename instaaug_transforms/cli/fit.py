@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from ..augment import LearnedAugment
 from ..engine import Images, Nuisance, hold_out
+from ..engine.alike import grouped_if_alike
 from ..families import create
 from ..learning import EntropyController, FitConfig, FitResult
 from ..learning import fit as fit_transform
@@ -133,7 +134,7 @@ def run(arguments: argparse.Namespace) -> None:
         progress = distributed.rank() == 0
         folder, classifier, loss = checked(arguments, candidates)
         data = read(arguments, folder, progress)
-        train, held = hold_out(data.grouped(groups_of(arguments, data)), arguments.seed, arguments.held_out)
+        train, held = hold_out(grouped(arguments, data), arguments.seed, arguments.held_out)
         several = len(candidates) > 1
         fits = [fit_band(arguments, bands, classifier, train, held, loss, progress, several) for bands in candidates]
         if distributed.rank() == 0:
@@ -143,10 +144,10 @@ def run(arguments: argparse.Namespace) -> None:
             say(arguments, best, fits, len(train), len(held))
 
 
-def groups_of(arguments: argparse.Namespace, data: Images) -> list[str] | None:
-    """A name per image, by ``--groups``; None without."""
+def grouped(arguments: argparse.Namespace, data: Images) -> Images:
+    """The images; what belongs together says ``--groups``, and without it their looks, as in `fit`."""
     if arguments.groups is None:
-        return None
+        return grouped_if_alike(data)
     found = [re.search(arguments.groups, name) for name in data.identities]
     # Of several parentheses, in alternatives say, the first that matched something.
     names = [next(filter(None, match.groups() or [match.group()]), None) if match else None for match in found]
@@ -154,7 +155,7 @@ def groups_of(arguments: argparse.Namespace, data: Images) -> list[str] | None:
         raise InstaAugError(
             f"groups: {arguments.groups!r} matches nothing in {data.identities[names.index(None)]!r}; each image needs a group"
         )
-    return names
+    return data.grouped(names)
 
 
 def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[ImageFiles, torch.nn.Module, PerViewLoss]:

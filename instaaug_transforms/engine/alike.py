@@ -28,8 +28,8 @@ def count_alike(images: Images, others: Images) -> tuple[int, int]:
     return _count(torch.cdist(some, rest)), len(some)
 
 
-def grouped_if_alike(images: Images) -> Images:
-    """The same images; where many look nearly alike, those that do are a group, which the log says.
+def grouped_if_alike(images: Images, held: bool = False) -> Images:
+    """The same images; where many look nearly alike, those that do are a group, which the log says. ``held``: they are held out already.
 
     They stay as they are where the groups say something else: drawings of a few kinds, or a chain of images, each like the next.
     """
@@ -41,9 +41,11 @@ def grouped_if_alike(images: Images) -> Images:
     groups = _components(_small(images, torch.arange(len(images))), ALIKE * float(distances.median()))
     if groups.max() + 1 < FEWEST or np.bincount(groups).max() > LARGEST * len(groups):
         return images
+    together = "are held out together, in %d groups, and each group counts as one image. groups= says it better"
     logger.warning(
-        "images: %d of %d look nearly like another, as frames of one video do, or scans of one patient: images that look alike are "
-        "held out together, in %d groups, and each group counts as one image. groups= says it better",
+        "%s: %d of %d look nearly like another, as frames of one video do, or scans of one patient: images that look alike "
+        + ("count as one, in %d groups" if held else together),
+        "val_data" if held else "images",
         alike,
         few,
         groups.max() + 1,

@@ -90,6 +90,11 @@ class UniformFamily(Family):
             fields[name] = start + (end - start) * uniform[..., index]
         return fields
 
+    def disturb(self, uniform: Tensor) -> dict[str, Tensor]:
+        """From bound to bound, wherever the identity lies between them."""
+        bounds = enumerate(self.bounds.items())
+        return {name: low + (high - low) * uniform[..., index] for index, (name, (low, high)) in bounds}
+
 
 class UniformFamilyDistribution(FamilyDistribution):
     """Independent uniform fields; their entropies add up."""

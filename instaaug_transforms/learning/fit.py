@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..augment import LearnedAugment
 from ..augment.learnable import check_aug, check_ranges
 from ..engine.alike import grouped_if_alike
-from ..engine.data import load
+from ..engine.data import Images, load
 from ..engine.nuisance import Step
 from ..engine.splits import hold_out
 from ..families import CandidateProduct
@@ -91,7 +91,7 @@ def fit(
             False: what labels there are is not looked at.
         groups: a name per image of ``train_data``, the same for images that are much alike: frames of a video, one scene, one
             patient. Whole groups are held out, and each counts as one image in the report. Where many images look nearly alike,
-            those that do are groups by default.
+            those that do are groups by default, in ``val_data`` too.
         table, val_table: loss tables that `build_loss_table` made of the same data, to save the time.
         workdir: folder for tables, memory-mapped, and for checkpoints, every ``config.checkpoint_seconds``. What is
             there already of the tables is used. Nothing is kept by default.
@@ -130,6 +130,8 @@ def fit(
         if groups is not None:
             raise InstaAugError("groups: they say what is held out of train_data; with val_data leave them out")
         val = load(val_data, "val_data", channels=aug.in_channels)
+        # Who gives `Images` has said what belongs together. Of others, frames of one scene are one witness, as where they are held out.
+        val = val if isinstance(val_data, Images) else grouped_if_alike(val, held=True)
     if labels is False:
         train, val = train.without_targets(), val.without_targets()
     anchors, ranges = aug.anchor_families, len(aug.families) > len(aug.anchor_families)

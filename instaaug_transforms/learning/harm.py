@@ -55,7 +55,7 @@ def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
     if less is None:
         return False
     mean, error = paired(less, np.zeros(1))
-    large = LARGE if arm.undisturbed is not None else LARGE_LOSS * float(np.nanmean(single.undisturbed_nll))
+    large = LARGE if arm.undisturbed is not None else LARGE_LOSS * abs(float(np.nanmean(single.undisturbed_nll)))
     return mean > max(2 * error, single.tolerated) or (mean > error and mean > max(large, single.tolerated))
 
 

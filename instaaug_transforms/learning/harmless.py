@@ -51,10 +51,13 @@ def policy_order(train: Prepared, likelihoods: bool = True) -> list[int]:
         likelihoods: whether exp(−loss) is a probability, of which averages are made: then each view is the one that adds
             most to the average of those before it. Else they come by their mean losses.
     """
-    rows = torch.arange(len(train))[:: max(1, len(train) // MOST_ROWS)]
-    if train.weights is not None:  # copies that are likelier count more
-        chances = train.weights.repeat(len(train.images))
-        rows = chances.multinomial(len(rows), replacement=True, generator=torch.Generator().manual_seed(0))
+    step = max(1, len(train) // MOST_ROWS)
+    if train.weights is None:  # of an image all copies or none: of every fourth row of four turns all would be upright
+        images = torch.arange(len(train.images))[::step, None]
+        rows = (images * train.draws + torch.arange(train.draws)).flatten()
+    else:  # copies that are likelier count more
+        chances, some = train.weights.repeat(len(train.images)), len(range(0, len(train), step))
+        rows = chances.multinomial(some, replacement=True, generator=torch.Generator().manual_seed(0))
     losses = table_of(train, rows)
     most = min(max(N_VIEWS), losses.shape[1])
     return greedy(losses, most, again=False) if likelihoods else losses.mean(0).argsort()[:most].tolist()

@@ -20,6 +20,7 @@ MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is round
 FEW = 100  # held-out images below which more is asked of a difference
 THREE = 3  # events that may have been missed where none was seen, 95 % (the rule of three)
 CLOSE = 0.5  # standard errors of NLL that the cheapest row may be above the lowest
+ROUNDING = 1e-9  # of a share of answers
 FEWEST = 10  # held-out images below which nothing but one view is recommended
 
 
@@ -186,12 +187,13 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         return arms[0]
     best = min(able, key=lambda arm: arm.nll.mean())
     if best.correct is not None:
-        righter = max(able, key=lambda arm: arm.correct.mean())
-        best = righter if certainly_righter(righter, best, _enough(righter)) else best
+        righter = [arm for arm in able if certainly_righter(arm, best, _enough(arm))]
+        best = max(righter, key=lambda arm: (arm.correct.mean(dtype=float), -arm.nll.mean()), default=best)
 
     def close(arm: HeldOutArm) -> bool:
         loss, error = paired(*_with_more(arm, best))
-        as_right = arm.correct is None or arm.correct.mean() >= best.correct.mean()
+        # Means over copies or groups are no round numbers: what is right as often may differ in the last digit.
+        as_right = arm.correct is None or _gain(arm, best) > -ROUNDING
         return as_right and loss <= max(CLOSE * error, _material(arms[0]))
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))

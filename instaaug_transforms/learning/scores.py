@@ -74,11 +74,16 @@ class Scores:
         What was searched on the images it is scored on looks better than it is.
 
         Args:
-            order: of the copies ``(R,)``, all of an image together; its first and its second half are the halves.
+            order: of the copies ``(R,)``, all of an image, and of a group, together; its first and its second half are the halves, up to the
+                end of a group.
             most: views to choose.
             columns: of the views, the first that may be chosen.
         """
         middle = len(order) // self.held.draws // 2 * self.held.draws
+        if (groups := self.held.images.groups) is not None:
+            of = groups[order // self.held.draws]
+            starts = (of[1:] != of[:-1]).nonzero()[:, 0] + 1
+            middle = int(starts[(starts - middle).abs().argmin()]) if len(starts) else middle
         halves = order[:middle], order[middle:]
         views = torch.zeros(self.n, most, dtype=torch.long)
         for half, other in (halves, halves[::-1]):

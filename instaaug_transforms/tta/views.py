@@ -101,7 +101,7 @@ class ViewModel(nn.Module):
     @property
     def asks(self) -> bool:
         """Whether φ is asked for its views."""
-        return self.policy is None or self.put_right
+        return self.policy is None or self.put_right > 0
 
     def chunks(self, images: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
         """``run`` on as many images at a time as ``chunk_size`` allows; a single image ``(C, H, W)`` is a batch of one."""

@@ -103,7 +103,7 @@ def accuracy_against_views(evaluation: Any, arms: Sequence[str] | None = None) -
             bounds = [[single + row[bound] for row in rows] for bound in ("gain_low", "gain_high")]
             axes.fill_between(views, *bounds, color=accent(), alpha=0.15, linewidth=0)
         ends.append((top1[-1], views[-1], name, accent() if ours else ink()))
-    most = max(end[1] for end in ends)
+    most = max((end[1] for end in ends), default=1)
     axes.set_xscale("log", base=2)
     ticks = sorted({row["K"] for row in evaluation.rows()})
     axes.set_xticks(ticks, [str(k) for k in ticks])
