@@ -447,10 +447,10 @@ def test_a_checkpoint_of_one_channel(tmp_path):
     ],
 )
 def test_groups_are_what_the_expression_matched(expression, expected):
-    data = argparse.Namespace(identities=["clip-1/a.png", "clip-2/a.png", "shot-1/a.png"])
+    data = argparse.Namespace(identities=["clip-1/a.png", "clip-2/a.png", "shot-1/a.png"], grouped=list)
     given = argparse.Namespace(groups=expression)
     if None not in expected:
-        assert fit.groups_of(given, data) == expected
+        assert fit.grouped(given, data) == expected
         return
     with pytest.raises(ia.InstaAugError, match="groups: .* matches nothing in 'shot-1/a.png'"):
-        fit.groups_of(given, data)
+        fit.grouped(given, data)
