@@ -190,7 +190,7 @@ def test_without_looking_sets_are_the_best_policys():
     best = max(pairs, key=lambda pair: likelihood[:, pair].mean(1).log().mean())
 
     class Table:
-        weights, rows = None, {"losses": None}
+        weights, draws, rows = None, 1, {"losses": None}
 
         def __len__(self):
             return 200

@@ -53,7 +53,7 @@ def policy_order(train: Prepared, likelihoods: bool = True) -> list[int]:
     """
     step = max(1, len(train) // MOST_ROWS)
     if train.weights is None:  # of an image all copies or none: of every fourth row of four turns all would be upright
-        images = torch.arange(len(train.images))[::step, None]
+        images = torch.arange(len(train) // train.draws)[::step, None]
         rows = (images * train.draws + torch.arange(train.draws)).flatten()
     else:  # copies that are likelier count more
         chances, some = train.weights.repeat(len(train.images)), len(range(0, len(train), step))
