@@ -32,7 +32,7 @@ def certainly_righter(arm: HeldOutArm, single: HeldOutArm, errors: float) -> boo
     """Whether more answers are right, by so many standard errors, and by a sign test that is as strict.
 
     Where an arm changes few answers, the standard error is small by chance as well: four that became right and none that became wrong are
-    two standard errors, and come in one of 16 cases from a coin.
+    two standard errors, and come in one of 16 cases from a coin; a single one is one standard error.
     """
     difference = arm.correct.astype(float) - single.correct.astype(float)
     gain, error = paired(difference, np.zeros(1))

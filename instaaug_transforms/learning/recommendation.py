@@ -77,12 +77,10 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
     notes = []
     if n < FEW:
         notes.append(f"{n} held-out images tell large differences alone; with {FEW} or more a small gain is no luck")
-    if arm.correct is not None:
-        gain, error = paired(arm.correct, single.correct)
-        if gain <= error:
-            notes.append(
-                f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
-            )
+    if arm.correct is not None and not certainly_righter(arm, single, 1):
+        notes.append(
+            f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
+        )
     less = lost(arm, single)
     if less is not None and (less.mean() > 0 or (len(less) < FEW and (less > 0).any())):
         notes.append(f"images that nothing disturbed {_what_is_lost(arm, single, labelled)} ({len(less)} images)")
@@ -221,7 +219,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     lower = saving > material or (righter and saving > -material)
     useful = lower and (surer or righter) and gain >= -error
     if arm.correct is not None and len(single.nll) < FEW:  # better probabilities alone are luck too often
-        useful = useful and gain > error
+        useful = useful and certainly_righter(arm, single, 1)
     return useful and (at_any_cost or not _dear(arm, single, classes))
 
 
@@ -242,8 +240,7 @@ def _dear(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None) -> bo
     pays = class_that_pays(arm, single, classes)
     if (pays is not None and pays[3]) or arm.correct is None:
         return pays is not None and pays[3]
-    gain, error = paired(arm.correct, single.correct)
-    return gain <= error and hedges(arm, single)
+    return hedges(arm, single) and not certainly_righter(arm, single, 1)
 
 
 def _beats(arm: HeldOutArm, guess: float) -> bool:
