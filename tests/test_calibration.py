@@ -26,6 +26,14 @@ def test_it_is_the_best_one_however_sure_the_classifier_is(scale):
     assert F.cross_entropy(scale * logits.double() / temperature, labels).item() == pytest.approx(best.fun, abs=1e-5)
 
 
+def test_a_weight_counts_as_often():
+    generator = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(60, 4, generator=generator), torch.arange(60) % 4
+    times = torch.arange(60) % 3 + 1
+    repeated = best_temperature(logits.repeat_interleave(times, 0), labels.repeat_interleave(times))
+    assert best_temperature(logits, labels, times.float()) == pytest.approx(repeated, rel=1e-6)
+
+
 def test_who_is_sure_of_wrong_answers_does_as_well_as_guessing():
     """And no worse, so that an average is not better for being less sure."""
     logits = torch.tensor([[20.0, -20.0], [-20.0, 20.0]]).repeat(50, 1)

@@ -27,7 +27,7 @@ def test_the_order_of_fixed_views():
     assert policy_order(table(losses), likelihoods=False) == losses[:, 0].mean(0).argsort()[:10].tolist()
     assert len(policy_order(table(losses[:, :, :3]))) == 3
     two = torch.stack([torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0])]).expand(400, 2, 2).clone()
-    for weights, first in ((torch.tensor([1.8, 0.2]), 0), (torch.tensor([0.2, 1.8]), 1)):
+    for weights, first in (([1.8, 0.2], 0), ([0.2, 1.8], 1)):
         assert policy_order(table(two, weights))[0] == first
 
 
@@ -78,7 +78,7 @@ def test_phi_is_shrunk_as_far_as_averages_gain_by_it():
             }
             strength = _shrink(aug, known, scores, order)
             assert losses[strength] == pytest.approx(min(losses.values()), abs=1e-5)
-            assert torch.allclose(aug.predictor(copies)["turn"], mean + strength * (before - mean), atol=2e-2)
+            assert torch.allclose(aug.predictor(copies)["turn"], mean + strength * (before - mean), atol=5e-2)
             chosen.add(strength)
     assert len(chosen) > 1
 

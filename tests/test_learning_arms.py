@@ -42,7 +42,13 @@ def table(losses, weights=None):
     n, draws, columns = losses.shape
     rows = {"losses": Rows(None, n, (draws, columns), torch.float32, n, {})}
     rows["losses"].put(slice(0, n), losses)
-    return Prepared(LabelledImages(torch.zeros(n, 3, 4, 4)), draws, rows, torch.device("cpu"), weights)
+    return Prepared(
+        LabelledImages(torch.zeros(n, 3, 4, 4)),
+        draws,
+        rows,
+        torch.device("cpu"),
+        weights and torch.tensor(weights).repeat(n),
+    )
 
 
 def made_up(n=24, columns=5, classes=3, draws=1, **more):
@@ -215,13 +221,13 @@ def test_fixed_views_of_images_that_phi_learned_from_count_where_the_classifier_
             assert arm.more is None or np.allclose(arm.more, more[0])
 
 
-@pytest.mark.parametrize("weights", [None, torch.tensor([0.5, 1.5])])
+@pytest.mark.parametrize("weights", [None, [0.5, 1.5]])
 def test_losses_on_images_that_phi_learned_from_by_halves(weights):
     """Of every other image, views that are best on the rest; copies weigh as they are likely."""
     losses = torch.rand(20, 2, 5, generator=torch.Generator().manual_seed(3)) * 3
     found = nll_on_train(table(losses, weights), [1, 3])
     assert set(found) == {0, 1, 3}
-    w = np.ones(2) if weights is None else weights.numpy()
+    w = np.ones(2) if weights is None else np.array(weights)
     assert np.allclose(found[0], (losses[:, :, 0].numpy() * w).mean(1), atol=1e-6)
     for k in (1, 3):
         expected = np.empty(20)
@@ -230,7 +236,7 @@ def test_losses_on_images_that_phi_learned_from_by_halves(weights):
             chosen: list[int] = []
             for _ in range(k):
                 left = [a for a in range(5) if a not in chosen]
-                chosen.append(max(left, key=lambda a: np.log(others[:, [*chosen, a]].sum(1)).mean()))
+                chosen.append(max(left, key=lambda a: (np.tile(w, 10) * np.log(others[:, [*chosen, a]].sum(1))).mean()))
             mine = np.exp(-losses[half::2].numpy())[:, :, chosen].mean(2)
             expected[half::2] = (-np.log(mine) * w).mean(1)
         assert np.allclose(found[k], expected, atol=1e-5)

@@ -56,7 +56,7 @@ def held_out(model, loss, folder=None):
     pictures[:, :, :14, :20] += 0.7
     images = LabelledImages(pictures, targets)
     config = ia.FitConfig(nuisance_draws=DRAWS, table_batch_size=4, progress=False)
-    nuisance, candidates = Nuisance("turn", 0.7, 1), with_extras(aug, aug.families[0].candidates())
+    nuisance, candidates = Nuisance("turn", 1.0, 1), with_extras(aug, aug.families[0].candidates())
     task = Task(aug, model, loss, config, nuisance)
     with torch.no_grad():
         held = prepare(task, images, "val_table", candidates, folder, logits=kept_as(loss))

@@ -146,6 +146,33 @@ def test_averages_of_classes_by_numpy(kind, in_chunks):
     assert np.allclose(losses, -(want * scaled.log_softmax(-1).numpy()).sum(-1), atol=1e-3)
 
 
+@pytest.mark.parametrize("loss", [cross_entropy, squared_error])
+@pytest.mark.parametrize("kind", ["labels", "soft", "own"])
+def test_a_copy_that_is_four_times_as_likely_counts_as_four(loss, kind, in_chunks):
+    """Of each of 20 images a disturbed copy, and the image as it is, which may be either of two."""
+    torch.manual_seed(0)
+    outputs = 2 * torch.randn(20, 2, 4, 3)
+    targets = {"labels": torch.randint(3, (20,)), "soft": torch.rand(20, 3).softmax(1), "own": None}[kind]
+    targets = torch.rand(20, 3) if kind == "labels" and loss is squared_error else targets
+    left = (torch.rand(20) < 0.5)[:, None] ^ torch.tensor([False, True])
+    five = torch.where(left[:, :1], torch.tensor([0, 1, 1, 1, 1]), torch.tensor([1, 0, 0, 0, 0]))  # once as it is
+    weights = torch.where(left, 0.4, 1.6).flatten()
+    plain = outputs[:, 0, 0]
+    weighted = prepared(outputs, targets, weights=weights, undisturbed=left.flatten())
+    repeated = prepared(outputs[torch.arange(20)[:, None], five], targets, undisturbed=left.gather(1, five).flatten())
+    repeated.rows["plain"].put(slice(0, 20), plain)
+    one, other = scores_of(weighted, loss), scores_of(repeated, loss)
+    assert one.search(torch.arange(40), 3) == other.search(torch.arange(100), 3)
+    views = torch.randint(4, (20, 2, 2))
+    views_of_five = views[torch.arange(20)[:, None], five].flatten(0, 1)
+    assert one.average_loss(views.flatten(0, 1)) == pytest.approx(other.average_loss(views_of_five), abs=1e-5)
+    arm = one.arm("ours", 2, 2, one.average(views.flatten(0, 1)))
+    same = other.arm("ours", 2, 2, other.average(views_of_five))
+    for name in ("correct", "nll", "undisturbed", "undisturbed_nll"):
+        values, by_repetition = getattr(arm, name), getattr(same, name)
+        assert values is by_repetition is None or np.allclose(values, by_repetition, atol=1e-5)
+
+
 def test_what_undisturbed_copies_say_is_said_image_by_image():
     """Of three copies of each image none, some or all were left alone: 0/0 is not a number."""
     torch.manual_seed(0)

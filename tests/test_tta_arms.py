@@ -96,6 +96,12 @@ def test_a_greedy_policy_is_numpys(again, scale):
     assert again or len(set(chosen)) == 5
 
 
+def test_images_that_weigh_more_count_as_often():
+    losses, times = torch.rand(30, 7, generator=seeded(1)), torch.arange(30) % 3 * 4 + 1
+    chosen = arms.greedy(losses.repeat_interleave(times, 0), 4)
+    assert arms.greedy(losses, 4, weights=times.float()) == chosen != arms.greedy(losses, 4)
+
+
 def test_a_view_may_be_best_twice_in_a_policy_but_not_among_different_ones():
     losses = -torch.tensor([[0.9, 0.1, 0.2]] * 4).log()
     assert arms.greedy(losses, 3) == [0, 0, 0] and arms.greedy(losses, 3, again=False) == [0, 2, 1]

@@ -1,5 +1,6 @@
 """Disturbances that images suffer before anybody looks at them: what a camera did, simulated."""
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from ..utils.errors import InstaAugError, check_number, reason
 from ..utils.modes import seed_generators
 from ..utils.outputs import told
 
+PAIRED = 0.5  # probability at which draws come in pairs
 OVERSHOOT = 0.01  # outside [0, 1], that interpolation may leave and that is cut off
 Step = str | Family | Callable[[Tensor], Tensor]
 
@@ -61,15 +63,21 @@ class Nuisance:
         """Those of its steps that are families."""
         return [step for step in self.steps if isinstance(step, Family)]
 
+    def paired(self) -> "Nuisance":
+        """The same disturbances, of the draws 2d and 2d + 1 of an image one."""
+        other = copy.copy(self)
+        other.probability = PAIRED
+        return other
+
     def about(self) -> dict[str, Any]:
         """What tells it from others, as JSON values."""
         steps = [repr(step) if isinstance(step, Family) else describe(step) for step in self.steps]
-        paired = {"paired": True} if self.probability == 0.5 else {}
+        paired = {"paired": True} if self.probability == PAIRED else {}
         return {"steps": steps, "probability": self.probability, "seed": self.seed, **paired}
 
     def chosen(self, rows: Tensor, draw: int = 0) -> Tensor:
         """Which images ``rows`` (n,) are disturbed, ``(n,)`` bool."""
-        if self.probability != 0.5:
+        if self.probability != PAIRED:
             return self._uniform(rows, draw, 1)[:, 0] < self.probability
         return (self._uniform(rows, draw - draw % 2, 1)[:, 0] < 0.5) ^ bool(draw % 2)
 

@@ -56,8 +56,9 @@ def choices(log_p: Tensor, k: int, order: list[int], scores: Scores) -> list[Way
         sets.append((with_identity, {"include_identity": True}))
     place = torch.full(log_p.shape[1:], len(order), dtype=log_p.dtype)
     place[order] = torch.arange(len(order), dtype=log_p.dtype)
+    usual = scores.held.mean(log_p.clamp(min=-LEAST))
     for tilt in TILTS:
-        offsets = -log_p.clamp(min=-LEAST).mean(0) - tilt * place
+        offsets = -usual - tilt * place
         setting = {"include_identity": False, "view_offsets": [round(o, 4) for o in offsets.tolist()]}
         sets.append(((log_p + offsets).topk(k, 1).indices, setting))
     ways = [Way(views, None, {"n_views": k, "aggregate": scores.aggregate, **setting}) for views, setting in sets]
@@ -108,7 +109,7 @@ def likeliest_views(scores: Scores, log_p: Tensor, k: int, look: bool, order: li
             least = _nll_of(scores, best)
             best = next(way for way in some if not certainly(_nll_of(scores, way), least))
         # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
-        cost = k + look - scores.held.answered * float((best.views == 0).sum(1).float().mean())
+        cost = k + look - scores.held.answered * float(scores.held.mean((best.views == 0).sum(1).float()))
         arms.append(scores.arm("ours", k, cost, scores.average(best.views, best.weights), best.setting))
     return min(arms, key=_nll)
 
@@ -124,7 +125,9 @@ def views_put_right(scores: Scores, log_p: Tensor, look: bool, put_right: PutRig
     acting, arms = families_for(put_right.task.aug), []
     for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most), 1):
         policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
-        itself = unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().mean(1)  # (F,)
+        itself = scores.held.mean(
+            unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().T
+        )  # (F,)
         for k in [k for k in N_VIEWS if k % m == 0]:
             chosen = Counter(everywhere[: k // m])
             often = math.gcd(*chosen.values())
@@ -146,7 +149,7 @@ def in_halves(scores: Scores) -> Tensor:
         place = _places(scores.held.images.groups)
         rank = torch.randperm(int(place.max()) + 1, generator=generator)
         images = images[rank[place[images]].argsort(stable=True)]
-    return (images[:, None] * draws + torch.arange(draws)).flatten()
+    return scores.held.copies(images)
 
 
 def _places(groups: Tensor) -> Tensor:
@@ -215,15 +218,16 @@ def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
     on the other half of the images."""
     n, draws = len(train.images), train.draws
     images = torch.arange(n)[:: max(1, len(train) // MOST_ROWS)]
-    rows = (images[:, None] * draws + torch.arange(draws)).flatten()
-    losses = table_of(train, rows)
-    weights = torch.ones(draws) if train.weights is None else train.weights
+    rows = train.copies(images)
+    losses, weights = table_of(train, rows), train.weight(rows)
     groups = train.images.groups
     place = torch.arange(len(images)) if groups is None else _places(groups[images])
     halves = place.repeat_interleave(draws) % 2
     most = min(max(ks), losses.shape[1])
     policies = (
-        [greedy(losses[halves != half], most, again=False) for half in (0, 1)] if bool(halves.any()) else [[0], [0]]
+        [greedy(losses[halves != half], most, again=False, weights=weights[halves != half]) for half in (0, 1)]
+        if bool(halves.any())
+        else [[0], [0]]
     )
 
     def nll(k: int) -> np.ndarray:
@@ -231,7 +235,7 @@ def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:
         for half, policy in enumerate(policies):
             mine = losses[halves == half][:, policy[:k] if k else [0]]
             parts[halves == half] = -log_mean(-mine, 1)
-        found = (parts.unflatten(0, (-1, draws)) * weights).mean(1).numpy()
+        found = (parts * weights).unflatten(0, (-1, draws)).mean(1).numpy()
         return by_group(found, None if groups is None else groups[images])
 
     return {k: nll(k) for k in (0, *ks) if k <= most}

@@ -33,8 +33,8 @@ class FitConfig:
         val_views: sampled views per held-out image, where a range is learned.
         amp: bfloat16 autocast in the classifier.
         table_batch_size: views per forward of the classifier.
-        nuisance_draws: disturbed copies per image, where there is a nuisance.
-        nuisance_probability: that a copy is disturbed at all.
+        nuisance_draws: copies per image, where there is a nuisance; twice as many of held-out images, half of them as they are.
+        nuisance_probability: that a copy is disturbed at all; what a held-out one counts.
         held_out: share of the images that is held out to choose on, where no ``val_data`` is given; by default a tenth, but 100
             images, or half of them all where they are few.
         max_columns: of a loss table, the product of the families' candidates.

@@ -278,9 +278,10 @@ class Fitting:
             else:
                 params = distribution.stratified(self.config.val_views, generator)
                 losses = self._losses(params, self.val, index).mean(0)
-            loss += losses.sum().item() / len(self.val)
+            weight = self.val.weight(index)
+            loss += (weight * losses).sum().item() / len(self.val)
             for name, h in distribution.entropies().items():
-                entropies[name] = entropies.get(name, 0.0) + h.sum().item() / len(self.val)
+                entropies[name] = entropies.get(name, 0.0) + (weight * h).sum().item() / len(self.val)
         self.predictor.train()
         return {"val_loss": loss, "val_entropy": entropies}
 

@@ -39,7 +39,7 @@ def average_loss(aug: LearnedAugment, held: Prepared, order: list[int], scores: 
     """
     log_p = joint(aug, held)
     if scores is None:
-        return -torch.logsumexp(log_p - table_of(held)[:, : log_p.shape[1]], 1).mean().item()
+        return -held.mean(torch.logsumexp(log_p - table_of(held)[:, : log_p.shape[1]], 1)).item()
     return _mean_loss(scores, log_p, order)
 
 
@@ -52,15 +52,13 @@ def policy_order(train: Prepared, likelihoods: bool = True) -> list[int]:
             most to the average of those before it. Else they come by their mean losses.
     """
     step = max(1, len(train) // MOST_ROWS)
-    if train.weights is None:  # of an image all copies or none: of every fourth row of four turns all would be upright
-        images = torch.arange(len(train) // train.draws)[::step, None]
-        rows = (images * train.draws + torch.arange(train.draws)).flatten()
-    else:  # copies that are likelier count more
-        chances, some = train.weights.repeat(len(train.images)), len(range(0, len(train), step))
-        rows = chances.multinomial(some, replacement=True, generator=torch.Generator().manual_seed(0))
-    losses = table_of(train, rows)
+    # Of an image all copies or none: of every fourth row of four turns all would be upright.
+    rows = train.copies(torch.arange(len(train.images))[::step])
+    losses, weights = table_of(train, rows), train.weight(rows)
     most = min(max(N_VIEWS), losses.shape[1])
-    return greedy(losses, most, again=False) if likelihoods else losses.mean(0).argsort()[:most].tolist()
+    if likelihoods:
+        return greedy(losses, most, again=False, weights=weights)
+    return (weights[:, None] * losses).mean(0).argsort()[:most].tolist()
 
 
 @torch.no_grad()
@@ -145,7 +143,7 @@ def _shrink(aug: LearnedAugment, held: Prepared, scores: Scores, order: list[int
     if not (heads := _heads(aug, "shrink_")):
         return 1.0
     every = _raw(aug, held)
-    mean = {name: value.mean(0) for name, value in every.items()}
+    mean = {name: held.mean(value) for name, value in every.items()}
 
     def score(strength: float) -> float:
         moved = {name: mean[name] + strength * (every[name] - mean[name]) for name in heads}
@@ -180,7 +178,7 @@ def _leave_alone(aug: LearnedAugment, held: Prepared, scores: Scores) -> float:
         moved = {name: every[name] + caution * first[name] for name in heads}
         views = _log_p(aug, every | moved).argmax(1, keepdim=True)
         copies = counts * scores.losses.gather(1, views)[:, 0]
-        return by_group(copies.unflatten(0, (-1, held.draws)).mean(1).numpy(), held.images.groups)
+        return by_group(held.per_image(copies).numpy(), held.images.groups)
 
     found = {caution: losses(caution) for caution in CAUTIONS}
     best = min(found.values(), key=np.mean)

@@ -38,9 +38,10 @@ class Prepared:
         rows: ``"seen-k"`` (N, D, …), what φ sees; ``"mirrored-k"``, the same of the mirror images; ``"losses"`` (N, D, A);
             ``"logits"`` (N, D, V, C) of every view and ``"plain"`` (N, C) of the images as they are.
         device: of φ.
-        weights: ``(D,)`` of the copies, 1 on average, where they are not equally likely.
+        weights: ``(R,)`` of the copies, 1 on average, where they are not equally likely.
         answered: whether φ's look is the classifier's answer for the image itself.
-        undisturbed: ``(R,)`` bool, the copies that the nuisance left as they were; None where there are none, or no nuisance.
+        nuisance: what disturbed the copies.
+        undisturbed: ``(R,)`` bool, the copies that it left as they were; None where there are none, or no nuisance.
         about: what all of it was computed from, as JSON values; empty where nothing is kept.
     """
 
@@ -50,6 +51,7 @@ class Prepared:
     device: torch.device
     weights: Tensor | None = None
     answered: bool = False
+    nuisance: Nuisance | None = None
     undisturbed: Tensor | None = None
     about: dict[str, Any] = field(default_factory=dict)
 
@@ -69,9 +71,28 @@ class Prepared:
         stem = "mirrored" if mirrored else "seen"
         return tuple(self.take(name, index) for name in sorted(self.rows) if name.startswith(f"{stem}-"))
 
-    def weight(self, index: Tensor) -> Tensor | float:
-        """How much each of ``(B,)`` rows counts."""
-        return 1.0 if self.weights is None else self.weights[index.cpu() % self.draws].to(self.device)
+    def copies(self, images: Tensor) -> Tensor:
+        """The rows of images ``(n,)``, ``(n · D,)``."""
+        return (images[:, None] * self.draws + torch.arange(self.draws)).flatten()
+
+    def weight(self, index: Tensor) -> Tensor:
+        """How much each of ``(B,)`` rows counts, on the index's device."""
+        return (
+            torch.ones(len(index), device=index.device)
+            if self.weights is None
+            else self.weights[index.cpu()].to(index.device)
+        )
+
+    def per_image(self, values: Tensor) -> Tensor:
+        """Means ``(N,)`` over the copies of each image, of values ``(R,)``: of ones that are not equally likely, as it were."""
+        values = values if self.weights is None else values * self.weights
+        return values.unflatten(0, (-1, self.draws)).mean(1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Likewise over all copies, of ``(R, …)``."""
+        if self.weights is None:
+            return values.mean(0)
+        return (values * self.weights.to(values).reshape(-1, *[1] * (values.ndim - 1))).mean(0)
 
     def losses(self, index: Tensor) -> Tensor | None:
         """The table's rows ``(B, A)``, if there is a table."""
@@ -103,9 +124,10 @@ def prepare(
     size = images.batch(slice(0, 1))[0].shape[-2:]
     orbit = _orbit(aug, nuisance, size) if views is not None and table is None and logits is None else None
     draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
-    if logits and nuisance is not None and nuisance.probability == 0.5:
-        # Each held-out image as it is, too: what a change costs such images is rare, and takes many to be seen.
-        draws *= 2
+    as_they_are = bool(logits) and nuisance is not None and nuisance.probability < 1
+    if as_they_are:
+        # Each held-out image both disturbed and as it is: what a change costs such images is rare, and takes many to be seen.
+        nuisance, draws = nuisance.paired(), 2 * draws
     viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
     columns = 0 if viewer is None or table is not None else len(viewer)
     mirror = _mirrors(aug, views, nuisance)
@@ -182,15 +204,17 @@ def prepare(
     )
     weights = None
     if orbit is not None and nuisance.probability < 1:  # the image as it is, and every turn as often as chance has it
-        weights = torch.full((draws,), nuisance.probability)
-        weights[0] += draws * (1 - nuisance.probability)
+        weights = torch.full((len(images), draws), nuisance.probability)
+        weights[:, 0] += draws * (1 - nuisance.probability)
+        weights = weights.flatten()
     answered = sees_images(aug, classifier, size)
     undisturbed = None
-    if logits is not None and nuisance is not None and nuisance.probability < 1:
-        numbers = torch.arange(len(images))
+    if as_they_are:
+        numbers, probability = torch.arange(len(images)), task.nuisance.probability
         undisturbed = torch.stack([~nuisance.chosen(numbers, draw) for draw in range(draws)], 1).flatten()
-        undisturbed = undisturbed if bool(undisturbed.any()) else None
-    prepared = Prepared(images, draws, rows, aug.device, weights, answered, undisturbed, about)
+        if probability != nuisance.probability:
+            weights = torch.where(undisturbed, 2 * (1 - probability), 2 * probability)
+    prepared = Prepared(images, draws, rows, aug.device, weights, answered, nuisance, undisturbed, about)
     if table is not None:
         expected = (len(images), views.batch_shape[0])
         if table.shape != expected:

@@ -26,7 +26,7 @@ class PutRight:
     """What looks at fixed views of held-out copies that φ's likeliest candidates have put right.
 
     Attributes:
-        task: of the fit; its nuisance has disturbed the copies.
+        task: of the fit.
         candidates: ``(V,)`` views whose outputs are known, the transform's own first.
         folder: keeps what is computed; in memory if None.
     """
@@ -57,7 +57,7 @@ class PutRight:
             log_p: φ's log-probabilities of its candidates, ``(R, A)``.
             most: candidates of an image, of which outputs can be averaged as probabilities where there are several.
         """
-        aug, config, nuisance = self.task.aug, self.task.config, self.task.nuisance
+        aug, config, nuisance = self.task.aug, self.task.config, held.nuisance
         log_w, likeliest = (part.cpu() for part in log_p.topk(most, 1))  # (R, most)
         columns, kept = likeliest.unflatten(0, (-1, held.draws)), held.rows["logits"]
         shared = SharedViews(FlatOutputs(self.task.classifier), aug, config.table_batch_size, config.amp)

@@ -96,17 +96,17 @@ class Scores:
         """What an arm answers, scored."""
         correct, losses = self.score(averaged)
         # Copies of one image are no independent witnesses.
-        losses, undisturbed = losses.unflatten(0, (-1, self.held.draws)), {}
+        undisturbed = {}
         if self.held.undisturbed is not None:
-            left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))  # 0 / 0 is NaN
-            as_deployed = self.as_deployed(averaged, losses.flatten()).unflatten(0, (-1, self.held.draws))
+            left = self.held.undisturbed.unflatten(0, (-1, self.held.draws))
+            as_deployed = self.as_deployed(averaged, losses).unflatten(0, (-1, self.held.draws))
             undisturbed["undisturbed_nll"] = ((as_deployed * left).sum(1) / left.sum(1)).numpy()
         if correct is not None:
-            correct = correct.unflatten(0, (-1, self.held.draws))
             if self.held.undisturbed is not None:
-                undisturbed["undisturbed"] = ((correct & left).sum(1) / left.sum(1)).numpy()
-            correct = (correct.float().mean(1) if self.held.draws > 1 else correct[:, 0]).numpy()
-        figures = {"correct": correct, "nll": losses.mean(1).numpy(), **undisturbed}
+                as_it_was = correct.unflatten(0, (-1, self.held.draws)) & left
+                undisturbed["undisturbed"] = (as_it_was.sum(1) / left.sum(1)).numpy()
+            correct = (self.held.per_image(correct.float()) if self.held.draws > 1 else correct).numpy()
+        figures = {"correct": correct, "nll": self.held.per_image(losses).numpy(), **undisturbed}
         groups = self.held.images.groups
         figures = {name: values if values is None else by_group(values, groups) for name, values in figures.items()}
         return HeldOutArm(name, k, cost, setting=setting, tolerated=self.tolerated, **figures)
@@ -170,17 +170,17 @@ class ClassScores(Scores):
 
     def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
         if not self.hard:
-            return -(self.average(views, weights) * self.target).sum(-1).mean().item()
-        return -log_mean(-self.losses.gather(1, views), 1, weights).mean().item()
+            return -self.held.mean((self.average(views, weights) * self.target).sum(-1)).item()
+        return -self.held.mean(log_mean(-self.losses.gather(1, views), 1, weights)).item()
 
     def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
-        return greedy(self.losses[rows, :columns], k)
+        return greedy(self.losses[rows, :columns], k, weights=self.held.weight(rows))
 
     def temperature(self, averaged: Tensor) -> float:
         """What answers ``(R, C)`` are to be divided by, so that their cross-entropy is lowest."""
         from ..tta.calibration import best_temperature  # SciPy, which takes a while to import
 
-        return best_temperature(averaged, self.target)
+        return best_temperature(averaged, self.target, self.held.weights)
 
     @property
     def of_images(self) -> np.ndarray | None:
@@ -258,7 +258,7 @@ class OutputScores(Scores):
         return self.every(lambda rows: self.outputs(rows)[torch.arange(len(rows))[:, None], views[rows]].mean(1))
 
     def average_loss(self, views: Tensor, weights: Tensor | None = None) -> float:
-        return self.score(self.average(views))[1].mean().item()
+        return self.held.mean(self.score(self.average(views))[1]).item()
 
     def search(self, rows: Tensor, k: int, columns: int | None = None) -> list[int]:
         parts = rows.split(CHUNK)
@@ -268,7 +268,8 @@ class OutputScores(Scores):
             score: Tensor | float = 0.0
             for part, total in zip(parts, sums, strict=True):
                 every = self.outputs(part)[:, :columns].unbind(1)
-                score = score + torch.stack([self.judge((total + one) / n, part).sum() for one in every])
+                weights = self.held.weight(part)
+                score = score + torch.stack([(weights * self.judge((total + one) / n, part)).sum() for one in every])
             chosen.append(int(score.argmin()))
             sums = [total + self.outputs(part)[:, chosen[-1]] for part, total in zip(parts, sums, strict=True)]
         return chosen

@@ -86,13 +86,14 @@ def with_extras(aug: LearnedAugment, views: AugmentParams) -> AugmentParams:
     return union(families_for(aug), [views, zoom_candidates().index(slice(1, None))])
 
 
-def greedy(losses: Tensor, k: int, again: bool = True) -> list[int]:
+def greedy(losses: Tensor, k: int, again: bool = True, weights: Tensor | None = None) -> list[int]:
     """Greedy policy search (Molchanov et al., UAI 2020) for mean-probability averaging.
 
     Args:
         losses: ``(N, V)`` −log p(true class) of every candidate view.
         k: views to choose.
         again: whether a view may be chosen more than once.
+        weights: ``(N,)`` of the images.
 
     Returns:
         ``k`` columns, each the one that lowers the loss of the average most, given those before it.
@@ -100,8 +101,9 @@ def greedy(losses: Tensor, k: int, again: bool = True) -> list[int]:
     likelihood = (-losses.double()).exp()
     chosen: list[int] = []
     total = torch.zeros(len(likelihood), 1, dtype=torch.float64)
+    weights = torch.ones(len(likelihood)) if weights is None else weights
     for _ in range(k):
-        score = (total + likelihood).clamp_min(1e-12).log().mean(0)
+        score = (total + likelihood).clamp_min(1e-12).log().mul(weights[:, None]).mean(0)
         if not again:
             score[chosen] = -math.inf
         chosen.append(int(score.argmax()))

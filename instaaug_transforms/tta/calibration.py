@@ -13,18 +13,19 @@ BINS = 15
 USUAL, BEYOND = (-2.0, 2.0), (2.0, 14.0)
 
 
-def best_temperature(logits: Tensor, targets: Tensor) -> float:
-    """The temperature, e⁻² or more, by which ``(N, K)`` logits are divided for the lowest NLL (Guo et al. 2017).
+def best_temperature(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> float:
+    """The temperature, e⁻² or more, by which ``(N, K)`` logits are divided for the lowest NLL (Guo et al. 2017), ``(N,)`` weighted.
 
     Of a classifier that is sure of wrong answers it is as high as it takes: capped, its NLL would be above that of guessing,
     and any average of views that is less sure would seem better. Where all of some images are right, no temperature would be low
     enough for them, and ruinous for others.
     """
     logits = logits.double()
+    weights = 1.0 if weights is None else weights.double()
     targets = targets.double() if targets.is_floating_point() else targets
 
     def nll(log_t: float) -> float:
-        return F.cross_entropy(logits / math.exp(log_t), targets).item()
+        return (weights * F.cross_entropy(logits / math.exp(log_t), targets, reduction="none")).mean().item()
 
     log_t = float(minimize_scalar(nll, bounds=USUAL, method="bounded").x)
     if USUAL[1] - log_t < 0.01:
