@@ -314,21 +314,27 @@ def test_views_without_a_way_back_are_refused():
     objective(losses, sample)
 
 
-def test_a_model_that_forgets_lets_lambda_fall_until_it_has_learned_again(caplog):
-    """A range of ±30° is all that labels allow here (made up: a loss that explodes beyond); the band asks for ten times as much."""
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_model_that_forgets_lets_lambda_fall_until_it_has_learned_again(trained, caplog):
+    """A range of ±30° is all that labels allow here (made up: a loss that explodes beyond); the band asks for ten times as much. A
+    frozen model forgets nothing, and gets what the band asks for."""
     torch.manual_seed(0)
     aug = ia.LearnedAugment(["rotate"], predictor="global")
     objective = ia.InstaAugObjective(aug, ia.EntropyConfig({"rotate": (-0.5, -0.1)}, initial_weight=5.0, rate=0.05))
+    objective.warm_up.over = True
     optimizer, images = torch.optim.Adam(objective.parameters(), 0.05), torch.rand(64, 3, 8, 8)
-    weights, widths = [], []
+    weights, widths, model = [], [], torch.ones((), requires_grad=trained)
     for _ in range(400):
         sample = aug.sample(images)[1]
         wrong = (sample.params.angle[0].abs() - 30).relu() / 10
-        objective(0.01 + 2 * wrong.clamp(max=1), sample).backward()
+        objective(model * (0.01 + 2 * wrong.clamp(max=1)), sample).backward()
         optimizer.step()
         optimizer.zero_grad()
         weights.append(objective.weights["rotate"])
         widths.append(math.exp(objective.entropies["rotate"]))
+    if not trained:
+        assert max(weights) > 20 and widths[-1] > math.exp(-0.5) and "has risen" not in caplog.text
+        return
     assert "the loss has risen from 0.01" in caplog.text and caplog.text.count("lower the band") == 1
     assert (
         weights[-1] < max(weights) and objective.controller.losses["recent"] < 1.0

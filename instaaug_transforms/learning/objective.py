@@ -237,7 +237,9 @@ class InstaAugObjective(nn.Module):
 
     def _update(self, means: Tensor, names: list[str], learns: bool) -> None:
         held, loss = not self.warm_up.over, means[1].item()
-        self.controller.step(dict(zip(names, means[2:], strict=True)), loss, held, learns)
+        # A model that is frozen forgets nothing: its loss rises because views say so.
+        forgets = loss if self._trains_along else None
+        self.controller.step(dict(zip(names, means[2:], strict=True)), forgets, held, learns)
         if learns:
             self.watch.weights(self.aug.predictor.parameters())
         if not held and learns:
