@@ -88,6 +88,7 @@ def fails(capsys, arguments):
     [
         (types.positive_int, ["1", "70"], ["0", "-1", "1.5", "x", "", "9" * 400]),
         (types.natural, ["0", "3"], ["-1", "nan", "0.5", str(2**63)]),
+        (types.finite, ["-2", "0", "0.1"], ["nan", "inf", "-inf", "1e999", "x"]),
         (types.positive, ["0.1", "3", "1e-9"], ["0", "-2", "nan", "inf", "1e999"]),
         (types.not_negative, ["0", "0.1"], ["-0.1", "nan", "inf"]),
         (types.fraction, ["1", "0.5"], ["0", "1.01", "-0.5", "nan", "1,0"]),
@@ -109,14 +110,14 @@ def test_types(kind, good, bad):
 OPTIONS = [
     *((name, option, value) for name in ("fit", "validate") for option, value in (
         ("--img-size", 0), ("--crop-pct", 0), ("--crop-pct", 1.5), ("--max-images", -1), ("--max-images", 0),
-        ("--num-classes", 0), ("--workers", -1), ("--seed", -1), ("--batch-size", 0), ("--device", "cdua"), ("--std", 0),
+        ("--num-classes", 0), ("--workers", -1), ("--seed", -1), ("--batch-size", 0), ("--device", "cdua"), ("--std", 0), ("--mean", "nan"),
     )),
     *(("fit", option, value) for option, value in (
         ("--choose-views", 0), ("--epochs", 0), ("--patience", 0), ("--chunk", 0), ("--views", -1), ("--lr", 0),
         ("--weight-decay", -1), ("--checkpoint-seconds", "nan"), ("--phi-size", 0), ("--scales", 1.2), ("--grids", 0),
     )),
     ("validate", "--n-views", 0), ("validate", "--range-fraction", 0), ("validate", "--aggregate", "mode"),
-    ("validate", "--aggregate", "probability"),
+    ("validate", "--aggregate", "probability"), *(("export", "--tolerance", value) for value in ("nan", "inf", -1)),
 ]  # fmt: skip
 
 
@@ -136,6 +137,7 @@ def test_values_are_checked_and_the_option_named(data, tmp_path, capsys, unread,
         (["--transforms", "crop,spin"], "unknown family 'spin'; known are .*crop"),
         (["--transforms", "crop,crop"], "family crop given more than once"),
         (["--entropy", "rotate=-1,0"], "entropy: bands for rotate, but the families are crop"),
+        (["--entropy", "crop=-inf,0.6"], "entropy: expected FAMILY=LOW,HIGH as in crop=0.6,0.7, got 'crop=-inf,0.6'"),
         (["--entropy", "crop=0.5,0.6", "crop=0.9,0.2"], r"entropy\['crop'\]: expected low < high"),
         (["--predictor", "oracle"], "predictor: unknown name 'oracle'; known are class, conv"),
         (["--loss", "tests.test_cli_options:nothing"], "loss: cannot import 'nothing' from 'tests.test_cli_options'"),

@@ -24,7 +24,7 @@ from ..predictors import ConvPredictor, EquivariantPredictor, FeaturesPredictor,
 from ..tta import views_nll
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from .arguments import fraction, not_negative, positive, positive_int
+from .arguments import finite, fraction, not_negative, positive, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
 from .held_out import pack_names
 from .image_files import ImageFiles
@@ -287,8 +287,8 @@ def parse_bands(given: list[str]) -> list[Bands]:
     for text in given:
         name, _, numbers = text.partition("=")
         try:
-            low, high = (float(number) for number in numbers.split(","))
-        except ValueError:
+            low, high = (finite(number) for number in numbers.split(","))
+        except (ValueError, argparse.ArgumentTypeError):
             raise InstaAugError(f"entropy: expected FAMILY=LOW,HIGH as in crop=0.6,0.7, got {text!r}") from None
         options.setdefault(name, []).append((low, high))
     return [dict(zip(options, bands, strict=True)) for bands in itertools.product(*options.values())]

@@ -13,7 +13,7 @@ from ..augment import LearnedAugment
 from ..integrations import timm as classifiers
 from ..utils.errors import InstaAugError
 from ..utils.weights import read as read_weights
-from .arguments import changed, device, positive, positive_int
+from .arguments import changed, device, finite, positive, positive_int
 from .image_files import ImageFiles
 from .own_code import named
 
@@ -38,7 +38,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained", action="store_true", help="timm's pretrained weights, from the network")
     group.add_argument("--num-classes", type=positive_int, help="classes (as many as the data have)")
     group.add_argument(
-        "--mean", type=float, nargs="+", help="per channel, what the classifier subtracts (the model's own)"
+        "--mean", type=finite, nargs="+", help="per channel, what the classifier subtracts (the model's own)"
     )
     group.add_argument("--std", type=positive, nargs="+", help="per channel, what it divides by (the model's own)")
     default = "cuda" if torch.cuda.is_available() else "cpu"
