@@ -10,12 +10,14 @@ import sys
 import pytest
 import timm
 import torch
+from timm.data import create_transform
+from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import families
-from instaaug_transforms.cli import fit, validate
+from instaaug_transforms.cli import datasets, fit, validate
 from instaaug_transforms.cli.__main__ import COMMANDS, _parser, main
-from instaaug_transforms.cli.models import build_classifier
+from instaaug_transforms.cli.models import build_classifier, settle_images
 from instaaug_transforms.cli.nuisance import nuisance_of
 from instaaug_transforms.utils import weights
 from instaaug_transforms.utils.hashing import fingerprint
@@ -189,6 +191,44 @@ def test_a_module_is_imported_once(own):
     assert import_own(str(own)) is import_own(str(own)) and named(f"{own}:make", "model") is three_classes
     with pytest.raises(ia.InstaAugError, match="cannot import 'nothing' from"):
         named(f"{own}:nothing", "model")
+
+
+SETTLED = [
+    ("test_resnet", [], None),
+    ("tf_efficientnet_lite0", ["--img-size", "224"], None),
+    ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", ["--crop-pct", "0.8"], None),
+    ("resnet18", ["--interpolation", "nearest"], None),
+    ("resnet18", ["--img-size", "64"], (64, 1.0, "bilinear")),
+    ("tests.test_cli_options:three_classes", [], (224, 1.0, "bilinear")),
+]
+
+
+@pytest.mark.parametrize(("model", "more", "expected"), SETTLED)
+def test_images_of_a_timm_model_are_made_as_timm_makes_them(tmp_path, model, more, expected):
+    """All of an image was kept, and resized otherwise, whatever timm says of the weights; of another size all of it still is."""
+    image = F.to_pil_image(torch.randint(256, (3, 300, 400), dtype=torch.uint8))
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / "0.png")
+    words = ["measure", "--model", model, "--data", str(tmp_path), *more]
+    arguments = parsed(words)
+    settle_images(arguments)
+    if expected is None:
+        config = timm.data.resolve_model_data_config(timm.create_model(model))
+        config |= {name.strip("-").replace("-", "_"): value for name, value in zip(more[::2], more[1::2], strict=True)}
+        config["crop_pct"] = float(config["crop_pct"])
+        made = create_transform(
+            config["input_size"], interpolation=config["interpolation"], crop_pct=config["crop_pct"], normalize=False
+        )
+        expected = (config["input_size"][-1], config["crop_pct"], config["interpolation"])
+        assert torch.equal(datasets.folder_of(arguments, None)[0][0], made(image))
+    assert (arguments.img_size, arguments.crop_pct, arguments.interpolation) == expected
+
+
+def test_the_size_is_settled_before_a_command_runs(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr("instaaug_transforms.cli.measure.run", ran.append)
+    assert main(["measure", "--model", "test_resnet", "--data", str(tmp_path)]) == 0
+    assert (ran[0].img_size, ran[0].crop_pct) == (160, 0.95)
 
 
 def test_a_checkpoint_of_one_channel(tmp_path):

@@ -58,6 +58,21 @@ def add_weights_arguments(group: Any, default: str | None = "crop_tinyimagenet",
     group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
 
 
+def settle_images(arguments: argparse.Namespace) -> None:
+    """Fill in --img-size, --crop-pct and --interpolation where they are left out.
+
+    A timm model gets images of its own size as timm makes them. Of another size all of an image is kept: such weights were
+    trained on other images than timm's.
+    """
+    settings = (224, 1.0, "bilinear")
+    own = None if ":" in arguments.model else classifiers.image_settings(arguments.model)
+    if own is not None and arguments.img_size in (None, own[0]):
+        settings = own
+    for name, value in zip(("img_size", "crop_pct", "interpolation"), settings, strict=True):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+
+
 def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untrained: bool = False) -> nn.Module:
     """Images in [0, 1] to logits: timm by name, or what a factory returns, with the normalisation inside.
 
