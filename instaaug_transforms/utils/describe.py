@@ -87,11 +87,11 @@ def model_sha256(model: nn.Module) -> str:
 def code_sha256(model: nn.Module) -> str | None:
     """What tells a model's Python code from another's: the code of its parts' classes, and of what that names, in any file.
 
-    Left out are installed packages, and whatever a run may change: attributes, tensors, counters. None where nothing is left.
+    Left out are installed packages, and whatever a run may change: attributes, tensors, counters; and hooks, most of which only look. None where nothing is left.
     """
     texts, told, left = set(), set(), []
     for part in unwrapped(model).modules():
-        left += [type(part), *vars(part).values(), *part._forward_hooks.values(), *part._forward_pre_hooks.values()]
+        left += [type(part), *vars(part).values()]
     while left:
         thing = left.pop()
         thing = getattr(thing, "__func__", getattr(thing, "fget", thing))  # of methods and properties
