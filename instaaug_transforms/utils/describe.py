@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ def code_sha256(model: nn.Module) -> str | None:
         left += [type(part), *vars(part).values()]
     while left:
         thing = left.pop()
-        thing = getattr(thing, "__func__", getattr(thing, "fget", thing))  # of methods and properties
+        if isinstance(thing, (MethodType, classmethod, staticmethod, property)):
+            thing = thing.fget if isinstance(thing, property) else thing.__func__
         if not isinstance(thing, (type, FunctionType)):
             thing = type(thing)  # which may have a `__call__`
         if id(thing) in told:
