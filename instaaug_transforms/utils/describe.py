@@ -87,7 +87,8 @@ def model_sha256(model: nn.Module) -> str:
 def code_sha256(model: nn.Module) -> str | None:
     """What tells a model's Python code from another's: the code of its parts' classes, and of what that names, in any file.
 
-    Left out are installed packages, and whatever a run may change: attributes, tensors, counters; and hooks, most of which only look. None where nothing is left.
+    Left out are installed packages, and whatever a run may change: attributes, tensors, counters; and hooks,
+    most of which only look. None where nothing is left.
     """
     texts, told, left = set(), set(), []
     for part in unwrapped(model).modules():
