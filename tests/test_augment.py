@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.augment_distribution import AugmentDistribution
+from instaaug_transforms.families import create
 
 from .conftest import make_lively
 
@@ -322,3 +323,20 @@ def test_save_and_load(lively, images, tmp_path):
 def test_bad_arguments(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.LearnedAugment(**kwargs)
+
+
+@pytest.mark.parametrize("families", [["crop"], ["turn", "light"], ["rotate"]])
+def test_no_transform_is_made_without_numbers(families):
+    """Some ended in an error of PyTorch's, others had candidates that no weights bring back."""
+    made = [create([name])[0] for name in families]
+    message = r"torch.device\('meta'\): transforms and families cannot be made .* make them with torch.device\('cpu'\)"
+    with torch.device("meta"):
+        for make in (lambda: ia.LearnedAugment(families), lambda: ia.LearnedAugment(made), lambda: create(families)):
+            with pytest.raises(ia.InstaAugError, match=message):
+                make()
+        with torch.device("cpu"):
+            aug = ia.LearnedAugment(families)
+    own = ia.LearnedAugment(families)
+    aug.load_state_dict(own.state_dict(), assign=True)
+    images, seeds = torch.rand(2, 3, 16, 16), [torch.Generator().manual_seed(0) for _ in range(2)]
+    assert torch.equal(aug(images, generator=seeds[0]), own(images, generator=seeds[1]))

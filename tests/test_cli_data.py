@@ -30,7 +30,7 @@ def options(data, *more):
     add_reading_arguments(parser.add_argument_group(), 2, "step")
     parser.add_argument("--num-classes", type=int)
     parser.add_argument("--split")
-    base = ["--data", str(data), "--img-size", "8", "--workers", "0"]
+    base = ["--data", str(data), "--img-size", "8", "--crop-pct", "1", "--interpolation", "bilinear", "--workers", "0"]
     return parser.parse_args([*base, *map(str, more)])
 
 

@@ -111,3 +111,10 @@ def test_a_name_of_no_weights_is_said_before_a_classifier_is_asked_for(name, dat
     given += ["--split", "train", "--choice-split", "val"] if name == "validate" else []
     assert main([str(word) for word in (name, "--weights", "nope", *given)]) != 0
     assert "weights: 'nope' is neither a file nor a known name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("nuisance-probability", 1), ("nuisance-draws", 4)])
+def test_what_says_how_a_nuisance_strikes_needs_one(data, capsys, option, value):  # noqa: F811
+    """It was ignored: what was asked for is a report on disturbed images."""
+    assert main(command(data, "--data", data / "flat", f"--{option}", value)) == 2
+    assert f"instaaug: {option}: got {value} without --nuisance" in capsys.readouterr().err

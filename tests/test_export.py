@@ -152,7 +152,9 @@ def test_on_the_command_line(photographs, tmp_path, monkeypatch, capsys):
     try:
         assert main([*command.split(), "model.onnx"]) == 0
         assert "5 images: logits differ by" in capsys.readouterr().out and (tmp_path / "model.onnx").is_file()
-        assert main([*command.split(), "again.onnx", "--tolerance", "-1"]) == 2
+        monkeypatch.setattr("instaaug_transforms.cli.export.largest_difference", lambda *_: (0.5, 1.0))
+        assert main([*command.split(), "again.onnx", "--tolerance", "0.6"]) == 0
+        assert main([*command.split(), "again.onnx", "--tolerance", "0.4"]) == 2
     finally:
         sys.modules.pop("small", None)
 

@@ -281,12 +281,14 @@ def test_a_crop_says_which_box_it_shows():
 
 @pytest.mark.parametrize("fraction", [1.0, 0.25])
 def test_the_widest_part_lies_around_the_identity_and_ends_at_the_bounds(fraction):
-    """A fraction of the whole range, half of it to either side; where the identity is nearer to an edge, up to the edge."""
+    """A fraction of the whole range, half of it to either side; where the identity is nearer to an edge, as much of it from that
+    edge: what should be all of it, or a quarter, ended in the middle."""
     ends = torch.tensor([0.0, 1.0])
     turns = Rotate(bounds=(-180.0, 180.0)).widest(ends[:, None], fraction)["angle"]
     assert turns.tolist() == pytest.approx([-180 * fraction, 180 * fraction])
-    low, high = HSV(value=(0.9, 3.9)).widest(ends[:, None].expand(2, 3), fraction)["value"].tolist()
-    assert (low, high) == pytest.approx((0.9, min(3.9, 1 + 3 * fraction / 2)))
+    for bounds, expected in (((0.9, 3.9), (0.9, 0.9 + 3 * fraction)), ((0.0, 1.0), (1 - fraction, 1.0))):
+        found = HSV(value=bounds).widest(ends[:, None].expand(2, 3), fraction)["value"].tolist()
+        assert found == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms import functional
+from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.turn import Turn
 
 
@@ -144,3 +145,28 @@ def test_an_angle_that_cannot_be_composed():
     """A hundredth of a degree beside another is another one."""
     assert Turn(angles=(0.0, 120.0, 240.01)).compose_index() is None
     assert Turn(angles=(0.0, 120.0, 240.0)).compose_index().tolist() == [[0, 1, 2], [1, 2, 0], [2, 0, 1]]
+
+
+def test_weights_of_other_angles_are_said(caplog):
+    """Four angles are four whichever they are: such weights load, and turn images by what they never saw."""
+    quarter, other = (ia.LearnedAugment([Turn(angles)]) for angles in ((0, 90, 180, 270), (0, 10, 20, 30)))
+    likely = ia.LearnedAugment([Turn(initial_identity=0.5), "rotate"], predictor="patches")
+    for state in (quarter.state_dict(), {k: v for k, v in other.state_dict().items() if "_extra" not in k}):
+        quarter.load_state_dict(state)
+    likely.load_state_dict(quarter.state_dict(), strict=False)
+    assert not caplog.text
+    other.load_state_dict(quarter.state_dict())
+    message = "turn were learned with angles=[0.0, 90.0, 180.0, 270.0], and this transform has [0.0, 10.0, 20.0, 30.0]"
+    assert message in caplog.text
+    assert all(
+        torch.equal(tensor, other.state_dict()[name])
+        for name, tensor in quarter.state_dict().items()
+        if "_extra" not in name
+    )
+    caplog.clear()
+    ranges = [ia.LearnedAugment([Rotate((-side, side))]) for side in (30, 180)]
+    ranges[1].load_state_dict(ranges[0].state_dict())
+    assert "rotate were learned with bounds=[-30.0, 30.0], and this transform has [-180.0, 180.0]" in caplog.text
+    caplog.clear()
+    ranges[1].load_state_dict({k: v.float() / 3 for k, v in ranges[0].state_dict().items()})  # what says nothing
+    assert not caplog.text

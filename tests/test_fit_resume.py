@@ -110,6 +110,24 @@ def test_another_loss_is_another_table(tmp_path):
         ia.fit(aug, Planted(), (images, labels), config=config(), loss=smooth, workdir=tmp_path)
 
 
+def edited(self, x):
+    return torch.stack([x.mean((1, 2, 3)), 1 - x.mean((1, 2, 3))], 1)
+
+
+@pytest.mark.parametrize(("families", "what"), [(["crop"], "computed"), (["rotate"], "the state of a fit|computed")])
+def test_a_classifier_whose_code_was_edited_is_another(tmp_path, monkeypatch, families, what):
+    """No weights tell: the losses of views were those of the code that is no more."""
+    images, labels, _ = corner_images(20)
+    settings = config(epochs=1, entropy={})
+    for expected in (None, None, f"({what}) with another code of the classifier"):
+        if expected:
+            monkeypatch.setattr(Planted, "forward", edited)
+        with pytest.raises(ia.InstaAugError, match=expected) if expected else contextlib.nullcontext():
+            ia.fit(
+                ia.LearnedAugment(families), Planted(), (images, labels), config=settings, workdir=tmp_path, resume=True
+            )
+
+
 def test_a_finished_fit_gives_its_weights_again(tmp_path):
     first, _ = fitted(["crop"], workdir=tmp_path)
     again, result = fitted(["crop"], workdir=tmp_path, resume=True, model=Planted())

@@ -164,10 +164,46 @@ def test_it_is_the_mean_over_views_that_show_a_pixel(smooth):
     total = weight = 0
     for k in range(3):
         probs = model(aug(smooth, params=params.index(k))).softmax(1)
-        back, seen = ia.invert_maps(aug, probs, params.index(k), (40, 52))
+        shown = aug(torch.ones_like(smooth), params=params.index(k))[
+            :, :1
+        ]  # what of a pixel is not fill, which is black
+        back, _ = ia.invert_maps(aug, probs * shown, params.index(k), (40, 52))
+        seen, _ = ia.invert_maps(aug, shown, params.index(k), (40, 52))
         total, weight = total + back, weight + seen
     assert torch.allclose(tta(smooth).exp(), total / weight, atol=1e-5) and not tta(smooth).requires_grad
     assert torch.allclose(ia.SegmentationTTA(model, aug, n_views=3, chunk_size=3)(smooth), tta(smooth), atol=1e-5)
+
+
+class SaysFill(nn.Module):
+    """Sure of class 1 where a pixel is white, which no image is."""
+
+    def forward(self, x):
+        white = (x.mean(1, keepdim=True) > 0.9).float() * 60 - 30
+        return torch.cat([-white, white], 1)
+
+
+@pytest.mark.parametrize("families", [["translate"], ["rotate"], ["scale"], ["shear"], ["turn"], GEOMETRY])
+def test_no_pixel_of_fill_has_a_vote(smooth, families):
+    """At the border of an image it had up to four votes in ten: half a pixel of fill is blended in on the way back."""
+    aug = make_lively(families, fill=1.0, interpolation="nearest")
+    found = ia.SegmentationTTA(SaysFill(), aug, n_views=6, select="sample")(smooth / 2, generator=seeded())
+    assert found.exp()[:, 1].max() < 1e-6
+    views, _ = aug.views(smooth / 2, 6, generator=seeded())
+    assert (views == 1).float().mean() > 0.02  # of which there is enough
+
+
+def test_what_a_shifted_view_did_not_show_is_answered_by_the_others():
+    """In closed form: the view lies seven pixels to the right, so that it shows all but the last seven columns."""
+    aug, images = ia.LearnedAugment(["translate"], fill=1.0), torch.rand(2, 3, 20, 28)
+    tta = ia.SegmentationTTA(model := nn.Conv2d(3, 4, 3, padding=1), aug, n_views=2)
+    plain = model(images).softmax(1)
+    shift = ia.AugmentParams(shift_x=torch.tensor([[0.0] * 2, [0.25] * 2]), shift_y=torch.zeros(2, 2))
+    tta.choose = lambda distribution, generator: shift
+    moved = torch.ones_like(images)
+    moved[..., 7:] = images[..., :-7]
+    answer = model(moved).softmax(1)[..., 7:]
+    expected = torch.cat([(plain[..., :-7] + answer) / 2, plain[..., -7:]], -1)
+    assert torch.allclose(tta(images).exp(), expected, atol=1e-5)
 
 
 def test_a_torchvision_segmentation_model(smooth):

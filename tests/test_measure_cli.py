@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 
 import pytest
 import timm
@@ -7,6 +8,7 @@ import torch
 from safetensors.torch import save_model
 from torchvision.transforms.v2 import functional as F
 
+from instaaug_transforms.cli import image_files
 from instaaug_transforms.cli.__main__ import main
 
 from .conftest import make_lively
@@ -50,6 +52,22 @@ def test_everything_is_written(folder, capsys):
 def test_less(folder):
     assert command(folder, "--only-invariance", "--max-images", 5, "--transformations", "hue") == 0
     assert json.loads((folder / "out" / "summary.json").read_text())["n"] == 5
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_so_many_processes_read(folder, monkeypatch, workers):
+    """All images were read by one, whatever was asked for."""
+    read, readers = image_files.read_image, folder / "readers"
+    readers.mkdir()
+
+    def noted(*arguments, **more):
+        (readers / str(os.getpid())).touch()
+        return read(*arguments, **more)
+
+    monkeypatch.setattr(image_files, "read_image", noted)
+    assert command(folder, "--only-invariance", "--transformations", "hue", "--workers", workers) == 0
+    names = {int(path.name) for path in readers.iterdir()}
+    assert len(names) == max(workers, 1) and (os.getpid() in names) == (workers == 0)
 
 
 def one_number():

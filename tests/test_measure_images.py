@@ -118,6 +118,14 @@ def test_a_sampler_says_what_is_measured():
     assert set(prepare(loader, 2, progress=False).index.tolist()) < {3, 8, 11}
 
 
+def test_processes_of_a_loader_read():
+    data = Pictures()
+    state = torch.random.get_rng_state()
+    images = prepare(DataLoader(data, num_workers=2), 6, seed=1, progress=False)
+    assert not data.read and torch.equal(images.images, data.images[images.index])
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_dictionaries_are_samples_too():
     class Dictionaries(Pictures):
         def __getitem__(self, i):

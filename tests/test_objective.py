@@ -297,6 +297,17 @@ def test_errors_say_what_to_do(batch):
         objective.set_extra_state(other.get_extra_state())
 
 
+@pytest.mark.parametrize("families", [["rotate"], ["crop", "rotate"], ["turn", "crop", "rotate"]])
+def test_a_sample_of_another_transform_is_named(batch, families):
+    """A KeyError of a family that one has and the other has not; of equal families, another φ than λ was for."""
+    _, objective, _ = make()
+    _, sample = ia.LearnedAugment(families).sample(batch[0], 2)
+    message = "sample: it is of another transform, of .*, than the objective's, of crop, rotate; call sample on the aug"
+    for mode in (True, False):
+        with pytest.raises(ia.InstaAugError, match=message):
+            objective.train(mode)(torch.zeros(8), sample)
+
+
 def test_logs_are_flat_and_say_what_the_attributes_say(batch):
     aug, objective, model = make(entropy={"crop": (0.0, 1.0)})
     assert objective.logs() == {}

@@ -151,6 +151,15 @@ def test_a_workdir_of_another_comparison_is_refused(changes, what, tmp_path):
         compared(Remembering(), aug, workdir=tmp_path, **changes)
 
 
+def test_a_comparison_of_a_classifier_whose_code_was_edited_is_another(tmp_path, monkeypatch):
+    aug = make_lively(["turn"], predictor=ia.ConvPredictor(16))
+    compared(Remembering(), aug, workdir=tmp_path)
+    before = Remembering.forward
+    monkeypatch.setattr(Remembering, "forward", lambda self, x: 2.0 * before(self, x))
+    with pytest.raises(ia.InstaAugError, match="workdir: .* was computed with another code of the classifier; delete"):
+        compared(Remembering(), aug, workdir=tmp_path)
+
+
 @pytest.mark.parametrize("batch_size", [1, 13])
 def test_shuffled_views_are_another_images_whatever_the_batches(batch_size):
     """Where an image would be alone in its batch it would be given its own views."""

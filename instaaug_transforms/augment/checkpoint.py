@@ -1,6 +1,8 @@
 """A transform as a file: its configuration and φ's weights."""
 
 import hashlib
+import json
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any, Self
@@ -9,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from ..families import create
+from ..families import Family, create
 from ..functional.inputs import CONVERSIONS
 from ..predictors import load_predictor
 from ..utils import hf, weights
 from ..utils.errors import InstaAugError
+
+logger = logging.getLogger(__name__)
 
 # Constructor arguments that do not touch what was learned.
 CHANGEABLE = frozenset(
@@ -54,7 +58,33 @@ class Checkpointed:
             given = state_dict.get(name)
             if isinstance(given, Tensor) and not (own.is_meta or given.is_meta) and not torch.equal(own, given.to(own)):
                 self.recommended = None
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        # Of earlier versions, and of parts, there is none.
+        super()._load_from_state_dict({f"{prefix}_extra_state": self.get_extra_state(), **state_dict}, prefix, *args)
+
+    def get_extra_state(self) -> Tensor:
+        """What candidates and bounds the weights are of, as bytes of JSON."""
+        known = {family.name: _settings(family) for family in self.families}
+        return torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Say where weights that fit are of other candidates or bounds: of the angles of `turn`, say."""
+        try:
+            known = dict(json.loads(bytes(state.to(torch.uint8).tolist())))
+        except (
+            AttributeError,
+            NotImplementedError,
+            TypeError,
+            ValueError,
+        ):  # averaged with others, say, or without numbers
+            return
+        for family in self.families:
+            for key, own in _settings(family).items():
+                given = known.get(family.name, {}).get(key, own)
+                if given != own:
+                    logger.warning(
+                        "state_dict: its weights of %s were learned with %s=%s, and this transform has %s; make it with theirs",
+                        *(family.name, key, given, own),
+                    )
 
     def push_to_hub(
         self,
@@ -150,3 +180,9 @@ class Checkpointed:
         except Exception as error:  # constructors raise anything at values that nobody meant for them
             raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
         return aug.eval().requires_grad_(False)
+
+
+def _settings(family: Family) -> dict[str, Any]:
+    """What its weights mean depends on, as JSON values."""
+    settings = {name: value for name, value in family.config().items() if not name.startswith("initial_")}
+    return json.loads(json.dumps(settings))

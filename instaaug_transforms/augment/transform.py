@@ -21,7 +21,7 @@ from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole
-from ..utils.modes import first_weight, in_worker, run_light
+from ..utils.modes import check_holds_numbers, first_weight, in_worker, run_light
 from .checkpoint import Checkpointed
 from .learnable import check_sample
 
@@ -60,7 +60,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             Where there is no compiler it warns and goes on without.
 
     Raises:
-        InstaAugError: an unknown family, or an argument out of range. When called: images that are no images, hold NaN
+        InstaAugError: an unknown family, an argument out of range, or ``torch.device("meta")`` around it. When called: images that are no images, hold NaN
             or values outside [0, 1], have another number of channels, or lie on another device than the weights.
 
     Example:
@@ -85,6 +85,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        check_holds_numbers()
         self.families = create(families)
         check_whole("in_channels", in_channels, most=1024)
         for family in self.families:

@@ -38,6 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = _parser(arguments).parse_args(arguments)
         for name in parsed.imports:
             import_own(name)
+        if "img_size" in parsed:
+            from .models import settle_images
+
+            settle_images(parsed)
         parsed.run(parsed)
     except InstaAugError as error:
         print(f"instaaug: {_one_line(error)}", file=sys.stderr)

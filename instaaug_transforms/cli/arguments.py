@@ -35,6 +35,7 @@ def _number(kind: type, expected: str, allowed: Callable[[float], bool]) -> Call
 
 positive_int = _number(int, "a whole number of at least 1", lambda value: value >= 1)
 natural = _number(int, "a whole number of at least 0", lambda value: 0 <= value < 2**63)
+finite = _number(float, "a finite number", lambda value: True)
 positive = _number(float, "a number above 0", lambda value: value > 0)
 not_negative = _number(float, "a number of at least 0", lambda value: value >= 0)
 fraction = _number(float, "a number above 0 and at most 1", lambda value: 0 < value <= 1)

@@ -36,15 +36,14 @@ def add_data_arguments(parser: argparse.ArgumentParser, most: int | None = None,
         help="a line per class of the classifier, folder name or name<TAB>words, the line number from 0 being the label; "
         "splits may then hold some of the classes (folders named 0, 1, 2 … are labels; others are numbered as sorted)",
     )
-    group.add_argument("--img-size", type=positive_int, default=224, help="side of the images, pixels (%(default)s)")
+    group.add_argument("--img-size", type=positive_int, help="side of the images, pixels (the timm model's own; 224)")
     group.add_argument(
         "--crop-pct",
         type=fraction,
-        default=1.0,
-        help="share of the shorter side that is kept; the rest is cut (%(default)s)",
+        help="share of the shorter side that is kept; the rest is cut (timm's, of images of the model's own size; 1)",
     )
     group.add_argument(
-        "--interpolation", choices=[mode.value for mode in InterpolationMode], default="bilinear", help="(%(default)s)"
+        "--interpolation", choices=[mode.value for mode in InterpolationMode], help="(likewise; bilinear)"
     )
     group.add_argument("--in-chans", type=int, choices=(1, 3), default=3, help="channels (%(default)s)")
     group.add_argument("--workers", "-j", type=natural, default=2, help="processes that read images (%(default)s)")

@@ -9,7 +9,7 @@ from ..integrations.export import export_onnx, largest_difference
 from ..tta import TTAModel
 from ..utils.errors import InstaAugError
 from ..utils.weights import read as read_weights
-from .arguments import positive_int
+from .arguments import not_negative, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, folder_of, read
 from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
 from .outputs import check_file
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--batch-1", action="store_true", help="for one image at a time, not for any number")
     group.add_argument("--out", type=Path, required=True, help="the .onnx file")
     group.add_argument(
-        "--tolerance", type=float, default=1e-4, help="largest difference of logits on --data (%(default)s)"
+        "--tolerance", type=not_negative, default=1e-4, help="largest difference of logits on --data (%(default)s)"
     )
     add_reading_arguments(group, batch_size=16, per="comparison")
 

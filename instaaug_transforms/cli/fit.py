@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from ..augment import LearnedAugment
-from ..engine import Images, Nuisance, hold_out
+from ..engine import Images, hold_out
 from ..engine.alike import grouped_if_alike
 from ..families import create
 from ..learning import EntropyController, FitConfig, FitResult
@@ -24,12 +24,12 @@ from ..predictors import ConvPredictor, EquivariantPredictor, FeaturesPredictor,
 from ..tta import views_nll
 from ..utils import distributed
 from ..utils.errors import InstaAugError
-from .arguments import fraction, not_negative, positive, positive_int
+from .arguments import finite, fraction, not_negative, positive, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
 from .held_out import pack_names
 from .image_files import ImageFiles
 from .models import add_model_arguments, build_classifier, check_answers
-from .nuisance import add_nuisance_arguments, nuisance_of
+from .nuisance import add_nuisance_arguments, check_nuisance, nuisance_of
 from .outputs import check_file, check_folder
 from .own_code import named
 
@@ -164,6 +164,7 @@ def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[Ima
         re.compile(arguments.groups or "")
     except re.error as error:
         raise InstaAugError(f"groups: {arguments.groups!r} is no regular expression ({error})") from None
+    nuisance = check_nuisance(arguments)
     labels = "none" if arguments.no_labels else "auto"
     arguments.split = find_split(arguments, "train", labels)
     folder = folder_of(arguments, arguments.split, labels)
@@ -172,15 +173,13 @@ def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[Ima
     check_answers(classifier, arguments, folder)
     aug = make(arguments, classifier)
     families = aug.families
-    if arguments.nuisance or folder.classes is None:
+    if nuisance is not None or folder.classes is None:
         ranges = [family.name for family in families if family.has_rsample]
         if ranges:
             raise InstaAugError(
                 f"transforms: a fit to disturbed images, or without labels, is made from a table, and {', '.join(ranges)} have "
                 "none; choose among crop, turn, light, erase, blur"
             )
-    if arguments.nuisance:
-        Nuisance(nuisance_of(arguments), arguments.nuisance_probability)
     if len(candidates) > 1 and folder.classes is None:
         raise InstaAugError(
             "entropy: of several bands the one is kept whose views are best by held-out labels, and these images have none; "
@@ -287,8 +286,8 @@ def parse_bands(given: list[str]) -> list[Bands]:
     for text in given:
         name, _, numbers = text.partition("=")
         try:
-            low, high = (float(number) for number in numbers.split(","))
-        except ValueError:
+            low, high = (finite(number) for number in numbers.split(","))
+        except (ValueError, argparse.ArgumentTypeError):
             raise InstaAugError(f"entropy: expected FAMILY=LOW,HIGH as in crop=0.6,0.7, got {text!r}") from None
         options.setdefault(name, []).append((low, high))
     return [dict(zip(options, bands, strict=True)) for bands in itertools.product(*options.values())]

@@ -5,6 +5,8 @@ import json
 import math
 from pathlib import Path
 
+from torch.utils.data import DataLoader
+
 from ..measure import InvarianceReport, Probe, compare, write_page
 from ..measure.warp import Outside
 from ..utils.files import replace_file, write_csv
@@ -57,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
         before = build_classifier(changed(arguments, checkpoint=arguments.against), n_classes)
     if arguments.weights:
         aug, _ = load_transform(arguments, model, n_classes)
-    probe = Probe(model, folder, arguments.max_images, **options)
+    loader = DataLoader(folder, num_workers=arguments.workers)
+    probe = Probe(model, loader, arguments.max_images, **options)
     others: list[Report] = []
     if arguments.only_invariance:
         report = probe.invariance()

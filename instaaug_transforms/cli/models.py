@@ -13,7 +13,7 @@ from ..augment import LearnedAugment
 from ..integrations import timm as classifiers
 from ..utils.errors import InstaAugError
 from ..utils.weights import read as read_weights
-from .arguments import changed, device, positive, positive_int
+from .arguments import changed, device, finite, positive, positive_int
 from .image_files import ImageFiles
 from .own_code import named
 
@@ -38,7 +38,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--pretrained", action="store_true", help="timm's pretrained weights, from the network")
     group.add_argument("--num-classes", type=positive_int, help="classes (as many as the data have)")
     group.add_argument(
-        "--mean", type=float, nargs="+", help="per channel, what the classifier subtracts (the model's own)"
+        "--mean", type=finite, nargs="+", help="per channel, what the classifier subtracts (the model's own)"
     )
     group.add_argument("--std", type=positive, nargs="+", help="per channel, what it divides by (the model's own)")
     default = "cuda" if torch.cuda.is_available() else "cpu"
@@ -56,6 +56,21 @@ def add_weights_arguments(group: Any, default: str | None = "crop_tinyimagenet",
         help="where the weights read another classifier's features: its weights, as --checkpoint",
     )
     group.add_argument("--features-model", help="and what it is, as --model; --model itself where left out")
+
+
+def settle_images(arguments: argparse.Namespace) -> None:
+    """Fill in --img-size, --crop-pct and --interpolation where they are left out.
+
+    A timm model gets images of its own size as timm makes them. Of another size all of an image is kept: such weights were
+    trained on other images than timm's.
+    """
+    settings = (224, 1.0, "bilinear")
+    own = None if ":" in arguments.model else classifiers.image_settings(arguments.model)
+    if own is not None and arguments.img_size in (None, own[0]):
+        settings = own
+    for name, value in zip(("img_size", "crop_pct", "interpolation"), settings, strict=True):
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
 
 
 def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untrained: bool = False) -> nn.Module:

@@ -3,9 +3,13 @@
 import argparse
 from typing import Any
 
+from ..engine import Nuisance
 from ..learning import FitConfig
+from ..utils.errors import InstaAugError
 from .arguments import fraction, positive_int
 from .own_code import named
+
+COMPANIONS = ("nuisance_probability", "nuisance_draws")
 
 
 def add_nuisance_arguments(group: Any) -> None:
@@ -24,14 +28,12 @@ def add_nuisance_arguments(group: Any) -> None:
     group.add_argument(
         "--nuisance-probability",
         type=fraction,
-        default=defaults.nuisance_probability,
-        help="that an image is disturbed at all (%(default)s)",
+        help=f"with --nuisance: that an image is disturbed at all ({defaults.nuisance_probability})",
     )
     group.add_argument(
         "--nuisance-draws",
         type=positive_int,
-        default=defaults.nuisance_draws,
-        help="disturbed copies per image (%(default)s)",
+        help=f"with --nuisance: disturbed copies per image ({defaults.nuisance_draws})",
     )
 
 
@@ -42,3 +44,24 @@ def nuisance_of(arguments: argparse.Namespace) -> Any:
     if ":" in arguments.nuisance:
         return named(arguments.nuisance, "nuisance")
     return [name.strip() for name in arguments.nuisance.split(",")]
+
+
+def check_nuisance(arguments: argparse.Namespace) -> Any:
+    """`nuisance_of`; of its companions, those that were left out get their defaults.
+
+    Raises:
+        InstaAugError: something that disturbs no images, or a companion without a nuisance.
+    """
+    nuisance = nuisance_of(arguments)
+    for name in COMPANIONS:
+        given = getattr(arguments, name, None)
+        if given is None:
+            setattr(arguments, name, getattr(FitConfig(), name))
+        elif nuisance is None:
+            raise InstaAugError(
+                f"{name.replace('_', '-')}: got {given:g} without --nuisance, and nothing would be disturbed; give --nuisance turn, say, or "
+                "leave it out"
+            )
+    if nuisance is not None:
+        Nuisance(nuisance, arguments.nuisance_probability)
+    return nuisance

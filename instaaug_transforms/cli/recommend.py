@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from ..engine import Nuisance
 from ..functional.inputs import Normalization
 from ..learning import FitConfig
 from ..learning import recommend as recommend_setting
@@ -11,7 +10,7 @@ from ..utils.weights import read as read_weights
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
 from .held_out import warn_if_fitted_on
 from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
-from .nuisance import add_nuisance_arguments, nuisance_of
+from .nuisance import add_nuisance_arguments, check_nuisance
 from .outputs import check_file, check_folder
 
 
@@ -39,9 +38,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.workdir:
         check_folder(arguments.workdir, "workdir")
     read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
-    nuisance = nuisance_of(arguments)
-    if nuisance is not None:
-        Nuisance(nuisance, arguments.nuisance_probability)
+    nuisance = check_nuisance(arguments)
     labels = "none" if arguments.no_labels else "auto"
     arguments.split = find_split(arguments, "val", labels)
     folder = folder_of(arguments, arguments.split, labels)

@@ -7,7 +7,6 @@ from pathlib import Path
 import torch
 
 from ..augment import SELECTIONS
-from ..engine import Nuisance
 from ..tta import evaluate
 from ..tta.aggregation import COMPARABLE
 from ..tta.report import FORMATS, RIVALS
@@ -17,7 +16,7 @@ from .arguments import changed, fraction, positive_int
 from .datasets import add_data_arguments, add_reading_arguments, count_classes, folder_of, read
 from .held_out import held_out_of
 from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
-from .nuisance import nuisance_of
+from .nuisance import check_nuisance
 from .outputs import check_file, check_folder
 
 ENOUGH = 200  # images to choose on
@@ -90,9 +89,7 @@ def run(arguments: argparse.Namespace) -> None:
             f"choice-split: {arguments.choice_split!r} is what is reported; choices need other images, or they flatter it"
         )
     read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
-    nuisance = nuisance_of(arguments)
-    if nuisance is not None:
-        Nuisance(nuisance)
+    nuisance = check_nuisance(arguments)
     folders = [folder_of(arguments, split) for split in (arguments.split, arguments.choice_split)]
     n_classes = count_classes(*folders)
     classifier = build_classifier(arguments, n_classes)

@@ -7,12 +7,13 @@ A family says how φ's features become a distribution (`head`, `distribution`) a
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ..params import AugmentParams
+from ..utils.modes import check_holds_numbers
 
 # Heads multiply their last weights, not their biases, with it: an optimiser that moves every parameter by the same
 # step then tells images apart before it moves all of their ranges together.
@@ -118,6 +119,10 @@ class Family(ABC):
     channels: ClassVar[tuple[int, ...] | None] = None
     has_rsample: ClassVar[bool]
     uses_backend: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        check_holds_numbers()
+        return super().__new__(cls)
 
     @abstractmethod
     def identity(self) -> dict[str, float]:

@@ -84,16 +84,11 @@ class UniformFamily(Family):
     def widest(self, uniform: Tensor, fraction: float = 1.0) -> dict[str, Tensor]:
         identity, fields = self.identity(), {}
         for index, (name, (low, high)) in enumerate(self.bounds.items()):
-            half = (high - low) * fraction / 2
-            # The identity may lie at the edge of its bounds: the part around it then lies to one side.
-            start, end = max(low, identity[name] - half), min(high, identity[name] + half)
-            fields[name] = start + (end - start) * uniform[..., index]
+            width = (high - low) * fraction
+            # The identity may lie at the edge of its bounds: the part around it is as wide, and lies to one side.
+            start = max(low, min(identity[name] - width / 2, high - width))
+            fields[name] = start + width * uniform[..., index]
         return fields
-
-    def disturb(self, uniform: Tensor) -> dict[str, Tensor]:
-        """From bound to bound, wherever the identity lies between them."""
-        bounds = enumerate(self.bounds.items())
-        return {name: low + (high - low) * uniform[..., index] for index, (name, (low, high)) in bounds}
 
 
 class UniformFamilyDistribution(FamilyDistribution):

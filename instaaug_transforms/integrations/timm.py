@@ -63,6 +63,21 @@ def wrap(model: nn.Module, mean: tuple[float, ...] | None = None, std: tuple[flo
     return Classifier(model, tuple(mean), tuple(std))
 
 
+def image_settings(name: str) -> tuple[int, float, str] | None:
+    """Of a timm model: the side of its images, pixels, the share of the shorter side that is kept, and the interpolation.
+
+    They are what `timm.data.resolve_data_config` makes of the settings of timm's own weights. None where timm has no such model, or no weights by that tag.
+    """
+    try:
+        known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # of a tag that it has not, which `create_classifier` names
+        known = None
+    if known is None:
+        return None
+    config = timm.data.resolve_data_config(pretrained_cfg=known.to_dict())
+    return config["input_size"][-1], config["crop_pct"], config["interpolation"]
+
+
 def create_classifier(
     name: str,
     checkpoint: str | os.PathLike | None = None,

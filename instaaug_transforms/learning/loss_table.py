@@ -13,7 +13,7 @@ from ..families import CandidateProduct, identity_of
 from ..families.product import MAX_COLUMNS
 from ..params import AugmentParams
 from ..tta.arms import families_for
-from ..utils.describe import describe, model_sha256
+from ..utils.describe import code_sha256, describe, model_sha256
 from ..utils.forward import answers
 from ..utils.modes import frozen
 from .losses import PerViewLoss, cross_entropy, per_view
@@ -60,7 +60,12 @@ class Viewer:
         config = self.aug.config()
         kept = ("families", "output_size", "fill", "interpolation")
         views = {name: field.tolist() for name, field in self.views.items()}
-        about = {"classifier": model_sha256(self.classifier), "views": views, "amp": self.amp}
+        about = {
+            "classifier": model_sha256(self.classifier),
+            "code of the classifier": code_sha256(self.classifier),
+            "views": views,
+            "amp": self.amp,
+        }
         about |= {} if self.families is None else {"acting": [family.name for family in self.families]}
         return about | {name: config[name] for name in kept}
 

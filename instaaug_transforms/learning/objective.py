@@ -66,8 +66,8 @@ class InstaAugObjective(nn.Module):
             gets none.
 
     Raises:
-        InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, a sample that
-            the estimator cannot use, or processes that did not begin alike.
+        InstaAugError: an unknown estimator, bad bands, a transform whose weights are frozen; when called, losses that are not one per view, a sample of
+            another transform or that the estimator cannot use, or processes that did not begin alike.
     """
 
     def __init__(
@@ -257,6 +257,13 @@ class InstaAugObjective(nn.Module):
     def _checked(self, per_view: Tensor, sample: AugmentSample, name: str) -> Tensor:
         if not isinstance(sample, AugmentSample):
             raise InstaAugError(f"sample: expected what aug.sample(images) gave, got {type(sample).__name__}")
+        given, own = sample.distribution.families, self.aug.families
+        if len(given) != len(own) or any(one is not other for one, other in zip(given, own, strict=True)):
+            names = [", ".join(family.name for family in families) for families in (given, own)]
+            raise InstaAugError(
+                f"sample: it is of another transform, of {names[0]}, than the objective's, of {names[1]}; call sample on the aug that "
+                "InstaAugObjective was made with"
+            )
         n, batch = sample.n, sample.batch_size
         if per_view.shape != (n * batch,):
             raise InstaAugError(

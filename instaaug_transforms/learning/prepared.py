@@ -17,7 +17,7 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..predictors.features import pack
 from ..tta.views import sees_images
-from ..utils.describe import describe, model_sha256
+from ..utils.describe import code_sha256, describe, model_sha256
 from ..utils.errors import InstaAugError
 from .loss_table import Viewer
 from .losses import per_view
@@ -189,6 +189,7 @@ def prepare(
     about: dict[str, Any] = {}
     if folder is not None:
         about = {"predictor": predictor.config(), "images": images.fingerprint(), "own": own is not None}
+        about["code of the classifier"] = code_sha256(classifier)
         about |= {"nuisance": None if nuisance is None else nuisance.about(), "draws": draws}
         about |= {} if viewer is None else {**viewer.about(), "loss": describe(task.loss), "logits": logits is not None}
     rows = compute_rows(
@@ -262,6 +263,7 @@ def belongs_to(task: Task, train: Prepared, val: Prepared) -> dict[str, Any]:
     return {
         "transform": task.aug.config(),
         "classifier": model_sha256(task.classifier),
+        "code of the classifier": code_sha256(task.classifier),
         "loss": describe(task.loss),
         "train_data": train.images.fingerprint(),
         "val_data": val.images.fingerprint(),

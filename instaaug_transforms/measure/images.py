@@ -71,7 +71,7 @@ def prepare(
 
     Args:
         data: ``(images, labels)`` tensors; images ``(N, C, H, W)`` alone, and nothing about classes is reported; a
-            map-style Dataset of images or (image, label) pairs, or its DataLoader. uint8 or float in [0, 1].
+            map-style Dataset of images or (image, label) pairs, or its DataLoader, whose processes read. uint8 or float in [0, 1].
         max_images: at most this many, drawn at random without replacement.
         normalization: ``(mean, std)`` per channel, if the images arrive normalised: undone here, so that transformations
             act on [0, 1], and redone before the model. `MeasuredImages` keep theirs.
@@ -90,15 +90,15 @@ def prepare(
             )
         index = _draw(len(data), max_images, seed)
         return data if len(index) == len(data) else data.subset(index)
-    rows = None
+    rows, workers = None, 0
     if isinstance(data, DataLoader):
-        rows, data = sampled_rows(data, "data"), data.dataset
+        rows, workers, data = sampled_rows(data, "data"), data.num_workers, data.dataset
     classes, index = getattr(data, "classes", None), None
     if has_samples(data) and len(data):
         # Before anything is read: a large dataset need not fit into memory.
         rows = torch.arange(len(data)) if rows is None else rows
         index = rows[_draw(len(rows), max_images, seed)]
-        data = _read(data, index, progress)
+        data = _read(data, index, workers, progress)
     data = (data, None) if isinstance(data, (Tensor, np.ndarray)) else data
     if normalization is not None and isinstance(data, (tuple, list)) and len(data) == 2:
         data = _undo(torch.as_tensor(data[0]), normalization), data[1]
@@ -122,14 +122,21 @@ def _draw(n: int, most: int | None, seed: int) -> Tensor:
     return permutation(n, seed)[:most].sort().values
 
 
-def _read(dataset: Dataset, index: Tensor, progress: bool | None) -> tuple[Tensor, Tensor | None]:
-    """Images and targets of the given samples, each read once."""
-    rows = bar(index.tolist(), desc="reading data", unit="image", progress=progress, leave=False)
-    images, labels = zip(*(parts(dataset[i], "data") for i in rows), strict=True)
+def _read(dataset: Dataset, index: Tensor, workers: int, progress: bool | None) -> tuple[Tensor, Tensor | None]:
+    """Images and targets of the given samples, each read once, by so many processes."""
+    # Sample by sample and as they are; the generator, for otherwise the seeds of processes are drawn from the global one.
+    options = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator().manual_seed(0)}
+    loader = DataLoader(dataset, sampler=index.tolist(), num_workers=workers, **options)
+    samples = bar(loader, desc="reading data", unit="image", progress=progress, leave=False)
+    images, labels = zip(*(parts(sample, "data") for sample in samples), strict=True)
     images = [as_image(image, "data") for image in images]
     if len({image.shape for image in images}) > 1:
         raise InstaAugError("data: images differ in size; give the Dataset a transform that resizes them")
     return torch.stack(images), None if labels[0] is None else default_collate(list(labels))
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
 
 
 def _undo(images: Tensor, normalization: Normalization) -> Tensor:

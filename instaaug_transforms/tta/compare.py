@@ -19,7 +19,7 @@ from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
-from ..utils.describe import model_sha256
+from ..utils.describe import code_sha256, model_sha256
 from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen, permutation
@@ -221,7 +221,8 @@ def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks:
 
 def _about(classifier: nn.Module, aug: LearnedAugment, nuisance: Nuisance | None, **more: Any) -> dict[str, Any]:
     """What the rows of a comparison are computed from, as JSON values; the images apart."""
-    about = {"classifier": model_sha256(classifier), "transform": fingerprint(aug, config=aug.config())}
+    about = {"classifier": model_sha256(classifier), "code of the classifier": code_sha256(classifier)}
+    about["transform"] = fingerprint(aug, config=aug.config())
     return about | {"recommended": aug.recommended, "nuisance": nuisance and nuisance.about(), **more}
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .. import functional
 from ..augment import LearnedAugment
 from ..utils.errors import InstaAugError
 from ..utils.outputs import check_maps, check_module
@@ -17,7 +18,7 @@ class SegmentationTTA(ViewModel):
     """A drop-in segmentation model: the mean of class probabilities over learned views, each put back in its place.
 
     Every view is transformed and segmented, coarser logits are enlarged to its size, and its probabilities are resampled onto the
-    canvas of the image; a pixel's answer is the mean over the views that show it. The image itself is always a view, so every
+    canvas of the image; a pixel's answer is the mean over the views that show it, and no pixel of `fill` counts. The image itself is always a view, so every
     pixel has an answer. Views and outputs carry no gradient.
 
     Args:
@@ -63,11 +64,12 @@ class SegmentationTTA(ViewModel):
         views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten()))
         # Logits, not probabilities, are interpolated, as segmentation models do: an edge stays where the model sees it.
         logits = F.interpolate(self._ask(views).float(), batch.shape[-2:], mode="bilinear", align_corners=False)
-        probs = logits.softmax(1).unflatten(0, (self.n_views, -1))
-        found, seen = invert_maps(
-            self.aug, probs, params, tuple(batch.shape[-2:])
-        )  # found is weighted with seen already
-        return (found.sum(0) / seen.sum(0).clamp_min(1e-6)).clamp_min(1e-12).log()
+        # What a view shows of the image: a pixel of `fill` says nothing, and would blend in at the image's border on the way back.
+        how = {"mode": self.aug.interpolation, "colour": False, "backend": self.aug.backend}
+        shown = functional.apply(torch.ones_like(logits[:, :1]), params.flatten(), self.aug.families, **how)
+        maps = torch.cat([logits.softmax(1) * shown, shown], 1).unflatten(0, (self.n_views, -1))
+        found = invert_maps(self.aug, maps, params, tuple(batch.shape[-2:]))[0].sum(0)
+        return (found[:, :-1] / found[:, -1:].clamp_min(1e-6)).clamp_min(1e-12).log()
 
     def _checked(self, outputs: Any) -> Tensor:
         return check_maps(outputs)

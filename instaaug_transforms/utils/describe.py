@@ -3,9 +3,11 @@
 import dis
 import functools
 import hashlib
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from enum import Enum
-from types import CodeType, FunctionType
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,12 @@ OF_ANY_MODULE = frozenset(vars(nn.Module()))
 
 # What an attribute, or a name in a file, may hold that results depend on; and whatever can be called.
 VALUES = (bool, int, float, str, bytes, tuple, list, dict, Enum, Tensor, np.ndarray, np.generic, torch.dtype, nn.Module)
+
+# What a run does not change, if it is not assigned to.
+CONSTANTS = (bool, int, float, str, bytes, type(None), Enum, torch.dtype)
+
+# Python's own code, and this package's.
+KNOWN_PLACES = tuple(f"{folder}{os.sep}" for folder in (Path(os.__file__).parent, Path(__file__).parents[1]))
 
 Inside = Callable[[Any], str]
 
@@ -76,6 +84,70 @@ def model_sha256(model: nn.Module) -> str:
     return hashlib.sha256(f"{fingerprint(model)} {buffers} {_repr(model)}".encode()).hexdigest()
 
 
+def code_sha256(model: nn.Module) -> str | None:
+    """What tells a model's Python code from another's: the code of its parts' classes, and of what that names, in any file.
+
+    Left out are installed packages, and whatever a run may change: attributes, tensors, counters; and hooks,
+    most of which only look. None where nothing is left.
+    """
+    texts, told, left = set(), set(), []
+    for part in unwrapped(model).modules():
+        left += [type(part), *vars(part).values()]
+    while left:
+        thing = left.pop()
+        if isinstance(thing, (MethodType, classmethod, staticmethod, property)):
+            thing = thing.fget if isinstance(thing, property) else thing.__func__
+        if not isinstance(thing, (type, FunctionType)):
+            thing = type(thing)  # which may have a `__call__`
+        if id(thing) in told:
+            continue
+        told.add(id(thing))
+        if isinstance(thing, type):
+            left += [member for kind in thing.__mro__ for member in vars(kind).values()]
+            continue
+        left += _closure(thing)  # what a decorator wraps, say
+        if _is_installed(thing.__code__.co_filename, thing.__globals__):
+            continue
+        named = _named(thing)
+        left += [value for _, value in named]
+        settings = [*(thing.__defaults__ or ()), *sorted((thing.__kwdefaults__ or {}).items()), *named]
+        settings = [_repr(value) for value in settings if _is_constant(value)]
+        texts.add(f"{thing.__qualname__} {_describe_code(thing.__code__)} {settings}")
+    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest() if texts else None
+
+
+def _closure(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+
+
+def _is_constant(value: Any) -> bool:
+    return all(map(_is_constant, value)) if isinstance(value, (tuple, list)) else isinstance(value, CONSTANTS)
+
+
+def _is_installed(file: str, known: dict[str, Any]) -> bool:
+    """Whether code came with Python, with a package or with this one: by its file, of generated code by the one around it."""
+    file = known.get("__file__") or "" if file.startswith("<") else file
+    return file.startswith(KNOWN_PLACES) or not {"site-packages", "dist-packages"}.isdisjoint(Path(file).parts)
+
+
+def _named(function: FunctionType) -> list[tuple[str, Any]]:
+    """What code names of its file, and of modules of one's own; but nothing that it assigns to, a counter say."""
+    code, known, found = function.__code__, function.__globals__, []
+    for name in sorted((_names(code) - _names(code, "STORE_GLOBAL")) & known.keys()):
+        value = known[name]
+        if not isinstance(value, ModuleType):
+            found.append((name, value))
+        elif not _is_installed("<module>", vars(value)):
+            found += [
+                (key, vars(value)[key]) for key in sorted(_names(code, "LOAD_ATTR", "LOAD_METHOD") & vars(value).keys())
+            ]
+    return found
+
+
 def _describe_module(module: nn.Module, inside: Inside, told: set[int]) -> str:
     code = getattr(type(module).forward, "__code__", None)
     name = f"{type(module).__module__}.{type(module).__qualname__}"
@@ -115,11 +187,11 @@ def _of_its_file(function: Any, inside: Inside, told: set[int]) -> list[tuple[st
     return found
 
 
-def _names(code: CodeType) -> set[str]:
+def _names(code: CodeType, *how: str) -> set[str]:
     """Those that code looks up in its file; attributes may be called as something there, and are something else."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    own = (one.argval for one in dis.get_instructions(code) if one.opname == "LOAD_GLOBAL")
-    return set(own).union(*map(_names, inner))
+    own = (one.argval for one in dis.get_instructions(code) if one.opname in (how or ("LOAD_GLOBAL",)))
+    return set(own).union(*(_names(one, *how) for one in inner))
 
 
 def _describe_code(code: Any) -> str:

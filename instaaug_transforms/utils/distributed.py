@@ -5,6 +5,7 @@ pass an identity instead whose backward averages all of their gradients in one c
 contains: another DDP model, checkpointed blocks, accumulated micro-batches.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,18 +36,18 @@ def all_reduce_sum(tensor: Tensor) -> Tensor:
     If every element is non-zero in one process at most, it is what that process had, to the bit.
     """
     if world_size() > 1:
-        moved = _reachable(tensor)
-        dist.all_reduce(moved)
-        if moved is not tensor:
-            tensor.copy_(moved)
+        _exchange(tensor, dist.all_reduce)
     return tensor
 
 
-def _reachable(tensor: Tensor) -> Tensor:
-    """``tensor`` where its processes can exchange it: NCCL does so between GPUs alone."""
+def _exchange(tensor: Tensor, collective: Callable[..., Any], **kwargs: Any) -> None:
+    """A collective in place, where processes can exchange the tensor: NCCL does so between GPUs alone."""
+    moved = tensor
     if dist.get_backend() == "nccl" and not tensor.is_cuda:
-        return tensor.to(torch.device("cuda", torch.cuda.current_device()))
-    return tensor
+        moved = tensor.to(torch.device("cuda", torch.cuda.current_device()))
+    collective(moved, **kwargs)
+    if moved is not tensor:
+        tensor.copy_(moved)
 
 
 def all_reduce_mean(values: Tensor) -> Tensor:
@@ -58,11 +59,7 @@ def broadcast(module: nn.Module) -> None:
     """Every process takes rank 0's parameters and buffers, as DDP's constructor does."""
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            own = tensor.detach()
-            moved = _reachable(own)
-            dist.broadcast(moved, src=0)
-            if moved is not own:
-                own.copy_(moved)
+            _exchange(tensor.detach(), dist.broadcast, src=0)
 
 
 def call_with_mean_gradients(module: nn.Module, *inputs: Any) -> Any:

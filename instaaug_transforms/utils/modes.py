@@ -133,3 +133,12 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     """fp32 inside; nothing to enter where autocast is off."""
     on = torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
+
+
+def check_holds_numbers() -> None:
+    """Raise where what is made now would hold no numbers: candidates and masks are in no file of weights that could bring them."""
+    if torch.get_default_device().type == "meta":
+        raise InstaAugError(
+            "torch.device('meta'): transforms and families cannot be made without numbers, for candidates are not among the weights; make "
+            "them with torch.device('cpu'), which takes milliseconds, or LearnedAugment.from_pretrained(file)"
+        )
