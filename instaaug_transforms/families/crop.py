@@ -82,7 +82,7 @@ class Crop(AnchorFamily):
         middle = (boxes[:, :2] == 0.5).all(1)
         keep = torch.ones_like(middle) if self.flips is True else middle if flips else torch.zeros_like(middle)
         self._mirrored = keep.nonzero().flatten().tolist()
-        flip = torch.cat([torch.zeros(len(boxes)), torch.ones(len(self._mirrored))])
+        flip = torch.cat([boxes.new_zeros(len(boxes)), boxes.new_ones(len(self._mirrored))])
         self.anchors = torch.cat([torch.cat([boxes, boxes[self._mirrored]]), flip[:, None]], 1)
         cells = half_cells(*levels)
         self.half_cell = torch.cat([cells, cells[self._mirrored]])

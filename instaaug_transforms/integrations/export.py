@@ -66,7 +66,8 @@ def export_onnx(
         raise InstaAugError("export: pip install 'instaaug-transforms[export]' for ONNX") from error
     size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     # A batch of one would be taken for a constant.
-    example = torch.zeros(2 if dynamic_batch else 1, model.aug.in_channels, *size, device=model.aug.device)
+    shape = (2 if dynamic_batch else 1, model.aug.in_channels, *size)
+    example = torch.zeros(shape, dtype=torch.float32, device=model.aug.device)
     shapes = {"dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)} if dynamic_batch else {}
     names = {"input_names": [INPUT], "output_names": [OUTPUT]}
     with evaluating(model):
