@@ -116,6 +116,17 @@ def test_a_report_alone_and_without_labels(tmp_path):
         write_page(tmp_path / "p.html", report, 3)
 
 
+def test_any_report_may_come_first_and_two_of_a_kind_have_places_of_their_own(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    probe = Probe(model, torch.rand(6, 3, 8, 8), transformations="rotate", progress=False)
+    write_page(tmp_path / "p.html", probe.lie("zoom"), probe.equivariance("0"), probe.equivariance("1"))
+    reader = Reader()
+    reader.feed((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert len(reader.ids) == len(set(reader.ids)) == 3 and reader.text.count("Local error") == 4
+    with pytest.raises(ia.InstaAugError, match="expected reports .*, got str"):
+        write_page(tmp_path / "p.html", "report")
+
+
 def test_plots_go_to_files(page, tmp_path):
     survey = page[0]
     survey.invariance.plot(tmp_path / "a.png")
