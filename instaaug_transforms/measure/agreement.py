@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import functional
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..families import Family, UniformFamily
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_whole
@@ -114,9 +115,10 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     check_whole("steps", steps, 3)
     check_logits(session.outputs, "model")
     channels = session.images.images.shape[1]
-    if not isinstance(aug, LearnedAugment) or aug.in_channels != channels:
-        given = f"one for {aug.in_channels}" if isinstance(aug, LearnedAugment) else type(aug).__name__
-        raise InstaAugError(f"aug: expected a LearnedAugment for images of {channels} channel(s), got {given}")
+    aug = check_aug(aug)
+    if aug.in_channels != channels:
+        raise InstaAugError(f"aug: expected one for images of {channels} channel(s), got one for {aug.in_channels}")
+    aug._check_device(session.device)
     uniform = [family for family in aug.families if isinstance(family, UniformFamily)]
     tables = aug.anchor_families
     if not uniform and not tables:

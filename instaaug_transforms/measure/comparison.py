@@ -30,10 +30,9 @@ class Comparison(Report):
 
     def difference(self, name: str, transformation: str, fill: str, measure: str) -> np.ndarray:
         """``(N,)``: of each image, ``name`` − first, mean over all magnitudes but the identity."""
-        pair = (self.reports[each].sweep(transformation, fill) for each in (name, self.baseline))
-        after, before = (sweep.per_image(measure) for sweep in pair)
-        # Both NaN (no labels, or embeddings without a scale) stays NaN; equal arrays give exactly 0.
-        return np.where(after == before, 0.0, after - before)
+        pair = name, self.baseline
+        after, before = (self.reports[each].sweep(transformation, fill).per_image(measure) for each in pair)
+        return after - before  # NaN where there are no labels, or embeddings have no scale
 
     def interval(self, name: str, transformation: str, fill: str, measure: str) -> Interval:
         """The mean of `difference` and its paired 95 % interval over images."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.errors import InstaAugError
 from ..utils.modes import permutation
 from ..utils.report import Report, Row, Section
 from ..utils.stats import mean_interval
@@ -114,6 +115,9 @@ def feature_maps(
         figures |= {"b": float(b.mean()), "d": float(d.mean())}
         figures["relative_unmoved"] = float(unmoved[unmoved.isfinite()].double().mean())
         rows.append(step.about | figures)
+    if not rows:
+        given = f"{session.layer!r} gives maps of {shape[1]} × {shape[2]}, of which nothing stays inside"
+        raise InstaAugError(f"layer: {given}; name an earlier layer, or give smaller magnitudes")
     about = (
         "Relative: (b − d)/b of F(t(x)) against t(F(x)); 1, the map moves as the image does. Relative unmoved: against F(x) "
         "left in its place."

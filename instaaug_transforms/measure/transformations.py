@@ -1,8 +1,4 @@
-"""The transformations a model is measured under: named, with magnitudes, and an identity that is exact.
-
-What the package's families do already — rotate, translate, shear, scale, hue, saturation — is theirs here too; posterize,
-solarize and the rest are torchvision's.
-"""
+"""The transformations a model is measured under, with an exact identity: of the package's families, or torchvision's."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -71,8 +67,7 @@ class Transformation:
     def of_family(
         cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
     ) -> "Transformation":
-        """One field of a family over its values, the identity among them; the other fields stay at the identity, or are what
-        the candidate of that index has.
+        """One field of a family over its values, the identity among them; the index of a candidate stands for all it does.
 
         Raises:
             InstaAugError: a field that the family does not have.

@@ -69,11 +69,9 @@ def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
         source = F.pad(source, (1, 1, 1, 1), mode="circular")
     # Zeros outside, of images that are 0 where the fill is: the fill blends in at the border as torchvision's does.
     level = images.mean((-2, -1), keepdim=True) if fill == "mean" else fill if isinstance(fill, float) else 0.0
-    filled = isinstance(level, Tensor) or level != 0
     padding = fill if fill in ("border", "reflection") else "zeros"
     grid = grid.to(images).expand(len(images), -1, -1, -1)
-    out = F.grid_sample(source - level if filled else source, grid, "bilinear", padding, align_corners=False)
-    out = out + level if filled else out
+    out = F.grid_sample(source - level, grid, "bilinear", padding, align_corners=False) + level
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     return out.contiguous(memory_format=torch.channels_last) if last else out
 
