@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
 from ..functional.linear_rgb import GAMMA
-from ..utils.errors import InstaAugError, check_whole
+from ..utils.errors import InstaAugError, check_number, check_whole
 from ..utils.hashing import fingerprint, unwrapped
+from ..utils.outputs import check_module
 from .base import Predictor, register_predictor
 from .copies import shrink
 from .taps import Tapped, Taps, find_layer
@@ -34,6 +35,9 @@ class FeaturesPredictor(Predictor):
         dropout: of the features that heads read, while fitting.
         levels: whether φ is also told how bright the image is and of what colour, which classifiers take out; where a family
             changes colours, by default.
+
+    Raises:
+        InstaAugError: a classifier that is no module, or an argument out of range.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class FeaturesPredictor(Predictor):
         levels: bool | None = None,
     ) -> None:
         super().__init__()
+        check_module(classifier)
         check_whole("image_size", image_size, most=4096)
+        check_number("dropout", dropout, "[0, 1]")
         self.image_size, self.layer, self.dropout, self.levels = int(image_size), layer, dropout, levels
         # A plain tuple hides it from parameters(), state_dict() and to(): it is the user's.
         self._classifier = (classifier,)
