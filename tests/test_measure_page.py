@@ -132,3 +132,13 @@ def test_plots_go_to_files(page, tmp_path):
     survey.invariance.plot(tmp_path / "a.png")
     survey.factors.plot(tmp_path / "b.svg")
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG" and b"<svg" in (tmp_path / "b.svg").read_bytes()
+
+
+def test_the_legend_of_a_single_panel_fits_on_the_page():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+    data = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    figure = ia.measure_invariance(model, data, transformations="hue", progress=False).plot()
+    figure.draw_without_rendering()
+    for text in figure.legends[0].get_texts():
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width, text.get_text()

@@ -137,9 +137,9 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
             if levels[0] < levels[1] < peak:
                 lines = {"levels": levels, "colors": INK, "linewidths": (0.7, 1.4), "linestyles": ("--", "-")}
                 axes.contour(places, places, here.numpy(), **lines)
-    figure.supxlabel(
-        "lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=ink()
-    )
+    between = "\n" if figure.get_figwidth() < 5 else " "
+    caption = f"lines enclose 50 % (solid) and 90 % (dashed){between}of the other crops' centres"
+    figure.supxlabel(caption, fontsize=7, color=ink())
     return figure
 
 
