@@ -114,8 +114,7 @@ def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> Learned
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
     check_whole("steps", steps, 3)
     check_logits(session.outputs, "model")
-    channels = session.images.images.shape[1]
-    aug = check_aug(aug)
+    aug, channels = check_aug(aug), session.images.images.shape[1]
     if aug.in_channels != channels:
         raise InstaAugError(f"aug: expected one for images of {channels} channel(s), got one for {aug.in_channels}")
     aug._check_device(session.device)

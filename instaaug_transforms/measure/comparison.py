@@ -80,8 +80,11 @@ def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
     Example:
         >>> print(compare({"before": before, "after": after}).summary())
     """
-    if len(reports) < 2:
-        raise InstaAugError(f"reports: expected two or more, got {len(reports)}")
+    kinds = [type(each).__name__ for each in (reports.values() if isinstance(reports, Mapping) else [reports])]
+    if len(kinds) < 2 or set(kinds) != {InvarianceReport.__name__}:
+        raise InstaAugError(
+            f"reports: expected names of two or more invariance reports, got {', '.join(kinds) or 'none'}"
+        )
     (first_name, first), *others = reports.items()
     pixels = first.images.fingerprint()
     for name, report in others:

@@ -113,8 +113,7 @@ def feature_maps(
         unmoved = relative(mean_to_others(observed, still, metric), distance(observed, still, metric))
         figures = {"relative": mean_interval(relative(b, d).numpy(), session.seed)}
         figures |= {"b": float(b.mean()), "d": float(d.mean())}
-        figures["relative_unmoved"] = float(unmoved[unmoved.isfinite()].double().mean())
-        rows.append(step.about | figures)
+        rows.append(step.about | figures | {"relative_unmoved": float(unmoved[unmoved.isfinite()].double().mean())})
     if not rows:
         given = f"{session.layer!r} gives maps of {shape[1]} × {shape[2]}, of which nothing stays inside"
         raise InstaAugError(f"layer: {given}; name an earlier layer, or give smaller magnitudes")
