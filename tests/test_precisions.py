@@ -95,6 +95,15 @@ def test_everything_is_learned_where_double_precision_is_the_default(images):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("family", ["crop", "turn", "rotate", "light", "hsv", "blur"])
+def test_shapes_without_numbers(family):
+    """On the device "meta", as who counts operations or lays out a model asks."""
+    aug = ia.LearnedAugment([family], output_size=8).to("meta")
+    for shape in ((3, 16, 24), (2, 3, 16, 24)):
+        made = aug(torch.rand(shape, device="meta"))
+        assert made.is_meta and made.shape == (*shape[:-2], 8, 8)
+
+
 def test_pixels_move_where_double_precision_is_the_default(images):
     """Turned canvases, other sizes without geometry, smaller views while compiling, and pictures."""
     torch.set_default_dtype(torch.float64)
