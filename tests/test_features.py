@@ -1,6 +1,8 @@
 """φ on a classifier's own features."""
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +34,31 @@ def test_what_is_tapped_is_what_the_layers_give(model):
         assert torch.equal(tapped.map, maps)
         assert torch.equal(tapped.penultimate, model.deep(maps).mean((2, 3)))
         assert torch.equal(tapped.logits, model(images))
+
+
+def test_threads_that_ask_a_classifier_in_training_mode_take_turns():
+    """The second came while the first was under way, found eval mode, lost it halfway and left the classifier in it."""
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.1)
+            return x
+
+    norm = nn.BatchNorm2d(4)
+    layers = nn.Conv2d(3, 4, 3, 2, 1), Slow(), norm, nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(256, 3)
+    model, images, found = nn.Sequential(*layers), torch.rand(4, 3, 32, 32), []
+    taps, before = Taps(model, "2", 3), norm.running_mean.clone()
+    with torch.no_grad():
+        alone = model.eval()(images)
+    model.train()
+    threads = [threading.Thread(target=lambda: found.append(taps(images).logits)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and all(torch.equal(logits, alone) for logits in found)
+    assert all(module.training for module in model.modules()) and torch.equal(norm.running_mean, before)
 
 
 @pytest.mark.parametrize(

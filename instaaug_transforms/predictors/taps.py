@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..utils.errors import InstaAugError
 from ..utils.forward import in_parts
 from ..utils.hooks import record, submodule
-from ..utils.modes import evaluating
+from ..utils.modes import at_rest, evaluating
 from ..utils.outputs import as_weights, check_logits
 
 LARGEST_MAP = 8
@@ -50,7 +50,9 @@ class Taps:
         parts = in_parts(images)
         if len(parts) > 1:
             return Tapped(*(torch.cat(field) for field in zip(*(self(part)[:3] for part in parts), strict=True)))
-        with evaluating(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
+        # Threads that meet it in training mode take turns, or one would be shown what another had switched.
+        resting = evaluating if torch.compiler.is_compiling() else at_rest
+        with resting(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
             logits = self.classifier(as_weights(self.classifier, images))
         maps = as_map(seen.outputs[self._layer])
         penultimate = next(iter(seen.inputs.values()), maps.flatten(2).mean(-1))
