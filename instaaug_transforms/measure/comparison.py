@@ -30,8 +30,7 @@ class Comparison(Report):
 
     def difference(self, name: str, transformation: str, fill: str, measure: str) -> np.ndarray:
         """``(N,)``: of each image, ``name`` − first, mean over all magnitudes but the identity."""
-        pair = name, self.baseline
-        after, before = (self.reports[each].sweep(transformation, fill).per_image(measure) for each in pair)
+        after, before = (self.reports[n].sweep(transformation, fill).per_image(measure) for n in (name, self.baseline))
         return after - before  # NaN where there are no labels, or embeddings have no scale
 
     def interval(self, name: str, transformation: str, fill: str, measure: str) -> Interval:

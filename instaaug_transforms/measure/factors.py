@@ -210,7 +210,6 @@ class FactorCollector:
             self._after[:, k] = torch.minimum(d, self._after[:, k])
 
     def report(self) -> FactorReport | None:
-        """None where all pairs are the same to the model."""
         before = self._distance(self.session.z)
         apart = before > SAME * before.mean()
         if not apart.all():
