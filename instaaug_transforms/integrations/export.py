@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..functional.inputs import check_size
 from ..utils.errors import InstaAugError
 from ..utils.files import replace_file
@@ -22,11 +23,14 @@ class TopViews(nn.Module):
     Args:
         aug: the fitted transform.
         n_views: views per image.
+
+    Raises:
+        InstaAugError: no `LearnedAugment`.
     """
 
     def __init__(self, aug: LearnedAugment, n_views: int = 1) -> None:
         super().__init__()
-        self.aug, self.n_views = aug, n_views
+        self.aug, self.n_views = check_aug(aug), n_views
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

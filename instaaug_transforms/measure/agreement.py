@@ -113,8 +113,8 @@ class LearnedReport(Report):
 def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> LearnedReport:
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
     check_whole("steps", steps, 3)
-    check_logits(session.outputs, "model")
     aug, channels = check_aug(aug), session.images.images.shape[1]
+    check_logits(session.outputs, "model")
     if aug.in_channels != channels:
         raise InstaAugError(f"aug: expected one for images of {channels} channel(s), got one for {aug.in_channels}")
     aug._check_device(session.device)
