@@ -13,7 +13,7 @@ from ..utils.hashing import fingerprint, unwrapped
 from ..utils.outputs import check_module
 from .base import Predictor, register_predictor
 from .copies import shrink
-from .taps import Tapped, Taps, find_layer
+from .taps import Tapped, Taps, count_classes, find_layer
 
 CONFIDENCES = 3
 LEVELS_SIDE, LEVELS = 32, (0.02, 0.1, 0.5, 0.9, 0.98)  # of a small copy
@@ -62,8 +62,10 @@ class FeaturesPredictor(Predictor):
         device = next(self.classifier.parameters(), torch.empty(0)).device
         blank = torch.full((2, self.in_channels, self.image_size, self.image_size), 0.5, device=device)
         model = unwrapped(self.classifier)  # compiled, it would go past the hooks
-        layer, n_classes = find_layer(model, blank)
-        self.layer = self.layer or layer
+        if self.layer:  # named, it need not look like one
+            n_classes = count_classes(model, blank)
+        else:
+            self.layer, n_classes = find_layer(model, blank)
         self._taps = (Taps(model, self.layer, n_classes),)
         tapped = self.tap(blank)
         self._sizes = tapped.map.shape[1:], tapped.penultimate.shape[1], n_classes
