@@ -223,6 +223,18 @@ def test_every_image_of_a_sample_moves_and_plain_tensors_stay():
     assert ia.collate(aug)(clips).shape == (3, 2, 3, 16, 16)
 
 
+def test_pil_images_that_nothing_stacks_are_named():
+    picture = v2.functional.to_pil_image(torch.rand(3, 8, 8))
+    with pytest.raises(ia.InstaAugError, match=r"samples: default_collate stacks no PIL images .* v2.ToImage\(\)"):
+        ia.collate(ia.LearnedAugment(["crop"]))([(picture, 0), (picture, 1)])
+
+    def broken(batch):
+        raise TypeError("something else")
+
+    with pytest.raises(TypeError, match="something else"):
+        ia.collate(ia.LearnedAugment(["crop"]), broken)([(torch.rand(3, 8, 8), 0)])
+
+
 def test_a_collate_function_that_loses_the_masks_is_refused():
     aug, dataset = make_lively(["crop"]).requires_grad_(False), Annotated(False)
     with pytest.raises(ia.InstaAugError, match="samples: <lambda> leaves no place for the masks, boxes or keypoints"):

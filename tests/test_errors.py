@@ -50,6 +50,9 @@ def test_what_is_no_learned_augment_is_named_wherever_one_is_taken():
         lambda aug: ia.InstaAugObjective(aug),
         lambda aug: ia.kornia.wrap(aug),
         lambda aug: ia.tta.evaluate(model, aug, images, images),
+        lambda aug: ia.TopViews(aug),
+        lambda aug: ia.viz.likeliest_candidates(aug, images),
+        lambda aug: ia.measure.Probe(model, images, progress=False).learned(aug),
     ]
     for take in takers:
         with pytest.raises(

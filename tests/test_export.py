@@ -176,3 +176,23 @@ def test_a_file_that_gives_nan_differs(monkeypatch, wrong, expected):
     monkeypatch.setitem(sys.modules, "onnxruntime", types.SimpleNamespace(InferenceSession=Session))
     images = torch.tensor([[0.5, 1.0], [float("-inf"), 0.5]])  # what a classifier rules out is the same in both
     assert largest_difference("a.onnx", nn.Identity(), [images])[0] == expected
+
+
+def test_answers_of_maps_are_those_of_their_pixels(monkeypatch):
+    """One of eight pixels has another class; along the rows all have the same argmax."""
+    logits = torch.zeros(1, 2, 2, 4).index_fill(3, torch.tensor([1]), 1.0)
+    other = logits.clone()
+    other[0, 1, 0, 0] = 0.5
+    theirs = types.SimpleNamespace(run=lambda *_: [other.numpy()])
+    module = types.SimpleNamespace(InferenceSession=lambda *_, **__: theirs)
+    monkeypatch.setitem(sys.modules, "onnxruntime", module)
+    assert largest_difference("a.onnx", nn.Identity(), [logits]) == (0.5, 7 / 8)
+    with pytest.raises(ia.InstaAugError, match="batches: expected at least one image"):
+        largest_difference("a.onnx", nn.Identity(), [])
+
+
+@pytest.mark.parametrize("size", [0, 2.5, "64", (64,)])
+def test_sizes_are_whole_pixels(size, small, tmp_path):
+    model = ia.TTAModel(small, ia.LearnedAugment(["turn"]))
+    with pytest.raises(ia.InstaAugError, match="image_size: expected"):
+        ia.export_onnx(model, tmp_path / "m.onnx", size)

@@ -58,11 +58,19 @@ def test_disturbances_are_what_candidates_undo():
         {"exposures": (0.0, 1.0, 1.0)},
         {"exposures": (0.0, math.nan)},
         {"white_balances": (0.0, 1e9)},
+        {"exposures": None},
+        {"exposures": 0.0},
+        {"white_balances": ("warm",)},
     ],
 )
 def test_bad_tables(kwargs):
-    with pytest.raises(ia.InstaAugError, match="light:"):
+    with pytest.raises(ia.InstaAugError, match=f"light: {next(iter(kwargs))}"):
         Light(**kwargs)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_stops_may_come_in_any_sequence(kind):
+    assert Light(kind([0.0, 1.0]), kind([0.0])).config() == Light((0.0, 1.0), (0.0,)).config()
 
 
 def test_kornias_curve_is_taken_where_something_is_learned_alone(monkeypatch):

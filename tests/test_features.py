@@ -1,6 +1,8 @@
 """φ on a classifier's own features."""
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +34,61 @@ def test_what_is_tapped_is_what_the_layers_give(model):
         assert torch.equal(tapped.map, maps)
         assert torch.equal(tapped.penultimate, model.deep(maps).mean((2, 3)))
         assert torch.equal(tapped.logits, model(images))
+
+
+class Wide(nn.Module):
+    """Maps twice as wide as high, which are not found by themselves."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head, self.idle = nn.Conv2d(3, 8, 3, (2, 1), 1), nn.Linear(8, 4), nn.Identity()
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+def test_a_layer_that_is_named_need_not_be_found():
+    model, images = Wide().eval(), torch.rand(2, 3, 32, 32)
+    with pytest.raises(
+        ia.InstaAugError, match=r"feature map that is square; name one, FeaturesPredictor\(…, layer=…\)"
+    ):
+        ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, 32))
+    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, 32, layer="conv"))
+    tapped = aug.predictor.tap(images)
+    with torch.no_grad():
+        assert torch.allclose(tapped.map, nn.functional.adaptive_avg_pool2d(model.conv(images), 8))
+    assert tapped.logits.shape == (2, 4) and aug(images).shape == images.shape
+
+
+@pytest.mark.parametrize(("layer", "given"), [("head", r"gives a tensor \(2, 4\)"), ("idle", "was not run")])
+def test_a_named_layer_that_gives_no_map_is_named(layer, given):
+    with pytest.raises(ia.InstaAugError, match=f"layer: expected maps .*, and '{layer}' {given}"):
+        ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(Wide().eval(), 32, layer=layer))
+
+
+def test_threads_that_ask_a_classifier_in_training_mode_take_turns():
+    """The second came while the first was under way, found eval mode, lost it halfway and left the classifier in it."""
+
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.1)
+            return x
+
+    norm = nn.BatchNorm2d(4)
+    layers = nn.Conv2d(3, 4, 3, 2, 1), Slow(), norm, nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(256, 3)
+    model, images, found = nn.Sequential(*layers), torch.rand(4, 3, 32, 32), []
+    taps, before = Taps(model, "2", 3), norm.running_mean.clone()
+    with torch.no_grad():
+        alone = model.eval()(images)
+    model.train()
+    threads = [threading.Thread(target=lambda: found.append(taps(images).logits)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert len(found) == 2 and all(torch.equal(logits, alone) for logits in found)
+    assert all(module.training for module in model.modules()) and torch.equal(norm.running_mean, before)
 
 
 @pytest.mark.parametrize(

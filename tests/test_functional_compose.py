@@ -280,7 +280,8 @@ def test_a_crop_that_is_not_turned_knows_nothing_of_turns(angles, mode):
 
 
 @pytest.mark.parametrize("fill", [0.0, 0.5])
-@pytest.mark.parametrize(("mode", "output_size"), [("bilinear", None), ("nearest", None), ("bilinear", (8, 12))])
+@pytest.mark.parametrize("output_size", [None, (8, 12)])
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic", "nearest"])
 def test_while_compiling_too(mode, output_size, fill):
     aug = ia.LearnedAugment(["crop", "turn"], interpolation=mode, output_size=output_size, fill=fill)
     every = {name: column.float() for name, column in CandidateProduct(aug.anchor_families).candidates().items()}

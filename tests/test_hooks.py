@@ -109,3 +109,13 @@ def test_a_forward_of_another_thread_is_not_recorded():
         thread.start()
         thread.join()
         assert seen.outputs == {}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_programs_of_torch_jit_are_named():
+    """PyTorch's word was that something is not supported; of a trace, nothing was recorded."""
+    model, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), torch.rand(1, 3, 4, 4)
+    for program in (torch.jit.script(model), torch.jit.trace(model, images)):
+        named = pytest.raises(ia.InstaAugError, match="layer: '0' is a program of torch.jit, which takes no hooks")
+        with named, record(program, outputs=["0"]):
+            program(images)

@@ -210,6 +210,9 @@ def test_fills_by_kind(fill, expected):
 def test_fills_that_are_no_grey_and_no_colour(fill):
     with pytest.raises(ia.InstaAugError, match=r"fill: expected a value in \[0, 1\] or one per channel \(3\)"):
         inputs.check_fill(fill, 3)
+    if isinstance(fill, (str, tuple)):
+        with pytest.raises(ia.InstaAugError, match="fill: expected a number for masks"):
+            inputs.check_fill({tv_tensors.Mask: fill}, 3)
 
 
 def test_normalisations_are_torchvisions_there_and_back():

@@ -131,9 +131,9 @@ def test_rows_and_summary():
 def test_errors():
     with pytest.raises(ia.InstaAugError, match="steps: expected a whole number ≥ 3"):
         learned(AngleLimit(1), make_lively(["rotate"]), bars(3), 2)
-    with pytest.raises(
-        ia.InstaAugError, match=r"aug: expected a LearnedAugment for images of 3 channel\(s\), got one for 1"
-    ):
+    with pytest.raises(ia.InstaAugError, match=r"aug: expected one for images of 3 channel\(s\), got one for 1"):
         learned(AngleLimit(1), ia.LearnedAugment(["rotate"], in_channels=1), bars(3), 5)
     with pytest.raises(ia.InstaAugError, match="aug: .*got str"):
         learned(AngleLimit(1), "rotate", bars(3), 5)
+    with pytest.raises(ia.InstaAugError, match="they are on cpu, the transform's weights on meta"):
+        learned(AngleLimit(1), make_lively(["rotate"]).to("meta"), bars(3), 5)

@@ -45,8 +45,13 @@ def test_differences_are_paired(model):
 
 def test_errors(model):
     report = ia.measure_invariance(model, DATA, **ARGUMENTS)
-    with pytest.raises(ia.InstaAugError, match="two or more, got 1"):
-        compare({"a": report})
+    for given, kinds in (
+        ({"a": report}, "InvarianceReport"),
+        ([report, report], "list"),
+        ({"a": report, "b": 3}, ".*int"),
+    ):
+        with pytest.raises(ia.InstaAugError, match=f"two or more invariance reports, got {kinds}"):
+            compare(given)
     fewer = ia.measure_invariance(model, DATA, max_images=10, **ARGUMENTS)
     with pytest.raises(ia.InstaAugError, match=r"'b' was measured on other images than 'a' \(10 and 20\)"):
         compare({"a": report, "b": fewer})

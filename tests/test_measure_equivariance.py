@@ -1,4 +1,5 @@
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -93,3 +94,6 @@ def test_errors():
         feature_maps(Convolution(), DATA, "conv", transformations=["hue"])
     with pytest.raises(ia.InstaAugError, match=r"'head' gives \(1, 2\), maps"):
         feature_maps(Convolution(), DATA, "head")
+    with pytest.raises(ia.InstaAugError, match="'pool' gives maps of 1 × 1, of which nothing stays inside"):
+        model = nn.Sequential(OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), head=nn.Linear(3, 2)))
+        feature_maps(model, DATA, "pool", transformations=["translate_x"])

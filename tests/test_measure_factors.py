@@ -149,7 +149,21 @@ def test_an_image_that_comes_twice_is_no_pair(caplog):
     images, labels = torch.rand(40, 3, 16, 16), torch.arange(40) // 2
     twice = torch.cat([images, images[:1], images[:1]]), torch.cat([labels, torch.tensor([20, 20])])
     report, more = (Probe(Pixels(), data, seed=1, progress=False).factors() for data in ((images, labels), twice))
-    assert len(more.before) == len(report.before) == 20 and "1 of 21 pairs are the same image twice" in caplog.text
+    assert len(more.before) == len(report.before) == 20 and "1 of 21 pairs are the same to the model" in caplog.text
     assert np.isfinite(more.gain).all() and more.gain.min() > -100
-    with pytest.raises(ia.InstaAugError, match="all images of a class are the same"):
+    with pytest.raises(ia.InstaAugError, match="images of a class are all the same"):
         Probe(Pixels(), (images[:1].repeat(4, 1, 1, 1), labels[:4]), progress=False).factors()
+
+
+def test_a_model_that_tells_the_images_of_a_class_apart_by_nothing_is_surveyed():
+    """By their brightest pixel: a dark and a bright class. What there is to say of invariance is said."""
+
+    class Brightest(nn.Module):
+        def forward(self, x):
+            return torch.stack([x.amax((1, 2, 3)), 1 - x.amax((1, 2, 3))], 1)
+
+    images, labels = torch.rand(8, 3, 16, 16) / 4, torch.arange(8) % 2
+    images[:, 0, 5, 5] = 0.25 + labels / 2
+    survey = Probe(Brightest(), (images, labels), transformations=["hue", "posterize"], progress=False).survey()
+    assert survey.factors is None and len(survey.alignment.rows()) > 0
+    assert survey.invariance.sweep("hue").values["agreement"].shape == (11, 8)

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, SubsetRandomSampler
 from torchvision.transforms.v2 import functional as F
 
@@ -139,3 +140,16 @@ def test_dictionaries_are_samples_too():
 def test_labels_from_below_zero_are_refused():
     with pytest.raises(ia.InstaAugError, match=r"class indices \(N,\), from 0, got .* from -1"):
         prepare((torch.rand(4, 3, 8, 8), torch.tensor([0, 1, -1, 2])))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.bool])
+def test_labels_are_whole_numbers_of_any_kind(dtype):
+    """As MNIST's files have them, bytes; or true and false, of two classes."""
+    images, labels, model = torch.rand(6, 3, 8, 8), torch.arange(6) % 2, nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    data = images, labels.to(dtype)
+    report = ia.measure_invariance(model, data, transformations="rotate", progress=False)
+    with torch.no_grad():
+        true = model(images).softmax(1)[torch.arange(6), labels]
+    (sweep, _) = report.sweeps
+    assert np.allclose(sweep.values["p_true"][sweep.identity], true, atol=1e-6)
+    assert {row["class"] for row in report.per_class()} == {"0", "1"}

@@ -108,3 +108,8 @@ def test_errors():
         lie(Smooth(), IMAGES.float(), generators=["brightness"], equivariant=True)
     with pytest.raises(ia.InstaAugError, match=r"gives \(\d+, 8\), maps .* are needed"):
         lie(Smooth(), IMAGES.float(), generators=["rotate"], equivariant=True)
+    views = ia.TTAModel(Smooth(), ia.LearnedAugment(["crop"]), n_views=2)
+    with pytest.raises(
+        ia.InstaAugError, match="model: it has no forward-mode derivative .* give the classifier inside"
+    ):
+        lie(views, IMAGES.float(), generators=["rotate"])

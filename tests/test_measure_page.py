@@ -116,8 +116,29 @@ def test_a_report_alone_and_without_labels(tmp_path):
         write_page(tmp_path / "p.html", report, 3)
 
 
+def test_any_report_may_come_first_and_two_of_a_kind_have_places_of_their_own(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 3))
+    probe = Probe(model, torch.rand(6, 3, 8, 8), transformations="rotate", progress=False)
+    write_page(tmp_path / "p.html", probe.lie("zoom"), probe.equivariance("0"), probe.equivariance("1"))
+    reader = Reader()
+    reader.feed((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert len(reader.ids) == len(set(reader.ids)) == 3 and reader.text.count("Local error") == 4
+    with pytest.raises(ia.InstaAugError, match="expected reports .*, got str"):
+        write_page(tmp_path / "p.html", "report")
+
+
 def test_plots_go_to_files(page, tmp_path):
     survey = page[0]
     survey.invariance.plot(tmp_path / "a.png")
     survey.factors.plot(tmp_path / "b.svg")
     assert (tmp_path / "a.png").read_bytes()[1:4] == b"PNG" and b"<svg" in (tmp_path / "b.svg").read_bytes()
+
+
+def test_the_legend_of_a_single_panel_fits_on_the_page():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+    data = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    figure = ia.measure_invariance(model, data, transformations="hue", progress=False).plot()
+    figure.draw_without_rendering()
+    for text in figure.legends[0].get_texts():
+        extent = text.get_window_extent()
+        assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width, text.get_text()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torchvision.transforms.v2 import functional as TF
 
 import instaaug_transforms as ia
@@ -87,6 +88,15 @@ def test_any_field_of_a_family_is_a_transformation(family, field, value):
     assert torch.allclose(
         t.apply(SMOOTH, value), functional.apply(SMOOTH, ia.AugmentParams(**params), [family]), atol=1e-4
     )
+
+
+def test_the_index_of_a_candidate_stands_for_what_the_candidate_does():
+    """The third turn is by 180 degrees; the fourth light is one stop less."""
+    turn, light = families.create(["turn", "light"])
+    turned = Transformation.of_family(turn, "turn", range(4)).apply(SMOOTH, 2.0)
+    assert torch.allclose(turned, SMOOTH.rot90(2, (-2, -1)), atol=1e-5)
+    darker = Transformation.of_family(light, "light", range(4)).apply(SMOOTH, 3.0)
+    assert torch.allclose(darker, linear_rgb_to_rgb(rgb_to_linear_rgb(SMOOTH) / 2), atol=1e-5)
 
 
 def test_own_magnitudes_and_own_transformations():

@@ -81,8 +81,11 @@ def test_names_and_errors():
     for images, matrix in (
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), torch.eye(3)),
         (torch.zeros(1, 3, 4, 4), torch.eye(3)[:2]),
+        (torch.zeros(1, 3, 4, 4), torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.2, 0, 1]])),  # a perspective
     ):
-        with pytest.raises(ia.InstaAugError, match=r"images, matrix: expected floating point and \(3, 3\), got"):
+        with pytest.raises(
+            ia.InstaAugError, match=r"images, matrix: expected .* \(3, 3\), the last row \(0, 0, 1\), got"
+        ):
             warp(images, matrix)
     assert [fill_name(f) for f in check_fills((0, 0.5, 0.2, "wrap"))] == ["black", "grey", "grey 0.2", "wrap"]
     with pytest.raises(ia.InstaAugError, match=r"fill: expected a value in \[0, 1\] or one of mean.*'zeros'"):

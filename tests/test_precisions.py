@@ -95,6 +95,35 @@ def test_everything_is_learned_where_double_precision_is_the_default(images):
         torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.parametrize("family", ["crop", "turn", "rotate", "light", "hsv", "blur"])
+def test_shapes_without_numbers(family):
+    """On the device "meta", as who counts operations or lays out a model asks."""
+    aug = ia.LearnedAugment([family], output_size=8).to("meta")
+    for shape in ((3, 16, 24), (2, 3, 16, 24)):
+        made = aug(torch.rand(shape, device="meta"))
+        assert made.is_meta and made.shape == (*shape[:-2], 8, 8)
+
+
+def test_pixels_move_where_double_precision_is_the_default(images):
+    """Turned canvases, other sizes without geometry, smaller views while compiling, and pictures."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        wide = torch.rand(2, 3, 16, 24, dtype=torch.float32)
+        quarter = ia.LearnedAugment(["turn"])(wide[0], params=ia.AugmentParams(turn_angle=torch.tensor([90.0])))
+        assert torch.equal(quarter, wide[0].rot90(1, (-2, -1)))
+        smaller = ia.LearnedAugment([ia.families.hsv.HSV()], output_size=8)
+        same = ia.AugmentParams(hue=torch.zeros(2))
+        expected = F.interpolate(wide, size=(8, 8), mode="bilinear", antialias=True)
+        assert torch.allclose(smaller(wide, params=same), expected, atol=1e-5)
+        whole = ia.AugmentParams(**dict.fromkeys(("cx", "cy"), torch.full((2,), 0.5)), w=torch.ones(2), h=torch.ones(2))
+        shrink = torch.compile(ia.LearnedAugment(["crop"], output_size=8).apply, fullgraph=True, backend="aot_eager")
+        assert torch.allclose(shrink(wide, whole), expected, atol=1e-5)
+        aug = ia.LearnedAugment(["crop"])
+        assert len(ia.viz.likeliest_crops(aug, wide[0]).axes) == len(ia.viz.crop_centres(aug, wide).axes) == 2
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 @pytest.mark.parametrize("estimator", ["rloo", "reinforce", "critic"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_an_objective_inside_a_module_of_another_precision(dtype, estimator, images):

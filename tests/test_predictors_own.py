@@ -67,6 +67,13 @@ def test_errors():
         ia.LearnedAugment(["crop"], predictor="features")
     with pytest.raises(ia.InstaAugError, match="expected a name .* or a Predictor, got Linear"):
         ia.LearnedAugment(["crop"], predictor=nn.Linear(1, 1))
+    for options in ({"channels": 64}, {"blocks": None}, {"blocks": (0, 1.5, 2)}, {"channels": (8, 12, 16)}):
+        with pytest.raises(ia.InstaAugError, match=next(iter(options))):
+            ia.EquivariantPredictor(**options)
+    with pytest.raises(ia.InstaAugError, match="classifier: expected a torch.nn.Module, got int"):
+        ia.FeaturesPredictor(3)
+    with pytest.raises(ia.InstaAugError, match=r"dropout: expected a number in \[0, 1\], got 2"):
+        ia.FeaturesPredictor(nn.Linear(1, 1), dropout=2)
     shared = ia.ConvPredictor()
     ia.LearnedAugment(["crop"], predictor=shared)
     with pytest.raises(ia.InstaAugError, match="belongs to a transform already"):

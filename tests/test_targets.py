@@ -1,5 +1,7 @@
 """Where boxes, points and masks come to lie, by linear programming and in closed form."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -98,7 +100,9 @@ def test_whose_targets_they_are():
     assert owners([*batched, one, other], 2) == {id(one): [0], id(other): [1]}
 
 
-@pytest.mark.parametrize(("shape", "n"), [((3, 1, 4, 4), 2), ((4, 4), 2), ((1, 4, 4), 2), ((2, 1, 4, 4), 1)])
+@pytest.mark.parametrize(
+    ("shape", "n"), [((3, 1, 4, 4), 2), ((4, 4), 2), ((1, 4, 4), 2), ((2, 1, 4, 4), 1), ((4, 5, 1, 4, 4), 2), ((4,), 1)]
+)
 def test_masks_of_another_number_of_images_are_refused(shape, n):
     params = ia.AugmentParams(angle=torch.zeros(n))
     with pytest.raises(ia.InstaAugError, match=f"mask: shape .* does not go with {n} image"):
@@ -107,6 +111,31 @@ def test_masks_of_another_number_of_images_are_refused(shape, n):
         transform_points(
             boxes([[0.0, 0, 1, 1]], (4, 4)), ia.AugmentParams(angle=torch.zeros(2)), families.create(["rotate"]), None
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_points_of_any_dtype_are_rounded_once(dtype):
+    """Turned by 30 degrees about the middle and drawn three times as large, by hand."""
+    places, middle = torch.tensor([[3.0, 5.0], [7.0, 2.0], [12.0, 14.0]]), torch.tensor([10.0, 8.0])
+    points = tv_tensors.KeyPoints(places.to(dtype), canvas_size=(16, 20))
+    turn = ia.AugmentParams(angle=torch.tensor([30.0]))
+    moved = transform_points(points, turn, families.create(["rotate"]), (48, 60))
+    cos, sin = math.cos(math.pi / 6), math.sin(math.pi / 6)  # counter-clockwise, y down
+    exact = 3 * ((places - middle) @ torch.tensor([[cos, -sin], [sin, cos]]) + middle)
+    assert torch.equal(moved, (exact if dtype.is_floating_point else exact.round()).to(dtype))
+    assert moved.canvas_size == (48, 60) and moved.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rotated_boxes_of_half_precision_are_those_of_full_precision(dtype):
+    places = torch.tensor([[8.0, 6, 4, 2, 15], [10.0, 8, 6, 3, -20]])
+    how = {"format": "CXCYWHR", "canvas_size": (16, 20)}
+    turn = ia.AugmentParams(angle=torch.tensor([30.0]))
+    exact, moved = (
+        transform_points(tv_tensors.BoundingBoxes(given, **how), turn, families.create(["rotate"]), (32, 40))
+        for given in (places, places.to(dtype))
+    )
+    assert moved.dtype == dtype and torch.allclose(moved.float(), exact.to(dtype).float(), rtol=1e-2)
 
 
 def test_masks_of_a_clip_are_of_its_frames():

@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import timm.loss
@@ -43,6 +44,30 @@ def test_wrap_normalises_inside():
 
 def test_one_channel_models():
     assert ia.timm.wrap(timm.create_model("test_resnet", in_chans=1)).mean.shape == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"in_chans": 4}, r"mean, std: expected 4 numbers each, .*got \(0.5, 0.5, 0.5\)"),
+        ({"mean": (0.5, 0.5), "std": (0.5, 0.5)}, "mean, std: expected 3 numbers each"),
+        ({"mean": 0.5, "std": 0.5}, r"normalization: expected \(mean, std\), each of a number per channel"),
+        ({"std": (0.5, 0.0, 0.5)}, "std > 0"),
+    ],
+)
+def test_figures_that_do_not_go_with_the_model_are_named(options, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.timm.create_classifier("test_resnet", num_classes=4, **options)
+    with pytest.raises(ia.InstaAugError, match="model: expected a torch.nn.Module, got str"):
+        ia.timm.wrap("test_resnet")
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_figures_of_four_channels_in_any_sequence(kind):
+    figures, images = ([0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.7, 0.8]), torch.rand(2, 4, 32, 32)
+    model = ia.timm.create_classifier("test_resnet", in_chans=4, mean=kind(figures[0]), std=kind(figures[1])).eval()
+    mean, std = (torch.tensor(each).reshape(1, 4, 1, 1) for each in figures)
+    assert torch.allclose(model(images), model.model((images - mean) / std), atol=1e-5)
 
 
 def test_checkpoint_by_name(tmp_path):

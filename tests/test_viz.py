@@ -197,6 +197,15 @@ def test_centres_are_a_panel_per_image():
     assert all(axes.get_title().startswith("whole image: ") for axes in figure.axes)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_what_the_lines_around_centres_mean_fits_on_the_page(n):
+    figure = viz.crop_centres(make_lively(["crop"]), torch.rand(n, 3, 20, 30))
+    figure.draw_without_rendering()
+    (caption,) = (text for text in figure.texts if text.get_text().startswith("lines enclose"))
+    extent = caption.get_window_extent()
+    assert extent.x0 >= 0 and extent.x1 <= figure.bbox.width
+
+
 def test_sizes_are_the_shares_of_the_distribution():
     aug = make_lively(["crop"])
     images = torch.rand(5, 3, 32, 32)
@@ -353,6 +362,8 @@ def test_pictures_of_one_image_and_numbers_that_cannot_be_are_refused():
         lambda: viz.crop_centres(crop, images, bins=0),
         lambda: viz.rotation_arcs(ia.LearnedAugment(["rotate"]), images, columns=0),
         lambda: viz.contact_sheet(crop, images[0], rows=1, columns=1),
+        lambda: viz.learned_ranges(crop, images, n_views=0),
+        lambda: viz.colour_ranges(ia.LearnedAugment(["hsv"]), images, n_views=0),
     ):
         with pytest.raises(ia.InstaAugError, match="expected a whole number ≥"):
             draw()

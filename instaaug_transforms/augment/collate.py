@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import PIL.Image
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -11,7 +12,7 @@ from torchvision import tv_tensors
 
 from ..functional.inputs import is_image, plain
 from ..functional.targets import POINT_TYPES
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 from .transform import LearnedAugment
 
 MOVED = (tv_tensors.Mask, *POINT_TYPES)
@@ -39,9 +40,22 @@ class collate:  # a class, so that spawned workers can unpickle it
     def __init__(self, aug: LearnedAugment, samples: Callable[[Sequence[Any]], Any] = default_collate) -> None:
         self.aug, self.samples = aug, samples
 
+    @property
+    def _name(self) -> str:
+        return getattr(self.samples, "__name__", str(self.samples))
+
     def __call__(self, batch: Sequence[Any]) -> Any:
         """A list of samples to one batch."""
-        collated, leaves = self.samples(batch), tree_leaves(batch[0])
+        leaves = tree_leaves(batch[0])
+        try:
+            collated = self.samples(batch)
+        except TypeError as error:
+            if not any(isinstance(leaf, PIL.Image.Image) for leaf in leaves):
+                raise
+            raise InstaAugError(
+                f"samples: {self._name} stacks no PIL images ({reason(error)}); let the dataset's transform end in "
+                "v2.ToImage(), at one size, or augment each sample in the dataset"
+            ) from error
         moved = sum(isinstance(leaf, MOVED) for leaf in leaves)
         with torch.no_grad():
             if not any(isinstance(leaf, (*MOVED, *SEEN)) for leaf in leaves):
@@ -55,7 +69,7 @@ class collate:  # a class, so that spawned workers can unpickle it
             collated = _replaced(batch, collated, typed)
             if len(found) < moved:
                 raise InstaAugError(
-                    f"samples: {getattr(self.samples, '__name__', self.samples)} leaves no place for the masks, boxes or keypoints "
+                    f"samples: {self._name} leaves no place for the masks, boxes or keypoints "
                     "of its samples, which would not move with their images; use default_collate, or augment each sample in the dataset"
                 )
             return _replaced(batch, self._augmented(collated, len(batch)), _stacked)
@@ -71,7 +85,7 @@ class collate:  # a class, so that spawned workers can unpickle it
             and getattr(image, "ndim", 3) == (4 if isinstance(image, tv_tensors.Video) else 3)
         ):
             raise InstaAugError(
-                f"samples: expected the images of a batch in one tensor (B, C, H, W), and {getattr(self.samples, '__name__', self.samples)} "
+                f"samples: expected the images of a batch in one tensor (B, C, H, W), and {self._name} "
                 f"leaves {n} by themselves, {type(image).__name__}s; stack them (default_collate does), or augment each sample in the dataset"
             )
         return self.aug(collated)

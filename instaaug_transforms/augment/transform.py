@@ -291,7 +291,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def _swaps(self, image: Any, params: AugmentParams) -> bool:
         """Whether this is a single image whose sides change places; those of a batch keep their canvas."""
-        if torch.compiler.is_compiling():  # no shape may depend on values
+        if torch.compiler.is_compiling() or self.device.type == "meta":  # no shape may depend on values
             return False
         turning = [family for family in self.families if type(family).swaps_sides is not Family.swaps_sides]
         single = not isinstance(image, Tensor) or plain(image).ndim == 3

@@ -45,7 +45,8 @@ def grid_boxes(scales: Sequence[float], grids: Sequence[int]) -> Tensor:
 def half_cells(scales: Sequence[float], grids: Sequence[int]) -> Tensor:
     """``(A,)``: half the distance to the next centre, so that the cells of one scale are disjoint."""
     half = [(1 - side) / (grid - 1) / 2 if grid > 1 else 0.0 for side, grid in zip(scales, grids, strict=True)]
-    return torch.tensor([h for h, grid in zip(half, grids, strict=True) for _ in range(grid * grid)])
+    each = [h for h, grid in zip(half, grids, strict=True) for _ in range(grid * grid)]
+    return torch.tensor(each, dtype=torch.float32)
 
 
 def _line(side: float, grid: int) -> list[float]:

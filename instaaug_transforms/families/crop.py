@@ -31,7 +31,7 @@ class Crop(AnchorFamily):
             grids too: ``"paper_64px"`` (321 anchors) or ``"paper_224px"`` (30, the default).
         grids: how many centres per axis each scale has; the outermost lie at s/2 and 1 − s/2.
         flips: also offer every anchor mirrored left to right; ``"centre"``, only those in the middle of the image.
-        jitter: move sampled boxes inside their cell of the grid and change their aspect by 3/4 … 4/3, area kept. The
+        jitter: move sampled boxes inside their cell of the grid and change their aspect by 3/4 … 4/3, area kept where it fits. The
             whole image stays as it is. ``log_prob`` is that of the anchor.
         initial_identity: p(whole image) before any fit.
         zooms: sides of further boxes in the middle of the image, e.g. ``(0.95, 0.9, 0.85, 0.75)``.
@@ -82,7 +82,7 @@ class Crop(AnchorFamily):
         middle = (boxes[:, :2] == 0.5).all(1)
         keep = torch.ones_like(middle) if self.flips is True else middle if flips else torch.zeros_like(middle)
         self._mirrored = keep.nonzero().flatten().tolist()
-        flip = torch.cat([torch.zeros(len(boxes)), torch.ones(len(self._mirrored))])
+        flip = torch.cat([boxes.new_zeros(len(boxes)), boxes.new_ones(len(self._mirrored))])
         self.anchors = torch.cat([torch.cat([boxes, boxes[self._mirrored]]), flip[:, None]], 1)
         cells = half_cells(*levels)
         self.half_cell = torch.cat([cells, cells[self._mirrored]])

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..functional.linear_rgb import relight
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, several
 from . import register
 from .anchors import AnchorFamily
 
@@ -37,11 +37,15 @@ class Light(AnchorFamily):
         white_balances: tuple[float, ...] = (0.0, -0.8, 0.8),
         initial_identity: float = 0.9,
     ) -> None:
+        exposures, white_balances = (
+            several("light: exposures", exposures),
+            several("light: white_balances", white_balances),
+        )
         for name, stops in (("exposures", exposures), ("white_balances", white_balances)):
             distinct = len(set(stops)) == len(stops) and all(abs(stop) <= LARGEST for stop in stops)
             if not stops or stops[0] != 0 or not distinct:
                 raise InstaAugError(
-                    f"light: {name} must be different stops, {LARGEST:g} at most, and start with 0, got {tuple(stops)}"
+                    f"light: {name} must be different stops, {LARGEST:g} at most, and start with 0, got {stops}"
                 )
         self.exposures, self.white_balances = tuple(map(float, exposures)), tuple(map(float, white_balances))
         pairs = torch.cartesian_prod(torch.tensor(self.exposures), torch.tensor(self.white_balances)).reshape(-1, 2)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, several
 from . import register
 from .base import affine
 from .uniform import UniformFamily
@@ -28,8 +28,9 @@ class Scale(UniformFamily):
     order = 60
 
     def __init__(self, bounds: tuple[float, float] = (0.5, 2.0)) -> None:
+        bounds = several("bounds of family 'scale'", bounds)
         if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
-            raise InstaAugError(f"bounds of family 'scale' must be factors, 0 < low < high, got {tuple(bounds)}")
+            raise InstaAugError(f"bounds of family 'scale' must be factors, 0 < low < high, got {bounds}")
         super().__init__({"log2_scale": (math.log2(bounds[0]), math.log2(bounds[1]))})
         self._factors = (float(bounds[0]), float(bounds[1]))
 

@@ -53,7 +53,8 @@ def antialiased(
     linear, moved = matrix[:, :2, :2].detach(), matrix[:, :2, 2].detach()
     # Where the squares of both rows sum to 1, all entries sum to 2 only if the image is turned by quarters or mirrored.
     whole_image = (linear.abs().sum((1, 2)) == 2) & (linear.square().sum(2) == 1).all(1) & (moved == 0).all(1)
-    copy = copy_size(linear, whole, result, torch.where(whole_image, 1.0, FINER).unsqueeze(1))  # (B, 2)
+    finer = torch.where(whole_image, 1.0, FINER).to(matrix).unsqueeze(1)
+    copy = copy_size(linear, whole, result, finer)  # (B, 2)
     columns, rows = copy[:, :, None, None].unbind(1)  # (B, 1, 1) each
     canvas = _filter(height, rows, mode).unsqueeze(1) @ images @ _filter(width, columns, mode).mT.unsqueeze(1)
     if inside is not True:  # where the border is continued, the copy's last row and column are, too
@@ -62,7 +63,7 @@ def antialiased(
         kept = kept if inside is False else kept | inside[:, None, None, None]
         canvas = torch.where(kept, canvas, as_column(fill, canvas))
     share = (copy / whole).unsqueeze(-1)  # (B, 2, 1)
-    into = matrix[:, :2] * share + (share - 1) * torch.tensor([0.0, 0.0, 1.0], device=matrix.device)
+    into = matrix[:, :2] * share + (share - 1) * torch.tensor([0.0, 0.0, 1.0], dtype=matrix.dtype, device=matrix.device)
     return canvas, torch.cat([into, matrix[:, 2:]], 1)
 
 

@@ -89,7 +89,8 @@ def geometry_matrix(
     if matrix is not None and not torch.compiler.is_compiling() and matrix.device.type != "meta":
         _check_affine(matrix, steps)
     if swap and matrix is not None:  # the same pixels, counted from the middle of a canvas of other sides
-        matrix = matrix * torch.tensor([height / width, width / height, 1.0], device=matrix.device)
+        sides = [height / width, width / height, 1.0]
+        matrix = matrix * torch.tensor(sides, dtype=matrix.dtype, device=matrix.device)
     return matrix
 
 
@@ -180,7 +181,7 @@ def apply(
     with without_autocast(images.device):
         matrix = geometry_matrix(families, params, height, width, swap)
         if matrix is None and size != (height, width):
-            matrix = torch.eye(3, device=images.device).expand(images.shape[0], 3, 3)
+            matrix = torch.eye(3, dtype=torch.float32, device=images.device).expand(images.shape[0], 3, 3)
 
         def sample(images: Tensor, matrix: Tensor, inside: bool | Tensor) -> Tensor:
             out = resample(images, matrix, size, fill, mode, inside, backend)

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import PIL.Image
@@ -59,6 +59,8 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
         raise InstaAugError(
             f"fill: expected a value in [0, 1] or one per channel ({channels}), also of uint8 images, got {of_image}"
         )
+    if not isinstance(of_mask, Real):
+        raise InstaAugError(f"fill: expected a number for masks, got {of_mask!r}")
     return (each[0] if len(each) == 1 else each), of_mask
 
 

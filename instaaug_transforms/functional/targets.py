@@ -51,7 +51,8 @@ def transform_mask(
     """
     labels = plain(mask)
     n = params.batch_shape[0]
-    if (labels.ndim == 4 and len(labels) != n and not (clip and n == 1)) or (labels.ndim < 4 and n != 1):
+    of_one = n == 1 and (labels.ndim < 4 or clip)
+    if labels.ndim < 2 or not (of_one or (labels.ndim > 3 and len(labels) == n)):
         raise InstaAugError(
             f"mask: shape {tuple(labels.shape)} does not go with {n} image(s); give (B, N, H, W) for a batch, or a list "
             "of B masks"
@@ -77,7 +78,8 @@ def transform_points(
     """`BoundingBoxes` or `KeyPoints` of one image.
 
     An axis-aligned box becomes the box that encloses what is visible of it: with a clamping mode the part inside the
-    canvas, without one all of it. Rotated boxes and keypoints go through torchvision's own kernels.
+    canvas, without one all of it. Rotated boxes go through torchvision's own kernels. Numbers of any dtype are moved in
+    double precision, and whole ones rounded once.
     """
     if params.batch_shape[0] != 1:
         kind = type(points).__name__
@@ -88,23 +90,37 @@ def transform_points(
     height, width = points.canvas_size
     out_size, swap = _canvas(height, width, size, swap)
     matrix = compose.geometry_matrix(families, params, height, width, swap)
-    upright = isinstance(points, tv_tensors.BoundingBoxes) and not tv_tensors.is_rotated_bounding_format(points.format)
-    if matrix is not None and upright and len(points):
-        return _transform_boxes(points, matrix[0], out_size)
-    if matrix is not None:
-        # torchvision tells a rotated box by the order of its corners, which a mirroring turns round: it mirrors by itself.
-        (xx, xy), (yx, yy) = matrix[0, :2, :2].tolist()
-        mirrored = isinstance(points, tv_tensors.BoundingBoxes) and not upright and xx * yy < xy * yx
-        rest = matrix[0] * matrix.new_tensor([-1, 1, 1]) if mirrored else matrix[0]
-        coefficients = perspective_coefficients(rest, (height, width), out_size if swap else (height, width))
-        if swap:  # on a canvas that holds both, so that nothing is clamped to the one it comes from
-            points = tv_tensors.wrap(plain(points), like=points, canvas_size=(max(out_size),) * 2)
-        points = F.perspective(points, None, None, coefficients=coefficients)
-        points = tv_tensors.wrap(plain(points), like=points, canvas_size=out_size) if swap else points
-        points = F.horizontal_flip(points) if mirrored else points
-        if swap:
-            return points
-    return F.resize(points, list(out_size)) if out_size != (height, width) else points
+    if matrix is None:
+        return F.resize(points, list(out_size)) if out_size != (height, width) else points
+    if isinstance(points, tv_tensors.KeyPoints):
+        forward = pixel_matrix(matrix[0], (height, width), out_size).to(points.device)
+        return _like(plain(points).double() @ forward[:2, :2].T + forward[:2, 2], points, out_size)
+    if tv_tensors.is_rotated_bounding_format(points.format):
+        return _transform_rotated(points, matrix[0], out_size, swap)
+    return _transform_boxes(points, matrix[0], out_size)
+
+
+def _like(moved: Tensor, points: Tensor, size: tuple[int, int]) -> Tensor:
+    """Coordinates in double precision as the kind and dtype that ``points`` are, on a canvas of ``size``."""
+    moved = moved if points.is_floating_point() else moved.round()
+    return tv_tensors.wrap(moved.to(points.dtype), like=points, canvas_size=size)
+
+
+def _transform_rotated(
+    boxes: tv_tensors.BoundingBoxes, matrix: Tensor, out_size: tuple[int, int], swap: bool
+) -> Tensor:
+    size, moved = boxes.canvas_size, tv_tensors.wrap(plain(boxes).double(), like=boxes)
+    # torchvision tells a rotated box by the order of its corners, which a mirroring turns round: it mirrors by itself.
+    (xx, xy), (yx, yy) = matrix[:2, :2].tolist()
+    mirrored = xx * yy < xy * yx
+    rest = matrix * matrix.new_tensor([-1, 1, 1]) if mirrored else matrix
+    coefficients = perspective_coefficients(rest, size, out_size if swap else size)
+    if swap:  # on a canvas that holds both, so that nothing is clamped to the one it comes from
+        moved = tv_tensors.wrap(plain(moved), like=boxes, canvas_size=(max(out_size),) * 2)
+    moved = F.perspective(moved, None, None, coefficients=coefficients)
+    moved = tv_tensors.wrap(plain(moved), like=boxes, canvas_size=out_size) if swap else moved
+    moved = F.horizontal_flip(moved) if mirrored else moved
+    return _like(plain(moved if swap or out_size == size else F.resize(moved, list(out_size))), boxes, out_size)
 
 
 def _canvas(height: int, width: int, size: tuple[int, int] | None, swap: bool) -> tuple[tuple[int, int], bool]:
@@ -138,8 +154,7 @@ def _transform_boxes(boxes: tv_tensors.BoundingBoxes, matrix: Tensor, out_size: 
     enclosing = torch.cat([corners.amin(1), corners.amax(1)], 1)
     moved = enclosing if boxes.clamping_mode is None else _visible(corners, enclosing, out_size)
     moved = F.convert_bounding_box_format(moved, tv_tensors.BoundingBoxFormat.XYXY, boxes.format)
-    moved = moved if boxes.is_floating_point() else moved.round()
-    return tv_tensors.wrap(moved.to(boxes.dtype), like=boxes, canvas_size=out_size)
+    return _like(moved, boxes, out_size)
 
 
 def _visible(corners: Tensor, enclosing: Tensor, size: tuple[int, int]) -> Tensor:

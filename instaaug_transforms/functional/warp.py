@@ -15,6 +15,9 @@ def warp(
     images: Tensor, matrix: Tensor, size: Size, fill: Fill, mode: str, inside: bool | Tensor, backend: str
 ) -> Tensor:
     """As `resample.resample`, without antialiasing and without copies."""
+    if isinstance(inside, Tensor) and mode == "bicubic":  # which reads beyond the border wherever it looks near it
+        both = (warp(images, matrix, size, fill, mode, continued, backend) for continued in (True, False))
+        return torch.where(inside[:, None, None, None], *both)
     kernel, grid = backends.get(backend, images.device), sampling_grid(matrix, size)
     if isinstance(inside, Tensor):  # of images: what lies beyond the centres of their border pixels is these
         edge = 1 - 1 / torch.tensor(images.shape[:-3:-1], dtype=grid.dtype, device=grid.device)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
+from ..functional.inputs import check_size
 from ..utils.errors import InstaAugError
 from ..utils.files import replace_file
 from ..utils.modes import evaluating
@@ -21,11 +23,14 @@ class TopViews(nn.Module):
     Args:
         aug: the fitted transform.
         n_views: views per image.
+
+    Raises:
+        InstaAugError: no `LearnedAugment`.
     """
 
     def __init__(self, aug: LearnedAugment, n_views: int = 1) -> None:
         super().__init__()
-        self.aug, self.n_views = aug, n_views
+        self.aug, self.n_views = check_aug(aug), n_views
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -48,7 +53,7 @@ def export_onnx(
         dynamic_batch: whether B may be any number; otherwise it is 1.
 
     Raises:
-        InstaAugError: onnxscript is not installed, random views or a folder that does not exist.
+        InstaAugError: onnxscript is not installed, random views, no size in pixels or a folder that does not exist.
     """
     path = Path(path)
     if path.suffix != ".onnx" or not path.parent.is_dir():
@@ -64,9 +69,10 @@ def export_onnx(
         import onnxscript  # noqa: F401 (what torch.onnx writes with)
     except ImportError as error:
         raise InstaAugError("export: pip install 'instaaug-transforms[export]' for ONNX") from error
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    size = check_size(image_size, "image_size")
     # A batch of one would be taken for a constant.
-    example = torch.zeros(2 if dynamic_batch else 1, model.aug.in_channels, *size, device=model.aug.device)
+    shape = (2 if dynamic_batch else 1, model.aug.in_channels, *size)
+    example = torch.zeros(shape, dtype=torch.float32, device=model.aug.device)
     shapes = {"dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)} if dynamic_batch else {}
     names = {"input_names": [INPUT], "output_names": [OUTPUT]}
     with evaluating(model):
@@ -79,9 +85,10 @@ def export_onnx(
 
 @torch.no_grad()
 def largest_difference(path: str | os.PathLike, model: nn.Module, batches: Iterable[Tensor]) -> tuple[float, float]:
-    """Largest difference of outputs between an ONNX file, run by onnxruntime on the CPU, and ``model``; share of equal argmaxes.
+    """Largest difference of outputs between an ONNX file, run by onnxruntime on the CPU, and ``model``; share of equal answers.
 
-    Infinite where one of them is NaN.
+    The difference is infinite where one of them is NaN. An answer is the largest of the classes, axis 1: of each image, or of each
+    pixel of ``(B, K, H, W)`` maps.
 
     Args:
         path: what `export_onnx` wrote.
@@ -89,7 +96,7 @@ def largest_difference(path: str | os.PathLike, model: nn.Module, batches: Itera
         batches: of images ``(B, C, H, W)``, float in [0, 1].
 
     Raises:
-        InstaAugError: onnxruntime is not installed.
+        InstaAugError: onnxruntime is not installed, or there are no images.
     """
     try:
         import onnxruntime
@@ -103,5 +110,7 @@ def largest_difference(path: str | os.PathLike, model: nn.Module, batches: Itera
             theirs = torch.from_numpy(session.run(None, {INPUT: images.cpu().numpy()})[0])
             apart = torch.where(ours == theirs, 0.0, (ours - theirs).abs())  # of two infinities that are equal, NaN
             difference = max(difference, torch.where(apart.isnan(), torch.inf, apart).max().item())
-            same, n = same + (ours.argmax(-1) == theirs.argmax(-1)).sum().item(), n + ours[..., 0].numel()
+            same, n = same + (ours.argmax(1) == theirs.argmax(1)).sum().item(), n + ours[:, 0].numel()
+    if not n:
+        raise InstaAugError("batches: expected at least one image, got none")
     return difference, same / n

@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
+from ..functional.inputs import Normalization
 from ..utils.errors import InstaAugError, reason
+from ..utils.outputs import check_module
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 COUNTER = "num_batches_tracked"
@@ -50,17 +52,26 @@ def wrap(model: nn.Module, mean: tuple[float, ...] | None = None, std: tuple[flo
 
     Args:
         model: a timm model.
-        mean, std: per channel; those of `timm.data.resolve_model_data_config` by default.
+        mean, std: per channel, std > 0; those of `timm.data.resolve_model_data_config` by default.
+
+    Raises:
+        InstaAugError: no module, or figures for other channels than the model's (timm has them for three).
     """
+    check_module(model, "model")
     config = timm.data.resolve_model_data_config(model)
-    mean, std = mean or config["mean"], std or config["std"]
+    given = Normalization.of([config[k] if v is None else v for k, v in (("mean", mean), ("std", std))])
     convolutions = (module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
     channels = getattr(model, "in_chans", None) or next(
         convolutions, config["input_size"][0]
     )  # older timm does not say
+    mean, std = given.mean, given.std
     if channels == 1 and len(mean) == 3:  # timm keeps the RGB figures for one-channel models
         mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    return Classifier(model, tuple(mean), tuple(std))
+    if len(mean) not in (1, channels):
+        raise InstaAugError(
+            f"mean, std: expected {channels} numbers each, for the model's channels, got {mean} and {std}; give both"
+        )
+    return Classifier(model, mean, std)
 
 
 def image_settings(name: str) -> tuple[int, float, str] | None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import functional
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..families import Family, UniformFamily
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_whole
@@ -112,11 +113,11 @@ class LearnedReport(Report):
 def learned_ranges(session: Session, aug: LearnedAugment, steps: int) -> LearnedReport:
     """Every field of ``aug``'s uniform families, every candidate of the others; see `Probe.learned`."""
     check_whole("steps", steps, 3)
+    aug, channels = check_aug(aug), session.images.images.shape[1]
     check_logits(session.outputs, "model")
-    channels = session.images.images.shape[1]
-    if not isinstance(aug, LearnedAugment) or aug.in_channels != channels:
-        given = f"one for {aug.in_channels}" if isinstance(aug, LearnedAugment) else type(aug).__name__
-        raise InstaAugError(f"aug: expected a LearnedAugment for images of {channels} channel(s), got {given}")
+    if aug.in_channels != channels:
+        raise InstaAugError(f"aug: expected one for images of {channels} channel(s), got one for {aug.in_channels}")
+    aug._check_device(session.device)
     uniform = [family for family in aug.families if isinstance(family, UniformFamily)]
     tables = aug.anchor_families
     if not uniform and not tables:

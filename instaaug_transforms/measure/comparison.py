@@ -30,10 +30,8 @@ class Comparison(Report):
 
     def difference(self, name: str, transformation: str, fill: str, measure: str) -> np.ndarray:
         """``(N,)``: of each image, ``name`` − first, mean over all magnitudes but the identity."""
-        pair = (self.reports[each].sweep(transformation, fill) for each in (name, self.baseline))
-        after, before = (sweep.per_image(measure) for sweep in pair)
-        # Both NaN (no labels, or embeddings without a scale) stays NaN; equal arrays give exactly 0.
-        return np.where(after == before, 0.0, after - before)
+        after, before = (self.reports[n].sweep(transformation, fill).per_image(measure) for n in (name, self.baseline))
+        return after - before  # NaN where there are no labels, or embeddings have no scale
 
     def interval(self, name: str, transformation: str, fill: str, measure: str) -> Interval:
         """The mean of `difference` and its paired 95 % interval over images."""
@@ -81,8 +79,11 @@ def compare(reports: Mapping[str, InvarianceReport]) -> Comparison:
     Example:
         >>> print(compare({"before": before, "after": after}).summary())
     """
-    if len(reports) < 2:
-        raise InstaAugError(f"reports: expected two or more, got {len(reports)}")
+    kinds = [type(each).__name__ for each in (reports.values() if isinstance(reports, Mapping) else [reports])]
+    if len(kinds) < 2 or set(kinds) != {InvarianceReport.__name__}:
+        raise InstaAugError(
+            f"reports: expected names of two or more invariance reports, got {', '.join(kinds) or 'none'}"
+        )
     (first_name, first), *others = reports.items()
     pixels = first.images.fingerprint()
     for name, report in others:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..utils.errors import InstaAugError
 from ..utils.modes import permutation
 from ..utils.report import Report, Row, Section
 from ..utils.stats import mean_interval
@@ -112,8 +113,10 @@ def feature_maps(
         unmoved = relative(mean_to_others(observed, still, metric), distance(observed, still, metric))
         figures = {"relative": mean_interval(relative(b, d).numpy(), session.seed)}
         figures |= {"b": float(b.mean()), "d": float(d.mean())}
-        figures["relative_unmoved"] = float(unmoved[unmoved.isfinite()].double().mean())
-        rows.append(step.about | figures)
+        rows.append(step.about | figures | {"relative_unmoved": float(unmoved[unmoved.isfinite()].double().mean())})
+    if not rows:
+        given = f"{session.layer!r} gives maps of {shape[1]} × {shape[2]}, of which nothing stays inside"
+        raise InstaAugError(f"layer: {given}; name an earlier layer, or give smaller magnitudes")
     about = (
         "Relative: (b − d)/b of F(t(x)) against t(F(x)); 1, the map moves as the image does. Relative unmoved: against F(x) "
         "left in its place."

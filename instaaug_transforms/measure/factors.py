@@ -209,17 +209,13 @@ class FactorCollector:
             self._magnitude[:, k] = torch.where(d < self._after[:, k], step.magnitude, self._magnitude[:, k])
             self._after[:, k] = torch.minimum(d, self._after[:, k])
 
-    def report(self) -> FactorReport:
+    def report(self) -> FactorReport | None:
         before = self._distance(self.session.z)
         apart = before > SAME * before.mean()
-        if not apart.any():
-            raise InstaAugError(
-                "data: all images of a class are the same to the model; give others, or measure another layer"
-            )
         if not apart.all():
-            logger.warning(
-                "data: %d of %d pairs are the same image twice, and left out", int((~apart).sum()), len(apart)
-            )
+            logger.warning("data: %d of %d pairs are the same to the model, left out", int(sum(~apart)), len(apart))
+        if not apart.any():
+            return None
         arrays = (part[apart].numpy() for part in (before, self._after, self._magnitude))
         return FactorReport(self.transformations, self.session.images, self._pairs[apart], *arrays, self.session.seed)
 

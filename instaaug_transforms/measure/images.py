@@ -107,13 +107,13 @@ def prepare(
         index = _draw(len(loaded), max_images, seed)
         loaded = loaded if len(index) == len(loaded) else loaded.subset(index)
     targets = None if loaded.targets is None else loaded.targets.cpu()
-    if targets is not None and (targets.ndim != 1 or targets.is_floating_point() or targets.min() < 0):
+    if targets is not None and (targets.ndim != 1 or targets.is_floating_point() or targets.long().min() < 0):
         raise InstaAugError(
             f"data: labels must be class indices (N,), from 0, got {tuple(targets.shape)} {targets.dtype}, from {targets.min():g}; "
             "give the images alone to measure without labels"
         )
     names = None if classes is None else tuple(str(name) for name in classes)
-    return MeasuredImages(loaded.images, targets, names, index, normalization)
+    return MeasuredImages(loaded.images, targets if targets is None else targets.long(), names, index, normalization)
 
 
 def _draw(n: int, most: int | None, seed: int) -> Tensor:

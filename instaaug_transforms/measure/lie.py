@@ -11,7 +11,7 @@ from torch.func import jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.transforms.v2 import functional as F
 
-from ..utils.errors import check_distinct, check_one_of
+from ..utils.errors import InstaAugError, check_distinct, check_one_of, reason
 from ..utils.report import Report, Row, Section
 from ..utils.stats import Interval, mean_interval
 from .session import Session
@@ -119,4 +119,8 @@ def derivative(function: Callable[[Tensor], Tensor], x: Tensor, direction: Tenso
     # mode are scripted when they are first used, about which it warns.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit.script`")
-        return jvp(function, (x,), (direction,))
+        try:
+            return jvp(function, (x,), (direction,))
+        except RuntimeError as error:
+            why = f"it has no forward-mode derivative ({reason(error)})"
+            raise InstaAugError(f"model: {why}; of what averages views, give the classifier inside") from error

@@ -15,14 +15,14 @@ from .invariance import InvarianceReport
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def write_page(path: str | os.PathLike, report: InvarianceReport, *others: Report, title: str | None = None) -> None:
+def write_page(path: str | os.PathLike, report: Report, *others: Report, title: str | None = None) -> None:
     """Write reports to one HTML file, plots inside it as SVG.
 
     Args:
         path: the file.
-        report: what comes first.
+        report: what comes first, of any kind.
         *others: any other reports, in any order.
-        title: heading of the page.
+        title: heading of the page; by default it names the model of an `InvarianceReport` that comes first.
 
     Raises:
         InstaAugError: something that is no report, a folder that does not exist, or matplotlib is not installed.
@@ -30,29 +30,26 @@ def write_page(path: str | os.PathLike, report: InvarianceReport, *others: Repor
     from .. import __version__
 
     path = check_folder(path)
-    for other in others:
-        if not isinstance(other, Report):
-            raise InstaAugError(f"write_page: expected reports of `measure`, got {type(other).__name__}")
-    sections = [section for each in (report, *others) for section in each.sections()]
+    for each in (report, *others):
+        if not isinstance(each, Report):
+            raise InstaAugError(f"write_page: expected reports of `measure`, got {type(each).__name__}")
+    sections = list(enumerate((section for each in (report, *others) for section in each.sections()), 1))
+    heading = f"What {report.model} is invariant to" if isinstance(report, InvarianceReport) else sections[0][1].title
     page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(title or f"What {report.model} is invariant to"),
-        contents=" ".join(f'<a href="#{_anchor(s)}">{html.escape(s.title)}</a>' for s in sections),
-        sections="\n".join(_section(s) for s in sections),
+        title=html.escape(title or heading),
+        contents=" ".join(f'<a href="#s{k}">{html.escape(section.title)}</a>' for k, section in sections),
+        sections="\n".join(_section(section, k) for k, section in sections),
         version=html.escape(__version__),
     )
     replace_file(path, page.encode())
 
 
-def _anchor(section: Section) -> str:
-    return section.title.lower().replace(" ", "-").replace("/", "-")
-
-
-def _section(section: Section) -> str:
-    """The section as HTML, everything in it escaped."""
+def _section(section: Section, k: int) -> str:
+    """The section as HTML, everything in it escaped; by its number, which two of one title do not share."""
     text = "".join(f"<p>{html.escape(line)}</p>" for line in section.text.split("\n") if line)
     picture = _picture(section.draw(), section.caption) if section.draw else ""
     table = f'<div class="scroll">{section.table("html")}</div>' if section.records else ""
-    return f'<section id="{_anchor(section)}"><h2>{html.escape(section.title)}</h2>{text}{picture}{table}</section>'
+    return f'<section id="s{k}"><h2>{html.escape(section.title)}</h2>{text}{picture}{table}</section>'
 
 
 def _picture(figure: Any, caption: str) -> str:

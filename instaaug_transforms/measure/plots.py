@@ -19,8 +19,8 @@ def _panels(n: int, width: float, height: float, most: int) -> tuple[Any, list[A
 
 
 def _legend_above(axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    axes.figure.legend(handles, labels, loc="outside upper center", ncols=len(handles), fontsize=8, frameon=False)
+    (handles, labels), columns = axes.get_legend_handles_labels(), max(1, int(axes.figure.get_figwidth() // 2.1))
+    axes.figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
 
 
 def _heat_map(axes: Any, values: np.ndarray, rows: list[str], columns: list[str], label: str, **colours: Any) -> None:

@@ -22,7 +22,7 @@ from .warp import Outside, check_fills, fill_name
 
 
 class Survey(NamedTuple):
-    """Reports from the forwards of one pass; ``factors`` is None if no class has two images."""
+    """Reports from the forwards of one pass; ``factors`` is None if no class has two images that differ to the model."""
 
     invariance: InvarianceReport
     alignment: EquivarianceReport
@@ -102,7 +102,10 @@ class Probe:
             pairs_per_class: at most this many disjoint pairs of each class; all by default.
             metric: ``"cosine"`` or ``"l2"``.
         """
-        return self._one_pass(self._factors(pairs_per_class, metric), n_fills=1)[0]
+        (report,) = self._one_pass(self._factors(pairs_per_class, metric), n_fills=1)
+        if report is None:
+            raise InstaAugError("data: images of a class are all the same to the model; give others, or another layer")
+        return report
 
     def survey(self, *, pairs_per_class: int | None = None, metric: str = "cosine") -> Survey:
         """`invariance`, `alignment` and `factors` for the forwards of the first alone; arguments as `factors`."""
@@ -110,7 +113,7 @@ class Probe:
         if images.labelled and int(images.targets.unique(return_counts=True)[1].max()) > 1:
             collectors.append(self._factors(pairs_per_class, metric))
         invariance, alignment, *factors = self._one_pass(*collectors)
-        return Survey(invariance, alignment, replace(factors[0], invariance=invariance) if factors else None)
+        return Survey(invariance, alignment, replace(factors[0], invariance=invariance) if any(factors) else None)
 
     def equivariance(self, layer: str, *, metric: str = "l2") -> EquivarianceReport:
         """Does a layer's map move as the image does? F(t(x)) against t(F(x)), for the geometric transformations.

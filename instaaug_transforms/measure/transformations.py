@@ -1,8 +1,4 @@
-"""The transformations a model is measured under: named, with magnitudes, and an identity that is exact.
-
-What the package's families do already — rotate, translate, shear, scale, hue, saturation — is theirs here too; posterize,
-solarize and the rest are torchvision's.
-"""
+"""The transformations a model is measured under, with an exact identity: of the package's families, or torchvision's."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -71,7 +67,7 @@ class Transformation:
     def of_family(
         cls, family: Family, field: str, magnitudes: Sequence[float], *, name: str | None = None, unit: str = ""
     ) -> "Transformation":
-        """One field of a family over its values, the identity among them; the other fields stay at the identity.
+        """One field of a family over its values, the identity among them; the index of a candidate stands for all it does.
 
         Raises:
             InstaAugError: a field that the family does not have.
@@ -81,12 +77,11 @@ class Transformation:
             raise InstaAugError(f"field: {family.name!r} has {', '.join(rest)}, got {field!r}")
 
         def matrix(value: float, aspect: float) -> Tensor:
-            frame = torch.tensor([float(aspect)])
-            return family.matrix(AugmentParams.alike({**rest, field: value}, 1), frame)[0]
+            params = functional.complete([family], AugmentParams.alike({field: value}, 1))
+            return family.matrix(params, torch.tensor([float(aspect)]))[0]
 
         def colour(images: Tensor, value: float) -> Tensor:
-            params = AugmentParams.alike({**rest, field: value}, len(images), images.device)
-            return functional.apply(images, params, [family])
+            return functional.apply(images, AugmentParams.alike({field: value}, len(images), images.device), [family])
 
         about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
         if family.stage == "geometry":

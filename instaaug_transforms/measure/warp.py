@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional.antialias import copy_size, shrunk
+from ..functional.compose import AFFINE
 from ..functional.warp import sampling_grid
 from ..utils.errors import InstaAugError, check_distinct
 
@@ -50,12 +51,12 @@ def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
         ``(B, C, H, W)``, of the dtype and memory format of ``images``.
 
     Raises:
-        InstaAugError: images that are not floating point, another shape of matrix, or an unknown fill.
+        InstaAugError: images that are not floating point, a matrix that is not affine, or an unknown fill.
     """
-    if not images.is_floating_point() or matrix.shape != (3, 3):
-        raise InstaAugError(
-            f"images, matrix: expected floating point and (3, 3), got {images.dtype} and {tuple(matrix.shape)}"
-        )
+    affine = matrix.shape == (3, 3) and (matrix[2].cpu() - AFFINE).abs().max() < 1e-6
+    if not images.is_floating_point() or not affine:
+        given = f"{images.dtype} and {matrix.tolist()}"
+        raise InstaAugError(f"images, matrix: expected floating point and (3, 3), the last row (0, 0, 1), got {given}")
     if images.dtype in (torch.float16, torch.bfloat16):  # whose numbers are too few for places
         return warp(images.float(), matrix, fill).to(images.dtype)
     (height, width), (fill,) = images.shape[-2:], check_fills(fill)
@@ -69,11 +70,9 @@ def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:
         source = F.pad(source, (1, 1, 1, 1), mode="circular")
     # Zeros outside, of images that are 0 where the fill is: the fill blends in at the border as torchvision's does.
     level = images.mean((-2, -1), keepdim=True) if fill == "mean" else fill if isinstance(fill, float) else 0.0
-    filled = isinstance(level, Tensor) or level != 0
     padding = fill if fill in ("border", "reflection") else "zeros"
     grid = grid.to(images).expand(len(images), -1, -1, -1)
-    out = F.grid_sample(source - level if filled else source, grid, "bilinear", padding, align_corners=False)
-    out = out + level if filled else out
+    out = F.grid_sample(source - level, grid, "bilinear", padding, align_corners=False) + level
     last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
     return out.contiguous(memory_format=torch.channels_last) if last else out
 

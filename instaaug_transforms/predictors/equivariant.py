@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..families import Features, FeatureSpec
 from ..functional.inputs import as_floats
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, several
 from ..utils.modes import first_weight
 from .base import register_predictor
 from .copies import SUMMARY_GRID, CopyPredictor
@@ -131,13 +131,14 @@ class EquivariantPredictor(CopyPredictor):
         blocks: tuple[int, int, int] = (0, 1, 2),
     ) -> None:
         super().__init__(image_size, 64)
-        wrong = any(not 8 <= c <= 1024 or c % 8 for c in channels) or any(not 0 <= b <= 64 for b in blocks)
+        channels, blocks = several("channels", channels), several("blocks", blocks)
+        wrong = any(not 8 <= c <= 1024 or c % 8 for c in channels) or any(not 0 <= b <= 64 or b % 1 for b in blocks)
         if len(channels) != 3 or len(blocks) != 3 or wrong:
             raise InstaAugError(
-                "channels, blocks: expected three multiples of 8 up to 1024 and three numbers up to 64, got "
-                f"{tuple(channels)}, {tuple(blocks)}"
+                "channels, blocks: expected three multiples of 8 up to 1024 and three whole numbers up to 64, got "
+                f"{channels}, {blocks}"
             )
-        self.channels, self.blocks = tuple(channels), tuple(blocks)
+        self.channels, self.blocks = tuple(map(int, channels)), tuple(map(int, blocks))
 
     def _build(self, families) -> None:
         fields = [count // POSES for count in self.channels]

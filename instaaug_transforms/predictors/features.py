@@ -8,11 +8,12 @@ from torch import Tensor, nn
 
 from ..families import Family, Features, FeatureSpec
 from ..functional.linear_rgb import GAMMA
-from ..utils.errors import InstaAugError, check_whole
+from ..utils.errors import InstaAugError, check_number, check_whole
 from ..utils.hashing import fingerprint, unwrapped
+from ..utils.outputs import check_module
 from .base import Predictor, register_predictor
 from .copies import shrink
-from .taps import Tapped, Taps, find_layer
+from .taps import Tapped, Taps, count_classes, find_layer
 
 CONFIDENCES = 3
 LEVELS_SIDE, LEVELS = 32, (0.02, 0.1, 0.5, 0.9, 0.98)  # of a small copy
@@ -34,6 +35,9 @@ class FeaturesPredictor(Predictor):
         dropout: of the features that heads read, while fitting.
         levels: whether φ is also told how bright the image is and of what colour, which classifiers take out; where a family
             changes colours, by default.
+
+    Raises:
+        InstaAugError: a classifier that is no module, or an argument out of range.
     """
 
     def __init__(
@@ -45,7 +49,9 @@ class FeaturesPredictor(Predictor):
         levels: bool | None = None,
     ) -> None:
         super().__init__()
+        check_module(classifier)
         check_whole("image_size", image_size, most=4096)
+        check_number("dropout", dropout, "[0, 1]")
         self.image_size, self.layer, self.dropout, self.levels = int(image_size), layer, dropout, levels
         # A plain tuple hides it from parameters(), state_dict() and to(): it is the user's.
         self._classifier = (classifier,)
@@ -56,8 +62,10 @@ class FeaturesPredictor(Predictor):
         device = next(self.classifier.parameters(), torch.empty(0)).device
         blank = torch.full((2, self.in_channels, self.image_size, self.image_size), 0.5, device=device)
         model = unwrapped(self.classifier)  # compiled, it would go past the hooks
-        layer, n_classes = find_layer(model, blank)
-        self.layer = self.layer or layer
+        if self.layer:  # named, it need not look like one
+            n_classes = count_classes(model, blank)
+        else:
+            self.layer, n_classes = find_layer(model, blank)
         self._taps = (Taps(model, self.layer, n_classes),)
         tapped = self.tap(blank)
         self._sizes = tapped.map.shape[1:], tapped.penultimate.shape[1], n_classes

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..utils.errors import InstaAugError
 from ..utils.forward import in_parts
 from ..utils.hooks import record, submodule
-from ..utils.modes import evaluating
-from ..utils.outputs import as_weights, check_logits
+from ..utils.modes import at_rest, evaluating
+from ..utils.outputs import as_weights, check_logits, told
 
 LARGEST_MAP = 8
 
@@ -35,7 +35,7 @@ class Taps:
             `find_layer` by default.
 
     Raises:
-        InstaAugError: no submodule of that name.
+        InstaAugError: no submodule of that name; when called, one that is not run or gives no map.
     """
 
     def __init__(self, classifier: nn.Module, layer: str | None, n_classes: int) -> None:
@@ -50,9 +50,17 @@ class Taps:
         parts = in_parts(images)
         if len(parts) > 1:
             return Tapped(*(torch.cat(field) for field in zip(*(self(part)[:3] for part in parts), strict=True)))
-        with evaluating(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
+        # Threads that meet it in training mode take turns, or one would be shown what another had switched.
+        resting = evaluating if torch.compiler.is_compiling() else at_rest
+        with resting(self.classifier), record(self.classifier, outputs=[self._layer], inputs=self._last) as seen:
             logits = self.classifier(as_weights(self.classifier, images))
-        maps = as_map(seen.outputs[self._layer])
+        out = seen.outputs.get(self._layer)
+        if not isinstance(out, Tensor) or out.ndim not in (3, 4):
+            given = "was not run" if out is None else f"gives {told(out)}"
+            raise InstaAugError(
+                f"layer: expected maps (B, C, h, w) or tokens (B, N, C), and {self._layer!r} {given}; name another layer"
+            )
+        maps = as_map(out)
         penultimate = next(iter(seen.inputs.values()), maps.flatten(2).mean(-1))
         if max(maps.shape[-2:]) > LARGEST_MAP:
             maps = F.adaptive_avg_pool2d(maps, LARGEST_MAP)
@@ -76,7 +84,9 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
     mixing = _mixing({name: raw for name, (shape, raw) in seen.outputs.items() if shape})
     maps = {name: shape for name, (shape, _) in seen.outputs.items() if shape and name not in mixing}
     if not maps:
-        raise InstaAugError("classifier: none of its layers gives a feature map; name one, or use predictor='conv'")
+        raise InstaAugError(
+            "classifier: none of its layers gives a feature map that is square; name one, FeaturesPredictor(…, layer=…), or use predictor='conv'"
+        )
     sides = {name: min(shape[-2:]) for name, shape in maps.items()}
     side = min((s for s in sides.values() if s >= LARGEST_MAP), default=max(sides.values()))
     # The last one at that size, in the order in which they were finished: hooks of outer modules run last. Blocks rather
@@ -84,6 +94,12 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
     at_side = [name for name, s in sides.items() if s == side]
     blocks = [name for name in at_side if next(classifier.get_submodule(name).children(), None) is not None]
     return (blocks or at_side)[-1], logits.shape[1]
+
+
+def count_classes(classifier: nn.Module, images: Tensor) -> int:
+    """K of its logits ``(B, K)``."""
+    with evaluating(classifier), torch.no_grad():
+        return check_logits(classifier(as_weights(classifier, images))).shape[1]
 
 
 def as_map(out: Tensor) -> Tensor:

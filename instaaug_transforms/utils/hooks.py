@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import nn
+from torch.jit import ScriptModule
 
 from .errors import InstaAugError
 
@@ -45,7 +46,7 @@ def record(
         A `Recording`, filled by every forward in the block; what a later forward records replaces what an earlier one did.
 
     Raises:
-        InstaAugError: ``model`` has no submodule of such a name.
+        InstaAugError: ``model`` has no submodule of such a name, or it is a program of torch.jit.
 
     Example:
         >>> with record(model, outputs=["layer2"], inputs=["fc"]) as seen:
@@ -65,6 +66,11 @@ def record(
     wanted = [(name, recording.inputs, True) for name in inputs]
     wanted += [(name, recording.outputs, False) for name in outputs]
     modules = [submodule(model, name) for name, *_ in wanted]
+    program = next((name for (name, *_), m in zip(wanted, modules, strict=True) if isinstance(m, ScriptModule)), None)
+    if program is not None:
+        raise InstaAugError(
+            f"layer: {program!r} is a program of torch.jit, which takes no hooks; give the model itself"
+        )
     try:
         with _LOCK:
             for module, (name, store, of_input) in zip(modules, wanted, strict=True):

@@ -130,8 +130,8 @@ def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
-    """fp32 inside; nothing to enter where autocast is off."""
-    on = torch.compiler.is_compiling() or torch.is_autocast_enabled(device.type)
+    """fp32 inside; nothing to enter where autocast is off, or where there are no numbers."""
+    on = torch.compiler.is_compiling() or (device.type != "meta" and torch.is_autocast_enabled(device.type))
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from .errors import InstaAugError
 
 RESAMPLES = 2000
+FAR = 1e9  # a ratio to 0
 Statistic = Callable[..., np.ndarray]
 
 
@@ -73,11 +74,13 @@ def ratio_interval(numerator: np.ndarray, denominator: np.ndarray, seed: int = 0
 
     def ratio(first: np.ndarray, second: np.ndarray, axis: int = -1) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return first.mean(axis) / second.mean(axis)
+            quotient = first.mean(axis) / second.mean(axis)
+        # Of few images some resamples have a denominator of 0: far off, as an interval's percentiles see it.
+        return np.nan_to_num(quotient, nan=FAR, posinf=FAR, neginf=-FAR)
 
     pair = np.asarray(numerator, float), np.asarray(denominator, float)
     if all(np.ptp(values) == 0 for values in pair):
-        return Interval(*[float(ratio(*pair))] * 3)
+        return Interval(*[float(pair[0][0] / pair[1][0]) if pair[1][0] else np.nan] * 3)
     return _bootstrap(ratio, pair, seed)
 
 

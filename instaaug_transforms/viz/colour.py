@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
+from ..utils.errors import check_whole
 from .style import accent, ink, looked_at, new_figure, pale, part_of, show_image
 
 SEGMENTS = 72
@@ -70,6 +71,7 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
     The black tick is the image's own mean colour, the red arc and bars are where it may go, and the views on the right are
     samples of colour alone (no crop, no turn).
     """
+    check_whole("n_views", n_views)
     images, distribution = looked_at(aug, images)
     part_of(aug, distribution, "hsv")
     params = distribution.stratified(n_views, torch.Generator(device=images.device).manual_seed(seed))

@@ -75,7 +75,7 @@ def probability_colours() -> Any:
 def _distinct(boxes: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes ``(N, 4)`` once each, and the sum of the probabilities of those that are alike."""
     unique, place = boxes.unique(dim=0, return_inverse=True)
-    return unique, torch.zeros(len(unique)).index_add(0, place, probs.float())
+    return unique, probs.new_zeros(len(unique)).index_add(0, place, probs)
 
 
 @torch.no_grad()
@@ -137,9 +137,9 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
             if levels[0] < levels[1] < peak:
                 lines = {"levels": levels, "colors": INK, "linewidths": (0.7, 1.4), "linestyles": ("--", "-")}
                 axes.contour(places, places, here.numpy(), **lines)
-    figure.supxlabel(
-        "lines enclose 50 % (solid) and 90 % (dashed) of the other crops' centres", fontsize=7, color=ink()
-    )
+    between = "\n" if figure.get_figwidth() < 5 else " "
+    caption = f"lines enclose 50 % (solid) and 90 % (dashed){between}of the other crops' centres"
+    figure.supxlabel(caption, fontsize=7, color=ink())
     return figure
 
 
@@ -148,7 +148,7 @@ def centre_density(part: Any, bins: int) -> tuple[Tensor, Tensor]:
     probs = part.categorical.probs.detach().cpu()  # (N, A)
     anchors, half = part.family.anchors, part.family.half_cell.clamp_min(0.5 / bins)
     whole = anchors[:, 2] >= 1
-    places = (torch.arange(bins) + 0.5) / bins
+    places = (torch.arange(bins, dtype=probs.dtype) + 0.5) / bins
     near = [((places - anchors[:, i, None]).abs() / half[:, None]).clamp(max=2) for i in (0, 1)]  # (A, bins) each
     # A smooth bump as wide as the cell, not the cell's edges.
     across, down = (torch.exp(-2 * distance**2) * (distance < 2) for distance in near)

@@ -15,6 +15,7 @@ from .style import accent, ink, looked_at, new_figure, panels, row_label, show_i
 @torch.no_grad()
 def learned_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: int = 0) -> Any:
     """One column per image ``(N, C, H, W)``: range of rotation, likeliest crops, sampled views — what the families allow."""
+    check_whole("n_views", n_views)
     images, distribution = looked_at(aug, images)
     rows = [name for name in ("rotate", "crop") if name in distribution.parts]
     views = views_of(aug, images, distribution.stratified(n_views, torch.Generator().manual_seed(seed)))

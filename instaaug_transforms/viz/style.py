@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..functional.inputs import batched
 from ..params import AugmentParams
@@ -111,9 +112,9 @@ def looked_at(aug: LearnedAugment, images: Tensor, one: bool = False) -> tuple[T
     """``(C, H, W)`` or ``(N, C, H, W)``, as ``aug`` takes them, to the latter in [0, 1], not normalised; and their distribution.
 
     Raises:
-        InstaAugError: they are no such images; or several where the picture shows ``one``.
+        InstaAugError: they are no such images; or several where the picture shows ``one``; or ``aug`` is no `LearnedAugment`.
     """
-    batch, _ = aug.prepare(batched(images))
+    batch, _ = check_aug(aug).prepare(batched(images))
     if one and len(batch) > 1:
         raise InstaAugError(f"image: this picture shows one image (C, H, W), got {len(batch)}; give images[0], say")
     return batch.float(), aug.predict(batch)
