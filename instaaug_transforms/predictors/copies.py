@@ -1,15 +1,11 @@
 """Invariance modules φ that look at a small copy of the image, and how such a copy is made."""
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional.inputs import as_bytes
 from ..utils.errors import InstaAugError
-from ..utils.modes import without_autocast
 from .base import Predictor
 
 # Of the whole image: numbers in each cell of a coarse grid.
@@ -50,28 +46,8 @@ def check_multiple(name: str, value: object, step: int) -> None:
 
 
 def shrink(images: Tensor, side: int) -> Tensor:
-    """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, side, side)``, antialiased; of uint8 uint8, else fp32.
-
-    What `F.interpolate` gives with ``antialias=True``; of floats on a CPU by two products of matrices, four times as fast.
-    """
-    height, width = images.shape[-2:]
+    """The copy φ looks at: ``(B, C, H, W)`` to ``(B, C, side, side)``, antialiased; of uint8 uint8, else fp32."""
     images = images if images.dtype == torch.uint8 else images.float()  # CPUs have no kernel for halves
-    if (height, width) == (side, side):
+    if images.shape[-2:] == (side, side):
         return images
-    if images.dtype == torch.uint8 or images.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
-    with without_autocast(images.device):
-        down, across = (torch.from_numpy(_filter(n, side)) for n in (height, width))
-        return down.T @ (images @ across)
-
-
-@lru_cache(maxsize=64)
-def _filter(n: int, side: int) -> np.ndarray:
-    """Weights ``(n, side)`` of a triangular filter as wide as a pixel of the copy, or of the image where that is larger.
-
-    An array, and no tensor: whoever traces this code must not find a tensor of another trace.
-    """
-    step = n / side
-    distance = abs(np.arange(n)[:, None] + 0.5 - (np.arange(side) + 0.5) * step)
-    weights = np.maximum(1 - distance / max(step, 1), 0)
-    return (weights / weights.sum(0)).astype(np.float32)
+    return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)
