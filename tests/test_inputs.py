@@ -107,10 +107,20 @@ def test_params_of_another_batch(aug):
 
 
 @pytest.mark.parametrize(
-    ("mean", "std"), [((0.5,) * 3, (0.5,)), ((0.5,) * 3, (0.5, 0.0, 0.5)), ((0.5,), (-1.0,)), ((), (1.0,))]
+    ("mean", "std"),
+    [
+        ((0.5,) * 3, (0.5,)),
+        ((0.5,) * 3, (0.5, 0.0, 0.5)),
+        ((0.5,), (-1.0,)),
+        ((), (1.0,)),
+        ((float("nan"),), (1.0,)),
+        ((0.5,), (float("inf"),)),
+    ],
 )
 def test_a_normalisation_that_cannot_be_undone_is_refused(mean, std):
-    with pytest.raises(ia.InstaAugError, match="normalization: mean and std need equal lengths and std > 0"):
+    with pytest.raises(
+        ia.InstaAugError, match="normalization: mean and std need equal lengths, finite numbers and std > 0"
+    ):
         ia.LearnedAugment(["turn"], normalization=(mean, std))
 
 

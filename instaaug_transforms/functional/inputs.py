@@ -1,5 +1,6 @@
 """What users hand over — PIL images, uint8, clips, normalised batches — to float batches in [0, 1], and back."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
@@ -73,7 +74,7 @@ def check_size(size: Any, name: str = "output_size") -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size, size) if isinstance(size, Integral) else tuple(size) if hasattr(size, "__len__") else ()
-    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 and side is not True for side in sides):
         raise InstaAugError(f"{name}: expected (height, width), whole pixels ≥ 1, or one side, got {size!r}")
     return int(sides[0]), int(sides[1])
 
@@ -84,10 +85,11 @@ class Normalization:
     def __init__(self, mean: Sequence[float], std: Sequence[float], channels: int | None = None) -> None:
         self.mean, self.std = (tuple(float(number) for number in part) for part in (mean, std))
         n = len(self.mean)
-        if n != len(self.std) or n not in (1, channels or n) or not all(s > 0 for s in self.std):
+        finite = all(map(math.isfinite, (*self.mean, *self.std))) and all(s > 0 for s in self.std)
+        if n != len(self.std) or n not in (1, channels or n) or not finite:
             each = "" if channels is None else f", for {channels} channel(s)"
             raise InstaAugError(
-                f"normalization: mean and std need equal lengths and std > 0{each}, got {self.mean} and {self.std}"
+                f"normalization: mean and std need equal lengths, finite numbers and std > 0{each}, got {self.mean} and {self.std}"
             )
 
     @classmethod
