@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -71,28 +72,38 @@ def test_labels_that_are_to_be_ignored_are_not_looked_at():
 
 
 def test_what_a_classifier_is_too_sure_of_is_judged_after_its_temperature_alone():
-    """Soft views of a classifier whose logits are nine times too large have a lower loss, and are no better."""
+    """Soft views of a classifier whose logits are nine times too large have a lower loss, and are no better. Where losses alone are kept of
+    the images that φ learned from, these say nothing then; where logits are, they are taken at their own temperature, too."""
 
-    def prepared(logits, labels):
+    def prepared(logits, labels, names=("logits", "plain", "losses")):
         n, columns, _ = logits.shape
         losses = nn.functional.cross_entropy(logits.mT, labels[:, None].expand(-1, columns), reduction="none")
         rows = {}
         for name, values in {"logits": logits[:, None], "plain": logits[:, 0], "losses": losses[:, None]}.items():
             rows[name] = Rows(None, n, values.shape[1:], torch.float32, n, {})
             rows[name].put(slice(0, n), values)
+        rows = {name: rows[name] for name in names}
         return Prepared(LabelledImages(torch.zeros(n, 1), labels), 1, rows, torch.device("cpu"))
 
-    def known_of_train(sureness):
+    def known_of_train(sureness, *names):
         generator = torch.Generator().manual_seed(0)
         plain, noise = torch.randn(2, 400, 1, 3, generator=generator)
         labels = (plain[:, 0] + torch.randn(400, 3, generator=generator)).argmax(1)
         views = sureness * torch.cat([2 * plain, 0.5 * plain + 0.05 * noise], 1)
-        held, train = (prepared(views[part], labels[part]) for part in (slice(0, 200), slice(200, None)))
+        held, train = prepared(views[:200], labels[:200]), prepared(views[200:], labels[200:], names)
         log_p = torch.full((200, 2), 0.5).log()
         arms = rivals(ClassScores(held), log_p, ia.AugmentParams(turn_angle=torch.tensor([0.0, 90.0])), [1, 0], train)
         return [arm for arm in arms if arm.more is not None]
 
-    assert known_of_train(1.0) and not known_of_train(9.0) and not known_of_train(0.2)
+    assert known_of_train(1.0, "losses") and not known_of_train(9.0, "losses") and not known_of_train(0.2, "losses")
+    gains = []
+    for sureness in (0.2, 1.0, 9.0):
+        single, *others = known_of_train(sureness, "losses", "plain", "logits")
+        gains += [
+            [single.more.mean() - arm.more.mean(), arm.more_correct.mean() - single.more_correct.mean()]
+            for arm in others
+        ]
+    assert len(gains) == 12 and np.array(gains)[:, 0].max() < 0.01
 
 
 class Sides(nn.Module):

@@ -221,6 +221,39 @@ def test_fixed_views_of_images_that_phi_learned_from_count_where_the_classifier_
             assert arm.more is None or np.allclose(arm.more, more[0])
 
 
+@pytest.mark.parametrize("columns", [2, 5])
+def test_where_few_images_are_held_out_those_that_phi_learned_from_choose_fixed_views(columns):
+    """Unless what held-out images choose is certainly better; each half is scored by the views that the other chose."""
+    scores, log_p, _ = made_up(30, columns)
+    train, _, p = made_up(80, columns)
+    order, targets = in_halves(train), train.held.images.targets
+    everywhere = train.search(torch.arange(80), 10)
+    found = rivals(scores, log_p, ia.AugmentParams(turn_angle=10.0 * torch.arange(columns)), [1, 0], train.held)
+    by = {(arm.name, arm.n_views): arm for arm in found}
+    single = by["one view", 1]
+    assert np.array_equal(single.more_correct, p[:, 0].argmax(-1) == targets)
+    policies, elsewhere = scores.searched(in_halves(scores), 10)
+    for k in (1, 2, 4, 10):
+        arm = by["best input-free", k]
+        losses = [
+            scores.arm("", k, k, scores.average(views)).nll
+            for views in (policies[:, :k], torch.tensor(everywhere[:k]).expand(30, -1))
+        ]
+        difference = losses[1] - losses[0]
+        if difference.mean() > 2 * difference.std() / 30**0.5:
+            assert arm.more is None and arm.setting["policy"]["turn_angle"] == [10.0 * a for a in elsewhere[:k]]
+            continue
+        assert arm.setting["policy"]["turn_angle"] == [10.0 * a for a in everywhere[:k]]
+        answers = torch.empty(80, 3, dtype=torch.float64)
+        for half, other in ((order[:40], order[40:]), (order[40:], order[:40])):
+            answers[half] = p[half][:, train.search(other, 10)[:k]].mean(1)
+        assert np.array_equal(arm.more_correct, answers.argmax(-1) == targets)
+        nll = torch.nn.functional.cross_entropy(
+            answers.log() / train.temperature(answers.log()), targets, reduction="none"
+        )
+        assert np.allclose(arm.more, nll, atol=1e-4)
+
+
 @pytest.mark.parametrize("weights", [None, [0.5, 1.5]])
 def test_losses_on_images_that_phi_learned_from_by_halves(weights):
     """Of every other image, views that are best on the rest; copies weigh as they are likely."""

@@ -136,6 +136,24 @@ def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
     assert choose_arm([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
 
 
+def test_answers_for_images_that_phi_learned_from_count_too():
+    """Of 100 held-out images 5 become right and 1 wrong; of 400 others, of which an arm looks at none, 20 and 4."""
+    right, more, ones, noise = (
+        np.arange(100) < 50,
+        np.arange(400) < 200,
+        np.ones(400),
+        np.random.default_rng(0).normal(0, 1, 500),
+    )
+    changed, more_changed = right.copy(), more.copy()
+    changed[49:55], more_changed[196:220] = [False] + 5 * [True], 4 * [False] + 20 * [True]
+    plain = replace(arm("one view", 1, right, 1.0), more=ones, more_correct=more)
+    better = arm("best input-free", 2, changed, 0.99 + noise[:100] - noise[:100].mean())
+    known = {"more": 0.99 + noise[100:] - noise[100:].mean(), "more_correct": more_changed}
+    assert choose_arm([plain, better]) is plain
+    assert choose_arm([plain, better := replace(better, **known)]) is better
+    assert choose_arm([plain, replace(better, more_correct=more)]) is plain
+
+
 def test_images_as_they_are_do_not_pay_for_others():
     """Of 400 images the disturbed half gains; of the others 20, or 2, are no longer right."""
     n, left = 400, np.arange(400) >= 200

@@ -24,8 +24,8 @@ APART = 0.05  # of the spread of answers: by how much rounding does not move the
 MOST_NUMBERS = 4096  # per image; what has more is a map, whose pixels move with the views
 
 
-def check_answers(task: Task, data: Mapping[str, Images]) -> None:
-    """Raise where the cross-entropy of answers and labels would fail, or mean nothing; labels are made int64.
+def check_answers(task: Task, data: Mapping[str, Images]) -> int:
+    """How many classes there are; raise where the cross-entropy of answers and labels would fail, or mean nothing. Labels are made int64.
 
     Args:
         task: whose classifier makes logits; held in eval mode by the caller.
@@ -52,6 +52,7 @@ def check_answers(task: Task, data: Mapping[str, Images]) -> None:
     for name, part in data.items():
         if part.targets is not None:
             part.targets = as_labels(part.targets, logits.shape[1], name)
+    return logits.shape[1]
 
 
 def _check_scale(classifier: nn.Module, data: Images, device: torch.device) -> None:

@@ -171,13 +171,16 @@ def rivals(
     """One view, what does not look at the image, and what looks at everything; ``known`` is the order of `policy_order`."""
     n, columns = scores.n, log_p.shape[1]
     zero = torch.zeros(n, 1, dtype=torch.long)
-    more = {}
-    # Of images that φ learned from only losses are kept, which no temperature changes: they tell nothing of a classifier that is too
-    # sure of itself, whose averages gain by being shy.
-    if train is not None and 1 / SURE < scores.temperature(scores.average(zero)) < SURE:
-        more = nll_on_train(train, numbers_of_views(columns))
+    evidence: dict[int, dict[str, np.ndarray]] = {}
+    if wide := train is not None and "logits" in train:
+        known, evidence = fixed_on_train(ClassScores(train))
+    # Of many images that φ learned from only losses are kept, which no temperature changes: they tell nothing of a classifier that is
+    # too sure of itself, whose averages gain by being shy.
+    elif train is not None and 1 / SURE < scores.temperature(scores.average(zero)) < SURE:
+        evidence = {k: {"more": nll} for k, nll in nll_on_train(train, numbers_of_views(columns)).items()}
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))
-    arms = [replace(scores.arm("one view", 1, 1, scores.average(zero), setting), more=more.get(0))]
+    single = scores.arm("one view", 1, 1, scores.average(zero), setting)
+    arms = [replace(single, **evidence.get(0, {}))]
     order = in_halves(scores)
     policies, everywhere = scores.searched(order, max(N_VIEWS))
     # The image before it, or where these are of one group, one half of them away.
@@ -190,7 +193,9 @@ def rivals(
             views = torch.tensor(known[:k]).expand(n, -1)
             setting = scores.setting(n_views=k, policy=policy_of(candidates, known[:k]))
             other = scores.arm("best input-free", k, k, scores.average(views), setting)
-            searched = min(searched, replace(other, more=more.get(k)), key=_nll)
+            other = replace(other, **evidence.get(k, {}))
+            other_is_worse = certainly(other.nll, searched.nll) if wide else _nll(other) >= _nll(searched)
+            searched = searched if other_is_worse else other
         if k > columns:
             arms.append(searched)
             continue
@@ -211,6 +216,15 @@ def rivals(
 
 def _merit(arm: HeldOutArm) -> tuple[float, float]:
     return 0.0 if arm.correct is None else float(arm.correct.mean()), -_nll(arm)
+
+
+def fixed_on_train(scores: Scores) -> tuple[list[int], dict[int, dict[str, np.ndarray]]]:
+    """Fixed views searched on all images that φ learned from; and of one view (key 0) and of so many fixed ones, searched on the other half
+    of these images, what each image says, as fields of an arm."""
+    policies, everywhere = scores.searched(in_halves(scores), max(N_VIEWS))
+    views = {0: torch.zeros(scores.n, 1, dtype=torch.long)} | {k: policies[:, :k] for k in N_VIEWS}
+    arms = {k: scores.arm("", k, k, scores.average(some)) for k, some in views.items()}
+    return everywhere, {k: {"more": arm.nll, "more_correct": arm.correct} for k, arm in arms.items()}
 
 
 def nll_on_train(train: Prepared, ks: list[int]) -> dict[int, np.ndarray]:

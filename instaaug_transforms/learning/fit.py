@@ -41,6 +41,9 @@ from .watch import warn_about_copies, warn_about_data, warn_about_labels
 
 logger = logging.getLogger(__name__)
 
+FEW = 2_000  # images to learn from
+MOST_OUTPUTS = 2 * 10**8  # numbers that are kept of them
+
 
 @torch.inference_mode(False)  # what is evaluated around it may keep no graph: φ needs one
 @torch.enable_grad()
@@ -164,8 +167,7 @@ def fit(
     devices = [aug.device] if aug.device.type == "cuda" else []
     start = time.perf_counter()
     with task.at_work(folder, train, val) as rows, torch.random.fork_rng(devices):
-        if task.by_classes:
-            check_answers(task, {"train_data": train, "val_data": val})
+        classes = check_answers(task, {"train_data": train, "val_data": val}) if task.by_classes else 0
         judged = task.by_classes or can_average(task, val)
         report = judged and val_table is None
         if not judged:
@@ -176,7 +178,14 @@ def fit(
         kept = kept_as(task.loss) if report and alone else None
         # What its columns are compared with, on the held-out images alone.
         candidates = with_extras(aug, views) if report and alone else views
-        prepared = prepare(task, train, "table", views, rows, table=table)
+        # Losses of labels are those of an average too; of soft targets and of losses of one's own they are not.
+        hard = task.by_classes and own is None and train.targets.ndim == 1
+        # Where few images are held out, those that φ learns from say more of views that are the same for all of them.
+        few = hard and undo is None and len(train) <= FEW and table is None
+        few = few and kept is not None and len(train) * candidates.batch_shape[0] * classes <= MOST_OUTPUTS
+        prepared = prepare(
+            task, train, "table", candidates if few else views, rows, table=table, logits=kept if few else None
+        )
         held = prepare(task, val, "val_table", candidates if alone else None, rows, table=val_table, logits=kept)
         table_seconds = time.perf_counter() - start
         warn_about_copies(prepared, held)
@@ -190,8 +199,6 @@ def fit(
         result = _best_of(_settings(task, alone, len(prepared)), make, order, scores, resume, callbacks)
         summary = None
         if scores is not None:
-            # Losses of labels are those of an average too; of soft targets and of losses of one's own they are not.
-            hard = task.by_classes and own is None and train.targets.ndim == 1
             put_right = PutRight(task, candidates, rows)
             summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None, put_right)
         elif report:

@@ -13,6 +13,7 @@ from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..engine.nuisance import Nuisance
 from ..engine.rows import Rows, chunks, compute_rows
+from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..predictors.features import pack
@@ -115,7 +116,7 @@ def prepare(
         task: whose classifier is held frozen by the caller.
         images: what is fitted to.
         name: ``"table"`` or ``"val_table"``.
-        views: ``(V,)`` parameters of the columns, the table's A first; None without a table.
+        views: ``(V,)`` parameters, the table's A columns first; None without a table.
         folder: keeps all of it; in memory if None.
         table: losses that the caller has computed before, ``(N, A)``.
         logits: also keep the outputs of every view, in this type; in half precision for logits alone.
@@ -130,6 +131,7 @@ def prepare(
         nuisance, draws = nuisance.paired(), 2 * draws
     viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
     columns = 0 if viewer is None or table is not None else len(viewer)
+    own_columns = CandidateProduct(aug.anchor_families, config.max_columns).n_candidates if columns else 0
     mirror = _mirrors(aug, views, nuisance)
     predictor = aug.predictor
     shared = (
@@ -181,7 +183,7 @@ def prepare(
             kept = [
                 [per_view(task.loss, outputs, targets, len(batch)).float() for outputs in answer] for answer in answers
             ]
-            out["losses"] = torch.stack([torch.stack(row, 1) for row in kept], 1)
+            out["losses"] = torch.stack([torch.stack(row[:own_columns], 1) for row in kept], 1)
             if logits:
                 out["logits"] = torch.stack([stored(torch.stack(answer, 1), logits) for answer in answers], 1)
         return out | {key: torch.stack(values, 1) for key, values in parts.items()}

@@ -1,5 +1,7 @@
 """Which of several ways of predicting to use, one plain view included."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from .harm import (
@@ -77,7 +79,7 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
     notes = []
     if n < FEW:
         notes.append(f"{n} held-out images tell large differences alone; with {FEW} or more a small gain is no luck")
-    if arm.correct is not None and not certainly_righter(arm, single, 1):
+    if arm.correct is not None and not certainly_righter(*_with_more(arm, single), 1):
         notes.append(
             f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
         )
@@ -189,7 +191,7 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         best = max(righter, key=lambda arm: (arm.correct.mean(dtype=float), -arm.nll.mean()), default=best)
 
     def close(arm: HeldOutArm) -> bool:
-        loss, error = paired(*_with_more(arm, best))
+        loss, error = paired(*(one.nll for one in _with_more(arm, best)))
         # Means over copies or groups are no round numbers: what is right as often may differ in the last digit.
         as_right = arm.correct is None or _gain(arm, best) > -ROUNDING
         return as_right and loss <= max(CLOSE * error, _material(arms[0]))
@@ -202,8 +204,8 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
 
     It is if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
     its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
-    `FEW` images, by three (and accuracy by one at least): NLL on held-out images, or on these and all that φ learned from, for an arm that looks at none; or
-    accuracy, by a sign test as well, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
+    `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ learned from, for an arm that looks at none. Accuracy has to be, by a
+    sign test as well, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned.
     """
@@ -211,10 +213,13 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
         return False
     material = _material(single)
     saving, spread = paired(single.nll, arm.nll)
-    in_all, spread_in_all = paired(*_with_more(single, arm))
+    all_of = _with_more(arm, single)
+    in_all, spread_in_all = paired(all_of[1].nll, all_of[0].nll)
     gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
     surer = saving > _enough(arm) * spread or in_all > _enough(arm) * spread_in_all
-    righter = arm.correct is not None and certainly_righter(arm, single, _enough(arm))
+    righter = arm.correct is not None and any(
+        certainly_righter(*both, _enough(arm)) for both in ((arm, single), all_of)
+    )
     # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
     lower = saving > material or (righter and saving > -material)
     useful = lower and (surer or righter) and gain >= -error
@@ -249,8 +254,10 @@ def _beats(arm: HeldOutArm, guess: float) -> bool:
     return saving > max(2 * error, MATERIAL)
 
 
-def _with_more(*arms: HeldOutArm) -> list[np.ndarray]:
-    """NLL of each on all images that both were scored on."""
-    if any(arm.more is None for arm in arms):
-        return [arm.nll for arm in arms]
-    return [np.concatenate([arm.nll, arm.more]) for arm in arms]
+def _with_more(*arms: HeldOutArm) -> list[HeldOutArm]:
+    """NLL and answers of each on all images that they all were scored on."""
+    for values, more in (("nll", "more"), ("correct", "more_correct")):
+        if all(getattr(arm, more) is not None for arm in arms):
+            joined = [np.concatenate([getattr(arm, values), getattr(arm, more)]) for arm in arms]
+            arms = [replace(arm, **{values: some}) for arm, some in zip(arms, joined, strict=True)]
+    return list(arms)

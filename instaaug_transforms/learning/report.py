@@ -28,6 +28,7 @@ class HeldOutArm:
         tolerated: by how much the loss may rise on images as they were where the model's own outputs are the target, of which every
             average differs a little.
         more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
+        more_correct: likewise ``correct``, where it is known.
     """
 
     name: str
@@ -37,6 +38,7 @@ class HeldOutArm:
     nll: np.ndarray = field(repr=False)
     setting: dict[str, Any] | None = None
     more: np.ndarray | None = field(default=None, repr=False)
+    more_correct: np.ndarray | None = field(default=None, repr=False)
     undisturbed: np.ndarray | None = field(default=None, repr=False)
     undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
     tolerated: float = field(default=0.0, repr=False)
