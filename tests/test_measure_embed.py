@@ -82,3 +82,25 @@ def test_errors(layer, message):
 
     with pytest.raises(ia.InstaAugError, match=message):
         embedder(Model(), layer, IMAGES)
+
+
+@pytest.mark.parametrize("key", ["logits", 0, "column"])
+def test_the_remedy_that_an_error_names_works(key):
+    """Of a dictionary it named an attribute that is not there."""
+
+    class Model(nn.Module):
+        def forward(self, x):
+            logits = x.mean((2, 3))
+            return logits[:, 0] if key == "column" else {"logits": logits} if key == "logits" else (logits, x)
+
+    model = Model()
+    with pytest.raises(ia.InstaAugError, match="wrap it in a module") as error:
+        embedder(model, None, IMAGES)
+    remedy = str(error.value).split("return ")[1].split(", say")[0]
+
+    class Wrapped(nn.Module):
+        def forward(self, x):
+            return eval(remedy, {"model": model, "x": x})
+
+    outputs = embedder(Wrapped(), None, IMAGES)[0](IMAGES)[1]
+    assert torch.equal(outputs, IMAGES.mean((2, 3))[:, :1] if key == "column" else IMAGES.mean((2, 3)))

@@ -131,6 +131,32 @@ def test_that_little_is_learned_of_a_rare_nuisance_is_said(probability, fitted, 
     assert ("a nuisance of probability 0.1 leaves most images as they are, and φ learns little" in str(report)) == said
 
 
+class Quarter(nn.Module):
+    """Whether an image is bright, told by one of its corners alone."""
+
+    def forward(self, images):
+        bright = 10 * (images[..., :8, :8].mean((1, 2, 3)) - 0.5)
+        return torch.stack([-bright, bright], 1)
+
+
+def test_that_only_labels_tell_of_averages_that_answer_better_is_said():
+    """Of four noisy corners the mean is right more often than one: the own answers as the target, a report called one view as good."""
+    labels, rng = torch.arange(300) % 2, torch.Generator().manual_seed(0)
+    corners = 0.4 + 0.2 * labels[:, None, None, None] + 0.15 * torch.randn(300, 1, 2, 2, generator=rng)
+    images = corners.clamp(0, 1).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1).contiguous()
+    right = [
+        (Quarter()(x).argmax(1) == labels).float().mean()
+        for x in (images, corners.mean((2, 3), True).expand(-1, 3, 8, 8))
+    ]
+    assert right[1] > right[0] + 0.1
+    for data, nuisance in ((images, ["turn"]), ((images, labels), None)):
+        report = ia.recommend(ia.LearnedAugment(["turn"]), Quarter(), data, QUIET, nuisance=nuisance)
+        labelled = nuisance is None
+        assert report.labelled == labelled and (report.recommended.n_views >= 4) == labelled
+        assert "as good as any average" not in str(report)
+        assert ("an average that answers better than one view counts as wrong here" in str(report)) != labelled
+
+
 def test_views_that_are_the_same_for_every_image_and_ranges():
     aug = ia.LearnedAugment(["rotate"])
     report = ia.recommend(aug, Corners(), corners(80), QUIET)

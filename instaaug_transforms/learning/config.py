@@ -22,7 +22,8 @@ class FitConfig:
             log A, ranges in nats. Families that are left out take their default. Without any, λ stays what it is where
             a table says all there is to know: each of ``entropy_weights`` is tried and held-out images choose; ranges
             take their default bands. An `EntropyConfig` also says how λ moves.
-        entropy_weights: the λ to try.
+        entropy_weights: the λ to try; where, of several, at all of them φ gives every image the same candidate, ten times the
+            largest as well, and so on, up to three times.
         max_steps: of each such try; fewer epochs where images are many.
         objective: of mean loss − λ·entropy: ``"paper"``, candidates exact by the loss table; ``"sampled"``, without a
             table, for candidates too many to enumerate, by the score function of ``views`` samples.

@@ -30,7 +30,7 @@ from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
 from .entropy import EntropyController
 from .fitting import Callback, Fitting
-from .harmless import average_loss, do_no_harm, policy_order
+from .harmless import average_loss, do_no_harm, joint, policy_order
 from .losses import PerViewLoss, cross_entropy
 from .prepared import prepare
 from .put_right import PutRight
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 FEW = 2_000  # images to learn from
 MOST_OUTPUTS = 2 * 10**8  # numbers that are kept of them
+SAME = 0.99  # probability that one candidate has of every held-out image, at which φ tells images apart no more
+STRONGER, TRIES = 10.0, 3  # λ where that is so of all that were tried: times the largest, and how often
 
 
 @torch.inference_mode(False)  # what is evaluated around it may keep no graph: φ needs one
@@ -219,6 +221,18 @@ def _settings(task: Task, alone: bool, rows: int) -> list[Task]:
     return [replace(task, config=replace(config, entropy=entropy, epochs=epochs)) for entropy in still]
 
 
+def _stronger(tasks: list[Task]) -> Task:
+    """One more fit, where φ gave all images the same candidate at every λ.
+
+    Beside the losses of a classifier that is sure of wrong answers, ten nats say, the usual λ is nothing: φ runs into the candidate that is best
+    for all images before it has learned to tell them apart, and has no gradient there.
+    """
+    task = max(tasks, key=lambda one: one.config.entropy.initial_weight)
+    weight = STRONGER * task.config.entropy.initial_weight
+    logger.info("φ gives all images the same views at every λ that was tried; λ = %g is tried too", weight)
+    return replace(task, config=replace(task.config, entropy=replace(task.config.entropy, initial_weight=weight)))
+
+
 def _best_of(
     tasks: list[Task],
     make: Callable[..., Fitting],
@@ -231,6 +245,7 @@ def _best_of(
     aug = tasks[0].aug
     start = copy.deepcopy(aug.predictor.state_dict())
     kept: list[tuple[float, dict[str, Tensor], FitResult]] = []
+    tasks, most, alike = list(tasks), len(tasks) + TRIES, True
     for run, task in enumerate(tasks, 1):
         aug.predictor.load_state_dict(start)
         fitting = make(task, callbacks=[partial(_with_run, callback, run) for callback in callbacks])
@@ -238,6 +253,9 @@ def _best_of(
         if len(tasks) == 1:
             return result
         kept.append((average_loss(aug, fitting.val, order, scores), copy.deepcopy(aug.predictor.state_dict()), result))
+        alike = alike and bool((joint(aug, fitting.val).exp().amin(0) > SAME).any())
+        if alike and run == len(tasks) < most:
+            tasks.append(_stronger(tasks))
     _, state, result = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
     return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))

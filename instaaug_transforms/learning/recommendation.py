@@ -60,7 +60,11 @@ def conclude(
         notes.append(cost)
     elif recommended is single:
         perhaps = _perhaps(arms, n, classes)
-        why = "nothing is better for certain" if perhaps else "one plain view is as good as any average"
+        # An average that answers better than the classifier does counts as wrong where the target is its own answer.
+        as_good = (
+            "one plain view is as good as any average" if labelled else "no average comes closer to its own answers"
+        )
+        why = "nothing is better for certain" if perhaps else as_good
         notes += [f"looking does not pay here: {why}; use the classifier as it is", *perhaps]
     elif recommended.name != "ours":
         notes.append("looking does not pay here: the same views for every image are as good, and need no φ")

@@ -71,6 +71,11 @@ class HeldOutReport:
     against: str
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the targets are the user's."""
+        return self.against in ("labels", "targets")
+
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-ready row per arm: accuracy, NLL, and the gain over one view with its 95 % interval, in points, on all images and,
         beside a nuisance, on those that are as they were; or, with a loss of one's own, the loss and how much it is below that

@@ -27,6 +27,10 @@ IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's we
 RIGHT_BY_DEFINITION = (
     "without labels and without a nuisance, one view is right by definition: give labels, or nuisance="
 )
+BETTER_THAN_ITS_OWN = (
+    "an average that answers better than one view counts as wrong here, where one view of an image as it is says what is right: if you "
+    "can label some hundred images, give (images, labels), and see whether fixed views gain"
+)
 NONE_AS_THEY_ARE = (
     "every held-out image was disturbed: what images as they are would lose by it was not looked at. If some of yours are, "
     "lower nuisance_probability and see"
@@ -103,10 +107,12 @@ class Task:
         single = report.arms[0]
         if self.nuisance is None:
             return [] if self.own is None else [RIGHT_BY_DEFINITION]
-        if fitted and self.nuisance.probability < USUAL and report.recommended is single:
-            return [TOO_RARE.format(self.nuisance.probability)]
+        if report.recommended is single:
+            rare = fitted and self.nuisance.probability < USUAL
+            notes = [TOO_RARE.format(self.nuisance.probability)] if rare else []
+            return notes if report.labelled else [*notes, BETTER_THAN_ITS_OWN]
         known = single.undisturbed is not None or single.undisturbed_nll is not None
-        return [] if known or report.recommended is single else [NONE_AS_THEY_ARE]
+        return [] if known else [NONE_AS_THEY_ARE]
 
     @contextmanager
     def at_work(self, workdir: str | os.PathLike | None, *data: Images) -> Iterator[Path | None]:

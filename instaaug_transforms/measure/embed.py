@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..utils.errors import InstaAugError
 from ..utils.hooks import record
 from ..utils.modes import evaluating
-from ..utils.outputs import as_weights, told
+from ..utils.outputs import as_weights, told, unwrap
 
 Embed = Callable[[Tensor], tuple[Tensor, Tensor]]
 PENULTIMATE, OUTPUT = "penultimate", "output"
@@ -39,10 +39,10 @@ def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embe
         with record(model, inputs=inputs, outputs=outputs) as seen:
             output = model(as_weights(model, images))
         if not isinstance(output, Tensor) or output.ndim < 2:
-            raise InstaAugError(
-                f"model: expected outputs (B, classes) as one tensor, got {told(output)}; wrap it in a module whose forward returns "
-                "these alone: return model(x).logits, say, or model(x)[:, None]"
-            )
+            fix = unwrap(output)
+            if isinstance(output, Tensor):
+                fix = "wrap it in a module that adds the dimension of classes: return model(x)[:, None]"
+            raise InstaAugError(f"model: expected outputs (B, classes) as one tensor, got {told(output)}; {fix}")
         if (inputs or outputs) and seen == ({}, {}):
             raise InstaAugError(f"layer: {name} gives nothing: it was not run")
         z = next(iter({**seen.inputs, **seen.outputs}.values()), output)

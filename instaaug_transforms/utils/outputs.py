@@ -33,7 +33,7 @@ def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
     elif isinstance(outputs, Tensor):
         fix = "wrap it in a module whose forward pools, or flattens, them to that; for maps there is SegmentationTTA"
     else:
-        fix = f"{_unwrap(outputs)}. What a detector finds on aug.views, ia.invert_points maps back"
+        fix = f"{unwrap(outputs)}. What a detector finds on aug.views, ia.invert_points maps back"
     raise InstaAugError(f"{name}: expected logits (B, classes), got {told(outputs)}; {fix}")
 
 
@@ -51,7 +51,7 @@ def check_maps(outputs: Any, name: str = "model") -> Tensor:
     elif isinstance(maps, Tensor):
         fix = "for classifiers there is TTAModel"
     else:
-        fix = _unwrap(maps)
+        fix = unwrap(maps)
     raise InstaAugError(f"{name}: expected logits (B, classes, h, w), got {told(maps)}; {fix}")
 
 
@@ -94,7 +94,8 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
     return images.to(next(kinds, images.dtype))
 
 
-def _unwrap(outputs: Any) -> str:
+def unwrap(outputs: Any) -> str:
+    """How to wrap a model of such outputs so that it returns its logits alone."""
     indexed = isinstance(outputs, (Mapping, tuple, list)) and not hasattr(outputs, "logits")
     first = (
         0 if not isinstance(outputs, Mapping) else "logits" if "logits" in outputs else next(iter(outputs), "logits")
