@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,6 +97,28 @@ def test_a_handful_of_images_recommends_nothing(n):
         ("one view",) * 2 if few else ("best input-free",) * 2
     )
     assert (f"only {n} held-out images: too few to tell" in str(report)) == few
+
+
+@pytest.mark.parametrize("most", [2000, 39])
+def test_few_labelled_images_that_phi_learned_from_tell_of_fixed_views(most, monkeypatch):
+    """Every turn, zoom and mirror image of them is looked at; beside a nuisance, without labels, or of more images, their losses alone."""
+    monkeypatch.setattr(sys.modules["instaaug_transforms.learning.fit"], "FEW", most)
+    torch.set_num_threads(1)
+    images, labels = corners(40)
+    labels[:10] = (labels[:10] + 1) % 4
+    model, config = Corners(), ia.FitConfig(max_steps=1, progress=False)
+    report = ia.fit(ia.LearnedAugment(["turn"]), model, (images, labels), corners(30), config).report
+    by = {(arm.name, arm.n_views): arm for arm in report.arms}
+    if most == 39:
+        assert all(arm.more_correct is None for arm in report.arms)
+        return
+    assert torch.equal(torch.from_numpy(by["one view", 1].more_correct), model(images).argmax(1) == labels)
+    mirrored = by["best input-free", 1]
+    assert mirrored.setting["policy"]["flip"] == [1.0]
+    assert torch.equal(torch.from_numpy(mirrored.more_correct), model(images.flip(-1)).argmax(1) == labels)
+    for more in ({"nuisance": nn.Identity(), "labels": True}, {"labels": False}):
+        report = ia.fit(ia.LearnedAugment(["turn"]), model, (images, labels), corners(30), config, **more).report
+        assert all(arm.more_correct is None for arm in report.arms)
 
 
 def test_copies_of_an_image_are_one_witness():

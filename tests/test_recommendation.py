@@ -150,7 +150,10 @@ def test_answers_for_images_that_phi_learned_from_count_too():
     better = arm("best input-free", 2, changed, 0.99 + noise[:100] - noise[:100].mean())
     known = {"more": 0.99 + noise[100:] - noise[100:].mean(), "more_correct": more_changed}
     assert choose_arm([plain, better]) is plain
-    assert choose_arm([plain, better := replace(better, **known)]) is better
+    better = replace(better, **known)
+    assert choose_arm([plain, better]) is better
+    (note,) = (note for note in conclude([plain, better], 100, True).notes if "400 images that φ learned from" in note)
+    assert "+4.0 points are right [+1." in note
     assert choose_arm([plain, replace(better, more_correct=more)]) is plain
 
 

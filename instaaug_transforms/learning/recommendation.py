@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..utils.stats import mean_interval
 from .harm import (
     certainly_righter,
     class_that_pays,
@@ -79,8 +80,15 @@ def conclude(
 
 
 def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classes: np.ndarray | None) -> list[str]:
-    """What an arm does not give, a sentence each."""
+    """What an arm does not give, and where else it was judged, a sentence each."""
     notes = []
+    if arm.more_correct is not None and single.more_correct is not None:
+        more = arm.more_correct.astype(float) - single.more_correct.astype(float)
+        gain, low, high = (100 * value for value in mean_interval(more))
+        notes.append(
+            f"of the {len(more)} images that φ learned from, at which these views do not look either, {gain:+.1f} points are right "
+            f"[{low:+.1f}, {high:+.1f}]"
+        )
     if n < FEW:
         notes.append(f"{n} held-out images tell large differences alone; with {FEW} or more a small gain is no luck")
     if arm.correct is not None and not certainly_righter(*_with_more(arm, single), 1):
