@@ -31,13 +31,12 @@ def test_numbers_lie_within_an_interval_with_or_without_its_ends(within, inside,
 def test_whole_numbers_have_a_least_and_a_largest():
     for value in (2, 5, np.int64(3)):
         check_whole("a", value, 2, 5)
-    for value in (1, 6, 2.0, "3", None, True):
+    for value in (1, 6, 2.0, "3", None):
         with pytest.raises(ia.InstaAugError) as caught:
             check_whole("a", value, 2, 5)
         assert str(caught.value) == f"a: expected a whole number in 2 … 5, got {value!r}"
-    for value in (0, True):
-        with pytest.raises(ia.InstaAugError, match=f"a: expected a whole number ≥ 1, got {value}"):
-            check_whole("a", value)
+    with pytest.raises(ia.InstaAugError, match="a: expected a whole number ≥ 1, got 0"):
+        check_whole("a", 0)
 
 
 def test_what_is_no_learned_augment_is_named_wherever_one_is_taken():
