@@ -367,6 +367,39 @@ def test_beside_large_losses_a_larger_weight_of_entropy_is_tried(one_thread):
     assert report.recommended.correct.mean() > 0.95 > report.arms[0].correct.mean() + 0.1
 
 
+@pytest.mark.parametrize("bands", [{}, {"turn": (0.8, 0.95)}])
+def test_an_epoch_says_its_mean_loss_and_how_far_entropies_are_from_their_bands(bands, one_thread):
+    """Of a φ that hardly moves both are those of what it says now; a λ that stays where it is knows no band."""
+    torch.manual_seed(0)
+    model, images, aug = (
+        Classes().eval(),
+        pictures(40),
+        ia.LearnedAugment(["turn"], predictor=ia.PatchPredictor(16, 16)),
+    )
+    labels = torch.arange(40) % 3
+    config = ia.FitConfig(entropy=bands, entropy_weights=(0.1,), epochs=1, lr=1e-9, batch_size=16, **QUIET)
+    (epoch,) = ia.fit(aug, model, (images, labels), (images, labels), config).history
+    p = aug.distribution(images).parts["turn"].categorical.probs.detach().double()
+    answers = [model(images.rot90(k, (-2, -1))) for k in range(4)]
+    losses = torch.stack([nn.functional.cross_entropy(a, labels, reduction="none") for a in answers], 1).detach()
+    turns = [ia.families.create(["turn"])[0].candidates().turn_angle.tolist().index(90.0 * k) for k in range(4)]
+    assert epoch["loss"] == pytest.approx((p[:, turns] * losses).sum(1).mean().item(), rel=0.01)
+    entropy = -(p * p.log()).sum(1).mean().item()
+    outside = max(0.8 * math.log(4) - entropy, 0) if bands else 0.0
+    assert epoch["outside"] == pytest.approx(outside, abs=0.02) and bool(bands) == (outside > 0.1)
+
+
+def test_where_there_is_no_report_it_is_said_why(one_thread, caplog):
+    model, images, config = nn.Conv2d(3, 2, 1).eval(), torch.rand(12, 3, 8, 8), ia.FitConfig(max_steps=1, **QUIET)
+    for made, targets, loss in (
+        (nn.Sequential(model, nn.AvgPool2d(8), nn.Flatten()), torch.arange(12) % 2, "cross_entropy"),
+        (model, torch.zeros(12), lambda maps, _: maps.square().mean((1, 2, 3))),
+    ):
+        caplog.clear()
+        report = ia.fit(ia.LearnedAugment(["turn"]), made, (images, targets), config=config, loss=loss).report
+        assert (report is None) == ("report: none, because averages" in caplog.text) == (made is model)
+
+
 def test_a_nat_outside_the_band_costs_a_nat():
     """Loss − λ·H + nats outside; the epoch with the lowest is kept."""
     fitting = object.__new__(Fitting)

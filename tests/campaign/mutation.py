@@ -62,7 +62,10 @@ ROOMS = {
         "families/uniform.py": "families_ranges families_heads families_protocol families distributions more_families",
     },
     "estimators": {"learning/estimators.py": "estimators"},
-    "fit": {"learning/fit.py": "harmless fit fit_resume", "learning/fitting.py": "fit fit_resume"},
+    "fit": {
+        "learning/fit.py": "harmless fit fit_resume engine_alike",
+        "learning/fitting.py": "fit fit_resume",
+    },
     "report": {
         "learning/arms.py": "learning_arms harmless harmless_judged",
         "learning/harmless.py": "harmless_chosen harmless",
