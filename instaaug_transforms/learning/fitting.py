@@ -274,7 +274,7 @@ class Fitting:
             distribution = self._distribution(self.val.seen(index))
             rows = self.val.losses(index)
             if rows is not None:
-                losses = exact(rows[:, : self.product.n_candidates].T, self.product.log_p(distribution.parts))
+                losses = exact(rows.T, self.product.log_p(distribution.parts))
             else:
                 params = distribution.stratified(self.config.val_views, generator)
                 losses = self._losses(params, self.val, index).mean(0)

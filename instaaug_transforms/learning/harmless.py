@@ -39,7 +39,7 @@ def average_loss(aug: LearnedAugment, held: Prepared, order: list[int], scores: 
     """
     log_p = joint(aug, held)
     if scores is None:
-        return -held.mean(torch.logsumexp(log_p - table_of(held)[:, : log_p.shape[1]], 1)).item()
+        return -held.mean(torch.logsumexp(log_p - table_of(held), 1)).item()
     return _mean_loss(scores, log_p, order)
 
 
