@@ -49,10 +49,11 @@ class AugmentDistribution(Distribution):
 
     def from_uniform(self, uniform: Tensor) -> AugmentParams:
         """Uniform numbers ``(*sample_shape, B, n_uniforms)`` in [0, 1) to parameters ``(*sample_shape, B)``."""
+        parts = list(self.parts.values())
+        shares = uniform.split([part.n_uniforms for part in parts], dim=-1) if len(parts) > 1 else [uniform]
         fields: dict[str, Tensor] = {}
-        widths = [part.n_uniforms for part in self.parts.values()]
-        for part, u in zip(self.parts.values(), uniform.split(widths, dim=-1), strict=True):
-            fields.update(part.from_uniform(u))
+        for part, share in zip(parts, shares, strict=True):
+            fields.update(part.from_uniform(share))
         return AugmentParams(**fields)
 
     def _uniform(self, shape: torch.Size, generator: torch.Generator | None) -> Tensor:

@@ -8,10 +8,13 @@ distribution on the whole of the bounds. Entropies are therefore comparable: log
 """
 
 import math
+from bisect import bisect_right
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
+from torch.distributions.utils import lazy_property
 
 
 class AnchorCategorical(Distribution):
@@ -28,8 +31,13 @@ class AnchorCategorical(Distribution):
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         # fp32 whatever autocast is on: log-probabilities of 30 anchors do not fit bfloat16's 8 bits.
         # Finite, for 0·log 0 is not a number: candidates may be ruled out by −∞.
-        self.logits = torch.log_softmax(logits.float().clamp(-1e30, 1e30), dim=-1)
+        self._scores = logits.float().clamp(-1e30, 1e30)
         super().__init__(logits.shape[:-1], validate_args=validate_args)
+
+    @lazy_property
+    def logits(self) -> Tensor:
+        """``(*batch_shape, A)`` log-probabilities; samples alone need none."""
+        return torch.log_softmax(self._scores, dim=-1)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -38,7 +46,7 @@ class AnchorCategorical(Distribution):
     @property
     def n_candidates(self) -> int:
         """A."""
-        return self.logits.shape[-1]
+        return self._scores.shape[-1]
 
     @property
     def probs(self) -> Tensor:
@@ -47,7 +55,10 @@ class AnchorCategorical(Distribution):
 
     def icdf(self, value: Tensor) -> Tensor:
         """Uniform numbers ``(*sample_shape, *batch_shape)`` in [0, 1) to anchor indices of the same shape."""
-        cdf = self.probs.detach().cumsum(-1)
+        one = self._scores.numel() == self.n_candidates and value.numel() == 1
+        if one and self._scores.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._of_one(value)
+        cdf = torch.softmax(self._scores.detach(), dim=-1).cumsum(-1)
         cdf = cdf / cdf[..., -1:]
         if value.ndim == len(self.batch_shape):
             index = torch.searchsorted(cdf, value.unsqueeze(-1).contiguous(), right=True).squeeze(-1)
@@ -58,9 +69,16 @@ class AnchorCategorical(Distribution):
         # Contiguous: the compiler takes what is looked up by transposed indices to lie otherwise than it does (torch 2.15).
         return index.movedim(-1, 0).reshape(value.shape).contiguous()
 
+    def _of_one(self, value: Tensor) -> Tensor:
+        """`icdf` of one number for one image, without a dozen calls of tensors."""
+        scores = self._scores.flatten().tolist()
+        highest = max(scores)
+        cdf = list(accumulate(math.exp(score - highest) for score in scores))
+        return torch.full_like(value, min(bisect_right(cdf, value.item() * cdf[-1]), len(cdf) - 1), dtype=torch.long)
+
     def sample(self, sample_shape: torch.Size = torch.Size(), generator: torch.Generator | None = None) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))
-        return self.icdf(torch.rand(shape, generator=generator, device=self.logits.device))
+        return self.icdf(torch.rand(shape, generator=generator, device=self._scores.device))
 
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.logits.expand(*value.shape, self.n_candidates)

@@ -55,6 +55,28 @@ def test_anchor_of_no_probability_is_never_drawn():
     assert d.sample((1000,)).unique().tolist() == [1]
 
 
+def test_one_number_for_one_image_is_looked_up_as_numpy_would():
+    """Without tensors, so it has ends, borders and certainties of its own."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 30, 321):
+        scores = rng.normal(0, 3, n)
+        scores[rng.random(n) < 0.2] = -math.inf
+        scores[rng.integers(n)] = 2.0
+        cdf = np.cumsum(np.exp(scores - scores.max()))
+        likely = np.flatnonzero(np.isfinite(scores))
+        one = AnchorCategorical(torch.tensor(scores, dtype=torch.float32)[None])
+        for u in (0.0, 1 - 2**-24, *rng.random(20)):
+            index = one.icdf(torch.tensor([u], dtype=torch.float32))
+            assert index.dtype == torch.long and index.shape == (1,)
+            expected = likely[-1] if u > 0.99999 else np.searchsorted(cdf / cdf[-1], np.float32(u), side="right")
+            assert index.item() == expected
+    ruled_in = AnchorCategorical(torch.tensor([[1.0, -math.inf, math.inf, math.inf]]))
+    assert [ruled_in.icdf(torch.tensor([u])).item() for u in (0.0, 0.4, 0.6)] == [2, 2, 3]
+    assert ruled_in.icdf(torch.tensor([[[0.6]]])[0]).shape == (1, 1)
+    unknown = AnchorCategorical(torch.full((1, 4), math.nan), validate_args=False).icdf(torch.tensor([0.5]))
+    assert 0 <= unknown.item() < 4
+
+
 def test_top_is_likeliest_first_and_repeats():
     d = AnchorCategorical(P.log())
     assert d.top(2)[:, 1].tolist()[0] in (2, 3, 4) and d.top(1)[0, 0] == 0

@@ -109,6 +109,25 @@ def test_a_crop_of_a_pil_image_is_pils_resize_of_that_box(where, size, mode):
     assert abs(np.asarray(mirrored, int) - expected[:, ::-1]).max() <= 2
 
 
+@pytest.mark.parametrize("where", [(0.4, 0.6, 0.8, 0.8), (0.31, 0.55, 0.4, 0.33), (0.5, 0.5, 0.75, 0.75)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_large_crop_of_a_pil_image_alone_is_torchvisions_resized_crop(where, mode):
+    """Whole pixels, as RandomResizedCrop cuts: a box between pixels is moved to them. Beside a mask it stays where it is."""
+    image, (cx, cy, w, h) = picture(227, 301, mode), where
+    aug = make_lively(["crop"], in_channels=len(mode), output_size=(90, 130)).requires_grad_(False)
+    left, right = round(301 * (cx - w / 2)), round(301 * (cx + w / 2))
+    top, bottom = round(227 * (cy - h / 2)), round(227 * (cy + h / 2))
+    torchvisions = F.resized_crop(image, top, left, bottom - top, right - left, [90, 130])
+    for params in (box(*where), box(*where).replace(flip=torch.ones(1))):
+        expected = F.horizontal_flip(torchvisions) if "flip" in params else torchvisions
+        out = aug(image, params=params)
+        assert out.mode == mode and abs(np.asarray(out, int) - np.asarray(expected, int)).max() <= 1
+    corners = (301 * (cx - w / 2), 227 * (cy - h / 2), 301 * (cx + w / 2), 227 * (cy + h / 2))
+    beside, _ = aug(image, tv_tensors.Mask(torch.zeros(227, 301)), params=box(*where))
+    expected = np.asarray(image.resize((130, 90), Image.BILINEAR, [round(c, 3) for c in corners]), int)
+    assert abs(np.asarray(beside, int) - expected).max() <= 2
+
+
 @pytest.mark.parametrize("families", [["crop"], ["crop", "scale"], ["turn"], ["crop", "translate"]])
 def test_a_pil_image_is_seen_and_cut_as_its_tensor(families):
     """Smooth pictures: there PIL's rounding between its two passes, and the copy φ sees, differ by little."""

@@ -146,7 +146,8 @@ def test_multiplications_by_hand():
     def by_hand(trunk: int, wide: int) -> int:
         mix = 64 * wide * 25 + 64 * wide * wide  # depthwise 5 × 5, then 1 × 1, on an 8 × 8 map
         summary = 64 * wide * 16
-        return trunk + mix + summary + 64 * wide * 32 + 256 * 32 + 32 * 64 * 30  # the head of 30 boxes
+        head = 64 * wide * 32 + 256 * 32 + 32 * 64 * 30 + 30 * 32 * 4  # 30 boxes, each by the weights of all 4 scales
+        return trunk + mix + summary + head
 
     default = ConvPredictor().build([Crop()])
     assert default.multiplications() == by_hand(256 * 48 * 32 + 64 * 9 * 32 * 64, 64)
@@ -155,7 +156,7 @@ def test_multiplications_by_hand():
 def test_multiplications_of_patches_by_hand():
     patches, wide = PatchPredictor().build([Crop()]), 48
     layers = 64 * 48 * wide + 64 * 64 * wide + 64 * wide * wide + 64 * wide * 16  # patches, around, mix, summary
-    head = 64 * wide * 32 + 256 * 32 + 32 * 64 * 30
+    head = 64 * wide * 32 + 256 * 32 + 32 * 64 * 30 + 30 * 32 * 4
     assert patches.multiplications(224) == layers + head
 
 

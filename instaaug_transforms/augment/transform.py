@@ -55,7 +55,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
             learned distribution for all images; ``"symmetric"``, the same with ranges centred on the identity (Augerino);
             ``ClassPredictor(n_classes)``, one per class, chosen by the label while training.
         backend: whose kernels move pixels and change colours: ``"kornia"``, ``"torch"`` (the package's own), or ``"auto"``,
-            Kornia's on accelerators and ours on a CPU. They agree within 1e-5. A PIL image that is only cropped is resized by PIL.
+            Kornia's on accelerators and ours on a CPU. They agree within 1e-5. A PIL image that is only cropped is resized as PIL does it,
+            and cut on whole pixels, as torchvision does it, where nothing goes with it and the box has 64 pixels a side or more.
         compile: run the colour families through torch.compile: several times faster from the second call of a size on.
             Where there is no compiler it warns and goes on without.
 
@@ -257,14 +258,15 @@ class LearnedAugment(Checkpointed, v2.Transform):
     def _plan(self, leaves: list[Any], image: Any, params: AugmentParams) -> dict[str, Any]:
         owned = owners(leaves, params.batch_shape[0])
         clip = isinstance(image, tv_tensors.Video)
-        return {"params": params, "owners": owned, "swap": self._swaps(image, params), "clip": clip}
+        alone = len(leaves) == 1
+        return {"params": params, "owners": owned, "swap": self._swaps(image, params), "clip": clip, "alone": alone}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """One leaf by the parameters of its sample."""
         made, swap = params["params"], params.get("swap", False)
         ready = params if inpt is params.get("image") else {}
         if isinstance(inpt, PIL.Image.Image) and made.batch_shape == (1,) and not swap and self.backend != "kornia":
-            how = (self.in_channels, self.output_size, self.interpolation, ready.get("pixels"))
+            how = (self.in_channels, self.output_size, self.interpolation, ready.get("pixels"), params.get("alone"))
             view = cut(inpt, made, self.families, *how)
             if view is not None:
                 return view
@@ -291,9 +293,9 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def _swaps(self, image: Any, params: AugmentParams) -> bool:
         """Whether this is a single image whose sides change places; those of a batch keep their canvas."""
-        if torch.compiler.is_compiling() or self.device.type == "meta":  # no shape may depend on values
-            return False
         turning = [family for family in self.families if type(family).swaps_sides is not Family.swaps_sides]
+        if not turning or torch.compiler.is_compiling() or self.device.type == "meta":  # no shape may depend on values
+            return False
         single = not isinstance(image, Tensor) or plain(image).ndim == 3
         return single and any(family.swaps_sides(params) for family in turning)
 

@@ -82,7 +82,8 @@ class AnchorFamily(Family):
 
     def take(self, index: Tensor) -> dict[str, Tensor]:
         """Fields of the candidates ``index``, of its shape."""
-        rows = self._table.to(index.device)[index]
+        table = self._table.to(index.device)
+        rows = table.index_select(0, index) if index.ndim == 1 else table[index]  # the one is quicker, for one image
         return {**dict(zip(self._columns, rows.unbind(-1), strict=True)), self.index_field: index}
 
     def nearest(self, params: AugmentParams) -> Tensor:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..utils.errors import InstaAugError, check_number, check_whole, several
@@ -82,20 +83,22 @@ class BoxHead(nn.Module):
         scale = torch.tensor([k for k, grid in enumerate(grids) for _ in range(grid * grid)])
         mirrored = torch.tensor(mirrored, dtype=torch.long)
         every = [torch.arange(len(boxes))] + ([mirrored] if len(mirrored) else [])
-        self.register_buffer("box", torch.cat(every), persistent=False)
+        box = torch.cat(every)
         flip = torch.cat([torch.full_like(index, k) for k, index in enumerate(every)])
         # Row of the weights that each logit takes: its flip and its scale.
-        self.register_buffer("row", flip * len(grids) + scale[self.box], persistent=False)
+        self.register_buffer("row", flip * len(grids) + scale[box], persistent=False)
         self.local = nn.Linear(spec.map_channels, HIDDEN)
         self.context = nn.Linear(spec.vector_size, HIDDEN, bias=False)
         self.weight = nn.Parameter(torch.randn(len(every), len(grids), HIDDEN) * 0.01 / GAIN)
         # log p(scale, flip) at the start, spread evenly over the boxes of that scale.
+        # Where among the numbers of all boxes, a row each, that logit is.
+        self.register_buffer("place", box * len(every) * len(grids) + self.row, persistent=False)
         used = len(self.row.unique())
         bias = torch.full((len(every), len(grids)), math.log((1 - initial_identity) / max(used - 1, 1)))
         bias[0, 0] = math.log(initial_identity)
         self.bias = nn.Parameter(bias)
         # What a policy that does not look at the image says of each box: a scale's bias cannot tell its boxes apart.
-        self.offset = nn.Parameter(torch.zeros(len(self.box)))
+        self.offset = nn.Parameter(torch.zeros(len(box)))
         log_n = torch.bincount(self.row, minlength=bias.numel()).clamp(min=1).float().log()
         self.register_buffer("log_n", log_n.unflatten(0, bias.shape), persistent=False)
 
@@ -105,12 +108,12 @@ class BoxHead(nn.Module):
         # Not `F.linear`: what that rounds depends on whether its weights are being trained (torch 2.14).
         rows = torch.addmm(self.local.bias, units.flatten(0, 1), self.local.weight.T)
         local = rows.view(-1, units.shape[1], HIDDEN)  # (B, h·w, H)
-        context = self.context(features.vector).unsqueeze(1)  # (B, 1, H)
+        context = F.linear(features.vector, self.context.weight).unsqueeze(1)  # (B, 1, H)
         hidden = torch.baddbmm(context, self.windows.T.expand(local.shape[0], -1, -1), local).relu_()  # (B, N, H)
-        weight = self.weight.flatten(0, 1).index_select(0, self.row)  # (A, H)
-        if len(self.box) > hidden.shape[1]:
-            hidden = hidden.index_select(1, self.box)  # (B, A, H)
-        return torch.add(self._constant() + self.offset, (hidden * weight).sum(2), alpha=GAIN)
+        # Every box by the weights of every row, which is one product, and of these numbers the box's own.
+        start = (self.bias - self.log_n).flatten()
+        every = torch.addmm(start, hidden.flatten(0, 1), self.weight.flatten(0, 1).T, alpha=GAIN)  # (B·N, rows)
+        return every.view(local.shape[0], -1).index_select(1, self.place) + self.offset
 
     def _constant(self) -> Tensor:
         """``(A,)``: log-probabilities by scale alone, spread evenly over its boxes."""

@@ -25,9 +25,11 @@ def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
     stand for several images: its list is gone through from the front.
     """
     by_leaf: dict[int, list[int]] = defaultdict(list)
+    if n == 1:
+        return by_leaf
     for kind in (tv_tensors.Mask, *POINT_TYPES):
         of_kind = [leaf for leaf in leaves if isinstance(leaf, kind)]
-        if n > 1 and len(of_kind) == n and not (kind is tv_tensors.Mask and of_kind[0].ndim > 3):
+        if len(of_kind) == n and not (kind is tv_tensors.Mask and of_kind[0].ndim > 3):
             for index, leaf in enumerate(of_kind):
                 by_leaf[id(leaf)].append(index)
     return by_leaf

@@ -88,7 +88,9 @@ class Predictor(nn.Module):
         """What `encode` gave to raw outputs ``(B, R)`` per family, fp32."""
         with without_autocast(encoded[0].device):
             dtype = first_weight(self.heads).dtype
-            features = Features(*(part.to(dtype) for part in self.features(*encoded)))
+            features = self.features(*encoded)
+            if features.map.dtype != dtype or features.vector.dtype != dtype:
+                features = Features(*(part.to(dtype) for part in features))
             return {name: head(features).float() for name, head in self.heads.items()}
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -48,24 +48,26 @@ class PatchPredictor(CopyPredictor):
         return FeatureSpec(self.width, (GRID, GRID), SUMMARY_CHANNELS * SUMMARY_GRID**2)
 
     def features(self, copies: Tensor) -> Features:
-        side, dtype = self.image_size // GRID, self.embed.weight.dtype
-        scale = 4 / 255 if copies.dtype == torch.uint8 else 4.0  # to (copies − 0.5) · 4
+        side, weight, bias = self.image_size // GRID, self.embed.weight, self.embed.bias
+        highest = 255.0 if copies.dtype == torch.uint8 else 1.0  # to (copies − 0.5) · 4
         if torch.compiler.is_compiling() or len(copies) > FEW:  # by the weights: fewer numbers than pixels
-            kernel = (scale * self.embed.weight).unflatten(1, (self.in_channels, side, side))
-            bias = self.embed.bias - 2 * self.embed.weight.sum(1)
-            units = F.conv2d(copies.to(dtype), kernel, bias, side).flatten(2).transpose(1, 2)
+            kernel = (4 / highest * weight).unflatten(1, (self.in_channels, side, side))
+            units = F.conv2d(copies.to(weight.dtype), kernel, bias - 2 * weight.sum(1), side).flatten(2).transpose(1, 2)
         else:  # the same, without what a convolution costs before it starts
-            patches = copies.reshape(-1, self.in_channels, GRID, side, GRID, side)
-            patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(len(copies), GRID**2, -1)
-            units = self.embed((patches * scale - 2).to(dtype))
+            patches = copies.reshape(-1, self.in_channels, GRID, side, GRID, side).permute(0, 2, 4, 1, 3, 5)
+            patches = (patches.reshape(len(copies) * GRID**2, -1) - highest / 2).to(weight.dtype)
+            units = torch.addmm(bias, patches, weight.T, alpha=4 / highest).view(len(copies), GRID**2, -1)
         units = F.layer_norm(units, units.shape[1:])  # (B, 64, width)
         units = torch.addcmul(self.shift, units, self.scale).relu_()
-        mixed = self.mix(torch.baddbmm(units, self.around.expand(units.shape[0], -1, -1), units))
-        units = units + mixed.relu_()
-        cells = F.avg_pool2d(_as_map(self.summary(units)), GRID // SUMMARY_GRID)  # (B, 16, 4, 4)
-        return Features(_as_map(units), self.norm(cells.flatten(1)))
+        mixed = torch.baddbmm(units, self.around.expand(units.shape[0], -1, -1), units).flatten(0, 1)
+        units = units.flatten(0, 1) + torch.addmm(self.mix.bias, mixed, self.mix.weight.T).relu_()  # (B·64, width)
+        summary = torch.addmm(self.summary.bias, units, self.summary.weight.T)
+        cells = F.avg_pool2d(_as_map(summary), GRID // SUMMARY_GRID)  # (B, 16, 4, 4)
+        return Features(
+            _as_map(units), F.layer_norm(cells.flatten(1), self.norm.normalized_shape, self.norm.weight, self.norm.bias)
+        )
 
 
 def _as_map(units: Tensor) -> Tensor:
-    """``(B, 64, N)`` to ``(B, N, 8, 8)``, channels last in memory."""
-    return units.transpose(1, 2).view(units.shape[0], -1, GRID, GRID)
+    """``(B·64, N)`` to ``(B, N, 8, 8)``, channels last in memory."""
+    return units.view(-1, GRID, GRID, units.shape[1]).permute(0, 3, 1, 2)

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -106,9 +105,7 @@ def in_worker() -> bool:
 def run_light(module: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """``module(images)``, named tensors, in inference mode, which records least, where nobody can want a gradient of it."""
     wanted = torch.is_grad_enabled() and not in_worker()
-    if torch.compiler.is_compiling() or (
-        wanted and any(part.requires_grad for part in chain([images], _weights(module)))
-    ):
+    if torch.compiler.is_compiling() or (wanted and (images.requires_grad or _learns(module))):
         return module(images)
     with torch.inference_mode():
         outputs = module(images)
@@ -127,6 +124,17 @@ def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
         part = stack.pop()
         yield from (weight for weight in part._parameters.values() if weight is not None)
         stack.extend(child for child in reversed(part._modules.values()) if child is not None)
+
+
+def _learns(module: nn.Module) -> bool:
+    """Whether any weight takes a gradient; all of them are asked where none does, so this is a loop and nothing more."""
+    stack = [module]
+    for part in stack:
+        for weight in part._parameters.values():
+            if weight is not None and weight.requires_grad:
+                return True
+        stack += [child for child in part._modules.values() if child is not None]
+    return False
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager:
