@@ -1,5 +1,6 @@
 """Hue, saturation and value, against Kornia, torchvision and autograd."""
 
+import colorsys
 import math
 
 import pytest
@@ -129,9 +130,40 @@ def test_hsv_in_pieces_is_hsv_at_once(monkeypatch):
     images = torch.rand(5, 3, 12, 20)
     params = ia.AugmentParams(hue=torch.rand(5) - 0.5, saturation=2 * torch.rand(5), value=2 * torch.rand(5))
     whole = hsv.shift_hsv(images, *(field[:, None, None] for field in params.values()))
+    found = []
     for chunk in (7, 100, 240, 500, 10**6):  # parts of an image, an image, several, all of them
         monkeypatch.setattr(hsv, "CHUNK", chunk)
-        assert (HSV().colour(images, params) - whole).abs().max() < 1e-6
+        found.append(HSV().colour(images, params))
+        assert (found[-1] - whole).abs().max() < 3e-6  # kept off the ends of [0, 1] by less than that
+    assert all(torch.equal(one, found[0]) for one in found)
+
+
+@pytest.mark.parametrize("levels", [1, 8, 255, 10**7])
+@pytest.mark.parametrize(
+    "amounts", [(0.0, 1.0, 1.0), (0.3, 2.0, 2.0), (-3.2, 0.2, 1.9), (0.5, 1e-6, 1.0), (1 / 3, 1.0, 1e-7)]
+)
+def test_colours_in_pieces_stay_between_black_and_white_and_are_colorsys(levels, amounts):
+    """Exactly: who takes roots or logarithms next would make NaN of what is a rounding below 0."""
+    images = torch.rand(4, 3, 20, 30).mul(levels).round() / levels
+    images[1] = images[1] * 1e-6
+    images[2] = 1 - images[2] * 1e-6
+    images[3, :, :5], images[3, :, 5:8], images[3, :, 8:9] = 0.5, 0.0, 1.0
+    out = hsv.shift_hsv_in_pieces(images, *(torch.full((4, 1, 1), amount) for amount in amounts))
+    assert out.min() >= 0 and out.max() <= 1
+    turn, deeper, lighter = amounts
+    for image, row, column in (
+        (0, 3, 4),
+        (0, 7, 9),
+        (1, 2, 2),
+        (2, 9, 9),
+        (3, 2, 1),
+        (3, 6, 1),
+        (3, 8, 3),
+        (3, 15, 20),
+    ):
+        h, s, v = colorsys.rgb_to_hsv(*images[image, :, row, column].double().tolist())
+        expected = colorsys.hsv_to_rgb((h + turn) % 1, min(s * deeper, 1), min(v * lighter, 1))
+        assert out[image, :, row, column].tolist() == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 100, 240, 500, 10**6])
@@ -148,10 +180,13 @@ def test_pieces_are_all_there_is_once_and_as_large_as_they_may_be(monkeypatch, c
     assert list(hsv._pieces(torch.empty(0, 3, 1, pixels))) == []
 
 
-def test_pieces_are_of_32768_pixels():
-    """Eight images of 64 × 64 pixels, or half of one of 256 × 256."""
-    assert [some.stop - some.start for some, _ in hsv._pieces(torch.empty(16, 3, 1, 4096))] == [8, 8]
-    assert len(list(hsv._pieces(torch.empty(1, 3, 1, 2**16)))) == 2
+def test_pieces_are_of_65536_pixels():
+    """Sixteen images of 64 × 64 pixels, or one of 256 × 256."""
+    assert len(list(hsv._pieces(torch.empty(32, 3, 1, 4096)))) == 2
+    assert (
+        len(list(hsv._pieces(torch.empty(1, 3, 1, 2**16)))) == 1
+        and len(list(hsv._pieces(torch.empty(1, 3, 1, 2**17)))) == 2
+    )
 
 
 def test_in_pieces_it_is_differentiable_once_and_says_so():

@@ -10,26 +10,25 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK = 2**15  # pixels at a time on the CPU: planes that the allocator need not ask the system for each time
+CHUNK = 2**16  # pixels at a time on the CPU: planes that the allocator need not ask the system for each time
 SMALLEST = 1e-12  # chroma below which a pixel is grey
 EPS = 1e-8  # of the largest channel, for the saturation of black
 
 
-def shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, out: Tensor | None = None) -> Tensor:
+def shift_hsv(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """``(B, 3, H, W)`` in [0, 1] with hue added, in turns, and saturation and value multiplied, ``(B, 1, 1)`` each.
 
-    As `kornia.color.rgb_to_hsv`, the change, and `kornia.color.hsv_to_rgb`. Differentiable where ``out`` is None.
+    As `kornia.color.rgb_to_hsv`, the change, and `kornia.color.hsv_to_rgb`.
     """
     _, top, chroma, *_, turns = _decompose(images, hue)
     depth = (chroma / top.clamp(min=EPS) * saturation).clamp(0, 1)
     top = (top * value).clamp(0, 1)
     depth = depth * top
     # A channel is full within 1/6 of a turn of its own hue, and lacks ``depth`` from 1/3 of a turn on.
-    apart = _apart(turns)
-    apart = apart.abs().clamp(1 / 6, 1 / 3) if out is None else apart.abs_().clamp_(1 / 6, 1 / 3)
-    lit = torch.addcmul((top + depth).unsqueeze(1), depth.unsqueeze(1), apart, value=-6, out=out)
+    apart = _apart(turns).abs().clamp(1 / 6, 1 / 3)
+    lit = torch.addcmul((top + depth).unsqueeze(1), depth.unsqueeze(1), apart, value=-6)
     # Rounding leaves channels just below 0, of which who takes roots next would make NaN.
-    return lit.clamp(0, 1) if out is None else lit.clamp_(0, 1)
+    return lit.clamp(0, 1)
 
 
 def shift_hsv_in_pieces(images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
@@ -82,7 +81,7 @@ class _InPieces(torch.autograd.Function):
         result = torch.empty_like(images, memory_format=torch.contiguous_format)
         pixels, out = (tensor.flatten(2).unsqueeze(2) for tensor in (images, result))  # (B, 3, 1, H·W)
         for some, part in _pieces(pixels):
-            shift_hsv(pixels[some, ..., part], *(amount[some] for amount in amounts), out=out[some, ..., part])
+            _shift_into(out[some, ..., part], pixels[some, ..., part], *(amount[some] for amount in amounts))
         return result
 
     @staticmethod
@@ -98,6 +97,35 @@ class _InPieces(torch.autograd.Function):
             for total, slope in zip(sums, by_amount, strict=True):
                 total[some] += slope.sum((1, 2), keepdim=True)
         return None if by_pixel is None else by_pixel.view(images.shape), *sums
+
+
+def _shift_into(out: Tensor, images: Tensor, hue: Tensor, saturation: Tensor, value: Tensor) -> None:
+    """`shift_hsv` in as few passes and places as it takes, where nobody needs what lies between."""
+    red, green, blue = images.unbind(1)
+    top = torch.maximum(red, green)
+    torch.maximum(top, blue, out=top)
+    chroma = torch.minimum(red, green)
+    torch.minimum(chroma, blue, out=chroma)
+    torch.sub(top, chroma, out=chroma)
+    inverse = chroma.clamp(min=SMALLEST).reciprocal_()
+    across = green - blue
+    rest = torch.copysign(torch.tensor(3.0, dtype=across.dtype), across)
+    across.mul_(inverse)  # a, with the sign of hue
+    rest.sub_(across, alpha=2)
+    turns = across.addcmul_(torch.sub(top, red).mul_(inverse), rest)
+    torch.add(hue - hue.round(), turns, alpha=1 / 6, out=turns)
+    depth = chroma.div_(torch.clamp(top, min=EPS, out=inverse)).mul_(saturation).clamp_(0, 1)
+    depth.mul_(top.mul_(value).clamp_(0, 1))
+    # Half a turn less the distance from each channel's own hue. Kept off both ends of its range by more than rounding comes to, it
+    # leaves every channel in [0, 1].
+    own = torch.tensor([2.0, 5 / 3, 4 / 3], dtype=out.dtype)[
+        :, None, None
+    ]  # fractions of what is negative would be negative
+    torch.add(turns.unsqueeze(1), own, out=out)
+    rounding = 2 * torch.finfo(out.dtype).eps
+    out.frac_().sub_(0.5).abs_().clamp_(1 / 6 + rounding, 1 / 3 - rounding)
+    torch.sub(top, depth, alpha=2, out=top)
+    torch.addcmul(top.unsqueeze(1), depth.unsqueeze(1), out, value=6, out=out)
 
 
 def _within(grad: Tensor, value: Tensor, low: float, high: float) -> Tensor:
