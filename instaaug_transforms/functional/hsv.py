@@ -95,7 +95,7 @@ class _InPieces(torch.autograd.Function):
             target = None if by_pixel is None else by_pixel[some, ..., part]
             by_amount = _slopes(pixels[some, ..., part], grads[some, ..., part], *(a[some] for a in amounts), target)
             for total, slope in zip(sums, by_amount, strict=True):
-                total[some] += slope.sum((1, 2), keepdim=True)
+                total[some] += slope
         return None if by_pixel is None else by_pixel.view(images.shape), *sums
 
 
@@ -136,38 +136,58 @@ def _within(grad: Tensor, value: Tensor, low: float, high: float) -> Tensor:
 def _slopes(
     images: Tensor, grad: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, by_pixel: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The chain rule through `shift_hsv`: slopes of hue, saturation and value per pixel; those of images to ``by_pixel``."""
+    """The chain rule through `shift_hsv`: slopes of hue, saturation and value, ``(B, 1, 1)``; those of images to ``by_pixel``."""
     low, top, chroma, per_chroma, a, d, sign, turns = _decompose(images, hue)
     per_top = top.clamp(min=EPS).reciprocal_()
-    plain_depth, lit = chroma * per_top, top * value
+    plain_depth, lit = chroma.mul_(per_top), top * value
     deep = plain_depth * saturation
     strength, light = deep.clamp(0, 1), lit.clamp(0, 1)
     apart = _apart(turns)
     distance = apart.abs()
-    to_turns = _within(grad, distance, 1 / 6, 1 / 3).mul_(apart.sign_()).sum(1).mul_(strength).mul_(light).mul_(-6)
-    every = grad.sum(1)
-    to_depth = torch.sub(every, distance.clamp_(1 / 6, 1 / 3).mul_(grad).sum(1), alpha=6)
-    to_deep = _within(to_depth * light, deep, 0, 1)
+    to_turns = _dot(_within(grad, distance, 1 / 6, 1 / 3), apart.sign_()).mul_(strength).mul_(light)  # times −6
+    every = grad[:, 0] + grad[:, 1]
+    every += grad[:, 2]
+    to_depth = torch.sub(every, _dot(grad, distance.clamp_(1 / 6, 1 / 3)), alpha=6)
     to_lit = _within(every.addcmul_(to_depth, strength), lit, 0, 1)
-    slopes = to_turns, to_deep * plain_depth, to_lit * top
+    to_deep = _within(to_depth.mul_(light), deep, 0, 1)
+    slopes = -6 * to_turns.sum((1, 2), keepdim=True), _summed(to_deep, plain_depth), _summed(to_lit, top)
     if by_pixel is None:
         return slopes
-    to_plain = to_deep * saturation * per_top
-    to_distance = to_turns * sign / 6
-    to_a, to_d = to_distance * (1 - 2 * d), to_distance * torch.rsub(a, 3, alpha=2)
+    to_plain = to_deep.mul_(saturation).mul_(per_top)
+    less = to_turns.mul_(sign)  # what a and d are to lower the distance from red by
+    to_a = torch.addcmul(less.neg(), less, d, value=2)
+    less_d = torch.rsub(a, 3, alpha=2).mul_(less)
     # 1 / chroma is in both a and d.
-    to_chroma = to_plain - torch.addcmul(to_a * a, to_d, d).mul_(per_chroma)
-    to_top = (to_lit * value).addcmul_(to_plain, plain_depth, value=-1).addcmul_(to_d, per_chroma).add_(to_chroma)
+    through = a.mul_(to_a).addcmul_(less_d, d, value=-1)
+    to_chroma = torch.addcmul(to_plain, through, per_chroma, value=-1)
+    less_d.mul_(per_chroma)
+    to_top = to_lit.mul_(value).addcmul_(to_plain, plain_depth, value=-1).sub_(less_d).add_(to_chroma)
     to_across = to_a.mul_(sign).mul_(per_chroma)
-    # What no channel so far is the largest (smallest) of: of those that tie the first counts, as in Kornia's.
-    free_top = free_low = torch.ones_like(top)
-    for own, target, through_hue in zip(images.unbind(1), by_pixel.unbind(1), (None, 1, -1), strict=True):
-        largest, smallest = free_top - (top - own).sign_(), free_low - (own - low).sign_()
-        largest, smallest = largest.clamp_(min=0), smallest.clamp_(min=0)
-        free_top, free_low = free_top - largest, free_low - smallest
-        torch.mul(to_top, largest, out=target).addcmul_(to_chroma, smallest, value=-1)
-        if through_hue is None:
-            target.addcmul_(to_d, per_chroma, value=-1)
-        else:
-            target.add_(to_across, alpha=through_hue)
+    red, green, _ = images.unbind(1)
+    # Of channels that tie for the largest (smallest), the first counts, as in Kornia's.
+    largest = _first(top - red, top - green)
+    smallest = _first(red - low, green - low)
+    for target, most, least in zip(by_pixel.unbind(1), largest, smallest, strict=True):
+        torch.mul(to_top, most, out=target).addcmul_(to_chroma, least, value=-1)
+    by_pixel[:, 0] += less_d
+    by_pixel[:, 1] += to_across
+    by_pixel[:, 2] -= to_across
     return slopes
+
+
+def _first(of_red: Tensor, of_green: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """1 for the first channel that lies nothing apart from the largest, or smallest, and 0 for others; changes both."""
+    not_red = of_red.sign_()
+    green = (not_red - of_green.sign_()).clamp_(min=0)
+    return 1 - not_red, green, not_red - green
+
+
+def _dot(first: Tensor, second: Tensor) -> Tensor:
+    """Sum over channels of a product, ``(B, H, W)``."""
+    out = first[:, 0] * second[:, 0]
+    return out.addcmul_(first[:, 1], second[:, 1]).addcmul_(first[:, 2], second[:, 2])
+
+
+def _summed(first: Tensor, second: Tensor) -> Tensor:
+    """Sum over pixels of a product, ``(B, 1, 1)``."""
+    return torch.linalg.vecdot(first.flatten(1), second.flatten(1))[:, None, None]
