@@ -199,21 +199,26 @@ def compute_rows(
         about: JSON values; equal ones mean equal rows.
         forwards: of the model per image, for the bar.
         progress: show a bar; by default where the output is a terminal.
-        like: the names and, ``(0, *shape)``, the shapes of what is computed; found out with a single image by default.
+        like: the names and, ``(0, *shape)``, the shapes of what is computed; found out by default, with a single image where there is a folder.
         shared: whether the processes of `torch.distributed` share the work; else each does all of it.
     """
     parts = chunks(len(source), chunk)
     rank, world = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     mine = parts[rank::world]
     stem = f"{name.replace(' ', '-')}-{rank}of{world}"
+    first = None
     if like is None:
-        images, targets = source.batch(slice(0, 1), device)
+        # Where nothing can be there already, by what has to be computed anyway.
+        first = mine[0] if folder is None and mine else slice(0, 1)
+        images, targets = source.batch(first, device)
         with torch.no_grad():
-            like = compute(images, targets, slice(0, 1))
+            like = compute(images, targets, first)
     stores: dict[str, Rows] = {}
     for key, value in like.items():
         where = None if folder is None else folder / f"{stem}-{key}"
         stores[key] = Rows(where, len(source), tuple(value.shape[1:]), value.dtype, chunk, about or {})
+        if first in mine and folder is None:
+            stores[key].put(first, value)
     missing = [part for part in mine if not all(rows.done(part) for rows in stores.values())]
     total, left = (sum(part.stop - part.start for part in some) for some in (mine, missing))
     with bar(

@@ -71,6 +71,8 @@ class Light(AnchorFamily):
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
         exposure, balance = params.exposure.to(images), params.white_balance.to(images)
         stops = torch.stack([exposure + balance / 2, exposure, exposure - balance / 2], 1)  # (B, 3)
-        lit = relight(images, torch.exp2(stops))
+        lit, still = relight(images, torch.exp2(stops)), (stops == 0).all(1)
         # Colour spaces there and back cost a rounding; images that stay as they are stay so exactly.
-        return torch.where((stops == 0).all(1)[:, None, None, None], images, lit)
+        if images.device.type == "cpu" and not torch.compiler.is_compiling() and not bool(still.any()):
+            return lit
+        return torch.where(still[:, None, None, None], images, lit)
