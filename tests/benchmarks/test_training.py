@@ -16,7 +16,7 @@ LAST = torch.channels_last
 
 
 def steps(families, device):
-    """A step of timm's resnet18 with the learned augmentation, and the same step with batched random crops."""
+    """A step of timm's resnet18 with the learned augmentation, and one with batched random crops, which may take slopes too."""
     images, labels = torch.rand(128, 3, 64, 64, device=device), torch.randint(200, (128,), device=device)
 
     def model_and_optimizer():
@@ -40,8 +40,9 @@ def steps(families, device):
     other, its = model_and_optimizer()
     crop = K.RandomResizedCrop((64, 64), p=1.0)
 
-    def fixed() -> None:
-        loss = F.cross_entropy(other(crop(images).contiguous(memory_format=LAST)), labels)
+    def fixed(slopes: bool = False) -> None:
+        views = crop(images).contiguous(memory_format=LAST).requires_grad_(slopes)
+        loss = F.cross_entropy(other(views), labels)
         its.zero_grad(set_to_none=True)
         loss.backward()
         its.step()
@@ -53,7 +54,9 @@ def steps(families, device):
 def test_joint_training_step(race, device, families, bar):
     learned, fixed = steps(list(families), device)
     work, against = f"joint training step, resnet18, 128×3×64×64, {' + '.join(families)}", "batched random crops"
-    race({work: learned, against: fixed}, 6, [(work, work, against, bar)])
+    floor = "batched random crops, slopes of their pixels too"
+    calls = {work: learned, against: fixed, floor: lambda: fixed(slopes=True)}
+    race(calls, 6, [(work, work, against, bar), (f"joint training step, resnet18: {floor}", floor, against, None)])
 
 
 def views_and_forwards(device, n_views=10, n_images=50):
