@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from .distributions import AnchorCategorical
 from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution, identity_of
 from .params import AugmentParams
-from .utils.errors import check_one_of, check_whole
+from .utils.errors import InstaAugError, check_one_of, check_whole
 
 SELECTIONS = ("sample", "top", "stratified")
 
@@ -140,7 +140,17 @@ class AugmentDistribution(Distribution):
         return AugmentParams.alike(identity_of(self.families), *self.batch_shape, self.device)
 
     def log_prob(self, params: AugmentParams) -> Tensor:
-        """Log density of ``(*sample_shape, B)`` parameters."""
+        """Log density of ``(*sample_shape, B)`` parameters.
+
+        Raises:
+            InstaAugError: parameters without any field of one of the families.
+        """
+        for family in () if torch.compiler.is_compiling() else self.families:
+            if not any(name in params for name in family.fields):
+                raise InstaAugError(
+                    f"params: no field of {family.name}, got {', '.join(params)}; give one of {', '.join(family.fields)}, or "
+                    "params.replace(...) with what distribution.identity() has"
+                )
         return sum(part.log_prob(params) for part in self.parts.values())
 
     def entropies(self) -> dict[str, Tensor]:

@@ -231,6 +231,16 @@ def test_classes_that_the_classifier_does_not_have(data, tmp_path, capsys, unrea
         assert "tells 9 classes apart, " in fails(capsys, given)
 
 
+def test_a_factorys_model_is_normalised_by_as_many_numbers_as_it_has_channels(data, tmp_path, capsys, unread):
+    (tmp_path / "three.py").write_text(
+        "from torch import nn\ndef make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    given = command("fit", data, "--out", tmp_path / "o.safetensors", model=tmp_path / "three.py:make")
+    message = fails(capsys, [*given, "--mean", 0.5, 0.5, "--std", 0.5, 0.5])
+    assert "mean, std: expected 3 numbers each, for the model's channels, got (0.5, 0.5)" in message
+
+
 def test_a_checkpoint_of_more_classes_than_folders(data, tmp_path, capsys, unread):
     torch.save(timm.create_model("test_resnet", num_classes=9).state_dict(), tmp_path / "m.pth")
     more = ["--checkpoint", tmp_path / "m.pth", "--out", tmp_path / "o.safetensors"]

@@ -10,6 +10,8 @@ import instaaug_transforms as ia
 from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.distributions import AnchorCategorical, BoundedUniform
 
+from .conftest import make_lively
+
 P = torch.tensor([[0.5, 0.2, 0.2, 0.05, 0.05], [0.02, 0.08, 0.3, 0.3, 0.3]])
 
 
@@ -272,3 +274,17 @@ def test_quantiles_are_in_the_order_of_their_place_among_the_fields(names, place
     angle = d.parts["rotate"].top(6, place)["angle"]
     assert torch.equal(d.top(6).angle, angle)
     assert not torch.equal(d.parts["rotate"].top(6, place + 1)["angle"], angle)
+
+
+def test_a_density_needs_a_field_of_every_family():
+    aug = make_lively(["crop", "rotate"]).requires_grad_(False)
+    distribution = aug.distribution(torch.rand(2, 3, 16, 16))
+    alone = ia.AugmentParams(angle=torch.zeros(2))
+    with pytest.raises(
+        ia.InstaAugError, match="params: no field of crop, got angle; give one of cx, cy, w, h, flip, anchor"
+    ):
+        distribution.log_prob(alone)
+    whole = alone.replace(anchor=torch.zeros(2, dtype=torch.long))
+    parts = distribution.parts
+    expected = parts["crop"].categorical.log_prob(torch.zeros(2)) + parts["rotate"].log_prob(alone)
+    assert torch.allclose(distribution.log_prob(whole), expected)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import STANDARD, Probe, prepare, within_class_pairs
+from instaaug_transforms.measure import STANDARD, Probe, plots, prepare, within_class_pairs
 from instaaug_transforms.measure.factors import NONE
 from instaaug_transforms.utils.stats import Interval
 
@@ -129,6 +129,8 @@ def test_rows_summary_and_picture(report):
     text = report.summary()
     assert "144 within-class pairs of 24 classes" in text and "Cramér's V" in text
     assert len(report.plot().axes) == 3
+    assert [axes.get_title(loc="left") for axes in plots.factors(report, most=5).axes] == ["", "5 of 24 classes", ""]
+    assert [axes.get_title(loc="left") for axes in plots.factors(report).axes] == ["", "", ""]
 
 
 def test_errors(planted, report):

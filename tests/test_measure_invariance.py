@@ -7,7 +7,7 @@ from scipy.spatial.distance import cdist
 from torch import nn
 
 import instaaug_transforms as ia
-from instaaug_transforms.measure import MEASURES, STANDARD
+from instaaug_transforms.measure import MEASURES, STANDARD, plots
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -152,6 +152,13 @@ def test_tables_agree_with_each_other(data, tmp_path):
     with (tmp_path / "r.csv").open(encoding="utf-8") as file:
         read = list(csv.DictReader(file))
     assert float(read[5]["d_l2"]) == rows[5]["d_l2"] and len(read) == len(rows)
+
+
+def test_a_picture_of_some_classes_says_of_how_many(data):
+    report = sweeps(Circular(), data, transformations=["hue"], max_images=50, seed=3)
+    n = len(report.images.targets.unique())
+    assert n > 1 and plots.per_class(report, most=1).axes[0].get_title(loc="left") == f"1 of {n} classes"
+    assert plots.per_class(report, most=n).axes[0].get_title(loc="left") == ""
 
 
 def test_pandas_is_optional(data, monkeypatch):

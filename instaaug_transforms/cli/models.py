@@ -120,7 +120,7 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
         if mean is None and arguments.model.startswith("torchvision."):
             mean, std = TORCHVISION
         if mean is not None:
-            model = classifiers.Classifier(model, mean, std)
+            model = classifiers.wrap(model, mean, std)
     return model.to(arguments.device).eval()
 
 

@@ -95,15 +95,18 @@ def per_class(report: Any, measure: str = "relative_cosine", most: int = 60) -> 
     order = np.argsort(-values.mean(1), kind="stable")
     figure = new_figure(0.42 * len(report.sweeps) + 3.2, 0.17 * len(labels) + 1.9)
     rows, columns = [report.images.class_name(int(labels[k])) for k in order], [s.name for s in report.sweeps]
-    _heat_map(figure.subplots(), values[order], rows, columns, measure, cmap="RdYlBu", vmin=0, vmax=1)
+    axes = figure.subplots()
+    _heat_map(axes, values[order], rows, columns, measure, cmap="RdYlBu", vmin=0, vmax=1)
+    _say_left_out(axes, len(labels), len(counts))
     return figure
 
 
 def factors(report: Any, most: int = 40) -> Any:
-    """A `FactorReport`. Left, how often each factor brings a pair closest; right, the same for every class."""
+    """A `FactorReport`. Left, how often each factor brings a pair closest; right, the same for the first ``most`` classes."""
     ranking, classes = report.ranking(), np.unique(report.targets)[:most]
     figure = new_figure(10, max(0.24 * len(ranking), 0.17 * len(classes)) + 1.6)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.3])
+    _say_left_out(right, len(classes), len(np.unique(report.targets)))
     y = _line_per(left, [row["factor"] for row in ranking])
     for kind, colour in {"appearance": accent(), "geometry": BLUE, "": faint()}.items():
         rows = [k for k, row in enumerate(ranking) if row["kind"] == kind]
@@ -116,6 +119,11 @@ def factors(report: Any, most: int = 40) -> Any:
     rows = [report.images.class_name(int(c)) for c in classes]
     _heat_map(right, 100 * shares, rows, order, "% of the class's pairs", cmap="Greys", vmin=0)
     return figure
+
+
+def _say_left_out(axes: Any, shown: int, of: int) -> None:
+    if shown < of:
+        axes.set_title(f"{shown} of {of} classes", fontsize=8, color=ink(), loc="left")
 
 
 def comparison(result: Any, measures: tuple[str, ...] = ("relative_cosine", "d_cosine", "agreement")) -> Any:

@@ -11,7 +11,7 @@ from .base import register_predictor
 from .copies import SUMMARY_CHANNELS, SUMMARY_GRID, CopyPredictor, check_multiple
 
 GRID = 8  # patches along each side
-FEW = 16  # images
+FEW = 4  # images
 
 
 @register_predictor("patches")
