@@ -137,24 +137,6 @@ def test_a_function_is_no_classifier(data):
             call(lambda images: images)
 
 
-def test_probabilities_are_noticed(data, caplog):
-    for answer, noticed in ((lambda z: z.softmax(1), True), (lambda z: z.log_softmax(1), False)):
-        caplog.clear()
-        ia.fit(ia.LearnedAugment(["turn"]), Colours(answer), data, nuisance=["turn"], config=CONFIG)
-        assert ("classifier: its answers are probabilities already" in caplog.text) == noticed
-
-
-@pytest.mark.parametrize("nuisance", [None, ["turn"]])
-def test_labels_that_are_not_the_classes_are_refused(data, nuisance):
-    images, labels = data
-    wrong = [labels + 3, labels - 1, labels.float(), labels[:, None], labels > 0, torch.full((40, 3), 0.9)]
-    for given in wrong:
-        with pytest.raises(ia.InstaAugError, match=r"train_data: expected labels \(N,\), integers from 0 to 2"):
-            ia.fit(ia.LearnedAugment(["turn"]), Colours(), (images, given), nuisance=nuisance, config=CONFIG)
-    with pytest.raises(ia.InstaAugError, match="val_data: expected labels"):
-        ia.fit(ia.LearnedAugment(["turn"]), Colours(), data, (images, labels + 3), nuisance=nuisance, config=CONFIG)
-
-
 @pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, "probabilities"])
 def test_labels_of_every_kind_give_one_report(data, kind):
     images, labels = data
@@ -292,70 +274,6 @@ def test_ranges_need_labels_and_images_as_they_are(data, nuisance, named):
     for call in (ia.fit, ia.recommend):
         with pytest.raises(ia.InstaAugError, match=named if call is ia.fit else "through a table; use families"):
             call(ia.LearnedAugment(["rotate"]), Colours(), data[0], nuisance=nuisance)
-
-
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_a_classifier_that_scales_images_itself_is_noticed(dtype):
-    """It would divide by 255 what is divided already, and the report would be of another classifier."""
-
-    class Brightest(torch.nn.Module):
-        def forward(self, x):
-            return 9 * (x.float().mean((2, 3)) - torch.tensor([0.45, 0.5, 0.55]))
-
-    class Scaling(Brightest):
-        def forward(self, x):
-            return super().forward(x / 255)
-
-    images = torch.randint(60, 200, (90, 3, 1, 1), dtype=torch.uint8).expand(-1, -1, 8, 8).contiguous()
-    labels = Brightest()(images / 255).argmax(1)
-    images = images if dtype == torch.uint8 else images / 255
-    config = ia.FitConfig(max_steps=1, progress=False)
-    ia.fit(ia.LearnedAugment(["turn"]), Brightest(), (images, labels), config=config)
-    with pytest.raises(
-        ia.InstaAugError, match=r"classifier: it is right on \d+ % of some bytes, and on \d+ % of the same"
-    ):
-        ia.fit(ia.LearnedAugment(["turn"]), Scaling(), (images, labels), config=config)
-
-
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
-def test_a_classifier_that_changes_its_images_is_refused_and_the_remedy_works(data, loss):
-    class InPlace(Colours):
-        first = staticmethod(lambda x: x)
-
-        def forward(self, x):
-            return super().forward(self.first(x).mul_(0.5))
-
-    images, labels = data
-    targets = labels if loss == "cross_entropy" else torch.rand(len(images), 3)
-    model, kept = InPlace().eval(), images.clone()
-    with pytest.raises(ia.InstaAugError, match=r"classifier: it changes the images .* with images = images.clone\(\)"):
-        ia.fit(ia.LearnedAugment(["crop"]), model, (images, targets), config=CONFIG, loss=loss)
-    assert torch.equal(images, kept)
-    model.first = torch.clone
-    ia.fit(ia.LearnedAugment(["crop"]), model, (images, targets), config=CONFIG, loss=loss)
-
-
-class Batched(nn.Module):
-    """Its BatchNorm keeps no statistics, or it draws; or neither."""
-
-    def __init__(self, how):
-        super().__init__()
-        norm = nn.BatchNorm2d(3, track_running_stats=how != "batch")
-        self.how, self.layers = how, nn.Sequential(norm, nn.Flatten(), nn.Linear(192, 3)).double().eval()
-
-    def forward(self, x):
-        answers = self.layers(x.double())
-        return answers + 0.5 * torch.rand_like(answers) if self.how == "chance" else answers
-
-
-@pytest.mark.parametrize(("how", "said"), [("batch", True), ("chance", True), ("alone", False)])
-@pytest.mark.parametrize("loss", ["cross_entropy", "squared_error"])
-def test_answers_that_depend_on_the_batch_or_on_chance_are_said(data, how, said, loss, caplog):
-    images = data[0] * torch.tensor([1.0, 0.8, 0.2, 0.1]).repeat(10)[:, None, None, None]
-    for run in (ia.fit, ia.recommend):
-        caplog.clear()
-        run(ia.LearnedAugment(["turn"]), Batched(how).eval(), images, config=CONFIG, nuisance=["turn"], loss=loss)
-        assert ("depends on the other images of the batch, or on chance" in caplog.text) == said
 
 
 @pytest.mark.parametrize("bands", [{"turn": (0.9, 0.5)}, {"rotate": (-1.0, -0.5)}, {"turn": 3}])

@@ -147,72 +147,6 @@ def test_a_policy_gives_every_image_the_same_views_and_asks_nobody(how, images):
     assert model.largest == 18 and (expected - model(images).softmax(-1)).abs().max() > 1e-3
 
 
-def test_weights_of_fixed_views_lie_where_the_views_do():
-    model = ia.TTAModel(Tiny(), make_lively(["turn"]), 2, policy={"turn_angle": [0.0, 90.0]}, aggregate="probability")
-    for device in ("cpu", "meta"):
-        weights = model.log_weights(ia.AugmentParams(turn_angle=torch.zeros(2, 3, device=device)), None)
-        assert weights.device.type == device and weights.shape == (2, 3)
-
-
-@pytest.mark.parametrize("how", ["mean_prob", "probability"])
-def test_what_is_put_right_is_averaged_over_fixed_views(how, images):
-    """Turned by ``rot90`` as φ has it, and then, not before, mirrored; views weigh the same."""
-    model, aug = Tiny(), make_lively(["turn"])
-    turns = aug.distribution(images).parts["turn"].categorical.probs.argmax(-1)
-    assert (turns % 2).any()  # half turns and mirroring commute
-    upright = torch.stack([image.rot90(int(k), (-2, -1)) for image, k in zip(images, turns, strict=True)])
-    expected = torch.stack([model(view).softmax(-1) for view in (upright, upright.flip(-1))]).mean(0)
-    found = ia.TTAModel(model, aug, 2, policy={"flip": [0.0, 1.0]}, put_right=True, aggregate=how)(images)
-    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("how", ["mean_prob", "probability"])
-def test_two_candidates_are_put_right_and_weighted(how, images):
-    """Both of the likeliest turns, each as it comes and mirrored; weighted by φ, or alike."""
-    model, aug = Tiny(), make_lively(["turn"])
-    p, turns = aug.distribution(images).parts["turn"].categorical.probs.topk(2)
-    weights = p / p.sum(1, keepdim=True) if how == "probability" else torch.full_like(p, 0.5)
-    expected = torch.zeros(6, 5)
-    for b, image in enumerate(images):
-        for weight, k in zip(weights[b], turns[b], strict=True):
-            upright = image.rot90(int(k), (-2, -1))
-            expected[b] += weight * model(torch.stack([upright, upright.flip(-1)])).softmax(-1).mean(0)
-    found = ia.TTAModel(model, aug, 4, policy={"flip": [0.0, 1.0]}, put_right=2, aggregate=how)(images)
-    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
-
-
-def test_views_weigh_what_phi_says_of_them(images):
-    aug, model = make_lively(["turn"]), Tiny()
-    found = ia.TTAModel(model, aug, 2, aggregate="probability", include_identity=False)(images)
-    p, best = aug.distribution(images).parts["turn"].categorical.probs.topk(2)
-    shown = torch.stack(
-        [torch.stack([x.rot90(int(k), (-2, -1)) for k in ks]) for x, ks in zip(images, best, strict=True)]
-    )
-    answers = model(shown.flatten(0, 1)).softmax(-1).unflatten(0, (6, 2))
-    expected = (p[..., None] * answers).sum(1) / p.sum(1, keepdim=True)
-    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
-
-
-def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
-    """Three sources: a result with a report, a result without one, and what the transform remembers."""
-
-    class Result:
-        def __init__(self, n):
-            self.report = n and self
-            self.n = n
-
-        def to_json(self):
-            return {"recommended": {"n_views": self.n, "include_identity": False}}
-
-    aug = make_lively(["turn"])
-    aug.recommended = {"recommended": {"n_views": 3}}
-    found = [ia.TTAModel.recommended(Tiny(), aug, result) for result in (Result(2), Result(None), None)]
-    assert [(model.n_views, model.include_identity) for model in found] == [(2, False), (3, True), (3, True)]
-    aug.recommended = None
-    with pytest.raises(ia.InstaAugError, match=r"nothing says which setting won.*ia\.recommend"):
-        ia.TTAModel.recommended(Tiny(), aug, Result(None))
-
-
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
@@ -244,35 +178,6 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
 def test_more_bad_arguments(kwargs, message):
     with pytest.raises(ia.InstaAugError, match=message):
         ia.TTAModel(Tiny(), make_lively(["turn"]), 3, **kwargs)
-
-
-def test_crops_are_put_right_too(images):
-    """Cut out as φ has it, and then mirrored."""
-    model, aug = Tiny(), make_lively(["crop", "hsv"])
-    likeliest = aug.distribution(images).select(1, "top").index(0)
-    assert (likeliest.w < 1).any()
-    crop = aug(images, params=likeliest)
-    expected = torch.stack([model(view).softmax(-1) for view in (crop.flip(-1), crop)]).mean(0)
-    found = ia.TTAModel(model, aug, 2, policy={"flip": [1.0, 0.0]}, put_right=True)(images)
-    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("families", [["crop", "turn"], ["crop", "rotate"]])
-def test_what_no_policy_can_follow_is_said(families):
-    with pytest.raises(ia.InstaAugError, match="put_right: this transform crops and turns"):
-        ia.TTAModel(Tiny(), make_lively(families), 2, policy={"flip": [0.0, 1.0]}, put_right=True)
-
-
-def test_weights_by_size_of_crop_are_applied_to_each_view(images):
-    aug, model = make_lively(["crop"]), Tiny()
-    log_w = [0.0, 0.3, -1.0, 2.0, 0.0, 0.5]
-    found = ia.TTAModel(model, aug, 4, aggregate="weighted", scale_weights=log_w)(images)
-    params = choose_views(aug.distribution(images), 4)
-    side = (params.w * params.h).sqrt()
-    w = torch.tensor(log_w)[(side[..., None] > torch.tensor([0.3, 0.5, 0.7, 0.85, 0.98])).sum(-1)].exp()  # (4, B)
-    answers = torch.stack([model(aug(images, params=params.index(k))).softmax(-1) for k in range(4)])
-    expected = (w[..., None] * answers).sum(0) / w.sum(0)[:, None]
-    assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
 
 
 def test_a_view_that_a_family_leaves_alone_is_as_without_it():
