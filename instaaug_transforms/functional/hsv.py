@@ -116,11 +116,9 @@ def _shift_into(out: Tensor, images: Tensor, hue: Tensor, saturation: Tensor, va
     torch.add(hue - hue.round(), turns, alpha=1 / 6, out=turns)
     depth = chroma.div_(torch.clamp(top, min=EPS, out=inverse)).mul_(saturation).clamp_(0, 1)
     depth.mul_(top.mul_(value).clamp_(0, 1))
-    # Half a turn less the distance from each channel's own hue. Kept off both ends of its range by more than rounding comes to, it
-    # leaves every channel in [0, 1].
-    own = torch.tensor([2.0, 5 / 3, 4 / 3], dtype=out.dtype)[
-        :, None, None
-    ]  # fractions of what is negative would be negative
+    # Half a turn less the distance from each channel's own hue, of turns that are above 0: what is negative has negative fractions.
+    # Kept off both ends of its range by more than rounding comes to, it leaves every channel in [0, 1].
+    own = torch.tensor([2.0, 5 / 3, 4 / 3], dtype=out.dtype)[:, None, None]
     torch.add(turns.unsqueeze(1), own, out=out)
     rounding = 2 * torch.finfo(out.dtype).eps
     out.frac_().sub_(0.5).abs_().clamp_(1 / 6 + rounding, 1 / 3 - rounding)

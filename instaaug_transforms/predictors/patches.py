@@ -63,9 +63,7 @@ class PatchPredictor(CopyPredictor):
         units = units.flatten(0, 1) + torch.addmm(self.mix.bias, mixed, self.mix.weight.T).relu_()  # (B·64, width)
         summary = torch.addmm(self.summary.bias, units, self.summary.weight.T)
         cells = F.avg_pool2d(_as_map(summary), GRID // SUMMARY_GRID)  # (B, 16, 4, 4)
-        return Features(
-            _as_map(units), F.layer_norm(cells.flatten(1), self.norm.normalized_shape, self.norm.weight, self.norm.bias)
-        )
+        return Features(_as_map(units), self.norm(cells.flatten(1)))
 
 
 def _as_map(units: Tensor) -> Tensor:
