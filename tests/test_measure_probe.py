@@ -74,3 +74,18 @@ def test_options_that_would_be_ignored_or_break_later_are_refused():
     for size in (0, 2.0):
         with pytest.raises(ia.InstaAugError, match=f"batch_size: expected a whole number ≥ 1, got {size}"):
             Probe(Counted(), images, batch_size=size, **ARGUMENTS)
+
+
+def test_a_compiled_model_is_measured_as_it_was_before():
+    """Nothing is compiled, no limit of recompilations is met, and layers go by the names they have in the model."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    compiled = []
+    backend = lambda graph, _: compiled.append(graph) or graph.forward  # noqa: E731
+    data = torch.rand(6, 3, 8, 8), torch.arange(6) % 3
+    settings = {"transformations": ["rotate"], "layer": "2", "progress": False}
+    rows = [
+        Probe(each, data, **settings).invariance().summary_rows()
+        for each in (model, torch.compile(model, backend=backend))
+    ]
+    assert rows[0] == rows[1] and compiled == []

@@ -35,7 +35,8 @@ class Probe:
     Every method runs the model afresh, in eval mode and frozen; afterwards it is as it was before.
 
     Args:
-        model: images to outputs; [0, 1] images unless ``normalization`` is given.
+        model: images to outputs; [0, 1] images unless ``normalization`` is given. A compiled one is measured as it was before: looking
+            into it would compile it anew at every look.
         data: ``(images, labels)`` tensors, images alone, a Dataset or a DataLoader; see `prepare`.
         max_images: at most this many, drawn at random; all by default.
         transformations: names of `STANDARD` or `Transformation` objects; by default all that fit the images.
@@ -77,7 +78,7 @@ class Probe:
         progress: bool | None = None,
     ) -> None:
         check_whole("batch_size", batch_size)
-        self.model, self.fills = model, check_fills(fills)
+        self.model, self.fills = getattr(model, "_orig_mod", model), check_fills(fills)
         self.images = prepare(data, max_images, normalization, seed, progress)
         if len(self.images) < 2:
             raise InstaAugError(f"data: distances to other images need at least 2 images, got {len(self.images)}")
