@@ -33,7 +33,7 @@ ROOMS = {
         "functional/hsv.py": "functional_hsv",
         "functional/inputs.py": "inputs torchvision one_image",
         "functional/linear_rgb.py": "families_light",
-        "functional/pictures.py": "one_image",
+        "functional/pictures.py": "pictures one_image",
         "functional/resample.py": "functional_resample functional_antialias functional_compose",
         "functional/targets.py": "targets boxes",
         "functional/warp.py": "functional_warp functional_compose",
