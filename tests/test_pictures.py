@@ -66,6 +66,8 @@ def test_of_an_image_alone_boxes_of_64_pixels_and_more_lie_on_whole_pixels(wide,
     given = pixels(image, 3) if known else None
     view = cut(image, params, CROP, 3, (40, 50), "bilinear", given, alone)
     assert far(view, near if whole and alone else exact) <= 2
+    unsaid = cut(image, params, CROP, 3, (40, 50), "bilinear", given)  # there may be masks
+    assert far(unsaid, exact) <= 2
 
 
 @pytest.mark.parametrize("side", range(4))
