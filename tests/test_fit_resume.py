@@ -88,11 +88,11 @@ def test_an_interrupted_fit_resumes_to_the_same_bits(tmp_path, monkeypatch, fami
 
 def test_an_interrupted_table_goes_on_where_it_was(tmp_path):
     whole, model = Counting(), Counting()
-    expected, _ = fitted(["crop"], model=whole)
+    expected, _ = fitted(["crop"], workdir=tmp_path / "whole", model=whole)
     with pytest.raises(KeyboardInterrupt):
-        fitted(["crop"], workdir=tmp_path, model=Counting(fuse=107))
-    aug, _ = fitted(["crop"], workdir=tmp_path, resume=True, model=model)
-    # A few images tell whether answers and labels go together, and one what is computed. Then five chunks of 8 images, plain and
+        fitted(["crop"], workdir=tmp_path / "work", model=Counting(fuse=107))
+    aug, _ = fitted(["crop"], workdir=tmp_path / "work", resume=True, model=model)
+    # A few images tell whether answers and labels go together, and one what may be in the folder already. Then five chunks of 8 images, plain and
     # under 30 candidates and 15 zooms and mirror images, the first of which was done; four held-out images likewise; and zooms
     # and mirror images of what φ put right, as many as it has to.
     counted = 1 + (1 + 5 + 2) * (1 + 30 + 15)

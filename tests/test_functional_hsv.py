@@ -200,3 +200,25 @@ def test_images_that_need_no_slopes_get_none():
     amounts = [torch.full((2, 1, 1), value, requires_grad=True) for value in (0.1, 1.2, 0.7)]
     hsv.shift_hsv_in_pieces(torch.rand(2, 3, 4, 4), *amounts).sum().backward()
     assert all(amount.grad.abs().sum() > 0 for amount in amounts[1:])
+
+
+@pytest.mark.parametrize("wanted", range(4))
+def test_each_gets_its_slopes_also_where_the_others_need_none(wanted):
+    """Images, hue, saturation and value, one by one."""
+    images, weight = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.rand(2, 3, 4, 5, dtype=torch.float64)
+    given = [images, *(torch.full((2, 1, 1), value, dtype=torch.float64) for value in (0.1, 0.9, 0.7))]
+    given[wanted].requires_grad_()
+    found = []
+    for change in (hsv.shift_hsv_in_pieces, hsv.shift_hsv):
+        found += torch.autograd.grad((change(*given) * weight).sum(), given[wanted])
+    assert torch.allclose(*found, rtol=1e-6, atol=1e-9) and found[0].abs().sum() > 0.01
+
+
+def test_what_is_exported_shifts_colours_as_what_is_not(monkeypatch):
+    """ONNX has no copysign; also where green is as bright as blue, and on grey."""
+    images = torch.rand(2, 3, 20, 20).mul(4).round() / 4
+    amounts = [torch.tensor([0.2, -0.4])[:, None, None], *(torch.full((2, 1, 1), value) for value in (1.2, 0.8))]
+    plain = hsv.shift_hsv(images, *amounts)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    monkeypatch.setattr(torch, "copysign", None)
+    assert torch.allclose(hsv.shift_hsv(images, *amounts), plain, atol=1e-6)

@@ -33,6 +33,7 @@ ROOMS = {
         "functional/hsv.py": "functional_hsv",
         "functional/inputs.py": "inputs torchvision one_image",
         "functional/linear_rgb.py": "families_light",
+        "functional/pictures.py": "pictures one_image",
         "functional/resample.py": "functional_resample functional_antialias functional_compose",
         "functional/targets.py": "targets boxes",
         "functional/warp.py": "functional_warp functional_compose",
@@ -63,8 +64,8 @@ ROOMS = {
     },
     "estimators": {"learning/estimators.py": "estimators"},
     "fit": {
-        "learning/fit.py": "harmless fit fit_resume engine_alike",
-        "learning/fitting.py": "fit fit_resume",
+        "learning/fit.py": "fit_choice fit_views harmless fit fit_resume engine_alike",
+        "learning/fitting.py": "fit_steps fit_views fit fit_resume",
     },
     "report": {
         "learning/arms.py": "learning_arms harmless harmless_judged",
