@@ -186,6 +186,19 @@ def test_class_folders_are_needed_where_labels_are(tmp_path):
         datasets.folder_of(options(tmp_path), "flat2")
 
 
+@pytest.mark.parametrize("kind", ["auto", "folders", "none"])
+def test_files_that_are_not_read_are_named(tmp_path, kind):
+    (tmp_path / "a").mkdir()
+    for name in ("1.HEIC", "a/2.heic", "a/3.CR2", "a/.hidden.txt"):
+        (tmp_path / name).write_bytes(b"")
+    said = r"end in \.cr2, \.heic; convert them to what is read: \.jpg, \.jpeg, \.png"
+    with pytest.raises(InstaAugError, match=f"holds no .*{said}"):
+        datasets.folder_of(options(tmp_path), None, kind)
+    if kind != "none":
+        with pytest.raises(InstaAugError, match=f"holds neither images .*{said}"):
+            datasets.find_split(options(tmp_path), "train", kind)
+
+
 def test_the_split_that_is_read(tmp_path):
     make(tmp_path / "splits", "train/a/1.png", "val/a/1.png")
     make(tmp_path / "other", "policy/a/1.png", "val/a/1.png")

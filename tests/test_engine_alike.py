@@ -53,9 +53,11 @@ def test_drawings_of_a_few_kinds_are_left_as_they_are(caplog):
     assert grouped_if_alike(images) is images and not caplog.records
 
 
+@pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_few_images(n):
-    images = load(torch.rand(n, 3, 8, 8))
+def test_few_images(n, streamed):
+    given = torch.rand(n, 3, 8, 8)
+    images = load(TensorDataset(given) if streamed else given)
     assert grouped_if_alike(images) is images
 
 

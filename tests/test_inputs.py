@@ -93,6 +93,7 @@ def test_device_mismatch_names_the_fix(aug):
         ({"angle": torch.zeros(2)}, "AugmentParams.*dict"),
         (ia.AugmentParams(angle=torch.zeros(2)), "fields of anchor, cx"),
         (ia.AugmentParams(cx=torch.zeros(2, 2)), r"lead with \(B,\)"),
+        (ia.AugmentParams(cx=torch.zeros(0)), r"one or more.*batch_shape=\(0,\)"),
     ],
 )
 def test_bad_params(aug, params, message):

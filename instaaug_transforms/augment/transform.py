@@ -324,9 +324,10 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     def _checked(self, params: AugmentParams) -> AugmentParams:
         known = {field for family in self.families for field in family.fields}
-        if not isinstance(params, AugmentParams) or len(params.batch_shape) != 1 or not known & set(params):
+        given = params.batch_shape if isinstance(params, AugmentParams) else ()
+        if len(given) != 1 or 0 in given or not known & set(params):
             raise InstaAugError(
-                f"params: expected AugmentParams that lead with (B,) and have fields of {', '.join(sorted(known))}; got "
+                f"params: expected AugmentParams that lead with (B,), one or more, and have fields of {', '.join(sorted(known))}; got "
                 f"{params if isinstance(params, AugmentParams) else type(params).__name__}"
             )
         return functional.complete(self.families, params).to(self.device)

@@ -14,7 +14,7 @@ from ..utils.modes import permutation
 from ..utils.progress import bar
 from .arguments import fraction, natural, positive_int
 from .class_map import first_of, read_class_map
-from .image_files import ImageFiles, ReadingErrors, class_folders, inside
+from .image_files import ImageFiles, ReadingErrors, class_folders, inside, not_read
 from .images import is_image
 
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -92,13 +92,13 @@ def folder_of(arguments: argparse.Namespace, split: str | None, labels: str = "f
         )
     labelled = labels == "folders" or (labels == "auto" and not (loose and arguments.class_map is None))
     if labelled and not classes:
-        raise InstaAugError(f"data: {str(folder)!r} holds no folders of images, one per class")
+        raise InstaAugError(f"data: {str(folder)!r} holds no folders of images, one per class{not_read(folder)}")
     class_map = read_class_map(arguments.class_map) if arguments.class_map else None
     try:
         files = ImageFiles(folder, _resized(arguments), class_map, labelled)
     except FileNotFoundError as error:
-        what = "no folders of images, one per class" if labelled else "no images"
-        raise InstaAugError(f"data: {str(folder)!r} holds {what} ({error})") from error
+        what = f"no folders of images, one per class ({error})" if labelled else "no images"
+        raise InstaAugError(f"data: {str(folder)!r} holds {what}{not_read(folder)}") from error
     n, largest = getattr(arguments, "num_classes", None), max(files.targets)
     if n is not None and largest >= n:
         raise InstaAugError(
@@ -130,7 +130,7 @@ def find_split(arguments: argparse.Namespace, default: str, labels: str = "folde
     if labels != "none" and not any(is_image(path.name) for place in places for path in place.iterdir()):
         raise InstaAugError(
             f"data: {str(data / default)!r} is no folder, and {str(data)!r} holds neither images nor class folders of "
-            f"images, but {inside(data)}; name one of them with --split"
+            f"images, but {inside(data)}; name one of them with --split{not_read(data)}"
         )
     return None
 

@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -11,7 +12,9 @@ from torchvision.datasets import DatasetFolder
 
 from ..utils.errors import InstaAugError
 from .class_map import first_of, label_folders
-from .images import is_image, read_image
+from .images import SUFFIXES, is_image, read_image
+
+LOOKED_AT = 10_000  # files, to say what else a folder holds
 
 
 class ImageFiles(DatasetFolder):
@@ -88,3 +91,12 @@ def class_folders(directory: str | os.PathLike) -> list[str]:
 def inside(directory: Path) -> str:
     """Folders in one, for errors."""
     return first_of(class_folders(directory) if directory.is_dir() else []) or "nothing"
+
+
+def not_read(directory: str | os.PathLike) -> str:
+    """Of a folder without images, for errors: what its files end in, at any depth, and what images do."""
+    files = (name for _, _, names in os.walk(directory) for name in names if not name.startswith("."))
+    suffixes = {Path(name).suffix.lower() for name in islice(files, LOOKED_AT)} - {"", *SUFFIXES}
+    if not suffixes:
+        return ""
+    return f". Its files end in {first_of(sorted(suffixes))}; convert them to what is read: {', '.join(SUFFIXES)}"

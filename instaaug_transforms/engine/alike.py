@@ -34,9 +34,10 @@ def grouped_if_alike(images: Images, held: bool = False) -> Images:
     They stay as they are where the groups say something else: drawings of a few kinds, or a chain of images, each like the next.
     """
     drawn, (few, many) = permutation(len(images), 0), LOOKED_AT
-    few = min(few, len(images) // 2)
+    if (few := min(few, len(images) // 2)) == 0:
+        return images  # one image is like no other
     some, rest = _small(images, drawn[:few]), _small(images, drawn[few : few + many])
-    if few == 0 or not (alike := _count(distances := torch.cdist(some, rest))):
+    if not (alike := _count(distances := torch.cdist(some, rest))):
         return images
     groups = _components(_small(images, torch.arange(len(images))), ALIKE * float(distances.median()))
     if groups.max() + 1 < FEWEST or np.bincount(groups).max() > LARGEST * len(groups):
