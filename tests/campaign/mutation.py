@@ -64,8 +64,8 @@ ROOMS = {
     },
     "estimators": {"learning/estimators.py": "estimators"},
     "fit": {
-        "learning/fit.py": "fit_choice fit_views harmless fit fit_resume engine_alike",
-        "learning/fitting.py": "fit_steps fit_views fit fit_resume",
+        "learning/fit.py": "fit_choice fit_views harmless fit fit_reported fit_resume engine_alike",
+        "learning/fitting.py": "fit_steps fit_views fit_reported fit fit_resume",
     },
     "report": {
         "learning/arms.py": "learning_arms harmless harmless_judged",
