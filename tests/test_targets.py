@@ -3,10 +3,12 @@
 import math
 
 import numpy as np
+import PIL.Image
 import pytest
 import scipy.optimize
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -194,3 +196,39 @@ def test_a_line_covers_no_corner_of_the_canvas(box):
     image, still = tv_tensors.Image(torch.rand(3, 40, 56)), ia.AugmentParams(angle=torch.zeros(1))
     _, moved = ia.LearnedAugment(["rotate"])(image, given, params=still)
     assert moved.tolist() == F.clamp_bounding_boxes(given).tolist()
+
+
+@pytest.mark.parametrize("kind", ["mask", "boxes", "points"])
+def test_a_canvas_of_other_proportions_is_refused_as_torchvision_does(kind):
+    image, pil = tv_tensors.Image(torch.rand(3, 40, 80)), PIL.Image.new("RGB", (80, 40))
+
+    def on(size):
+        boxes = {"format": "XYXY", "canvas_size": size}
+        made = {
+            "mask": tv_tensors.Mask(torch.zeros(1, *size)),
+            "boxes": tv_tensors.BoundingBoxes([[1, 2, 9, 8]], **boxes),
+        }
+        return made[kind] if kind in made else tv_tensors.KeyPoints([[1.0, 2.0]], canvas_size=size)
+
+    aug = ia.LearnedAugment(["crop", "rotate"])
+    for size in ((80, 80), (80, 40)):
+        with pytest.raises(ValueError, match="multiple HxW"):
+            v2.RandomAffine(40)(image, on(size))
+        for given in ((image, on(size)), {"image": pil, kind: on(size)}, {kind: on(size), "image": image}):
+            with pytest.raises(
+                ia.InstaAugError, match=rf"canvas \(height, width\) of \({size[0]}, {size[1]}\).*\(40, 80\)"
+            ):
+                aug(given) if isinstance(given, dict) else aug(*given)
+    aug(image, on((40, 80))), aug(pil, on((20, 40))), aug(image, on((375, 750)))
+    aug(tv_tensors.Image(torch.rand(3, 13, 27)), on((375, 750)))  # the image's sides were rounded
+
+
+def test_a_mask_of_another_resolution_follows_the_image():
+    """As torchvision turns both where they are of one size."""
+    fine = torch.zeros(1, 80, 160)
+    fine[:, 10:40, 20:100] = 1
+    image, coarse = tv_tensors.Image(torch.rand(3, 80, 160)), tv_tensors.Mask(fine[:, ::2, ::2])
+    params = ia.AugmentParams(angle=torch.tensor([40.0]))
+    moved = ia.LearnedAugment(["rotate"])(image, coarse, params=params)[1]
+    expected = F.rotate(fine, 40)[:, ::2, ::2]
+    assert (moved.as_subclass(torch.Tensor) != expected).float().mean() < 0.02

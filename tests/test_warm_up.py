@@ -43,6 +43,8 @@ def test_losses_that_are_no_numbers_do_not_end_it():
     for value in (1.0, math.inf, math.nan, 1.0):
         views, sample = aug.sample(images)
         objective(F.cross_entropy(model(views), labels, reduction="none") * value, sample)
+        with torch.no_grad():
+            next(aug.predictor.parameters()).add_(1e-3)
     assert objective.warm_up.updates == 2 and not objective.warm_up.over
 
 
@@ -202,3 +204,21 @@ def test_a_table_that_is_shut_is_opened_faster_than_rate():
     frozen = ia.EntropyController(families.create(["crop"]), ia.EntropyConfig(rate=0.0))
     frozen.step({"crop": torch.zeros(4)}, 1.0)
     assert frozen.settled_weight("crop") == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("through_data", [False, True])
+@pytest.mark.parametrize("parts", [1, 8])
+def test_parts_of_an_update_whose_gradients_are_accumulated_count_once(parts, through_data):
+    """A loss that does not fall ends it after 210 updates: after 210 batches an accumulating loop has made but 26."""
+    aug = ia.LearnedAugment(["turn"], predictor="global")
+    objective, bias = ia.InstaAugObjective(aug, estimator="reinforce"), nn.Parameter(torch.zeros(()))
+    images, over = torch.rand(2, 3, 8, 8), []
+    for update in range(212 if parts == 1 else 40):
+        for _ in range(parts):
+            _, sample = aug.sample(images)
+            (objective(torch.ones(2) + 0 * bias, sample) / parts).backward()
+        with torch.no_grad():
+            for weight in objective.parameters():
+                (weight.data if through_data else weight).sub_(1e-4 * (1 + update % 3))
+        over.append(objective.logs()["warm_up"] == 0)
+    assert over.index(True) == 209 if parts == 1 else not any(over)

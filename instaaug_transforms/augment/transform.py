@@ -16,7 +16,7 @@ from ..families import AnchorFamily, CandidateProduct, Family, create
 from ..functional.compiled import CompiledColour
 from ..functional.inputs import Normalization, batched, check_fill, check_size, is_image, plain, to_batch
 from ..functional.pictures import cut, pixels
-from ..functional.targets import POINT_TYPES, owners, transform_mask, transform_points
+from ..functional.targets import POINT_TYPES, check_proportions, owners, transform_mask, transform_points
 from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
@@ -258,7 +258,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
     def _plan(self, leaves: list[Any], image: Any, params: AugmentParams) -> dict[str, Any]:
         owned = owners(leaves, params.batch_shape[0])
         clip = isinstance(image, tv_tensors.Video)
-        alone = len(leaves) == 1
+        if not (alone := len(leaves) == 1):
+            check_proportions(image, leaves)
         return {"params": params, "owners": owned, "swap": self._swaps(image, params), "clip": clip, "alone": alone}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
+import PIL.Image
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -33,6 +34,30 @@ def owners(leaves: Sequence[object], n: int) -> dict[int, list[int]]:
             for index, leaf in enumerate(of_kind):
                 by_leaf[id(leaf)].append(index)
     return by_leaf
+
+
+def check_proportions(image: object, leaves: Sequence[object]) -> None:
+    """Raise where a mask, boxes or points lie on a canvas of other proportions than the image.
+
+    One of the same proportions, a mask at half the resolution say, follows the image whatever is done to it. One of others
+    would be turned as far, and not with what it shows. Not while compiling, when sides may be symbols.
+    """
+    if torch.compiler.is_compiling():
+        return
+    height, width = (image.height, image.width) if isinstance(image, PIL.Image.Image) else plain(image).shape[-2:]
+    for leaf in leaves:
+        if isinstance(leaf, POINT_TYPES):
+            high, wide = leaf.canvas_size
+        elif isinstance(leaf, tv_tensors.Mask) and leaf.ndim > 1:
+            high, wide = plain(leaf).shape[-2:]
+        else:
+            continue
+        if abs(high * width - wide * height) > high + wide + height + width:  # each side may be rounded
+            kind = type(leaf).__name__
+            raise InstaAugError(
+                f"{kind}: it lies on a canvas (height, width) of {(high, wide)}, and the image has {(height, width)}: of other proportions "
+                f"it does not follow the image; resize both together, v2.Resize(size)(image, {kind.lower()}), or give it the canvas it is of"
+            )
 
 
 def transform_mask(

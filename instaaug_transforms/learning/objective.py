@@ -50,7 +50,7 @@ class InstaAugObjective(nn.Module):
 
     Under `torch.distributed`, make it on every process: φ takes rank 0's weights, and its gradients, λ and baselines are
     averaged over processes; φ needs no `DistributedDataParallel` of its own. Batches must be equally large. Each call in
-    training mode is one step of the controller, micro-batches of gradient accumulation included; in eval mode nothing
+    training mode is one step of the controller, micro-batches of gradient accumulation included (the warm-up counts updates of φ); in eval mode nothing
     moves, and while φ is frozen no λ does. `state_dict` holds φ, critic, λ and baselines, tensors all.
 
     Args:
@@ -244,7 +244,7 @@ class InstaAugObjective(nn.Module):
             self.watch.weights(self.aug.predictor.parameters())
         if not held and learns:
             self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
-        elif held and math.isfinite(loss):
+        elif held and math.isfinite(loss) and not (learns and self.warm_up.goes_on(self.aug.predictor.parameters())):
             self.warm_up.update(loss, self.controller.losses["recent"])
             if self.warm_up.over:
                 logger.info(
