@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages, StreamedImages
 from instaaug_transforms.learning import FitResult
 from instaaug_transforms.learning.task import Task
 from instaaug_transforms.predictors.fixed import ClassPredictor
@@ -190,6 +191,26 @@ def test_a_dataset_is_fitted_to_as_its_tensors_are(families, objective):
     assert torch.equal(*weights)
 
 
+def test_a_dataset_is_read_once_where_every_step_looks_at_images_and_never_into_memory_where_a_table_says_all(
+    monkeypatch,
+):
+    class Counted(TensorDataset):
+        read = 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            return super().__getitem__(index)
+
+    reads = []
+    for epochs in (1, 3):
+        data = Counted(*TWELVE)
+        ia.fit(ia.LearnedAugment(["rotate"]), Planted(), data, TWELVE, ia.FitConfig(epochs=epochs, patience=9, **QUIET))
+        reads.append(data.read)
+    assert reads[0] == reads[1] > 0
+    monkeypatch.setattr(StreamedImages, "in_memory", None)
+    ia.fit(ia.LearnedAugment(["turn"]), Planted(), Counted(*TWELVE), config=ia.FitConfig(max_steps=1, **QUIET))
+
+
 @pytest.mark.parametrize(
     ("most", "outputs", "known"), [(40, 2**40, True), (39, 2**40, False), (40, 0, True), (40, -1, False)]
 )
@@ -219,7 +240,7 @@ def test_images_learned_from_are_evidence_of_fixed_views_where_their_targets_are
 
 def test_names_of_what_is_held_out_are_told():
     images, labels, _ = corner_images(20)
-    data = ia.engine.data.LabelledImages(images, labels, [f"{k}.png" for k in range(20)])
+    data = LabelledImages(images, labels, [f"{k}.png" for k in range(20)])
     result = ia.fit(
         ia.LearnedAugment(["turn"]), Planted(), data, config=ia.FitConfig(max_steps=1, held_out=0.3, **QUIET)
     )
