@@ -247,3 +247,24 @@ def test_names_of_what_is_held_out_are_told():
     assert len(set(result.held_out)) == 6 and set(result.held_out) < {f"{k}.png" for k in range(20)}
     nameless = ia.fit(ia.LearnedAugment(["turn"]), Planted(), TWELVE, config=ia.FitConfig(max_steps=1, **QUIET))
     assert nameless.held_out is None
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "kept"),
+    [(2000, 2, True), (2001, 2, False), (2000, 5263, True), (2000, 5264, False), (1000, 10_526, True), (1000, 10_527, False)],
+)  # fmt: skip
+def test_outputs_are_kept_of_2000_images_and_200_million_numbers(images, classes, kept, monkeypatch):
+    """Of 4 turns and 15 zooms and mirror images: 2000 · 19 · 5263 is 199 994 000."""
+
+    class Decided(Exception):
+        pass
+
+    def decided(*_, logits, **__):
+        assert (logits is not None) == kept
+        raise Decided
+
+    monkeypatch.setattr(fit_module, "check_answers", lambda *_: classes)
+    monkeypatch.setattr(fit_module, "prepare", decided)
+    data = torch.zeros(images, 3, 2, 2), torch.zeros(images).long()
+    with pytest.raises(Decided):
+        ia.fit(ia.LearnedAugment(["turn"]), Planted(), data, TWELVE, ia.FitConfig(**QUIET))
