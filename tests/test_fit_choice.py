@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import instaaug_transforms as ia
+from instaaug_transforms.engine.data import LabelledImages, StreamedImages
 from instaaug_transforms.learning import FitResult
 from instaaug_transforms.learning.task import Task
 from instaaug_transforms.predictors.fixed import ClassPredictor
@@ -190,6 +191,26 @@ def test_a_dataset_is_fitted_to_as_its_tensors_are(families, objective):
     assert torch.equal(*weights)
 
 
+def test_a_dataset_is_read_once_where_every_step_looks_at_images_and_never_into_memory_where_a_table_says_all(
+    monkeypatch,
+):
+    class Counted(TensorDataset):
+        read = 0
+
+        def __getitem__(self, index):
+            self.read += 1
+            return super().__getitem__(index)
+
+    reads = []
+    for epochs in (1, 3):
+        data = Counted(*TWELVE)
+        ia.fit(ia.LearnedAugment(["rotate"]), Planted(), data, TWELVE, ia.FitConfig(epochs=epochs, patience=9, **QUIET))
+        reads.append(data.read)
+    assert reads[0] == reads[1] > 0
+    monkeypatch.setattr(StreamedImages, "in_memory", None)
+    ia.fit(ia.LearnedAugment(["turn"]), Planted(), Counted(*TWELVE), config=ia.FitConfig(max_steps=1, **QUIET))
+
+
 @pytest.mark.parametrize(
     ("most", "outputs", "known"), [(40, 2**40, True), (39, 2**40, False), (40, 0, True), (40, -1, False)]
 )
@@ -219,10 +240,31 @@ def test_images_learned_from_are_evidence_of_fixed_views_where_their_targets_are
 
 def test_names_of_what_is_held_out_are_told():
     images, labels, _ = corner_images(20)
-    data = ia.engine.data.LabelledImages(images, labels, [f"{k}.png" for k in range(20)])
+    data = LabelledImages(images, labels, [f"{k}.png" for k in range(20)])
     result = ia.fit(
         ia.LearnedAugment(["turn"]), Planted(), data, config=ia.FitConfig(max_steps=1, held_out=0.3, **QUIET)
     )
     assert len(set(result.held_out)) == 6 and set(result.held_out) < {f"{k}.png" for k in range(20)}
     nameless = ia.fit(ia.LearnedAugment(["turn"]), Planted(), TWELVE, config=ia.FitConfig(max_steps=1, **QUIET))
     assert nameless.held_out is None
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "kept"),
+    [(2000, 2, True), (2001, 2, False), (2000, 5263, True), (2000, 5264, False), (1000, 10_526, True), (1000, 10_527, False)],
+)  # fmt: skip
+def test_outputs_are_kept_of_2000_images_and_200_million_numbers(images, classes, kept, monkeypatch):
+    """Of 4 turns and 15 zooms and mirror images: 2000 · 19 · 5263 is 199 994 000."""
+
+    class Decided(Exception):
+        pass
+
+    def decided(*_, logits, **__):
+        assert (logits is not None) == kept
+        raise Decided
+
+    monkeypatch.setattr(fit_module, "check_answers", lambda *_: classes)
+    monkeypatch.setattr(fit_module, "prepare", decided)
+    data = torch.zeros(images, 3, 2, 2), torch.zeros(images).long()
+    with pytest.raises(Decided):
+        ia.fit(ia.LearnedAugment(["turn"]), Planted(), data, TWELVE, ia.FitConfig(**QUIET))

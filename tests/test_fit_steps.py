@@ -248,15 +248,25 @@ def test_a_checkpoint_is_made_after_so_many_seconds_and_after_every_epoch(clock,
 
 def test_the_seconds_of_a_resumed_fit_go_on_from_those_it_had(clock, tmp_path, monkeypatch):
     def stop(logs):
-        if logs["epoch"] == 2:
+        if logs["epoch"] == 3:
             clock.seconds += 5000
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        made(table_of(LOSSES), batch_size=2, epochs=3, folder=tmp_path, callbacks=[stop]).run()
+        made(table_of(LOSSES), batch_size=2, epochs=4, folder=tmp_path, callbacks=[stop]).run()
     clock.seconds += 5000
-    result = made(table_of(LOSSES), batch_size=2, epochs=3, folder=tmp_path).run(resume=True)
-    assert [entry["seconds"] for entry in result.history] == [3.0, 6.0, 9.0] and result.fit_seconds == 9.0
+    result = made(table_of(LOSSES), batch_size=2, epochs=4, folder=tmp_path).run(resume=True)
+    assert [entry["seconds"] for entry in result.history] == [3.0, 6.0, 9.0, 12.0] and result.fit_seconds == 12.0
+
+
+def test_a_fit_that_is_not_to_go_on_begins_anew(tmp_path):
+    """Beside a checkpoint of its own: every step is done again, from where φ is."""
+    taken = []
+    for resume in (False, False, True):
+        run = made(table_of(LOSSES), batch_size=2, epochs=2, folder=tmp_path)
+        run.callbacks = [lambda logs: taken.append(logs["epoch"])]
+        assert len(run.run(resume).history) == 2
+    assert taken == [1, 2, 1, 2]
 
 
 @pytest.mark.parametrize(
