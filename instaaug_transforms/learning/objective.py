@@ -50,8 +50,9 @@ class InstaAugObjective(nn.Module):
 
     Under `torch.distributed`, make it on every process: φ takes rank 0's weights, and its gradients, λ and baselines are
     averaged over processes; φ needs no `DistributedDataParallel` of its own. Batches must be equally large. Each call in
-    training mode is one step of the controller, micro-batches of gradient accumulation included (the warm-up counts updates of φ); in eval mode nothing
-    moves, and while φ is frozen no λ does. `state_dict` holds φ, critic, λ and baselines, tensors all.
+    training mode is one step of the controller, micro-batches of gradient accumulation included (the warm-up counts updates of
+    φ; of many batches an update, λ moves as often, so lower `EntropyConfig.rate` by as much); in eval mode nothing moves, and
+    while φ is frozen no λ does. `state_dict` holds φ, critic, λ and baselines, tensors all.
 
     Args:
         aug: the transform that `sample` is called on.
