@@ -276,3 +276,4 @@ def test_labels_outside_are_what_the_dtype_can_hold():
     assert resample_labels(labels.float(), moved, (1, 4), -1.5).flatten().tolist() == [5, 6, -1.5, -1.5]
     assert resample_labels(labels > 4, moved, (1, 4), 1).flatten().tolist() == [True] * 4
     assert resample_labels(labels, moved, (1, 4), inside=True).flatten().tolist() == [5, 6, 6, 6]
+    assert resample_labels(labels, moved, (1, 4)).flatten().tolist() == [5, 6, 0, 0]  # by default
