@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-import torch
 from torch import Tensor
+
+from ..utils.modes import sums_of_squares
 
 LEARNED = 0.5  # of the first loss; below it the model is right about a good part of its images
 STALLED = 200, 0.05  # updates in which the loss has not fallen by that share: no more is learned for now
@@ -30,8 +31,7 @@ class WarmUp:
         """Whether ``weights`` are those of the batch before: this is another part of one update then, whose gradients are accumulated."""
         weights = list(weights)
         # What is written through `.data` counts no version; a step at a learning rate of 0 moves no number.
-        sums = torch.stack([weight.detach().double().square().sum() for weight in weights]).tolist()
-        before, self._weights = self._weights, ([weight._version for weight in weights], sums)
+        before, self._weights = self._weights, ([weight._version for weight in weights], sums_of_squares(weights))
         return before == self._weights
 
     def update(self, loss: float, recent: float) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..engine.alike import count_alike
 from ..engine.data import Images
 from ..families import Family
+from ..utils.modes import sums_of_squares
 from .entropy import EntropyController
 from .prepared import Prepared
 from .scores import Scores
@@ -45,7 +46,7 @@ class Watch:
         self._calls += 1
         if self._calls not in (1, self.patience):
             return
-        now = [weight.detach().double().square().sum().item() for weight in weights]
+        now = sums_of_squares(weights)
         if self._calls == 1:
             self._first = now
         elif now == self._first:

@@ -1,7 +1,7 @@
 """Modes for a while: eval, frozen parameters, full precision; and what a seed decides."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
@@ -80,6 +80,11 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
     """The weights that training changes: those that are not frozen, or all of them where all are, as `from_pretrained` gives them."""
     every = list(module.parameters())
     return [weight for weight in every if weight.requires_grad] or every
+
+
+def sums_of_squares(weights: Iterable[Tensor]) -> list[float]:
+    """One number per weight, which another one follows where an update has changed it."""
+    return torch.stack([weight.detach().double().square().sum() for weight in weights]).tolist()
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
