@@ -167,6 +167,91 @@ def test_a_model_that_forgets_lets_lambda_fall_until_it_has_learned_again(traine
     )
 
 
+@pytest.mark.parametrize("parts", [1, 16])
+def test_entropy_keeps_to_its_band_however_many_batches_an_update_has(parts):
+    """λ moved with every batch: with 16 an update it answered 16 times for each change of φ, and entropy ran to 2.7 nats."""
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(["crop"], predictor="global")
+    objective = ia.InstaAugObjective(aug, ia.EntropyConfig(rate=0.02), estimator="reinforce", warm_up=False)
+    model, images, planted, found = (
+        torch.ones((), requires_grad=True),
+        torch.rand(4, 3, 8, 8),
+        torch.linspace(0, 1, 30),
+        [],
+    )
+    optimizer = torch.optim.Adam([{"params": [model], "lr": 1e-3}, {"params": objective.parameters(), "lr": 0.03}])
+    for _ in range(110):
+        for _ in range(parts):
+            distribution = aug.distribution(images)
+            sample = ia.AugmentSample(distribution.from_uniform(torch.rand(1, 4, 1)), distribution, images)
+            (objective(model.abs() * planted[sample.params.anchor].flatten(), sample) / parts).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(distribution.entropies()["crop"].mean().item())
+    low, high = objective.controller.bands["crop"]
+    assert low < min(found[80:]) and max(found[80:]) < high
+
+
+def accumulating(**options):
+    """An objective, and a function that gives it one batch of the width of `rotate`'s ranges, and tells λ of before and after."""
+    torch.manual_seed(0)
+    aug = ia.LearnedAugment(["rotate"], predictor="global")
+    objective = ia.InstaAugObjective(aug, ia.EntropyConfig(rate=0.1, **options), warm_up=False)
+    model = torch.ones((), requires_grad=True)
+
+    def batch(loss: float = 1.0) -> float:
+        objective(model * torch.full((4,), loss), aug.sample(torch.rand(4, 3, 8, 8))[1])
+        return objective.controller.log_weight["rotate"]
+
+    return objective, batch
+
+
+@pytest.mark.parametrize("through_data", [False, True])
+def test_lambda_moves_once_for_all_batches_between_two_changes_of_phi(through_data):
+    objective, batch = accumulating()
+    (weight,), expected = objective.aug.predictor.parameters(), math.log(0.1)
+    for parts in (1, 1, 3, 1, 2, 1, 4):
+        expected += 0.1  # far below its band all the time: one whole step an update
+        assert [batch() for _ in range(parts)] == [pytest.approx(expected)] * parts
+        with torch.no_grad():
+            (weight.data if through_data else weight).add_(1e-3)
+    assert objective.controller.losses["recent"] == pytest.approx(1.0)
+
+
+def test_parts_that_overflow_or_are_judged_alone_say_nothing():
+    objective, batch = accumulating()
+    batch(1.0), batch(math.inf)
+    objective.eval()
+    batch(9.0)
+    objective.train()
+    batch(3.0)
+    assert objective.controller.losses == {"recent": pytest.approx(2.0), "lowest": pytest.approx(2.0)}
+
+
+def test_what_was_loaded_or_moved_between_two_parts_is_not_taken_back():
+    objective, batch = accumulating()
+    batch(), batch()
+    state = {name: value.clone() for name, value in objective.state_dict().items()}
+    moved = objective.get_extra_state()
+    moved[:, 0] = 1.0
+    objective.load_state_dict(state | {"_extra_state": moved})
+    assert batch() == pytest.approx(1.1)
+    paper, batch = accumulating(mode="paper")
+    batch()
+    paper.epoch_end()
+    assert batch() == batch() == pytest.approx(math.log(0.12))
+
+
+def test_a_predictor_that_thaws_goes_on_from_where_it_was_frozen():
+    objective, batch = accumulating()
+    first = batch(1.0)
+    objective.aug.requires_grad_(False)
+    assert [batch(3.0) for _ in range(5)] == [first] * 5 and objective.controller.losses["recent"] > 1.5
+    objective.aug.requires_grad_(True)
+    recent = objective.controller.losses["recent"]
+    assert batch(3.0) == batch(3.0) == pytest.approx(first + 0.1) and objective.controller.losses["recent"] > recent
+
+
 def test_states_of_before_losses_were_kept_load():
     objective = ia.InstaAugObjective(ia.LearnedAugment(["rotate"]))
     old = torch.tensor([[-1.0, -2.0, 0.01]], dtype=torch.float64)

@@ -111,8 +111,8 @@ def test_regression_and_any_other_per_view_loss(batch):
 
 
 def test_gradient_accumulation_adds_up(batch):
-    """Two half batches are one batch, where the estimator looks at one image at a time."""
-    whole, halves = (make(entropy=ia.EntropyConfig(rate=0.0)) for _ in range(2))
+    """Two half batches are one batch, where the estimator looks at one image at a time; to λ, too, however fast it moves."""
+    whole, halves = (make(entropy=ia.EntropyConfig(rate=1.0)) for _ in range(2))
     noise = torch.rand(2, 4, 2)
     for (aug, objective, model), parts in ((whole, [slice(0, 4)]), (halves, [slice(0, 2), slice(2, 4)])):
         for part in parts:
@@ -123,6 +123,8 @@ def test_gradient_accumulation_adds_up(batch):
             (objective(per_view, sample) / len(parts)).backward()
     for a, b in zip(grads(whole[0], whole[2]), grads(halves[0], halves[2]), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
+    states = [objective.get_extra_state()[:, :5] for _, objective, _ in (whole, halves)]  # of the controller alone
+    assert torch.allclose(*states, atol=1e-6)
 
 
 def fixed_sample(aug, images, noise):
@@ -259,10 +261,10 @@ def test_the_baseline_of_reinforce_is_that_of_earlier_batches(batch):
     """mean (L − b)·∇ log p with b from the step before, written out."""
     aug, objective, _ = make(["crop"], estimator="reinforce")
     _, first = aug.sample(batch[0], n=2)
+    weight = objective.weights["crop"]  # of both: φ has not changed between them
     objective(torch.full((8,), 2.0), first)
     views, sample = aug.sample(batch[0], n=2)
     losses = views.mean((1, 2, 3)).detach()
-    weight = objective.weights["crop"]
     part = sample.distribution.parts["crop"]
     score = (losses.view(2, 4) - 2.0) * part.log_prob(sample.params.detach())
     expected = torch.autograd.grad(

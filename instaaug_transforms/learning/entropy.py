@@ -174,9 +174,13 @@ class EntropyController:
         return recent > max(FORGOTTEN[0] * lowest, lowest + FORGOTTEN[1])
 
     def step(
-        self, entropies: Mapping[str, Tensor], loss: float | None = None, held: bool = False, learns: bool = True
+        self,
+        entropies: Mapping[str, Tensor | float],
+        loss: float | None = None,
+        held: bool = False,
+        learns: bool = True,
     ) -> None:
-        """After a batch, of that ``loss`` where a model is trained along: update the averages, and λ in ``dual`` mode.
+        """After an update, of that ``loss`` where a model is trained along: update the averages, and λ in ``dual`` mode.
 
         ``held``: as in `penalty`; λ stays where entropy is being held. Without ``learns``, too: no λ moves what is frozen, and it
         would climb to its limit.
@@ -184,8 +188,7 @@ class EntropyController:
         if loss is not None and math.isfinite(loss):
             recent = DECAY * self.losses.get("recent", loss) + (1 - DECAY) * loss
             self.losses = {"recent": recent, "lowest": min(recent, self.losses.get("lowest", recent))}
-        for name, entropy in entropies.items():
-            mean = entropy.detach().mean().item()
+        for name, mean in summarise(entropies).items():
             if not math.isfinite(mean):  # a batch that overflowed, which a GradScaler skips: it says nothing
                 continue
             before = self.average.get(name, mean)
@@ -234,6 +237,6 @@ def _pair(name: str, band: Any) -> tuple[float, float]:
     return low, high
 
 
-def summarise(entropies: Mapping[str, Tensor]) -> dict[str, float]:
+def summarise(entropies: Mapping[str, Tensor | float]) -> dict[str, float]:
     """Mean entropy of each family."""
-    return {name: torch.as_tensor(entropy).mean().item() for name, entropy in entropies.items()}
+    return {name: torch.as_tensor(entropy).detach().mean().item() for name, entropy in entropies.items()}

@@ -15,6 +15,7 @@ from ..families import CandidateProduct
 from ..predictors import ConvPredictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError, check_number, check_one_of
+from .accumulation import Accumulation
 from .entropy import EntropyConfig, EntropyController
 from .estimators import ESTIMATORS, critic, exact, only_gradient, reinforce, rloo
 from .warm_up import WarmUp, trains
@@ -49,10 +50,10 @@ class InstaAugObjective(nn.Module):
         objective(per_view, sample).backward()
 
     Under `torch.distributed`, make it on every process: φ takes rank 0's weights, and its gradients, λ and baselines are
-    averaged over processes; φ needs no `DistributedDataParallel` of its own. Batches must be equally large. Each call in
-    training mode is one step of the controller, micro-batches of gradient accumulation included (the warm-up counts updates of
-    φ; of many batches an update, λ moves as often, so lower `EntropyConfig.rate` by as much); in eval mode nothing moves, and
-    while φ is frozen no λ does. `state_dict` holds φ, critic, λ and baselines, tensors all.
+    averaged over processes; φ needs no `DistributedDataParallel` of its own. Batches must be equally large. λ and the warm-up take one
+    step for each update of φ, by the mean of the batches since the last one, whose gradients are accumulated; where a `GradScaler`
+    skips a step, they wait as well. In eval mode nothing moves, and while φ is frozen no λ does. `state_dict` holds φ, critic, λ and
+    baselines, tensors all.
 
     Args:
         aug: the transform that `sample` is called on.
@@ -93,6 +94,8 @@ class InstaAugObjective(nn.Module):
         self.controller = EntropyController(aug.families, replace(config, lookahead=lookahead, margin=margin))
         self.watch, self.warm_up = Watch(aug.families), WarmUp(over=not warm_up)
         self._trains_along: bool | None = None  # not known yet
+        self._parts = Accumulation()  # of the current update of φ
+        self._before = self.controller.state_dict()  # as that update began
         self.register_buffer("baseline", torch.tensor(float("nan")))
         self._latest: Tensor | None = None  # loss, for `logs`, as the next
         self._information: dict[str, Tensor] = {}
@@ -180,6 +183,7 @@ class InstaAugObjective(nn.Module):
             ranges = [part for part in sample.distribution.parts.values() if part.has_rsample]
             if self._trains_along and ranges:
                 value = value + only_gradient(ASTRAY * sum(part.astray() for part in ranges))
+            begins = self._begins(learns)
         penalty = self.controller.penalty(entropies, held=not self.warm_up.over)
         if moves:
             if learns:
@@ -187,11 +191,12 @@ class InstaAugObjective(nn.Module):
             self._latest = means[1]
             with torch.no_grad():
                 self._information = sample.distribution.information()
-            self._update(means, list(entropies), learns)
+            self._update(means, list(entropies), learns, begins)
         return (value - penalty).mean()
 
     def epoch_end(self) -> None:
         """After an epoch; moves λ in ``paper`` mode."""
+        self._parts.end()  # a further part would take back what is moved here
         if self.warm_up.over and self._learns():
             self.controller.epoch_end()
 
@@ -236,16 +241,27 @@ class InstaAugObjective(nn.Module):
         processes = distributed.world_size()
         return rloo(losses, log_prob, mean, processes * sample.batch_size)
 
-    def _update(self, means: Tensor, names: list[str], learns: bool) -> None:
-        held, loss = not self.warm_up.over, means[1].item()
+    def _begins(self, learns: bool) -> bool:
+        """Whether a batch is the first of an update of φ. At any other λ goes back to where the first found it: all parts of an update
+        have the same, and together they move it once."""
+        if learns and self._parts.goes_on(self.aug.predictor.parameters()):
+            self.controller.load_state_dict(self._before)
+            return False
+        self._parts.end()  # while φ is frozen there are no updates, and averages follow every batch
+        self._before = self.controller.state_dict()
+        return True
+
+    def _update(self, means: Tensor, names: list[str], learns: bool, begins: bool) -> None:
+        held, (_, loss, *entropies) = not self.warm_up.over, means.tolist()
+        mean_loss, *mean_entropies = self._parts.mean([loss, *entropies]) if learns else (loss, *entropies)
         # A model that is frozen forgets nothing: its loss rises because views say so.
-        forgets = loss if self._trains_along else None
-        self.controller.step(dict(zip(names, means[2:], strict=True)), forgets, held, learns)
+        forgets = mean_loss if self._trains_along else None
+        self.controller.step(dict(zip(names, mean_entropies, strict=True)), forgets, held, learns)
         if learns:
             self.watch.weights(self.aug.predictor.parameters())
-        if not held and learns:
-            self.watch.update(dict(zip(names, means[2:].tolist(), strict=True)), self.controller)
-        elif held and math.isfinite(loss) and not (learns and self.warm_up.goes_on(self.aug.predictor.parameters())):
+        if begins and not held and learns:
+            self.watch.update(dict(zip(names, entropies, strict=True)), self.controller)
+        elif begins and held and math.isfinite(loss):
             self.warm_up.update(loss, self.controller.losses["recent"])
             if self.warm_up.over:
                 logger.info(
@@ -301,4 +317,5 @@ class InstaAugObjective(nn.Module):
         values = {key: {n: v for n, v in zip(names, columns[key], strict=True) if v == v} for key in known}
         losses = {key: columns[key][0] for key in LOSSES if key in columns and columns[key][0] == columns[key][0]}
         self.controller.load_state_dict({**values, "losses": losses})
+        self._parts.end()
         self.warm_up.load_state(state[0, 7:].tolist() if state.shape[1] == 12 else WarmUp(over=True).state())

@@ -1,10 +1,6 @@
 """`WarmUp`: whether a model that is trained along knows enough by now for its losses to say what an augmentation costs."""
 
-from collections.abc import Iterable
-
 from torch import Tensor
-
-from ..utils.modes import sums_of_squares
 
 LEARNED = 0.5  # of the first loss; below it the model is right about a good part of its images
 STALLED = 200, 0.05  # updates in which the loss has not fallen by that share: no more is learned for now
@@ -25,17 +21,9 @@ class WarmUp:
         self.over = over
         self.updates = 0
         self.first, self.mark, self.marked = float("nan"), float("nan"), 0  # losses; the update of the latter
-        self._weights: tuple[list[int], list[float]] | None = None  # as they were at the latest batch
-
-    def goes_on(self, weights: Iterable[Tensor]) -> bool:
-        """Whether ``weights`` are those of the batch before: this is another part of one update then, whose gradients are accumulated."""
-        weights = list(weights)
-        # What is written through `.data` counts no version; a step at a learning rate of 0 moves no number.
-        before, self._weights = self._weights, ([weight._version for weight in weights], sums_of_squares(weights))
-        return before == self._weights
 
     def update(self, loss: float, recent: float) -> None:
-        """After a batch of this mean ``loss``; ``recent`` is an average over the latest ones."""
+        """After an update whose first batch had this mean ``loss``; ``recent`` is an average over the latest ones."""
         if self.over:
             return
         self.updates += 1
