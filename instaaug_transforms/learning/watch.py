@@ -42,7 +42,7 @@ class Watch:
         self._calls, self._first = 0, list[float]()
 
     def weights(self, weights: Iterable[Tensor]) -> None:
-        """φ's, at every update: log where none has changed when ``patience`` of them have been made."""
+        """φ's, at every batch: log where none has changed after ``patience`` of them."""
         self._calls += 1
         if self._calls not in (1, self.patience):
             return
@@ -51,8 +51,9 @@ class Watch:
             self._first = now
         elif now == self._first:
             logger.warning(
-                f"objective: no weight of φ has changed in {self.patience} updates, so that nothing of the augmentation is learned; give "
-                'them to the optimizer, optimizer.add_param_group({"params": objective.parameters()}), with a learning rate above 0'
+                f"objective: no weight of φ has changed in {self.patience} batches, so that nothing of the augmentation is learned. Unless the "
+                "gradients of as many are accumulated for one update, give them to the optimizer, "
+                'optimizer.add_param_group({"params": objective.parameters()}), with a learning rate above 0'
             )
 
     def update(self, entropies: Mapping[str, float], controller: EntropyController) -> None:
