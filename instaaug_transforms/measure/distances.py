@@ -28,9 +28,8 @@ def distance(first: Tensor, second: Tensor, metric: str) -> Tensor:
 def mean_to_others(z: Tensor, transformed: Tensor, metric: str, chunk: int = 1024) -> Tensor:
     """b: from each z the mean distance to the transformed embeddings of all *other* images, ``(N, D)`` each to ``(N,)``.
 
-    b_i = 1/(N − 1) · Σ_{j ≠ i} dist(z_i, z_t,j): every pair, of which a random permutation would be one draw
-    (Bouchacourt et al., *Grounding Inductive Biases in Natural Images*, NeurIPS 2021: their baseline). L2 takes ``chunk``
-    rows at a time.
+    b_i = 1/(N − 1) · Σ_{j ≠ i} dist(z_i, z_t,j): every pair, of which a random permutation, Bouchacourt et al.'s baseline,
+    would be one draw. L2 takes ``chunk`` rows at a time.
     """
     n = len(z)
     if n < 2:

@@ -15,17 +15,16 @@ PENULTIMATE, OUTPUT = "penultimate", "output"
 
 
 def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embed, str]:
-    """A function from images to (embedding, outputs), and the name of what is embedded.
+    """A function from images to (embedding, outputs ``(B, classes)``), and the name of what is embedded.
 
     Args:
-        model: images to outputs ``(B, classes)``.
         layer: a name of ``model.named_modules()``, whose output is taken; ``"output"``, the model's own; None or
             ``"penultimate"``, what enters the linear layer that gives the model's output. A model that does not end in
             one (its output is pooled features, say) is measured at its output.
         example: ``(1 or more, C, H, W)``, run once.
 
     Returns:
-        ``(embed, name)``. Embeddings are float32 and keep their shape: ``(B, D)``, ``(B, tokens, D)`` or ``(B, C, h, w)``.
+        Embeddings are float32 and keep their shape: ``(B, D)``, ``(B, tokens, D)`` or ``(B, C, h, w)``.
 
     Raises:
         InstaAugError: an unknown layer, one that is not run, or one whose output is no tensor that leads with B.

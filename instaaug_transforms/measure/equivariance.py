@@ -51,12 +51,7 @@ class EquivarianceReport(Report):
 
 
 class AlignmentCollector:
-    """The alignment of displacements, from the steps of one pass.
-
-    Rows give, for every magnitude but the identity: ``alignment``, with its interval over images; ``shuffled``, the same
-    with displacements to *another* image's transformed embedding, which any map that depends on t at all can have;
-    ``above_shuffled``, their difference (Bouchacourt et al., NeurIPS 2021, compare with shuffled displacements likewise).
-    """
+    """`alignment` of displacements, from the steps of one pass; ``shuffled`` is what any map that depends on t at all can have."""
 
     about = (
         "Mean cosine between the displacements of different images: 1, all embeddings move the same way; 0, each its own. "
@@ -84,10 +79,9 @@ class AlignmentCollector:
 
 
 def alignment(displacements: Tensor) -> Tensor:
-    """``(N, D)`` displacements to ``(N,)``: the mean cosine of each with all others, in [−1, 1].
+    """``(N, D)`` displacements f(t(x)) − f(x) to ``(N,)``: the mean cosine of each with all others, in [−1, 1].
 
-    a_i = 1/(N − 1) · Σ_{j ≠ i} cos(v_i, v_j), v = f(t(x)) − f(x). A displacement of zero has no direction and counts
-    as cosine 0.
+    A displacement of zero has no direction and counts as cosine 0.
     """
     v = unit(displacements.double())
     return ((v @ v.sum(0) - v.square().sum(-1)) / (len(v) - 1)).float()

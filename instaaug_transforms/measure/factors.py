@@ -117,13 +117,8 @@ class FactorReport(Report):
         return Permutation(float(stats.contingency.association(counts, method="cramer")), float(p_value))
 
     def alignment(self, report: InvarianceReport, measure: str = "relative_cosine") -> Permutation:
-        """Is the model more invariant to the stronger factors? Spearman's ρ, over transformations, of mean gain and
-        measured invariance under the first fill of each, with a permutation test over transformations.
-
-        Args:
-            report: of the model, with the same transformations.
-            measure: of the report.
-        """
+        """Is the model more invariant to the stronger factors? Spearman's ρ, over transformations, of mean gain and the
+        ``measure`` of its ``report`` under the first fill of each, with a permutation test over transformations."""
         invariance = [report.interval(report.sweep(name), measure).estimate for name in self.names]
         return correlation_test(self.gain.mean(0), np.array(invariance), self.seed)
 
@@ -172,10 +167,7 @@ def _centred(matrix: np.ndarray) -> np.ndarray:
 
 
 def within_class_pairs(images: MeasuredImages, per_class: int | None = None, seed: int = 0) -> Tensor:
-    """Random disjoint pairs of images with the same label, ``(P, 2)`` indices; at most ``per_class`` of each.
-
-    Disjoint, so that pairs are independent and tests over them are valid.
-    """
+    """Random pairs of images with the same label, ``(P, 2)`` indices; at most ``per_class`` of each, disjoint and so independent."""
     check_whole("pairs_per_class", per_class, optional=True)
     if not images.labelled:
         raise InstaAugError("data: factors of variation need labels; give (images, labels) or a Dataset of pairs")

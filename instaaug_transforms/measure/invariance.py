@@ -57,7 +57,8 @@ class Sweep:
         return self.magnitudes.index(self.transformation.identity)
 
     def per_image(self, measure: str) -> np.ndarray:
-        """``(N,)``: the mean over all magnitudes but the identity."""
+        """``(N,)`` of one of `MEASURES`: the mean over all magnitudes but the identity."""
+        check_one_of("measure", measure, MEASURES)
         return np.delete(self.values[measure], self.identity, axis=0).mean(0)
 
 
@@ -122,8 +123,7 @@ class InvarianceReport(Report):
         return rows
 
     def interval(self, sweep: Sweep, measure: str) -> Interval:
-        """The mean of a measure over images and all magnitudes but the identity, 95 % interval over images."""
-        check_one_of("measure", measure, MEASURES)
+        """The mean of `Sweep.per_image` and its 95 % interval over images."""
         return mean_interval(sweep.per_image(measure), self.seed)
 
     @property
@@ -171,21 +171,16 @@ class InvarianceReport(Report):
         curves = "Means over images, by magnitude. The grey upright line is the identity."
         means = "Means over images and all magnitudes but the identity."
         by_class = "Mean relative invariance (cosine); classes by their mean."
-        raw_distances, per_class = partial(plots.raw_distances, self), partial(plots.per_class, self)
         sections = [
             Section("Invariance", text, self._by_sweep, labels, answers, self.picture, curves),
-            Section("Raw distances", raw_text, self._by_sweep, labels, raw, raw_distances, means),
-            Section("Classes", draw=per_class, caption=by_class),
+            Section("Raw distances", raw_text, self._by_sweep, labels, raw, partial(plots.raw_distances, self), means),
+            Section("Classes", draw=partial(plots.per_class, self), caption=by_class),
         ]
         return sections if self.images.labelled else sections[:2]
 
 
 class InvarianceCollector:
-    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`.
-
-    With z = f(x), z_t = f(t(x)): d = dist(z, z_t); b, the mean distance from z to the transformed embeddings of other
-    images; relative invariance (b − d) / b (Bouchacourt et al., NeurIPS 2021), per image.
-    """
+    """An `InvarianceReport` from the steps of one pass, in the order of `Session.steps`."""
 
     def __init__(self, session: Session) -> None:
         self.session, self._sweeps, self._steps = session, [], []

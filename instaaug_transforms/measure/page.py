@@ -12,8 +12,6 @@ from ..utils.files import check_folder, drawn, replace_file
 from ..utils.report import Report, Section
 from .invariance import InvarianceReport
 
-TEMPLATE = Path(__file__).with_name("page.html")
-
 
 def write_page(path: str | os.PathLike, report: Report, *others: Report, title: str | None = None) -> None:
     """Write reports to one HTML file, plots inside it as SVG.
@@ -35,7 +33,8 @@ def write_page(path: str | os.PathLike, report: Report, *others: Report, title: 
             raise InstaAugError(f"write_page: expected reports of `measure`, got {type(each).__name__}")
     sections = list(enumerate((section for each in (report, *others) for section in each.sections()), 1))
     heading = f"What {report.model} is invariant to" if isinstance(report, InvarianceReport) else sections[0][1].title
-    page = Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    page = Template(template).substitute(
         title=html.escape(title or heading),
         contents=" ".join(f'<a href="#s{k}">{html.escape(section.title)}</a>' for k, section in sections),
         sections="\n".join(_section(section, k) for k, section in sections),

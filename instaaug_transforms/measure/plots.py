@@ -23,11 +23,16 @@ def _legend_above(axes: Any) -> None:
     axes.figure.legend(handles, labels, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
 
 
-def _heat_map(axes: Any, values: np.ndarray, rows: list[str], columns: list[str], label: str, **colours: Any) -> None:
+def _class_map(
+    axes: Any, values: np.ndarray, rows: list[str], of: int, columns: list[str], label: str, **colours: Any
+) -> None:
+    """A row per class; ``of`` so many, which a title says where some are left out."""
     image = axes.imshow(values, aspect="auto", interpolation="nearest", **colours)
     names = [name.replace("_", " ") for name in columns]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
     axes.set_yticks(range(len(rows)), rows, fontsize=6)
+    if len(rows) < of:
+        axes.set_title(f"{len(rows)} of {of} classes", fontsize=8, color=ink(), loc="left")
     bar = axes.figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(label.replace("_", " "), fontsize=8)
@@ -95,18 +100,16 @@ def per_class(report: Any, measure: str = "relative_cosine", most: int = 60) -> 
     order = np.argsort(-values.mean(1), kind="stable")
     figure = new_figure(0.42 * len(report.sweeps) + 3.2, 0.17 * len(labels) + 1.9)
     rows, columns = [report.images.class_name(int(labels[k])) for k in order], [s.name for s in report.sweeps]
-    axes = figure.subplots()
-    _heat_map(axes, values[order], rows, columns, measure, cmap="RdYlBu", vmin=0, vmax=1)
-    _say_left_out(axes, len(labels), len(counts))
+    _class_map(figure.subplots(), values[order], rows, len(counts), columns, measure, cmap="RdYlBu", vmin=0, vmax=1)
     return figure
 
 
 def factors(report: Any, most: int = 40) -> Any:
     """A `FactorReport`. Left, how often each factor brings a pair closest; right, the same for the first ``most`` classes."""
-    ranking, classes = report.ranking(), np.unique(report.targets)[:most]
+    ranking, known = report.ranking(), np.unique(report.targets)
+    classes = known[:most]
     figure = new_figure(10, max(0.24 * len(ranking), 0.17 * len(classes)) + 1.6)
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.3])
-    _say_left_out(right, len(classes), len(np.unique(report.targets)))
     y = _line_per(left, [row["factor"] for row in ranking])
     for kind, colour in {"appearance": accent(), "geometry": BLUE, "": faint()}.items():
         rows = [k for k, row in enumerate(ranking) if row["kind"] == kind]
@@ -117,13 +120,8 @@ def factors(report: Any, most: int = 40) -> Any:
     order = [row["factor"] for row in ranking[:-1]]
     shares = np.array([[{r["factor"]: r["share"] for r in report.ranking(int(c))}[f] for f in order] for c in classes])
     rows = [report.images.class_name(int(c)) for c in classes]
-    _heat_map(right, 100 * shares, rows, order, "% of the class's pairs", cmap="Greys", vmin=0)
+    _class_map(right, 100 * shares, rows, len(known), order, "% of the class's pairs", cmap="Greys", vmin=0)
     return figure
-
-
-def _say_left_out(axes: Any, shown: int, of: int) -> None:
-    if shown < of:
-        axes.set_title(f"{shown} of {of} classes", fontsize=8, color=ink(), loc="left")
 
 
 def comparison(result: Any, measures: tuple[str, ...] = ("relative_cosine", "d_cosine", "agreement")) -> Any:

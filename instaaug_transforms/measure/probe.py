@@ -158,10 +158,8 @@ class Probe:
         """Does what ``aug`` learned for an image agree with what the model bears?
 
         Every field of a uniform family (angle, hue, saturation, …) is swept alone over its bounds, by the family's own
-        operation. The measured range is the interval around the identity over which argmax stays what it is untouched;
-        its ends lie half-way between the last value kept and the first lost, so they are right to half a step. Families
-        with a table of candidates: Spearman's ρ, over the candidates of each image, between learned probability and
-        p(true class); needs labels.
+        operation. The measured range is that of `kept_interval`, where argmax is the answer: right to half a step. Of families
+        with a table of candidates see `LearnedReport`.
 
         Args:
             aug: a fitted transform with such families; it is given [0, 1] images.

@@ -37,11 +37,10 @@ class Step(NamedTuple):
 
 @dataclass
 class Session:
-    """Embeddings and outputs of images, as they are and transformed, of a model that `Probe` keeps frozen meanwhile.
+    """Embeddings and outputs of images, as they are and transformed, of a model that `Probe`, which says what the fields are, keeps
+    frozen meanwhile; ``layer`` becomes a name in words.
 
     Attributes:
-        model, images, layer, batch_size, amp, seed, progress: as in `Probe`; ``layer`` becomes a name in words.
-        device: of the model.
         z: ``(N, D)``; outputs: ``(N, classes)``, of the images as they are. On the CPU.
     """
 

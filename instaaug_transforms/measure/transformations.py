@@ -20,7 +20,6 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_distinct
 from .warp import Outside, warp
 
-Matrix = Callable[[float, float], Tensor]
 Colour = Callable[[Tensor, float], Tensor]
 
 
@@ -43,7 +42,7 @@ class Transformation:
     magnitudes: tuple[float, ...]
     identity: float
     unit: str
-    matrix: Matrix | None = None
+    matrix: Callable[[float, float], Tensor] | None = None
     colour: Colour | None = None
     uses_fill: bool = False
     channels: tuple[int, ...] | None = None
@@ -117,7 +116,6 @@ def _adjust(name: str, farthest: float, colour: Colour) -> Transformation:
 
 # The whole circle, finer where models begin to mind; −180° is +180°.
 _ANGLES = (-135.0, -90.0, -45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
-_BITS = (8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0)
 _field = Transformation.of_family
 
 _ALL = (
@@ -132,7 +130,7 @@ _ALL = (
     _adjust("brightness_down", 0.1, F.adjust_brightness),
     _adjust("contrast_up", 1.9, F.adjust_contrast),
     _adjust("contrast_down", 0.1, F.adjust_contrast),
-    Transformation("posterize", _BITS, 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
+    Transformation("posterize", _grid(8, 1, 8), 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
     Transformation("solarize", _grid(1, 0), 1.0, "threshold", colour=F.solarize),
     _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
     _field(HSV(), "saturation", _grid(0, 2), unit="factor"),
