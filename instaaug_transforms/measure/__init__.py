@@ -6,12 +6,11 @@ Bouchacourt, Ibrahim & Morcos, *Grounding Inductive Biases in Natural Images* (N
 """
 
 from .agreement import LearnedReport, kept_interval
-from .comparison import Comparison, compare
 from .crops import CropStatistics, GainRecovered, RandomResizedCropPart, crop_statistics, gain_recovered
 from .equivariance import EquivarianceReport
 from .factors import FactorReport, within_class_pairs
 from .images import prepare
-from .invariance import MEASURES, InvarianceReport, Sweep
+from .invariance import MEASURES, Comparison, InvarianceReport, Sweep, compare
 from .lie import GENERATORS, LieReport
 from .page import write_page
 from .probe import Probe, Survey, measure_invariance
