@@ -18,8 +18,7 @@ from .session import Session
 from .warp import Outside, neighbours
 
 # Velocity of a pixel at (x, y), in pixels from the centre (x right, y down), per unit of each generator.
-Velocity = Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
-GEOMETRY: dict[str, Velocity] = {
+GEOMETRY: dict[str, Callable[[Tensor, Tensor, int, int], tuple[Tensor, Tensor]]] = {
     "rotate": lambda x, y, h, w: (y, -x),  # radians, counter-clockwise
     "translate_x": lambda x, y, h, w: (torch.full_like(x, w), torch.zeros_like(x)),  # widths, right
     "translate_y": lambda x, y, h, w: (torch.zeros_like(x), torch.full_like(x, h)),  # heights, down

@@ -5,7 +5,6 @@ import html
 import os
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from ..utils.errors import InstaAugError
 from ..utils.files import check_folder, drawn, replace_file
@@ -46,13 +45,11 @@ def write_page(path: str | os.PathLike, report: Report, *others: Report, title: 
 def _section(section: Section, k: int) -> str:
     """The section as HTML, everything in it escaped; by its number, which two of one title do not share."""
     text = "".join(f"<p>{html.escape(line)}</p>" for line in section.text.split("\n") if line)
-    picture = _picture(section.draw(), section.caption) if section.draw else ""
+    picture = ""
+    if section.draw:
+        data = base64.b64encode(drawn(section.draw(), "svg", metadata={"Date": None})).decode()
+        alt = html.escape(section.caption or "plot of the figures in the table below", quote=True)
+        note = f"<figcaption>{html.escape(section.caption)}</figcaption>" if section.caption else ""
+        picture = f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">{note}</figure>'
     table = f'<div class="scroll">{section.table("html")}</div>' if section.records else ""
     return f'<section id="s{k}"><h2>{html.escape(section.title)}</h2>{text}{picture}{table}</section>'
-
-
-def _picture(figure: Any, caption: str) -> str:
-    data = base64.b64encode(drawn(figure, "svg", metadata={"Date": None})).decode()
-    alt = html.escape(caption or "plot of the figures in the table below", quote=True)
-    note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{alt}" src="data:image/svg+xml;base64,{data}">{note}</figure>'

@@ -188,9 +188,5 @@ class Probe:
 
 
 def measure_invariance(model: nn.Module, data: Any, max_images: int | None = None, **options: Any) -> InvarianceReport:
-    """Measure what a model is invariant to: ``Probe(model, data, max_images, **options).invariance()``.
-
-    Example:
-        >>> measure_invariance(model, dataset, max_images=500).plot("invariance.png")
-    """
+    """Measure what a model is invariant to: ``Probe(model, data, max_images, **options).invariance()``."""
     return Probe(model, data, max_images, **options).invariance()

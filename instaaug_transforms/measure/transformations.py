@@ -20,8 +20,6 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_distinct
 from .warp import Outside, warp
 
-Colour = Callable[[Tensor, float], Tensor]
-
 
 @dataclass(frozen=True)
 class Transformation:
@@ -43,7 +41,7 @@ class Transformation:
     identity: float
     unit: str
     matrix: Callable[[float, float], Tensor] | None = None
-    colour: Colour | None = None
+    colour: Callable[[Tensor, float], Tensor] | None = None
     uses_fill: bool = False
     channels: tuple[int, ...] | None = None
 
@@ -110,10 +108,6 @@ def _zoom(name: str, farthest: float) -> Transformation:
     return Transformation(name, grid, 1.0, "× size", matrix, uses_fill=farthest < 1)
 
 
-def _adjust(name: str, farthest: float, colour: Colour) -> Transformation:
-    return Transformation(name, _grid(1, farthest), 1.0, "factor", colour=colour, channels=(1, 3))
-
-
 # The whole circle, finer where models begin to mind; −180° is +180°.
 _ANGLES = (-135.0, -90.0, -45.0, -30.0, -15.0, 0.0, 15.0, 30.0, 45.0, 90.0, 180.0)
 _field = Transformation.of_family
@@ -126,10 +120,11 @@ _ALL = (
     _field(Shear(), "shear_y", _grid(-40, 40), unit="degrees"),
     _zoom("zoom_in", 2),
     _zoom("zoom_out", 0.5),
-    _adjust("brightness_up", 1.9, F.adjust_brightness),
-    _adjust("brightness_down", 0.1, F.adjust_brightness),
-    _adjust("contrast_up", 1.9, F.adjust_contrast),
-    _adjust("contrast_down", 0.1, F.adjust_contrast),
+    *(
+        Transformation(f"{name}_{way}", _grid(1, farthest), 1.0, "factor", colour=colour, channels=(1, 3))
+        for name, colour in (("brightness", F.adjust_brightness), ("contrast", F.adjust_contrast))
+        for way, farthest in (("up", 1.9), ("down", 0.1))
+    ),
     Transformation("posterize", _grid(8, 1, 8), 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
     Transformation("solarize", _grid(1, 0), 1.0, "threshold", colour=F.solarize),
     _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
