@@ -206,6 +206,21 @@ def accumulating(**options):
     return objective, batch
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_lambda_waits_where_a_grad_scaler_skips_a_step(fused):
+    """Fused optimizers change weights without a new version of them."""
+    objective, batch = accumulating()
+    optimizer = torch.optim.AdamW(objective.parameters(), 1e-3, fused=fused)
+    scaler, found = torch.amp.GradScaler("cpu", init_scale=2.0**10), []
+    for factor in (1.0, 1.0, math.inf, 1.0, 1.0):
+        found.append(round((batch() - math.log(0.1)) / 0.1))
+        scaler.scale(factor * sum(weight.sum() for weight in objective.parameters())).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert found == [1, 2, 3, 3, 4]
+
+
 @pytest.mark.parametrize("through_data", [False, True])
 def test_lambda_moves_once_for_all_batches_between_two_changes_of_phi(through_data):
     objective, batch = accumulating()

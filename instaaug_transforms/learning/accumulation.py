@@ -30,8 +30,8 @@ class Accumulation:
         weights = list(weights)
         versions, before, was_by_version = [weight._version for weight in weights], self._sums, self._by_version
         self._by_version, self._versions = versions != self._versions, versions
-        # What is written through `.data` counts no version; a step at a learning rate of 0 moves no number. The sums cost more than
-        # versions, and where every batch so far has brought another version, nobody needs them.
+        # Fused optimizers, and what is written through `.data`, count no version; a step at a learning rate of 0 moves no number. The sums
+        # cost more than versions, and where versions have changed twice in a row, nobody needs them.
         self._sums = None if was_by_version and self._by_version else sums_of_squares(weights)
         same = not self._by_version and before in (None, self._sums)
         if not same:
