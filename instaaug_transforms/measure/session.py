@@ -37,8 +37,8 @@ class Step(NamedTuple):
 
 @dataclass
 class Session:
-    """Embeddings and outputs of images, as they are and transformed, of a model that `Probe`, which says what the fields are, keeps
-    frozen meanwhile; ``layer`` becomes a name in words.
+    """Embeddings and outputs of images, as they are and transformed, of a model that `Probe` keeps frozen meanwhile. Fields are its
+    arguments; ``layer`` becomes a name in words.
 
     Attributes:
         z: ``(N, D)``; outputs: ``(N, classes)``, of the images as they are. On the CPU.
