@@ -191,7 +191,7 @@ def test_files_that_are_not_read_are_named(tmp_path, kind):
     (tmp_path / "a").mkdir()
     for name in ("1.HEIC", "a/2.heic", "a/3.CR2", "a/.hidden.txt"):
         (tmp_path / name).write_bytes(b"")
-    said = r"end in \.cr2, \.heic; convert them to what is read: \.jpg, \.jpeg, \.png"
+    said = r"end in \.cr2, \.heic; convert them to what is read: \.jpg, \.jpeg, \.jfif, \.png"
     with pytest.raises(InstaAugError, match=f"holds no .*{said}"):
         datasets.folder_of(options(tmp_path), None, kind)
     if kind != "none":
