@@ -199,6 +199,18 @@ def test_files_that_are_not_read_are_named(tmp_path, kind):
             datasets.find_split(options(tmp_path), "train", kind)
 
 
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path, capsys):
+    """As a telephone exports them, beside others: the fit was to the others alone, without a word. Lists and texts are no images."""
+    make(tmp_path, "a/1.png", "b/1.png")
+    for name in ("a/2.HEIC", "b/3.heic", "b/c/4.dng", "b/.5.heic", "labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    folder = datasets.folder_of(options(tmp_path), None)
+    assert len(datasets.chosen(options(tmp_path), folder)) == 2
+    assert capsys.readouterr().err == "left out 3 images that end in .dng, .heic; convert them first\n"
+    assert datasets.chosen(options(tmp_path), folder, False) and not capsys.readouterr().err
+
+
 def test_the_split_that_is_read(tmp_path):
     make(tmp_path / "splits", "train/a/1.png", "val/a/1.png")
     make(tmp_path / "other", "policy/a/1.png", "val/a/1.png")
