@@ -102,12 +102,12 @@ class TTAModel(ViewModel):
             classifier: as above.
             aug: a transform that `fit` fitted, or whose weights file says what is recommended.
             result: what `fit` gave back; by default what ``aug`` itself remembers.
-            **overrides: other arguments, ``chunk_size`` say.
+            **overrides: other arguments, ``chunk_size`` say; ``n_views`` only where what is recommended is no fixed views.
 
         It is logged where ``aug`` was fitted to another classifier, or nothing says to which: what won there need not win here.
 
         Raises:
-            InstaAugError: nothing is known of a recommended setting.
+            InstaAugError: nothing is known of a recommended setting, or it has another number of fixed views.
         """
         known = result.report.to_json() if getattr(result, "report", None) is not None else aug.recommended
         if not known:
@@ -125,7 +125,14 @@ class TTAModel(ViewModel):
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
                 "on this one first, by ia.recommend or `instaaug validate`, or fit again"
             )
-        model = cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
+        setting = load_setting(known["recommended"])
+        n = setting.get("n_views")
+        if setting.get("policy") and "policy" not in overrides and overrides.get("n_views", n) != n:
+            raise InstaAugError(
+                f"n_views: what is recommended is {n} fixed view(s), got {overrides['n_views']}; leave n_views out, or "
+                f"make a setting of your own: TTAModel(classifier, aug, n_views={overrides['n_views']})"
+            )
+        model = cls(classifier, aug, **(setting | overrides))
         model._to_check = False
         return model
 
