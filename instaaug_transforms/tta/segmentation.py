@@ -69,19 +69,18 @@ class SegmentationTTA(ViewModel):
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug.prepare(images, strict=False)
-        params = self._views(batch, generator)
-        acting = None if self.policy is None else self.families
-        views = back(self.aug.apply(batch.repeat(self.n_views, 1, 1, 1), params.flatten(), families=acting))
+        params = self._params(batch, generator)
+        views = back(self.make_views(batch, params))
         # Logits, not probabilities, are interpolated, as segmentation models do: an edge stays where the model sees it.
         logits = F.interpolate(self._ask(views).float(), batch.shape[-2:], mode="bilinear", align_corners=False)
         # What a view shows of the image: a pixel of `fill` says nothing, and would blend in at the image's border on the way back.
         how = {"mode": self.aug.interpolation, "colour": _shown, "backend": self.aug.backend}
         shown = functional.apply(torch.ones_like(logits[:, :1]), params.flatten(), self.families, **how)
         maps = torch.cat([logits.softmax(1) * shown, shown], 1).unflatten(0, (self.n_views, -1))
-        found = invert_maps(self.aug, maps, params, tuple(batch.shape[-2:]), families=acting)[0].sum(0)
+        found = invert_maps(self.aug, maps, params, tuple(batch.shape[-2:]), families=self.families)[0].sum(0)
         return (found[:, :-1] / found[:, -1:].clamp_min(1e-6)).clamp_min(1e-12).log()
 
-    def _views(self, batch: Tensor, generator: torch.Generator | None) -> AugmentParams:
+    def _params(self, batch: Tensor, generator: torch.Generator | None) -> AugmentParams:
         if not self.asks:
             return self.policy_views(batch)
         distribution = self.aug.predict(batch)
