@@ -123,8 +123,13 @@ def code_sha256(model: nn.Module) -> str | None:
 
 
 def _constants(part: nn.Module, names: set[str]) -> str:
-    held = sorted((name, value) for name, value in vars(part).items() if name in names and _is_constant(value))
-    return f"{type(part).__qualname__} {_repr(held)}" if held else ""
+    """Attributes of these names; no lists, to which a run may append."""
+    held = sorted(
+        (name, _repr(value))
+        for name, value in vars(part).items()
+        if name in names and not isinstance(value, list) and _is_constant(value)
+    )
+    return f"{type(part).__qualname__} {held}" if held else ""
 
 
 def _closure(function: FunctionType) -> Iterator[Any]:
