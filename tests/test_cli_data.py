@@ -191,12 +191,24 @@ def test_files_that_are_not_read_are_named(tmp_path, kind):
     (tmp_path / "a").mkdir()
     for name in ("1.HEIC", "a/2.heic", "a/3.CR2", "a/.hidden.txt"):
         (tmp_path / name).write_bytes(b"")
-    said = r"end in \.cr2, \.heic; convert them to what is read: \.jpg, \.jpeg, \.png"
+    said = r"end in \.cr2, \.heic; convert them to what is read: \.jpg, \.jpeg, \.jfif, \.png"
     with pytest.raises(InstaAugError, match=f"holds no .*{said}"):
         datasets.folder_of(options(tmp_path), None, kind)
     if kind != "none":
         with pytest.raises(InstaAugError, match=f"holds neither images .*{said}"):
             datasets.find_split(options(tmp_path), "train", kind)
+
+
+def test_images_of_kinds_that_are_not_read_are_counted(tmp_path, capsys):
+    """As a telephone exports them, beside others: the fit was to the others alone, without a word. Lists and texts are no images."""
+    make(tmp_path, "a/1.png", "b/1.png")
+    for name in ("a/2.HEIC", "b/3.heic", "b/c/4.dng", "b/.5.heic", "labels.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    folder = datasets.folder_of(options(tmp_path), None)
+    assert len(datasets.chosen(options(tmp_path), folder)) == 2
+    assert capsys.readouterr().err == "left out 3 images that end in .dng, .heic; convert them first\n"
+    assert datasets.chosen(options(tmp_path), folder, False) and not capsys.readouterr().err
 
 
 def test_the_split_that_is_read(tmp_path):

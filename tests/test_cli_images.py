@@ -34,6 +34,11 @@ def test_lossless_formats(tmp_path, kind):
     assert is_image(path) and (pixels(path) == PIXELS).all()
 
 
+def test_a_jpeg_as_some_browsers_name_it(tmp_path):
+    path = save(PIL.Image.fromarray(PIXELS), tmp_path / "a.jfif", format="JPEG")
+    assert is_image(path) and (pixels(path) == np.asarray(PIL.Image.open(path))).all()
+
+
 def test_grey_becomes_three_equal_channels(tmp_path):
     path = save(PIL.Image.fromarray(GREY), tmp_path / "a.png")
     assert (pixels(path) == GREY[..., None]).all() and (pixels(path, "L") == GREY).all()

@@ -95,6 +95,24 @@ def test_a_classifier_is_its_code_too(monkeypatch, old, new):
     assert code_sha256(nn.Sequential(nn.ReLU(), first)) == code_sha256(first) == code_sha256(nn.DataParallel(first))
 
 
+@pytest.mark.parametrize("value", [3, 3.0, "soft", True, None, (1, 2)])
+def test_a_setting_that_its_code_reads_is_a_part_of_it(monkeypatch, value):
+    """However it came there; but none that the code does not read, and no counter."""
+    models = [a_classifier(monkeypatch, "3.0 * self.extra", "3.0 * self.temperature") for _ in range(3)]
+    for model, temperature in zip(models, (2.0, 2.0, value), strict=True):
+        model.layer.temperature, model.temperature = 2.0, temperature
+    before = [code_sha256(model) for model in models]
+    assert before[0] == before[1] != before[2]
+    models[0].note, models[0].calls = value, 7
+    assert code_sha256(models[0]) == before[0]
+    models[1].temperature = []
+    before[1] = code_sha256(models[1])
+    models[1].temperature.append(value)  # as what it has seen
+    assert code_sha256(models[1]) == before[1]
+    models[0].layer.temperature = value
+    assert code_sha256(models[0]) not in before
+
+
 def test_what_a_run_changes_is_no_code(monkeypatch):
     model = a_classifier(monkeypatch)
     before = code_sha256(model)

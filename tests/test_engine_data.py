@@ -2,7 +2,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, Dataset, Subset, SubsetRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Subset,
+    SubsetRandomSampler,
+)
 from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
@@ -184,6 +192,41 @@ def test_samples_of_which_some_have_no_label_are_named(unknown):
     with pytest.raises(ia.InstaAugError, match=r"data: 1 of (16|40) samples .* have no label; leave these samples out"):
         load(samples)
     assert load([(image, None) for image, _ in samples]).targets is None
+
+
+class Counted(IterableDataset):
+    """Which knows how many there are, as WebDataset's may."""
+
+    def __iter__(self):
+        return iter([(torch.zeros(3, 4, 4), i) for i in range(3)])
+
+    def __len__(self):
+        return 3
+
+
+@pytest.mark.parametrize("data", [Counted(), DataLoader(Counted()), DataLoader(Counted(), batch_size=None)])
+def test_what_can_only_be_iterated_is_named(data):
+    with pytest.raises(ia.InstaAugError, match=r"data: .*of what can only be iterated .*list\(data"):
+        load(data)
+    assert len(load(list(Counted()))) == 3
+
+
+@pytest.mark.parametrize("labels", [[torch.zeros(1, 4), torch.zeros(2, 4)], [[0], [0, 1]], [0, torch.zeros(2)]])
+def test_labels_that_differ_in_number_are_named(labels):
+    """Boxes of a detector, say; and images and labels in a list each, which are taken for two samples."""
+    for samples in ([(torch.rand(3, 4, 4), label) for label in labels], ([torch.rand(3, 4, 4)] * 2, [0, 1])):
+        with pytest.raises(
+            ia.InstaAugError, match=r"data: labels must be numbers, as many for every image \(.*one tensor"
+        ):
+            load(samples)
+
+
+def test_a_class_that_was_exchanged_is_told_by_the_fingerprint():
+    """Of a folder of 32 classes, whose names and labels are the same as before."""
+    before, after = (
+        [(torch.full((3, 4, 4), value * (10 < i <= 30)), i // 20) for i in range(640)] for value in (0.5, 0.6)
+    )
+    assert load(before).fingerprint() == load(list(before)).fingerprint() != load(after).fingerprint()
 
 
 def test_groups_of_several_names_are_named():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 import instaaug_transforms as ia
 from instaaug_transforms.predictors.features import levels_of
@@ -116,7 +117,15 @@ def test_weights_come_back_with_their_classifier_alone(tmp_path, model, aug):
 
 @pytest.mark.parametrize(
     ("classifier", "message"),
-    [(nn.Flatten(), "none of its layers"), (nn.Conv2d(3, 4, 3), r"logits \(B, classes\)")],
+    [
+        (nn.Flatten(), "none of its layers"),
+        (nn.Conv2d(3, 4, 3), r"logits \(B, classes\)"),
+        (nn.Conv2d(1, 4, 3), r"classifier: it does not take images \(2, 3, 64, 64\): .*channels.*image_size=224"),
+        (
+            VisionTransformer(32, 16, 1, 1, 16, 16),
+            r"classifier: it does not take images \(2, 3, 64, 64\): Wrong.*height",
+        ),
+    ],
 )
 def test_errors(classifier, message):
     with pytest.raises(ia.InstaAugError, match=message):

@@ -50,10 +50,10 @@ class Counting(Planted):
 
     def __init__(self, fuse=10**9):
         super().__init__()
-        self.fuse = fuse
+        self.fuse = [fuse]  # a number would be a setting
 
     def forward(self, x):
-        if self.calls == self.fuse:
+        if self.calls == self.fuse[0]:
             raise KeyboardInterrupt
         return super().forward(x)
 

@@ -11,6 +11,7 @@ from torchvision.transforms.v2 import functional as F
 import instaaug_transforms as ia
 from instaaug_transforms import functional
 from instaaug_transforms.families.crop import Crop
+from instaaug_transforms.families.erase import Erase
 from instaaug_transforms.functional.targets import perspective_coefficients, pixel_matrix
 from instaaug_transforms.tta.inverse import affine_inverse
 
@@ -182,8 +183,14 @@ class SaysFill(nn.Module):
         return torch.cat([-white, white], 1)
 
 
-@pytest.mark.parametrize("families", [["translate"], ["rotate"], ["scale"], ["shear"], ["turn"], GEOMETRY])
-def test_no_pixel_of_fill_has_a_vote(smooth, families):
+ERASE = Erase(value=1.0)
+
+
+@pytest.mark.parametrize(
+    "families",
+    [["translate"], ["rotate"], ["scale"], ["shear"], ["turn"], GEOMETRY, [ERASE], ["crop", "rotate", ERASE]],
+)
+def test_no_pixel_of_fill_has_a_vote_nor_one_that_is_erased(smooth, families):
     """At the border of an image it had up to four votes in ten: half a pixel of fill is blended in on the way back."""
     aug = make_lively(families, fill=1.0, interpolation="nearest")
     found = ia.SegmentationTTA(SaysFill(), aug, n_views=6, select="sample")(smooth / 2, generator=seeded())
@@ -204,6 +211,34 @@ def test_what_a_shifted_view_did_not_show_is_answered_by_the_others():
     answer = model(moved).softmax(1)[..., 7:]
     expected = torch.cat([(plain[..., :-7] + answer) / 2, plain[..., -7:]], -1)
     assert torch.allclose(tta(images).exp(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("angle", [90, 180, 270])
+def test_fixed_views_are_turned_and_turned_back_as_torchvision_does(angle):
+    """Of images that are not square, a quarter turn shows the middle, and the image itself answers for the rest."""
+    aug, images = make_lively(["turn", "hsv"]), torch.rand(2, 3, 20, 28)
+    model = nn.Conv2d(3, 4, 3, padding=1)
+    found = ia.SegmentationTTA(model, aug, n_views=2, policy={"turn_angle": [0, angle]})(images)
+    whole, answer, shown = (
+        model(images).softmax(1),
+        F.rotate(model(F.rotate(images, angle)).softmax(1), -angle),
+        F.rotate(F.rotate(torch.ones(2, 1, 20, 28), angle), -angle),
+    )
+    assert torch.allclose(found.exp(), (whole + answer * shown) / (1 + shown), atol=1e-5)
+    assert shown.mean() == (1 if angle == 180 else 20 / 28)
+
+
+def test_fixed_views_may_be_mirrored_beside_a_transform_that_cannot(smooth):
+    model = nn.Conv2d(3, 4, 3, padding=1)
+    tta = ia.SegmentationTTA(model, make_lively(["rotate"]), n_views=2, policy={"flip": [0, 1]})
+    expected = (model(smooth).softmax(1) + F.hflip(model(F.hflip(smooth)).softmax(1))) / 2
+    assert torch.allclose(tta(smooth).exp(), expected, atol=1e-5)
+    with pytest.raises(ia.InstaAugError, match=r"policy: one of its views must be the image itself.*\{'flip': 0.0\}"):
+        ia.SegmentationTTA(model, make_lively(["rotate"]), n_views=2, policy={"flip": [1, 1]})
+    with pytest.raises(
+        ia.InstaAugError, match=r"policy: expected 4 numbers for each of some fields of anchor, angle, cx"
+    ):
+        ia.SegmentationTTA(model, make_lively(["rotate"]), policy={"flip": [0, 1]})
 
 
 def test_a_torchvision_segmentation_model(smooth):

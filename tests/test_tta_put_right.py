@@ -58,6 +58,17 @@ def test_views_weigh_what_phi_says_of_them(images):
     assert torch.allclose(found.softmax(-1), expected, atol=1e-5)
 
 
+def test_another_number_of_views_than_the_fixed_ones_that_are_recommended_is_named():
+    aug = make_lively(["turn"])
+    aug.recommended = {"recommended": {"n_views": 2, "policy": {"turn_angle": [0, 180]}}}
+    with pytest.raises(
+        ia.InstaAugError, match=r"n_views: what is recommended is 2 fixed view\(s\), got 4; leave n_views out"
+    ):
+        ia.TTAModel.recommended(Tiny(), aug, n_views=4)
+    others = {"n_views": 4, "policy": {"turn_angle": [0, 90, 180, 270]}}
+    assert [ia.TTAModel.recommended(Tiny(), aug, **more).n_views for more in ({"n_views": 2}, others)] == [2, 4]
+
+
 def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
     """Three sources: a result with a report, a result without one, and what the transform remembers."""
 

@@ -28,10 +28,10 @@ class Remembering(nn.Module):
         torch.manual_seed(3)
         self.map = nn.Conv2d(3, 8, 4, 4)
         self.head = nn.Linear(8, 4)
-        self.seen, self.fuse = [], fuse
+        self.seen, self.fuse = [], [fuse]  # a number would be a setting
 
     def forward(self, images):
-        if len(self.seen) + len(images) > self.fuse:
+        if len(self.seen) + len(images) > self.fuse[0]:
             raise KeyboardInterrupt
         self.seen += [image.numpy().tobytes() for image in images.contiguous() if image.std() > 0]
         return 8 * self.head(self.map(images).relu().mean((2, 3)))

@@ -175,3 +175,32 @@ def test_what_a_report_asks_of_views_is_what_a_model_of_them_sees(size):
     (seen,) = SharedViews(classifier, aug, 64, False).logits(images, [views])
     model = ia.TTAModel(classifier, aug, 120, include_identity=False, aggregate="mean_logit")
     assert torch.allclose(seen.mean(0), model(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("place", [26, -1, 1.5])
+def test_a_policy_of_places_that_a_table_does_not_have_is_refused(place):
+    """−1 was the last one, half a place the one before it, and 26 of 26 an IndexError at the first image."""
+    with pytest.raises(ia.InstaAugError, match=rf"policy: erase_anchor .* whole numbers from 0 to 25, got .*{place}"):
+        ia.TTAModel(Tiny(), make_lively(["erase"]), 2, policy={"erase_anchor": [0, place]})
+    assert ia.TTAModel(Tiny(), make_lively(["erase"]), 2, policy={"erase_anchor": [0, 25]}).n_views == 2
+
+
+def test_what_rests_in_a_fixed_view_blends_no_fill_into_what_is_segmented():
+    """The crop at the edge, by itself; beside an angle of 0 its border was a quarter fill."""
+    images, seen = torch.rand(2, 3, 16, 16), []
+
+    class Keep(nn.Module):
+        def forward(self, x):
+            seen.append(x)
+            return x[:, :2]
+
+    policy = {"cx": [0.5, 0.25], "cy": [0.5, 0.25], "w": [1, 0.5], "h": [1, 0.5], "angle": [0, 0]}
+    ia.SegmentationTTA(Keep(), make_lively(["crop", "rotate"], fill=1.0), 2, policy=policy)(images)
+    expected = torch.cat([images, v2.functional.resize(images[:, :, :8, :8], [16, 16])])
+    border = (
+        slice(None),
+        slice(None),
+        slice(0, 14),
+        slice(0, 14),
+    )  # inside the image a crop is resized with what is around it
+    assert torch.allclose(seen[0][border], expected[border], atol=1e-5)

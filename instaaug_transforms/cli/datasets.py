@@ -14,7 +14,7 @@ from ..utils.modes import permutation
 from ..utils.progress import bar
 from .arguments import fraction, natural, positive_int
 from .class_map import first_of, read_class_map
-from .image_files import ImageFiles, ReadingErrors, class_folders, inside, not_read
+from .image_files import ImageFiles, ReadingErrors, class_folders, inside, left_out, not_read
 from .images import is_image
 
 SPLITS = ("train", "training", "val", "valid", "validation", "dev", "test", "testing")
@@ -159,6 +159,8 @@ def count_classes(*folders: ImageFiles) -> int | None:
 
 def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None) -> ImageFiles:
     """``--max-images`` of them, by the seed, and with ``--skip-unreadable`` those that can be read."""
+    if progress is not False and (said := left_out(files.root)):
+        print(said, file=sys.stderr)
     if arguments.max_images is not None and arguments.max_images < len(files):
         order = permutation(len(files), arguments.seed)
         files = files.keep(order[: arguments.max_images].sort().values.tolist())

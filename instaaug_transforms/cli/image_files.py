@@ -15,6 +15,7 @@ from .class_map import first_of, label_folders
 from .images import SUFFIXES, is_image, read_image
 
 LOOKED_AT = 10_000  # files, to say what else a folder holds
+UNREAD = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw")  # images all the same
 
 
 class ImageFiles(DatasetFolder):
@@ -95,8 +96,23 @@ def inside(directory: Path) -> str:
 
 def not_read(directory: str | os.PathLike) -> str:
     """Of a folder without images, for errors: what its files end in, at any depth, and what images do."""
-    files = (name for _, _, names in os.walk(directory) for name in names if not name.startswith("."))
-    suffixes = {Path(name).suffix.lower() for name in islice(files, LOOKED_AT)} - {"", *SUFFIXES}
+    suffixes = set(_suffixes(directory)) - {"", *SUFFIXES}
     if not suffixes:
         return ""
     return f". Its files end in {first_of(sorted(suffixes))}; convert them to what is read: {', '.join(SUFFIXES)}"
+
+
+def left_out(directory: str | os.PathLike) -> str:
+    """Of a folder of images, for whoever runs a command: how many it holds that are not read; nothing if there are none."""
+    unread = [suffix for suffix in _suffixes(directory) if suffix in UNREAD]
+    return (
+        f"left out {len(unread)} images that end in {first_of(sorted(set(unread)))}; convert them first"
+        if unread
+        else ""
+    )
+
+
+def _suffixes(directory: str | os.PathLike) -> list[str]:
+    """What the first files of a folder end in, at any depth; hidden ones are left out."""
+    files = (name for _, _, names in os.walk(directory) for name in names if not name.startswith("."))
+    return [Path(name).suffix.lower() for name in islice(files, LOOKED_AT)]

@@ -9,16 +9,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from ..functional.inputs import as_bytes, as_floats, check_range
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 from ..utils.hashing import fingerprint
 from ..utils.progress import bar
 from .known import known_identities, known_targets, names_of, same_label, sampled_rows
 from .samples import as_image, kind, parts
 
 logger = logging.getLogger(__name__)
+FINGERPRINTED = 64  # images of a Dataset that are read to tell it from another
 AS_THEY_ARE = (
     "images are taken as they are before v2.Normalize here, also for a transform with normalization=(mean, std), whose classifier gets "
     "them normalised: leave v2.Normalize out of the data; divide 0…255 floats by 255"
@@ -155,7 +156,7 @@ class StreamedImages(Images):
         # What a Dataset knows need not be what its samples say: labels are mapped in `__getitem__`, say.
         if labelled and (targets is None or not all(same_label(targets[row], s[1]) for row, s in samples.items())):
             targets = [parts(dataset[i], name)[1] for i in range(len(dataset))]
-            targets = default_collate(targets) if _are_labelled(targets, name) else None
+            targets = _collated(targets, name) if _are_labelled(targets, name) else None
         once = as_image(samples[int(self.rows[0])][0], name)
         if once.shape == again.shape and not torch.equal(once, again):
             logger.warning(
@@ -201,7 +202,7 @@ class StreamedImages(Images):
 
     def fingerprint(self) -> str:
         # Reading all images to tell them apart would double the time of a fit: their names, a few of them and the labels do.
-        sample = torch.linspace(0, len(self) - 1, min(len(self), 16)).long()
+        sample = torch.linspace(0, len(self) - 1, min(len(self), FINGERPRINTED)).long()
         images, _ = self.batch(sample)
         names = hash_text(json.dumps([self.identities, self.rows.tolist()]))
         return fingerprint(images, names, *([] if self.targets is None else [self.targets]))
@@ -296,7 +297,7 @@ def has_samples(data: Any) -> bool:
     """Whether it gives samples by index, as lists and Datasets do; Hugging Face's are no subclass of torch's."""
     if isinstance(data, (tuple, list)) and len(data) == 2 and isinstance(data[0], (Tensor, np.ndarray)):
         return False  # images and targets
-    if isinstance(data, (Tensor, np.ndarray, str, bytes, Mapping)):
+    if isinstance(data, (Tensor, np.ndarray, str, bytes, Mapping, IterableDataset)):  # whose `__getitem__` only raises
         return False
     return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
@@ -307,6 +308,16 @@ def _check_images(images: Tensor, name: str) -> None:
     elif images.dtype != torch.uint8:
         fix = "give floats: of 16 bits images.float() / 65535"
         raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")
+
+
+def _collated(labels: list[Any], name: str) -> Any:
+    try:
+        return default_collate(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InstaAugError(
+            f"{name}: labels must be numbers, as many for every image ({reason(error)}); give samples (image, label), or one tensor of all "
+            "images and one of all labels"
+        ) from error
 
 
 def _are_labelled(labels: Sequence[Any], name: str) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, default_collate
 
 from ..utils.errors import InstaAugError
 
@@ -14,9 +14,11 @@ logger = logging.getLogger(__name__)
 
 def sampled_rows(loader: DataLoader, name: str) -> Tensor:
     """The rows that a DataLoader goes through, each once."""
-    if loader.batch_sampler is None or not hasattr(loader.dataset, "__len__"):
+    iterable = isinstance(loader.dataset, IterableDataset) or not hasattr(loader.dataset, "__len__")
+    if iterable or loader.batch_sampler is None:
         raise InstaAugError(
-            f"{name}: a DataLoader without a map-style Dataset cannot be read at random; give the Dataset"
+            f"{name}: a DataLoader without a map-style Dataset cannot be read at random; give the Dataset, and of what can only be iterated "
+            "a list of its samples: list(dataset)"
         )
     if loader.collate_fn is not default_collate:
         logger.warning(

@@ -216,6 +216,15 @@ class Family(ABC):
         """Images ``(B, C, H, W)`` in [0, 1], fp32, with this family's change to the pixels' values."""
         raise NotImplementedError(f"family {self.name!r} does not change pixel values")
 
+    def shown(self, images: Tensor, params: AugmentParams) -> Tensor:
+        """How much of each pixel is still the image's, ``(B, 1, H, W)``, after `colour`; 0 where another took its place.
+
+        Args:
+            images: the same before it.
+            params: ``(B,)`` parameters.
+        """
+        return images
+
     def config(self) -> dict[str, Any]:
         """Constructor arguments that make this family again, as JSON values."""
         names = list(inspect.signature(type(self).__init__).parameters)[1:]

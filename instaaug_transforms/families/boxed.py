@@ -44,10 +44,13 @@ class BoxedFamily(AnchorFamily):
         return BoxHead(self._windows, (1, *self.grids), spec, self.initial_identity)
 
     def colour(self, images: Tensor, params: AugmentParams) -> Tensor:
+        return torch.where(self.within(images, params), self.inside(images), images)
+
+    def within(self, images: Tensor, params: AugmentParams) -> Tensor:
+        """Which pixels lie in the box of their image, ``(B, 1, H, W)``."""
         box = self.boxes.to(images.device)[params[self.index_field].long()]  # (B, 4)
-        mask = _inside(box[:, 1], box[:, 3], images.shape[-2])[:, None, :, None]
-        mask = mask * _inside(box[:, 0], box[:, 2], images.shape[-1])[:, None, None, :]
-        return torch.where(mask, self.inside(images), images)
+        rows = _inside(box[:, 1], box[:, 3], images.shape[-2])[:, None, :, None]
+        return rows * _inside(box[:, 0], box[:, 2], images.shape[-1])[:, None, None, :]
 
     @abstractmethod
     def inside(self, images: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..params import AugmentParams
 from ..utils.errors import check_number
 from . import register
 from .boxed import BoxedFamily
@@ -34,3 +35,6 @@ class Erase(BoxedFamily):
 
     def inside(self, images: Tensor) -> Tensor:
         return torch.full_like(images, self.value)
+
+    def shown(self, images: Tensor, params: AugmentParams) -> Tensor:
+        return images.masked_fill(self.within(images, params), 0.0)

@@ -75,7 +75,12 @@ def check_size(size: Any, name: str = "output_size") -> tuple[int, int] | None:
         return None
     sides = (size, size) if isinstance(size, Integral) else tuple(size) if hasattr(size, "__len__") else ()
     if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
-        raise InstaAugError(f"{name}: expected (height, width), whole pixels ≥ 1, or one side, got {size!r}")
+        given = (
+            f"a tensor {tuple(size.shape)}; of images give images.shape[-2:]"
+            if isinstance(size, Tensor)
+            else repr(size)
+        )
+        raise InstaAugError(f"{name}: expected (height, width), whole pixels ≥ 1, or one side, got {given}")
     return int(sides[0]), int(sides[1])
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 from ..utils.forward import in_parts
 from ..utils.hooks import record, submodule
 from ..utils.modes import at_rest, evaluating
@@ -80,7 +80,7 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
     size = len(images)
     recording = record(classifier, outputs=names, keep=lambda out: (_map_shape(out, size), _shape(out)))
     with evaluating(classifier), torch.no_grad(), recording as seen:
-        logits = check_logits(classifier(as_weights(classifier, images)))
+        logits = _logits(classifier, images)
     mixing = _mixing({name: raw for name, (shape, raw) in seen.outputs.items() if shape})
     maps = {name: shape for name, (shape, _) in seen.outputs.items() if shape and name not in mixing}
     if not maps:
@@ -99,7 +99,18 @@ def find_layer(classifier: nn.Module, images: Tensor) -> tuple[str, int]:
 def count_classes(classifier: nn.Module, images: Tensor) -> int:
     """K of its logits ``(B, K)``."""
     with evaluating(classifier), torch.no_grad():
-        return check_logits(classifier(as_weights(classifier, images))).shape[1]
+        return _logits(classifier, images).shape[1]
+
+
+def _logits(classifier: nn.Module, images: Tensor) -> Tensor:
+    try:
+        outputs = classifier(as_weights(classifier, images))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise InstaAugError(
+            f"classifier: it does not take images {tuple(images.shape)}: {reason(error)}; give the side of yours, FeaturesPredictor(…, "
+            "image_size=224) say, and LearnedAugment their in_channels"
+        ) from error
+    return check_logits(outputs)
 
 
 def as_map(out: Tensor) -> Tensor:

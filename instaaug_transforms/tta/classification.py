@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
-from ..families import Family
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError, check_number, several
@@ -102,12 +101,12 @@ class TTAModel(ViewModel):
             classifier: as above.
             aug: a transform that `fit` fitted, or whose weights file says what is recommended.
             result: what `fit` gave back; by default what ``aug`` itself remembers.
-            **overrides: other arguments, ``chunk_size`` say.
+            **overrides: other arguments, ``chunk_size`` say; ``n_views`` only where what is recommended is no fixed views.
 
         It is logged where ``aug`` was fitted to another classifier, or nothing says to which: what won there need not win here.
 
         Raises:
-            InstaAugError: nothing is known of a recommended setting.
+            InstaAugError: nothing is known of a recommended setting, or it has another number of fixed views.
         """
         known = result.report.to_json() if getattr(result, "report", None) is not None else aug.recommended
         if not known:
@@ -125,7 +124,14 @@ class TTAModel(ViewModel):
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
                 "on this one first, by ia.recommend or `instaaug validate`, or fit again"
             )
-        model = cls(classifier, aug, **(load_setting(known["recommended"]) | overrides))
+        setting = load_setting(known["recommended"])
+        n = setting.get("n_views")
+        if setting.get("policy") and "policy" not in overrides and overrides.get("n_views", n) != n:
+            raise InstaAugError(
+                f"n_views: what is recommended is {n} fixed view(s), got {overrides['n_views']}; leave n_views out, or "
+                f"make a setting of your own: TTAModel(classifier, aug, n_views={overrides['n_views']})"
+            )
+        model = cls(classifier, aug, **(setting | overrides))
         model._to_check = False
         return model
 
@@ -176,14 +182,7 @@ class TTAModel(ViewModel):
 
     def _answers(self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams) -> Tensor:
         """Logits ``(n, B, classes)`` of views ``(n, B)``."""
-        n = params.batch_shape[0]
-        # No name is kept for the repeated images, so that they are gone when the classifier needs the memory.
-        if self.asks:
-            views = back(self._views(torch.cat([batch] * n), params.flatten(), self.families))
-        else:
-            each = (self._views(batch, params.index(i), acting) for i, acting in enumerate(self.acting))
-            views = back(torch.cat(list(each)))
-        return self._ask(views).unflatten(0, (n, -1))
+        return self._ask(back(self.make_views(batch, params))).unflatten(0, (params.batch_shape[0], -1))
 
     def _other_answers(
         self, batch: Tensor, back: Callable[[Tensor], Any], params: AugmentParams, plain: Tensor
@@ -199,17 +198,14 @@ class TTAModel(ViewModel):
         if not len(left):
             return plain.expand(n, -1, -1)
         some = batch[left % size].contiguous(memory_format=torch.channels_last)
-        views = self._views(some, params.flatten().index(left), self.families)
-        found = self._ask(back(views))
+        own = None if self.policy is None else self.families
+        found = self._ask(back(self.aug.apply(some, params.flatten().index(left), families=own)))
         return plain.to(found).repeat(n, 1).index_copy_(0, left, found).unflatten(0, (n, -1))
 
     def _checked(self, outputs: Any) -> Tensor:
         # The mean of anything is a mean; all others are means of probabilities.
         free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
         return outputs if free else check_logits(outputs)
-
-    def _views(self, batch: Tensor, params: AugmentParams, families: Sequence[Family]) -> Tensor:
-        return self.aug.apply(batch, params, families=None if self.policy is None else families)
 
     def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
         """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""

@@ -9,6 +9,7 @@ from torchvision import tv_tensors
 
 from .. import functional
 from ..augment import LearnedAugment
+from ..families import Family
 from ..functional.inputs import plain
 from ..functional.targets import pixel_matrix
 from ..params import AugmentParams
@@ -26,7 +27,12 @@ def check_size(size: Any) -> tuple[int, int]:
 
 
 def invert_maps(
-    aug: LearnedAugment, maps: Tensor, params: AugmentParams, size: tuple[int, int], mode: str = "bilinear"
+    aug: LearnedAugment,
+    maps: Tensor,
+    params: AugmentParams,
+    size: tuple[int, int],
+    mode: str = "bilinear",
+    families: Sequence[Family] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Maps over views — probabilities, heat maps, masks — back on the canvas of the images.
 
@@ -36,6 +42,7 @@ def invert_maps(
         params: ``(B,)`` or ``(n, B)``, as `LearnedAugment.views` gave them. Colour plays no part.
         size: (height, width) of the images.
         mode: ``"bilinear"``, or ``"nearest"`` for labels.
+        families: what acted in place of the transform's own, as for `LearnedAugment.apply`.
 
     Returns:
         The maps, ``(…, C, *size)``, 0 where no view looked; and the share of each pixel that was seen,
@@ -52,7 +59,7 @@ def invert_maps(
             "leading dimensions of params"
         )
     flat = plain(maps).reshape(-1, *maps.shape[-3:])
-    matrix = _matrix(aug, params, size, maps.shape[-2:])
+    matrix = _matrix(aug, params, size, maps.shape[-2:], families)
     with torch.autocast(flat.device.type, enabled=False):
         if matrix is None:
             matrix = torch.eye(3, device=flat.device).expand(len(flat), 3, 3)
@@ -107,12 +114,17 @@ def invert_points(
 
 
 def _matrix(
-    aug: LearnedAugment, params: AugmentParams, size: tuple[int, int], view_size: Sequence[int]
+    aug: LearnedAugment,
+    params: AugmentParams,
+    size: tuple[int, int],
+    view_size: Sequence[int],
+    families: Sequence[Family] | None = None,
 ) -> Tensor | None:
     """The out→in matrices of all views ``(n·B, 3, 3)``; those of a single image that a quarter turn made swap its sides."""
     (height, width), (h, w), flat = size, view_size, params.flatten().detach()
-    swap = aug.output_size is None and (h - w) * (height - width) < 0 and any(f.swaps_sides(flat) for f in aug.families)
-    return functional.geometry_matrix(aug.families, flat, *size, swap)
+    families = aug.families if families is None else families
+    swap = aug.output_size is None and (h - w) * (height - width) < 0 and any(f.swaps_sides(flat) for f in families)
+    return functional.geometry_matrix(families, flat, *size, swap)
 
 
 def affine_inverse(matrix: Tensor) -> Tensor:

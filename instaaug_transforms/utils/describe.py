@@ -87,10 +87,10 @@ def model_sha256(model: nn.Module) -> str:
 def code_sha256(model: nn.Module) -> str | None:
     """What tells a model's Python code from another's: the code of its parts' classes, and of what that names, in any file.
 
-    Left out are installed packages, and whatever a run may change: attributes, tensors, counters; and hooks,
-    most of which only look. None where nothing is left.
+    So do the numbers, texts and switches that it reads of its parts, `temperature` say. Left out are installed packages, and
+    whatever a run may change: tensors, counters; and hooks, most of which only look. None where nothing is left.
     """
-    texts, told, left = set(), set(), []
+    texts, told, left, read, written = set(), set(), [], set(), set()
     for part in unwrapped(model).modules():
         left += [type(part), *vars(part).values()]
     while left:
@@ -108,12 +108,28 @@ def code_sha256(model: nn.Module) -> str | None:
         left += _closure(thing)  # what a decorator wraps, say
         if _is_installed(thing.__code__.co_filename, thing.__globals__):
             continue
+        read |= _names(thing.__code__, "LOAD_ATTR")
+        written |= set() if thing.__name__ == "__init__" else _names(thing.__code__, "STORE_ATTR")
         named = _named(thing)
         left += [value for _, value in named]
         settings = [*(thing.__defaults__ or ()), *sorted((thing.__kwdefaults__ or {}).items()), *named]
         settings = [_repr(value) for value in settings if _is_constant(value)]
         texts.add(f"{thing.__qualname__} {_describe_code(thing.__code__)} {settings}")
-    return hashlib.sha256("\n".join(sorted(texts)).encode()).hexdigest() if texts else None
+    if not texts:
+        return None
+    attributes = [_constants(part, read - written - OF_ANY_MODULE) for part in unwrapped(model).modules()]
+    lines = [*sorted(texts), *filter(None, attributes)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _constants(part: nn.Module, names: set[str]) -> str:
+    """Attributes of these names; no lists, to which a run may append."""
+    held = sorted(
+        (name, _repr(value))
+        for name, value in vars(part).items()
+        if name in names and not isinstance(value, list) and _is_constant(value)
+    )
+    return f"{type(part).__qualname__} {held}" if held else ""
 
 
 def _closure(function: FunctionType) -> Iterator[Any]:
