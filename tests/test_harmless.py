@@ -15,9 +15,10 @@ from instaaug_transforms.augment_distribution import AugmentDistribution
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
-from instaaug_transforms.learning import harmless
-from instaaug_transforms.learning.arms import choices, likeliest_views, nll_on_train, rivals
+from instaaug_transforms.learning import strength
+from instaaug_transforms.learning.arms import nll_on_train, rivals
 from instaaug_transforms.learning.harmless import policy_order
+from instaaug_transforms.learning.our_arms import Said, choices, likeliest_views
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.scores import ClassScores
 
@@ -101,7 +102,7 @@ def test_a_handful_of_images_recommends_nothing(n):
 
 @pytest.mark.parametrize("most", [2000, 39])
 def test_few_labelled_images_that_phi_learned_from_tell_of_fixed_views(most, monkeypatch):
-    """Every turn, zoom and mirror image of them is looked at; beside a nuisance, without labels, or of more images, their losses alone."""
+    """Every turn, zoom and mirror image of them is looked at; beside a nuisance turns alone; without labels, or of more images, their losses."""
     monkeypatch.setattr(sys.modules["instaaug_transforms.learning.fit"], "FEW", most)
     torch.set_num_threads(1)
     images, labels = corners(40)
@@ -110,15 +111,19 @@ def test_few_labelled_images_that_phi_learned_from_tell_of_fixed_views(most, mon
     report = ia.fit(ia.LearnedAugment(["turn"]), model, (images, labels), corners(30), config).report
     by = {(arm.name, arm.n_views): arm for arm in report.arms}
     if most == 39:
-        assert all(arm.more_correct is None for arm in report.arms)
+        assert all(arm.more is None or arm.more.correct is None for arm in report.arms)
         return
-    assert torch.equal(torch.from_numpy(by["one view", 1].more_correct), model(images).argmax(1) == labels)
+    assert torch.equal(torch.from_numpy(by["one view", 1].more.correct), model(images).argmax(1) == labels)
     mirrored = by["best input-free", 1]
     assert mirrored.setting["policy"]["flip"] == [1.0]
-    assert torch.equal(torch.from_numpy(mirrored.more_correct), model(images.flip(-1)).argmax(1) == labels)
-    for more in ({"nuisance": nn.Identity(), "labels": True}, {"labels": False}):
-        report = ia.fit(ia.LearnedAugment(["turn"]), model, (images, labels), corners(30), config, **more).report
-        assert all(arm.more_correct is None for arm in report.arms)
+    assert torch.equal(torch.from_numpy(mirrored.more.correct), model(images.flip(-1)).argmax(1) == labels)
+    report = ia.fit(ia.LearnedAugment(["turn"]), model, (images, labels), corners(30), config, labels=False).report
+    assert all(arm.more is None for arm in report.arms)
+    fixed = {"nuisance": nn.Identity(), "labels": True}
+    report = ia.fit(ia.LearnedAugment(["turn"]), model, (images, labels), corners(30), config, **fixed).report
+    ours = [arm for arm in report.arms if arm.name in ("one view", "ours")]
+    assert len(ours) > 1 and all(len(arm.more.nll) == len(arm.more.undisturbed) == 40 for arm in ours)
+    assert np.array_equal(ours[0].more.correct, model(images).argmax(1) == labels)
 
 
 def test_copies_of_an_image_are_one_witness():
@@ -141,7 +146,8 @@ def test_copies_of_an_image_are_one_witness():
 @pytest.mark.parametrize("draws", [1, 3])
 def test_what_images_as_they_are_gain_is_said_by_itself(draws, monkeypatch):
     """Every held-out image is asked of deployed models as it is, one by one, whatever the nuisance's probability."""
-    monkeypatch.setattr(harmless, "CAUTIONS", (0.0,))  # else the views do too little harm to be seen
+    for name in ("CAUTIONS", "MORE_CAUTION"):
+        monkeypatch.setattr(strength, name, (0.0,))  # else the views do too little harm to be seen
     torch.set_num_threads(1)
     torch.manual_seed(0)
     given, images = (torch.rand(n, 3, 16, 16) * torch.rand(n, 3, 1, 1) for n in (128, 60))
@@ -166,18 +172,18 @@ def test_what_images_as_they_are_gain_is_said_by_itself(draws, monkeypatch):
 
 
 def test_view_offsets_are_kept_with_the_weights(fitted, tmp_path):
-    aug, result, (images, _) = fitted
+    aug, _, (images, _) = fitted
     tilted = ia.TTAModel(Reader(), aug, 3, include_identity=False, view_offsets=[100.0 * a for a in range(60)])
     # Offsets this large leave φ no say: the last three of all combinations.
     every = CandidateProduct(aug.anchor_families).candidates()
     views = [aug.apply(images, every.index(torch.full((len(images),), a))) for a in (59, 58, 57)]
     expected = torch.stack([Reader()(view).softmax(-1) for view in views]).mean(0)
     torch.testing.assert_close(tilted(images).softmax(-1), expected)
-    arm = next(arm for arm in result.report.arms if arm.name == "ours" and arm.n_views == 4)
-    aug.recommended = {"recommended": {"arm": "ours", **arm.setting}}
+    setting = {"n_views": 4, "include_identity": False, "view_offsets": [0.125 * (a % 7) for a in range(60)]}
+    aug.recommended = {"recommended": {"arm": "ours", **setting}}
     aug.save(tmp_path / "w.safetensors")
     again = ia.LearnedAugment.from_pretrained(tmp_path / "w.safetensors")
-    model = ia.TTAModel(Reader(), aug, **arm.setting)
+    model = ia.TTAModel(Reader(), aug, **setting)
     assert torch.equal(ia.TTAModel.recommended(Reader(), again)(images), model(images))
 
 
@@ -237,7 +243,7 @@ def test_weights_are_chosen_after_temperatures():
     rows["logits"].put(slice(0, n), logits)
     held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), right), 1, rows, torch.device("cpu"))
     log_p = (one_hot((view + (torch.arange(n) % 10 == 0)) % columns, columns) * 30.0).log_softmax(1)
-    ours = likeliest_views(ClassScores(held), log_p, columns, False, list(range(columns)))
+    ours = likeliest_views([Said(ClassScores(held), log_p)], columns, False, list(range(columns)))
     # Of all four views, weighted by φ or equally: nine in ten right, or none.
     assert ours.setting["aggregate"] == "probability" and ours.correct.mean() == 0.9
 

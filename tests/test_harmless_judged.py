@@ -92,6 +92,7 @@ def test_what_a_classifier_is_too_sure_of_is_judged_after_its_temperature_alone(
         views = sureness * torch.cat([2 * plain, 0.5 * plain + 0.05 * noise], 1)
         held, train = prepared(views[:200], labels[:200]), prepared(views[200:], labels[200:], names)
         log_p = torch.full((200, 2), 0.5).log()
+        train = ClassScores(train) if "logits" in names else train
         arms = rivals(ClassScores(held), log_p, ia.AugmentParams(turn_angle=torch.tensor([0.0, 90.0])), [1, 0], train)
         return [arm for arm in arms if arm.more is not None]
 
@@ -100,7 +101,7 @@ def test_what_a_classifier_is_too_sure_of_is_judged_after_its_temperature_alone(
     for sureness in (0.2, 1.0, 9.0):
         single, *others = known_of_train(sureness, "losses", "plain", "logits")
         gains += [
-            [single.more.mean() - arm.more.mean(), arm.more_correct.mean() - single.more_correct.mean()]
+            [single.more.nll.mean() - arm.more.nll.mean(), arm.more.correct.mean() - single.more.correct.mean()]
             for arm in others
         ]
     assert len(gains) == 12 and np.array(gains)[:, 0].max() < 0.01

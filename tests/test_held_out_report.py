@@ -98,7 +98,7 @@ def test_arms_of_one_name_k_and_cost_are_told_apart():
 
 
 def test_what_was_found_is_not_changed_and_arms_are_shown_without_their_numbers():
-    single = arm(undisturbed=np.zeros(N), undisturbed_nll=np.zeros(N), more=np.zeros(3))
+    single = arm(undisturbed=np.zeros(N), undisturbed_nll=np.zeros(N), more=arm())
     report = HeldOutReport([single], single, N, "labels")
     for made, name in ((single, "cost"), (report, "n_images")):
         with pytest.raises(dataclasses.FrozenInstanceError):

@@ -120,18 +120,23 @@ def test_what_may_be_better_is_not_called_as_good():
     assert not any("may be chance" in note for note in costly)
 
 
+def known(nll, correct=None):
+    """An arm on more images."""
+    return HeldOutArm("", 0, 0, correct, nll)
+
+
 def test_images_that_phi_learned_from_help_to_tell_fixed_views_apart():
     n = 100
     noise = np.random.default_rng(0).normal(0, 0.5, n)
     noise -= noise.mean()
     right, more = np.arange(n) < 50, np.tile(noise, 9)
-    plain = replace(arm("one view", 1, right, 1.0), more=np.ones(9 * n))
+    plain = replace(arm("one view", 1, right, 1.0), more=known(np.ones(9 * n)))
     unsure = arm("best input-free", 4, right, 0.93 + noise)  # standard error 0.05; of all images 0.016
     assert choose_arm([plain, unsure]) is plain
-    assert choose_arm([plain, sure := replace(unsure, more=0.93 + more)]) is sure
+    assert choose_arm([plain, sure := replace(unsure, more=known(0.93 + more))]) is sure
     # What was memorised does not recommend what held-out images speak against.
-    assert choose_arm([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=0.5 + more)]) is plain
-    cheap = replace(arm("best input-free", 2, right, 0.96 + noise[::-1]), more=0.96 + more[::-1])
+    assert choose_arm([plain, replace(arm("best input-free", 4, right, 1.05 + noise), more=known(0.5 + more))]) is plain
+    cheap = replace(arm("best input-free", 2, right, 0.96 + noise[::-1]), more=known(0.96 + more[::-1]))
     assert choose_arm([plain, cheap, sure]) is sure
     assert choose_arm([plain, replace(cheap, more=None), replace(sure, more=None)]) is plain
 
@@ -146,15 +151,15 @@ def test_answers_for_images_that_phi_learned_from_count_too():
     )
     changed, more_changed = right.copy(), more.copy()
     changed[49:55], more_changed[196:220] = [False] + 5 * [True], 4 * [False] + 20 * [True]
-    plain = replace(arm("one view", 1, right, 1.0), more=ones, more_correct=more)
+    plain = replace(arm("one view", 1, right, 1.0), more=known(ones, more))
     better = arm("best input-free", 2, changed, 0.99 + noise[:100] - noise[:100].mean())
-    known = {"more": 0.99 + noise[100:] - noise[100:].mean(), "more_correct": more_changed}
+    nll = 0.99 + noise[100:] - noise[100:].mean()
     assert choose_arm([plain, better]) is plain
-    better = replace(better, **known)
+    better = replace(better, more=known(nll, more_changed))
     assert choose_arm([plain, better]) is better
     (note,) = (note for note in conclude([plain, better], 100, True).notes if "400 images that φ learned from" in note)
     assert "+4.0 points are right [+1." in note
-    assert choose_arm([plain, replace(better, more_correct=more)]) is plain
+    assert choose_arm([plain, replace(better, more=known(nll, more))]) is plain
 
 
 def test_who_is_sure_of_wrong_answers_is_judged_by_how_many_are_right():

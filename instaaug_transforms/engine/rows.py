@@ -174,6 +174,20 @@ class Rows:
                 self.put(part, values)
 
 
+class SomeRows:
+    """Rows of the given numbers, read where they lie."""
+
+    def __init__(self, rows: Rows, index: Tensor) -> None:
+        self.rows, self.index = rows, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: tuple[Tensor, ...]) -> Tensor:
+        """As of `Rows`."""
+        return self.rows[self.index[index[0]], *index[1:]]
+
+
 def compute_rows(
     source: Images,
     compute: Compute,

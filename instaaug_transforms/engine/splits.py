@@ -1,5 +1,8 @@
 """Which images are held out of a fit, to choose on."""
 
+from collections.abc import Iterator
+
+import torch
 from torch import Tensor
 
 from ..utils.errors import InstaAugError
@@ -35,6 +38,14 @@ def hold_out(data: Images, seed: int, fraction: float | None = None) -> tuple[Im
     if data.groups is not None:
         order, held = _whole_groups(data.groups, held, ENOUGH if fraction is None else 0, seed)
     return data.subset(order[held:]), data.subset(order[:held])
+
+
+def folds(data: Images, n: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Indices of a part, chosen by the seed, and of all others, ``n`` times: every image is in one of the parts, beside all of its group."""
+    place = torch.arange(len(data)) if data.groups is None else data.groups.unique(return_inverse=True)[1]
+    part = (permutation(int(place.max()) + 1, seed) % n)[place]
+    for k in range(n):
+        yield (part == k).nonzero()[:, 0], (part != k).nonzero()[:, 0]
 
 
 def _whole_groups(groups: Tensor, n: int, enough: int, seed: int) -> tuple[Tensor, int]:

@@ -28,6 +28,7 @@ from ..utils.modes import first_weight
 from ..utils.outputs import check_module
 from .answers import can_average, check_answers
 from .config import FitConfig, FitResult
+from .cross_fit import can_be_parted, cross_fit
 from .entropy import EntropyController
 from .fitting import Callback, Fitting
 from .harmless import average_loss, do_no_harm, joint, policy_order
@@ -41,7 +42,7 @@ from .watch import warn_about_copies, warn_about_data, warn_about_labels
 
 logger = logging.getLogger(__name__)
 
-FEW = 2_000  # images to learn from
+FEW = 2_000  # images to learn from, up to which these are evidence too
 MOST_OUTPUTS = 2 * 10**8  # numbers that are kept of them
 SAME = 0.99  # probability that one candidate has of every held-out image, at which φ tells images apart no more
 STRONGER, TRIES = 10.0, 3  # λ where that is so of all that were tried: times the largest, and how often
@@ -74,8 +75,9 @@ def fit(
     score-function gradient has the table as its control variate. The epoch kept is the one with the lowest held-out
     objective (mean loss − Σ λ·entropy, at the latest λ), where a nat outside the band costs a nat of loss.
 
-    Where a table says all, the image moves φ only as far as held-out images reward. `FitResult.report` says what one view,
-    the best policy that does not look at the image, and ours give there, and which of them to use.
+    Where a table says all, the image moves φ only as far as held-out images reward; of few images, the others too, each by a φ
+    that did not learn from it. `FitResult.report` says what one view, the best policy that does not look at the image, and ours
+    give on held-out images, and which of them to use.
 
     Where `torch.distributed` is initialised, its processes share the classifier's work: the table's rows and the chunks
     of every step. φ itself, small, is trained by each of them alike, from rank 0's weights, so all end with those of a single process.
@@ -182,11 +184,14 @@ def fit(
         candidates = with_extras(aug, views) if report and alone else views
         # Losses of labels are those of an average too; of soft targets and of losses of one's own they are not.
         hard = task.by_classes and own is None and train.targets.ndim == 1
-        # Where few images are held out, those that φ learns from say more of views that are the same for all of them.
-        few = hard and undo is None and len(train) <= FEW and table is None
-        few = few and kept is not None and len(train) * candidates.batch_shape[0] * classes <= MOST_OUTPUTS
+        # Few images that φ learns from are evidence too, by cross-fitting. Beside a nuisance they come as often as their copies, and zooms and
+        # mirror images of them all would take too long.
+        few = kept is not None and table is None and len(train) <= FEW and can_be_parted(train)
+        few = few and (own is None or undo is not None)
+        wide, copies = (candidates, 1) if undo is None else (views, 2 * config.nuisance_draws)
+        few = few and len(train) * copies * wide.batch_shape[0] * classes <= MOST_OUTPUTS
         prepared = prepare(
-            task, train, "table", candidates if few else views, rows, table=table, logits=kept if few else None
+            task, train, "table", wide if few else views, rows, table=table, logits=kept if few else None
         )
         held = prepare(task, val, "val_table", candidates if alone else None, rows, table=val_table, logits=kept)
         table_seconds = time.perf_counter() - start
@@ -198,11 +203,15 @@ def fit(
         warn_about_labels(scores)
         aug.recommended = None  # what another fit recommended is of another φ
         make = partial(Fitting, train=prepared, val=held, folder=folder, table_seconds=table_seconds)
-        result = _best_of(_settings(task, alone, len(prepared)), make, order, scores, resume, callbacks)
+        initial = copy.deepcopy(aug.predictor.state_dict())
+        result, chosen = _best_of(_settings(task, alone, len(prepared)), make, order, scores, resume, callbacks)
         summary = None
         if scores is not None:
+            start = time.perf_counter()
+            more = cross_fit(chosen, prepared, held, initial) if few else None
+            result = replace(result, fit_seconds=result.fit_seconds + time.perf_counter() - start)
             put_right = PutRight(task, candidates, rows)
-            summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None, put_right)
+            summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None, put_right, more)
         elif report:
             summary = report_by_views(task, val)
         if summary:
@@ -240,25 +249,26 @@ def _best_of(
     scores: Scores | None,
     resume: bool,
     callbacks: Sequence[Callback],
-) -> FitResult:
-    """Fit with each of the settings, from the same start; keep the one whose views average best on held-out images."""
+) -> tuple[FitResult, Task]:
+    """Fit with each of the settings, from the same start; keep the one whose views average best on held-out images, and say which."""
     aug = tasks[0].aug
     start = copy.deepcopy(aug.predictor.state_dict())
-    kept: list[tuple[float, dict[str, Tensor], FitResult]] = []
+    kept: list[tuple[float, dict[str, Tensor], FitResult, Task]] = []
     tasks, most, alike = list(tasks), len(tasks) + TRIES, True
     for run, task in enumerate(tasks, 1):
         aug.predictor.load_state_dict(start)
         fitting = make(task, callbacks=[partial(_with_run, callback, run) for callback in callbacks])
         result = fitting.run(resume)
         if len(tasks) == 1:
-            return result
-        kept.append((average_loss(aug, fitting.val, order, scores), copy.deepcopy(aug.predictor.state_dict()), result))
+            return result, task
+        loss = average_loss(aug, fitting.val, order, scores)
+        kept.append((loss, copy.deepcopy(aug.predictor.state_dict()), result, task))
         alike = alike and bool((joint(aug, fitting.val).exp().amin(0) > SAME).any())
         if alike and run == len(tasks) < most:
             tasks.append(_stronger(tasks))
-    _, state, result = min(kept, key=lambda one: one[0])
+    _, state, result, task = min(kept, key=lambda one: one[0])
     aug.predictor.load_state_dict(state)
-    return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one in kept))
+    return replace(result, fit_seconds=sum(one.fit_seconds for _, _, one, _ in kept)), task
 
 
 def _with_run(callback: Callback, run: int, logs: dict[str, float]) -> None:

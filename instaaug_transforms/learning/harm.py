@@ -54,9 +54,20 @@ def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
     less = lost(arm, single)
     if less is None:
         return False
-    mean, error = paired(less, np.zeros(1))
+    (mean, error), large = paired(less, np.zeros(1)), _large(arm, single)
+    return mean > max(2 * error, single.tolerated) or (mean > error and mean > large)
+
+
+def may_cost_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether they do, or too few of them are known to rule out that they probably pay much."""
+    less = lost(arm, single)
+    return less is not None and (costs_others(arm, single) or sum(paired(less, np.zeros(1))) > _large(arm, single))
+
+
+def _large(arm: HeldOutArm, single: HeldOutArm) -> float:
+    """What is much, of answers or of a loss."""
     large = LARGE if arm.undisturbed is not None else LARGE_LOSS * abs(float(np.nanmean(single.undisturbed_nll)))
-    return mean > max(2 * error, single.tolerated) or (mean > error and mean > max(large, single.tolerated))
+    return max(large, single.tolerated)
 
 
 def unsettles(arm: HeldOutArm, single: HeldOutArm) -> float:
@@ -84,6 +95,7 @@ def rare_class(arm: HeldOutArm, classes: np.ndarray | None) -> tuple[int, int] |
     values = arm.correct if arm.undisturbed is None else arm.undisturbed
     if classes is None or values is None:
         return None
+    values, classes = _both_known(values, classes)
     names = np.unique(classes)
     counts = np.array([np.isfinite(values[classes == name]).sum() for name in names])
     if np.median(counts) < CLASS_FEWEST or counts.min() >= CLASS_FEWEST:
@@ -110,7 +122,7 @@ def class_that_pays(
     after = arm.correct if arm.undisturbed is None else arm.undisturbed
     if classes is None or before is None or after is None:
         return None
-    less = before.astype(float) - after.astype(float)
+    less, classes = _both_known(before.astype(float) - after.astype(float), classes)
     known = np.isfinite(less)
     less, of = less[known], classes[known]
     names, place, counts = np.unique(of, return_inverse=True, return_counts=True)
@@ -131,6 +143,12 @@ def class_that_pays(
 def interval_of_loss(arm: HeldOutArm, single: HeldOutArm) -> tuple[float, float, float]:
     """What `lost` gives, on average, and its 95 % interval."""
     return tuple(mean_interval(lost(arm, single)))
+
+
+def _both_known(values: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the images that φ learned from, which come last, one or the other may not be known."""
+    n = min(len(values), len(classes))
+    return values[:n], classes[:n]
 
 
 def _known(values: np.ndarray) -> np.ndarray:

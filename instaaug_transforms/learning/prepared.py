@@ -12,7 +12,7 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..engine.data import Images
 from ..engine.nuisance import Nuisance
-from ..engine.rows import Rows, chunks, compute_rows
+from ..engine.rows import Rows, SomeRows, chunks, compute_rows
 from ..families import CandidateProduct
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
@@ -76,6 +76,14 @@ class Prepared:
         """The rows of images ``(n,)``, ``(n · D,)``."""
         return (images[:, None] * self.draws + torch.arange(self.draws)).flatten()
 
+    def part(self, images: Tensor) -> "Prepared":
+        """Some of the images, and of their rows what a fit reads."""
+        rows = {name: SomeRows(rows, images) for name, rows in self.rows.items()}
+        weights = None if self.weights is None else self.weights[self.copies(images)]
+        return dataclasses.replace(
+            self, images=self.images.subset(images), rows=rows, weights=weights, undisturbed=None
+        )
+
     def weight(self, index: Tensor) -> Tensor:
         """How much each of ``(B,)`` rows counts, on the index's device."""
         return (
@@ -123,15 +131,20 @@ def prepare(
     """
     aug, classifier, config, nuisance, own = task.aug, task.classifier, task.config, task.nuisance, task.own
     size = images.batch(slice(0, 1))[0].shape[-2:]
-    orbit = _orbit(aug, nuisance, size) if views is not None and table is None and logits is None else None
+    own_columns = (
+        0
+        if views is None or table is not None
+        else CandidateProduct(aug.anchor_families, config.max_columns).n_candidates
+    )
+    alone = own_columns > 0 and views.batch_shape[0] == own_columns
+    orbit = _orbit(aug, nuisance, size) if alone else None
     draws = 1 if nuisance is None else len(orbit) if orbit is not None else config.nuisance_draws
     as_they_are = bool(logits) and nuisance is not None and nuisance.probability < 1
-    if as_they_are:
+    if as_they_are and orbit is None:
         # Each held-out image both disturbed and as it is: what a change costs such images is rare, and takes many to be seen.
         nuisance, draws = nuisance.paired(), 2 * draws
     viewer = None if views is None else Viewer(aug, classifier, views, config.amp)
     columns = 0 if viewer is None or table is not None else len(viewer)
-    own_columns = CandidateProduct(aug.anchor_families, config.max_columns).n_candidates if columns else 0
     mirror = _mirrors(aug, views, nuisance)
     predictor = aug.predictor
     shared = (
@@ -212,7 +225,9 @@ def prepare(
         weights = weights.flatten()
     answered = sees_images(aug, classifier, size)
     undisturbed = None
-    if as_they_are:
+    if as_they_are and orbit is not None:
+        undisturbed = (torch.arange(len(images) * draws) % draws) == 0
+    elif as_they_are:
         numbers, probability = torch.arange(len(images)), task.nuisance.probability
         undisturbed = torch.stack([~nuisance.chosen(numbers, draw) for draw in range(draws)], 1).flatten()
         if probability != nuisance.probability:

@@ -1,7 +1,5 @@
 """Which of several ways of predicting to use, one plain view included."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from ..utils.stats import mean_interval
@@ -40,7 +38,7 @@ def conclude(
         arms: one of them is ``"one view"``.
         n: images, each of several copies counted once.
         labelled: whether the targets are the user's.
-        classes: ``(N,)`` of the images, where the targets are classes.
+        classes: of the images, where the targets are classes; ``(N,)``, or more, those of what is in ``more`` last.
         doubt: what `Scores.doubt` gave: where no arm does better than guessing either, one view is recommended.
     """
     arms = sorted(arms, key=lambda arm: (arm.name != "one view", arm.n_views, arm.cost, arm.name))
@@ -50,12 +48,12 @@ def conclude(
     guess = doubt and doubt[1]
     nonsense = guess is not None and not any(_beats(arm, guess) for arm in arms if arm.setting is not None)
     # What makes any image look like the one class of nearly all of these is right of them.
-    alone = None if classes is None or n < FEWEST else only_class(classes)
+    alone = None if classes is None or n < FEWEST else only_class(classes[:n])
     if nonsense or n < FEWEST or alone:
         recommended = single
         few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
         notes.append(few if n < FEWEST else doubt[0] if nonsense else _of_one_class(*alone, n))
-    elif _gain(better, single) > _gain(recommended, single) and (
+    elif _gain(*_with_more(better, recommended)) > 0 and (
         cost := _at_the_cost_of_others(better, single, labelled, classes)
     ):
         notes.append(cost)
@@ -82,16 +80,23 @@ def conclude(
 def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classes: np.ndarray | None) -> list[str]:
     """What an arm does not give, and where else it was judged, a sentence each."""
     notes = []
-    if arm.more_correct is not None and single.more_correct is not None:
-        more = arm.more_correct.astype(float) - single.more_correct.astype(float)
+    if arm.more is not None and single.more is not None and arm.more.correct is not None:
+        more = arm.more.correct.astype(float) - single.more.correct.astype(float)
         gain, low, high = (100 * value for value in mean_interval(more))
-        notes.append(
-            f"of the {len(more)} images that φ learned from, at which these views do not look either, {gain:+.1f} points are right "
-            f"[{low:+.1f}, {high:+.1f}]"
+        how = (
+            "each seen by a φ that did not learn from it"
+            if arm.name == "ours"
+            else "at which these views do not look either"
         )
+        notes.append(
+            f"of the {len(more)} images that φ learned from, {how}, {gain:+.1f} points are right [{low:+.1f}, {high:+.1f}]"
+        )
+    alone = arm.more is None or single.more is None
+    arm, single = _with_more(arm, single)
+    n, kind = (n, "held-out images") if alone else (_known(arm), "images")
     if n < FEW:
-        notes.append(f"{n} held-out images tell large differences alone; with {FEW} or more a small gain is no luck")
-    if arm.correct is not None and not certainly_righter(*_with_more(arm, single), 1):
+        notes.append(f"{n} {kind} tell large differences alone; with {FEW} or more a small gain is no luck")
+    if arm.correct is not None and not certainly_righter(arm, single, 1):
         notes.append(
             f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
         )
@@ -119,7 +124,11 @@ def _perhaps(arms: list[HeldOutArm], n: int, classes: np.ndarray | None) -> list
     if single.correct is None:
         return []
     able = [arm for arm in arms[1:] if arm.setting is not None and arm.nll.mean() <= single.nll.mean()]
-    gains = [(*paired(arm.correct, single.correct), arm) for arm in able if not _dear(arm, single, classes)]
+    gains = [
+        (*paired(*(each.correct for each in _with_more(arm, single))), arm)
+        for arm in able
+        if not _dear(*_with_more(arm, single), classes)
+    ]
     gain, error, arm = max(gains, key=lambda one: one[0], default=(0.0, 0.0, None))
     if arm is None or gain <= error:
         return []
@@ -161,6 +170,7 @@ def _at_the_cost_of_others(
     arm: HeldOutArm, single: HeldOutArm, labelled: bool, classes: np.ndarray | None
 ) -> str | None:
     """Why an arm is not recommended that is better on all held-out copies together; None where it costs nobody."""
+    arm, single = _with_more(arm, single)
     gain = _gain(arm, single)
     gains = f"lowers the loss by {gain:.3g}" if arm.correct is None else f"gains {100 * gain:.1f} points"
     if costs_others(arm, single):
@@ -197,15 +207,18 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
     able = [arm for arm in arms[1:] if comes_into_question(arm, arms[0], classes, at_any_cost)]
     if not able:
         return arms[0]
-    best = min(able, key=lambda arm: arm.nll.mean())
+    best = able[0]
+    for arm in able[1:]:
+        best = arm if paired(*(each.nll for each in _with_more(arm, best)))[0] < 0 else best
     if best.correct is not None:
-        righter = [arm for arm in able if certainly_righter(arm, best, _enough(arm))]
+        righter = [arm for arm in able if certainly_righter(*(two := _with_more(arm, best)), _enough(_known(two[0])))]
         best = max(righter, key=lambda arm: (arm.correct.mean(dtype=float), -arm.nll.mean()), default=best)
 
     def close(arm: HeldOutArm) -> bool:
-        loss, error = paired(*(one.nll for one in _with_more(arm, best)))
+        arm, other = _with_more(arm, best)
+        loss, error = paired(arm.nll, other.nll)
         # Means over copies or groups are no round numbers: what is right as often may differ in the last digit.
-        as_right = arm.correct is None or _gain(arm, best) > -ROUNDING
+        as_right = arm.correct is None or _gain(arm, other) > -ROUNDING
         return as_right and loss <= max(CLOSE * error, _material(arms[0]))
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
@@ -216,26 +229,26 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
 
     It is if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
     its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
-    `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ learned from, for an arm that looks at none. Accuracy has to be, by a
+    `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ learned from, where that is known. Accuracy has to be, by a
     sign test as well, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned.
     """
     if arm.setting is None:
         return False
-    material = _material(single)
+    material, held = _material(single), (arm, single)
     saving, spread = paired(single.nll, arm.nll)
-    all_of = _with_more(arm, single)
-    in_all, spread_in_all = paired(all_of[1].nll, all_of[0].nll)
+    arm, single = everywhere = _with_more(*held)
+    in_all, spread_in_all = paired(single.nll, arm.nll)
     gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
-    surer = saving > _enough(arm) * spread or in_all > _enough(arm) * spread_in_all
+    surer = saving > _enough(len(held[0].nll)) * spread or in_all > _enough(len(arm.nll)) * spread_in_all
     righter = arm.correct is not None and any(
-        certainly_righter(*both, _enough(arm)) for both in ((arm, single), all_of)
+        certainly_righter(*two, _enough(_known(two[0]))) for two in (held, everywhere)
     )
     # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
     lower = saving > material or (righter and saving > -material)
     useful = lower and (surer or righter) and gain >= -error
-    if arm.correct is not None and len(single.nll) < FEW:  # better probabilities alone are luck too often
+    if arm.correct is not None and _known(arm) < FEW:  # better probabilities alone are luck too often
         useful = useful and certainly_righter(arm, single, 1)
     return useful and (at_any_cost or not _dear(arm, single, classes))
 
@@ -245,9 +258,14 @@ def _material(single: HeldOutArm) -> float:
     return MATERIAL if single.correct is not None else MATERIAL * abs(float(single.nll.mean()))
 
 
-def _enough(arm: HeldOutArm) -> float:
-    """Standard errors that a difference on so many held-out images has to be."""
-    return 2 if len(arm.nll) >= FEW else 3
+def _known(arm: HeldOutArm) -> int:
+    """Of how many images it is known whether they are right, or what they lose."""
+    return len(arm.nll if arm.correct is None else arm.correct)
+
+
+def _enough(n: int) -> float:
+    """Standard errors that a difference on so many images has to be."""
+    return 2 if n >= FEW else 3
 
 
 def _dear(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None) -> bool:
@@ -267,9 +285,5 @@ def _beats(arm: HeldOutArm, guess: float) -> bool:
 
 
 def _with_more(*arms: HeldOutArm) -> list[HeldOutArm]:
-    """NLL and answers of each on all images that they all were scored on."""
-    for values, more in (("nll", "more"), ("correct", "more_correct")):
-        if all(getattr(arm, more) is not None for arm in arms):
-            joined = [np.concatenate([getattr(arm, values), getattr(arm, more)]) for arm in arms]
-            arms = [replace(arm, **{values: some}) for arm, some in zip(arms, joined, strict=True)]
-    return list(arms)
+    """Each with what is known of it on more images, if all of them were scored on these."""
+    return [arm.with_more() for arm in arms] if all(arm.more is not None for arm in arms) else list(arms)

@@ -1,6 +1,6 @@
 """What a fit found on held-out images: one view, the best policy that does not look at the image, and ours."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,8 @@ class HeldOutArm:
         undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature; or of the loss of one's own.
         tolerated: by how much the loss may rise on images as they were where the model's own outputs are the target, of which every
             average differs a little.
-        more: NLL on the images that φ learned from, ``(N,)``, of an arm that looks at none of them: more to tell such arms apart by.
-        more_correct: likewise ``correct``, where it is known.
+        more: the same on the images that φ learned from, where that is known: of fixed views, each searched on the other half of these
+            images; of ours, each by a φ that did not learn from the image (`cross_fit`).
     """
 
     name: str
@@ -37,11 +37,21 @@ class HeldOutArm:
     correct: np.ndarray | None = field(repr=False)
     nll: np.ndarray = field(repr=False)
     setting: dict[str, Any] | None = None
-    more: np.ndarray | None = field(default=None, repr=False)
-    more_correct: np.ndarray | None = field(default=None, repr=False)
+    more: "HeldOutArm | None" = field(default=None, repr=False)
     undisturbed: np.ndarray | None = field(default=None, repr=False)
     undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
     tolerated: float = field(default=0.0, repr=False)
+
+    def with_more(self) -> "HeldOutArm":
+        """What it does on all images that are known, held-out ones first."""
+        if self.more is None:
+            return self
+        joined = {}
+        for name in ("correct", "nll", "undisturbed", "undisturbed_nll"):
+            parts = [getattr(arm, name) for arm in (self, self.more)]
+            if all(part is not None for part in parts):
+                joined[name] = np.concatenate(parts)
+        return replace(self, **joined)
 
     def summary(self) -> dict[str, Any]:
         """JSON values: accuracy in percent and NLL in nats, or the loss."""
