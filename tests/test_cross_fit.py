@@ -11,7 +11,7 @@ from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.nuisance import Nuisance
 from instaaug_transforms.engine.rows import Rows, SomeRows
 from instaaug_transforms.engine.splits import folds
-from instaaug_transforms.learning.cross_fit import RawSaid, can_be_parted, cross_fit, raw_outputs
+from instaaug_transforms.learning.cross_fit import FOLDS, RawSaid, can_be_parted, cross_fit, raw_outputs
 from instaaug_transforms.learning.fitting import Fitting
 from instaaug_transforms.learning.losses import cross_entropy, own_answers
 from instaaug_transforms.learning.our_arms import Said, likeliest_views, plain_view, views_put_right
@@ -31,6 +31,7 @@ from .test_put_right import held_out
 def test_every_image_is_in_one_fold_beside_all_of_its_group(groups):
     data = LabelledImages(torch.rand(23, 3, 4, 4)).grouped(groups)
     parts = list(folds(data, 5, seed=1))
+    assert len(parts) == 5
     assert sorted(torch.cat([fold for fold, _ in parts]).tolist()) == list(range(23))
     for fold, others in parts:
         assert sorted([*fold.tolist(), *others.tolist()]) == list(range(23))
@@ -39,9 +40,9 @@ def test_every_image_is_in_one_fold_beside_all_of_its_group(groups):
         else:
             assert len(fold) in (4, 5)
     assert not torch.equal(parts[0][0], next(folds(data, 5, seed=2))[0])
-    assert [len(data.subset(slice(n))) for n in (4, 5)] == [4, 5]
-    assert can_be_parted(data) and not can_be_parted(data.subset(slice(4)))
-    assert not can_be_parted(data.grouped([i % 4 for i in range(23)]))
+    for few, enough in ((3, False), (4, True)):
+        assert can_be_parted(data.grouped(None).subset(slice(3 * few))) == (enough or groups is None)
+        assert can_be_parted(data.grouped([i % few for i in range(23)])) == enough
 
 
 def test_a_part_reads_the_rows_of_its_images():
@@ -63,7 +64,7 @@ def fitted_task(n=20):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     aug = ia.LearnedAugment(["turn"])
-    config = ia.FitConfig(max_steps=6, epochs=2, batch_size=8, lr=0.05, progress=False)
+    config = ia.FitConfig(epochs=3, batch_size=8, lr=0.05, progress=False)
     nuisance = Nuisance(["turn"], 0.5, 0)
     task = Task(aug, Reader(), cross_entropy, config, nuisance, own_answers(cross_entropy))
     views = aug.families[0].candidates()
@@ -78,13 +79,14 @@ def test_what_is_said_of_a_fold_is_that_of_a_fit_without_it():
     task, make, images, others, start = fitted_task()
     with torch.no_grad():
         train, val = make(images, "table"), make(others, "val_table")
-    found = cross_fit(task, train, val, start)
+    found = cross_fit(task, train, val, start, 2)
     assert all(torch.equal(value, start[name]) for name, value in task.aug.predictor.state_dict().items())
-    for fold, rest in folds(train.images, 5, task.config.seed):
+    for fold, rest in folds(train.images, FOLDS, task.config.seed):
         task.aug.predictor.load_state_dict(start)
         with torch.no_grad():
             alone = make(images[rest], "table")
-        Fitting(task, alone, val).run()
+        result = Fitting(task, alone, val, until=2).run()
+        assert len(result.history) == 2 and result.best_epoch == 1
         raw = raw_outputs(task.aug, train, train.copies(fold))["turn"]
         assert torch.allclose(found.raw["turn"][train.copies(fold)], raw, atol=1e-5)
     assert found.scores.held is train and not torch.allclose(raw_outputs(task.aug, train)["turn"], found.raw["turn"])

@@ -167,6 +167,7 @@ def test_no_two_steps_and_no_two_seeds_draw_the_same_noise(monkeypatch):
 def test_it_stops_after_so_many_epochs_in_the_band_without_a_better_one(epochs, finished):
     """Held-out losses of epochs in their bands; o: far outside, and no better for it; i: outside and best all the same."""
     run = object.__new__(Fitting)
+    run.until = None
     run.config = ia.FitConfig(patience=2, epochs=6)
     of = {"o": (7.0, 5.0), "i": (0.0, 0.5)}
     run.history = [
@@ -311,3 +312,19 @@ def test_an_entry_of_the_history_as_flat_numbers():
         "in_band": 1.0,
     }
     assert all(type(value) is float for value in logs.values())
+
+
+def test_until_an_epoch_that_was_known_before_nothing_is_validated():
+    """The held-out images like another candidate, so that the first epoch would be the best."""
+    train, val = torch.tensor([[9.0, 0.0, 9.0, 9.0]] * 4), torch.tensor([[0.0, 9.0, 9.0, 9.0]] * 2)
+    states = []
+    for until in (None, 3):
+        run = made(table_of(train), table_of(val), lr=0.1, epochs=9, batch_size=2)
+        run.until = until
+        if until:
+            run._validate = lambda: pytest.fail("validated")
+        run.callbacks = [lambda _, run=run: states.append(run.predictor.raw["turn"].detach().clone())]
+        result = run.run()
+        assert (result.best_epoch, len(result.history) == 3) == ((2, True) if until else (0, False))
+        assert torch.equal(run.predictor.raw["turn"], states[-1] if until else states[0])
+    assert torch.equal(states[-1], states[2])  # of the same schedule

@@ -16,7 +16,7 @@ from .prepared import Prepared
 from .scores import CHUNK, Scores, scores_of
 from .task import Task
 
-FOLDS = 5
+FOLDS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +36,18 @@ class RawSaid:
         return replace(self, raw=self.raw | raw)
 
 
-def cross_fit(task: Task, train: Prepared, val: Prepared, start: dict[str, Tensor]) -> RawSaid:
-    """Fit five times more, each time without a fifth of the images, and ask that φ about these.
+def cross_fit(task: Task, train: Prepared, val: Prepared, start: dict[str, Tensor], epochs: int) -> RawSaid:
+    """Fit four times more, each time without a quarter of the images, and ask that φ about these.
 
     Where few images are held out, they say for certain only what is large. The others say more, but not of a φ that learned from them. All
-    five fits begin as the one did that was chosen, and choose their epoch by ``val`` too; the transform's own φ stays as it is.
+    four fits begin as the one did that was chosen, and go on for as many epochs; the transform's own φ stays as it is.
 
     Args:
         task: of the fit that was chosen.
         train: with outputs; images, or groups of them, that `can_be_parted`.
         val: the held-out images.
         start: weights of φ before the fit.
+        epochs: after which that fit's φ was kept.
     """
     predictor = task.aug.predictor
     fitted, raw = copy.deepcopy(predictor.state_dict()), dict[str, Tensor]()
@@ -55,7 +56,7 @@ def cross_fit(task: Task, train: Prepared, val: Prepared, start: dict[str, Tenso
         with bar(total=FOLDS, desc="cross-fit", unit="fit", progress=task.config.progress) as shown:
             for fold, others in folds(train.images, FOLDS, task.config.seed):
                 predictor.load_state_dict(start)
-                Fitting(quiet, train.part(others), val).run()
+                Fitting(quiet, train.part(others), val, until=epochs).run()
                 rows = train.copies(fold)
                 for name, value in raw_outputs(task.aug, train, rows).items():
                     raw.setdefault(name, value.new_zeros(len(train), *value.shape[1:]))[rows] = value
@@ -66,7 +67,7 @@ def cross_fit(task: Task, train: Prepared, val: Prepared, start: dict[str, Tenso
 
 
 def can_be_parted(images: Images) -> bool:
-    """Whether there is one image, or group, for each of the five fits to do without."""
+    """Whether there is one image, or group, for each of the four fits to do without."""
     return len(images if images.groups is None else images.groups.unique()) >= FOLDS
 
 

@@ -208,7 +208,7 @@ def fit(
         summary = None
         if scores is not None:
             start = time.perf_counter()
-            more = cross_fit(chosen, prepared, held, initial) if few else None
+            more = cross_fit(chosen, prepared, held, initial, result.best_epoch + 1) if few else None
             result = replace(result, fit_seconds=result.fit_seconds + time.perf_counter() - start)
             put_right = PutRight(task, candidates, rows)
             summary = do_no_harm(aug, held, scores, candidates, order, prepared if hard else None, put_right, more)

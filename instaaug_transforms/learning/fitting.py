@@ -40,6 +40,7 @@ class Fitting:
         folder: for checkpoints; none are made if None.
         table_seconds: what preparing took, for the result.
         callbacks: called after every epoch, see `fit`.
+        until: epochs to go, whose last is kept, and nothing is validated; all of them by default, or until none is better, whose best is kept.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Fitting:
         folder: Path | None = None,
         table_seconds: float = 0.0,
         callbacks: Sequence[Callback] = (),
+        until: int | None = None,
     ) -> None:
         aug, config = task.aug, task.config
         self.task, self.aug, self.config, self.callbacks = task, aug, config, callbacks
@@ -73,7 +75,7 @@ class Fitting:
         self.kept: list[dict[str, Tensor]] = []  # φ after every epoch: which was best is known when λ has settled
         self.step, self.order, self.sums = 0, None, {}
         self.about = None if folder is None else belongs_to(task, train, val)
-        self.saved_at = time.perf_counter()
+        self.saved_at, self.until = time.perf_counter(), until
 
     def run(self, resume: bool = False) -> FitResult:
         """Fit; the best weights so far stay in φ, also after an exception or Ctrl-C."""
@@ -119,14 +121,16 @@ class Fitting:
                 parameter.requires_grad_(needed)
                 parameter.grad = None
         best = self.best_epoch
-        if not self.fixed_weight:
+        if not self.fixed_weight and self.until is None:
             warn_outside_band(self.history[best]["entropy"], self.controller)
         seconds = time.perf_counter() - start
         return FitResult(self.history, best, len(self.history) < config.epochs, self.table_seconds, seconds)
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the best held-out objective at the latest λ."""
+        """The epoch with the best held-out objective at the latest λ; the last, if it was known before."""
+        if self.until is not None:
+            return len(self.history) - 1
         return min(range(len(self.history)), key=lambda epoch: self._rank(self.history[epoch]))
 
     def _rank(self, entry: dict[str, Any]) -> float:
@@ -136,8 +140,8 @@ class Fitting:
         return entry["val_loss"] - bonus + (0.0 if entry["in_band"] else entry["outside"])
 
     def _finished(self, shown: tqdm) -> bool:
-        if not self.history:
-            return False
+        if not self.history or self.until is not None:
+            return len(self.history) == self.until
         best, entry = self.best_epoch, self.history[-1]
         shown.set_postfix({"loss": f"{entry['val_loss']:.3f}", **_short("H", entry["entropy"])}, refresh=False)
         since = sum(later["in_band"] for later in self.history[best + 1 :])
@@ -188,8 +192,8 @@ class Fitting:
                 self._save()
         self.controller.epoch_end()
         sums, self.order = self.sums, None
-        validation = self._validate()
-        for name, value in (("train_data", sums["loss"]), ("val_data", validation["val_loss"])):
+        validation = self._validate() if self.until is None else {}
+        for name, value in (("train_data", sums["loss"]), ("val_data", validation.get("val_loss", 0.0))):
             if not math.isfinite(value):
                 raise InstaAugError(
                     f"loss: not finite on {name}; look at the classifier's outputs, or lower FitConfig.lr"
