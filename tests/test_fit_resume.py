@@ -250,3 +250,9 @@ def test_ranges_are_not_resumed_under_another_loss(tmp_path):
         aug, settings = ia.LearnedAugment(["rotate"]), config(epochs=1, entropy={})
         with pytest.raises(ia.InstaAugError, match=expected) if expected else contextlib.nullcontext():
             ia.fit(aug, Planted(), (images, labels), config=settings, loss=loss, workdir=tmp_path, resume=True)
+
+
+def test_a_workdir_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "fit.py").touch()
+    with pytest.raises(ia.InstaAugError, match=r"workdir: .*fit\.py cannot be used"):
+        fitted(["crop"], workdir=tmp_path / "fit.py")

@@ -18,6 +18,7 @@ from ..augment.learnable import check_aug, check_ranges
 from ..engine.alike import grouped_if_alike
 from ..engine.data import Images, load
 from ..engine.nuisance import Step
+from ..engine.rows import unusable
 from ..engine.splits import hold_out
 from ..families import CandidateProduct
 from ..tta.arms import with_extras
@@ -158,7 +159,10 @@ def fit(
         train, val = train.in_memory(config.progress), val.in_memory(config.progress)
     folder = None if workdir is None else Path(workdir)
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unusable(folder, error) from error
     # Without a table, candidates are learned from samples, as any family that is not differentiable.
     tabled = bool(anchors) and config.objective != "sampled"
     if val_table is not None and (ranges or not tabled):

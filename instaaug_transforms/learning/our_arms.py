@@ -21,6 +21,7 @@ from .scores import Scores
 # Nats that a place in the best input-free order counts; the last gives nearly all images that order.
 TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
+SAME = 1e-4  # nats of every image; less is how averages are rounded
 MOST_PUT_RIGHT = 2  # candidates of an image whose results fixed views are made of
 
 
@@ -111,7 +112,7 @@ def ours(known: Sequence[Said], look: bool, order: list[int], put_right: PutRigh
 
 
 def _same(arm: HeldOutArm, other: HeldOutArm) -> bool:
-    return arm.setting == other.setting or np.array_equal(arm.nll, other.nll)
+    return arm.setting == other.setting or np.allclose(arm.nll, other.nll, atol=SAME)
 
 
 def ways_of(known: Sequence[Said], k: int, order: list[int]) -> list[tuple[Way, ...]]:

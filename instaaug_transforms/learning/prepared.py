@@ -245,7 +245,9 @@ def prepare(
     if "losses" in rows and not all(
         rows["losses"][part].isfinite().all() for part in chunks(len(images), config.table_batch_size)
     ):
-        raise InstaAugError(f"{name}: holds losses that are not finite; look at the classifier's outputs")
+        raise InstaAugError(
+            f"{name}: holds losses that are not finite; look at the classifier's outputs, and the targets"
+        )
     return prepared
 
 
