@@ -127,6 +127,7 @@ def test_where_there_is_no_report_it_is_said_why(one_thread, caplog):
 def test_a_nat_outside_the_band_costs_a_nat():
     """Loss − λ·H + nats outside; the epoch with the lowest is kept."""
     fitting = object.__new__(Fitting)
+    fitting.until = None
     fitting.controller = EntropyController(ia.LearnedAugment(["crop"]).families, EntropyConfig(initial_weight=0.5))
     epochs = [(1.0, 0.5), (1.2, 0.0), (1.3, 0.0)]
     fitting.history = [
