@@ -13,6 +13,7 @@ from instaaug_transforms.engine.rows import Rows, SomeRows
 from instaaug_transforms.engine.splits import folds
 from instaaug_transforms.learning.cross_fit import FOLDS, RawSaid, can_be_parted, cross_fit, raw_outputs
 from instaaug_transforms.learning.fitting import Fitting
+from instaaug_transforms.learning.harm import costs_others, may_cost_others
 from instaaug_transforms.learning.losses import cross_entropy, own_answers
 from instaaug_transforms.learning.our_arms import Said, likeliest_views, plain_view, views_put_right
 from instaaug_transforms.learning.prepared import prepare
@@ -191,5 +192,21 @@ def test_the_same_way_is_scored_on_held_out_images_and_on_more():
     second, more, p = made_up(40)
     arm = likeliest_views([Said(first, log_p), Said(second, more)], 1, False, [0, 1])
     assert len(arm.nll) == 24 and len(arm.more.nll) == 40
-    single = plain_view([Said(first, log_p), Said(second, more)])
+    single = plain_view([Said(first, log_p), Said(second, more)]).with_more()
     assert np.array_equal(single.correct[24:], p[:, 0].argmax(1) == second.held.images.targets)
+
+
+def test_what_held_out_images_lose_counts_alone_too():
+    """4 of 50 held-out images lose, and none of 400 others: all together that is less than a hundredth."""
+    single = HeldOutArm("", 1, 1, np.ones(50), np.ones(50), undisturbed=np.ones(50))
+    others = HeldOutArm("", 1, 1, np.ones(400), np.ones(400), undisturbed=np.ones(400))
+    lost = dataclasses.replace(single, undisturbed=np.where(np.arange(50) < 4, 0.0, 1.0))
+    for more in (None, others):
+        assert costs_others(dataclasses.replace(lost, more=more), dataclasses.replace(single, more=more))
+    worse = dataclasses.replace(others, undisturbed=np.where(np.arange(400) < 20, 0.0, 1.0))
+    assert costs_others(dataclasses.replace(single, more=worse), dataclasses.replace(single, more=others))
+    assert not costs_others(dataclasses.replace(single, more=others), dataclasses.replace(single, more=others))
+    few = dataclasses.replace(single, undisturbed=np.where(np.arange(50) < 1, 0.0, 1.0))  # 2 % ± 2 %
+    for more, may in ((None, True), (others, False)):
+        pair = dataclasses.replace(few, more=more), dataclasses.replace(single, more=more)
+        assert not costs_others(*pair) and may_cost_others(*pair) == may

@@ -49,19 +49,32 @@ def lost(arm: HeldOutArm, single: HeldOutArm) -> np.ndarray | None:
     return None
 
 
+def with_more(*arms: HeldOutArm) -> list[HeldOutArm]:
+    """Each with what is known of it on more images, if all of them were scored on these."""
+    return [arm.with_more() for arm in arms] if all(arm.more is not None for arm in arms) else list(arms)
+
+
 def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
-    """Whether such images certainly pay for others, and more than is tolerated; or probably, and much."""
+    """Whether such images certainly pay for others, and more than is tolerated; or probably, and much: held-out ones, or all.
+
+    Held-out ones alone are asked of the φ that is to be used: those that learned from fewer images change fewer.
+    """
+    return any(_costs(*pair) for pair in ((arm, single), with_more(arm, single)))
+
+
+def may_cost_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
+    """Whether they do, or too few of all are known to rule out that they probably pay much."""
+    both = with_more(arm, single)
+    less = lost(*both)
+    return less is not None and (costs_others(arm, single) or sum(paired(less, np.zeros(1))) > _large(*both))
+
+
+def _costs(arm: HeldOutArm, single: HeldOutArm) -> bool:
     less = lost(arm, single)
     if less is None:
         return False
     (mean, error), large = paired(less, np.zeros(1)), _large(arm, single)
     return mean > max(2 * error, single.tolerated) or (mean > error and mean > large)
-
-
-def may_cost_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
-    """Whether they do, or too few of them are known to rule out that they probably pay much."""
-    less = lost(arm, single)
-    return less is not None and (costs_others(arm, single) or sum(paired(less, np.zeros(1))) > _large(arm, single))
 
 
 def _large(arm: HeldOutArm, single: HeldOutArm) -> float:

@@ -85,9 +85,9 @@ def arm_of(known: Sequence[Any], ways: Sequence[Way], name: str, k: int, cost: f
 
 
 def plain_view(known: Sequence[Any]) -> HeldOutArm:
-    """One view of every image, as it is, judged on all of them."""
+    """One view of every image, as it is."""
     ways = [Way(torch.zeros(said.scores.n, 1, dtype=torch.long), None, {}) for said in known]
-    return arm_of(known, ways, "one view", 1, 1).with_more()
+    return arm_of(known, ways, "one view", 1, 1)
 
 
 def ours(known: Sequence[Said], look: bool, order: list[int], put_right: PutRight | None = None) -> list[HeldOutArm]:
@@ -104,10 +104,7 @@ def ours(known: Sequence[Said], look: bool, order: list[int], put_right: PutRigh
         for k, arm in views_put_right(known, look, put_right):
             arms.setdefault(k, []).append(arm)
     single = plain_view(known)
-    best = [
-        min(some, key=lambda arm: (costs_others(arm.with_more(), single), arm.nll.mean()))
-        for _, some in sorted(arms.items())
-    ]
+    best = [min(some, key=lambda arm: (costs_others(arm, single), arm.nll.mean())) for _, some in sorted(arms.items())]
     return [arm for i, arm in enumerate(best) if not any(_same(arm, other) for other in best[:i])]
 
 
@@ -138,7 +135,7 @@ def likeliest_views(known: Sequence[Said], k: int, look: bool, order: list[int])
             # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
             spared = held.answered * float(held.mean((way[0].views == 0).sum(1).float()))
             found[way] = arm_of(known, way, "ours", k, k + look - spared)
-        harmless = [way for way, arm in found.items() if not costs_others(arm.with_more(), single)] or list(found)
+        harmless = [way for way, arm in found.items() if not costs_others(arm, single)] or list(found)
         least = found[min(harmless, key=lambda way: loss_of(known, way))].with_more().nll
         # Offsets undo φ's caution: no reason to take them for luck.
         arms.append(next(found[way] for way in harmless if not certainly(found[way].with_more().nll, least)))

@@ -14,6 +14,7 @@ from .harm import (
     paired,
     rare_class,
     unsettles,
+    with_more,
 )
 from .report import HeldOutArm, HeldOutReport
 
@@ -53,7 +54,7 @@ def conclude(
         recommended = single
         few = f"only {n} held-out images: too few to tell; give more (of a fit, FitConfig(held_out=0.5) or val_data)"
         notes.append(few if n < FEWEST else doubt[0] if nonsense else _of_one_class(*alone, n))
-    elif _gain(*_with_more(better, recommended)) > 0 and (
+    elif _gain(*with_more(better, recommended)) > 0 and (
         cost := _at_the_cost_of_others(better, single, labelled, classes)
     ):
         notes.append(cost)
@@ -92,7 +93,7 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
             f"of the {len(more)} images that φ learned from, {how}, {gain:+.1f} points are right [{low:+.1f}, {high:+.1f}]"
         )
     alone = arm.more is None or single.more is None
-    arm, single = _with_more(arm, single)
+    arm, single = with_more(arm, single)
     n, kind = (n, "held-out images") if alone else (_known(arm), "images")
     if n < FEW:
         notes.append(f"{n} {kind} tell large differences alone; with {FEW} or more a small gain is no luck")
@@ -125,9 +126,9 @@ def _perhaps(arms: list[HeldOutArm], n: int, classes: np.ndarray | None) -> list
         return []
     able = [arm for arm in arms[1:] if arm.setting is not None and arm.nll.mean() <= single.nll.mean()]
     gains = [
-        (*paired(*(each.correct for each in _with_more(arm, single))), arm)
+        (*paired(*(each.correct for each in with_more(arm, single))), arm)
         for arm in able
-        if not _dear(*_with_more(arm, single), classes)
+        if not _dear(arm, single, classes)
     ]
     gain, error, arm = max(gains, key=lambda one: one[0], default=(0.0, 0.0, None))
     if arm is None or gain <= error:
@@ -170,10 +171,10 @@ def _at_the_cost_of_others(
     arm: HeldOutArm, single: HeldOutArm, labelled: bool, classes: np.ndarray | None
 ) -> str | None:
     """Why an arm is not recommended that is better on all held-out copies together; None where it costs nobody."""
-    arm, single = _with_more(arm, single)
+    costs, (arm, single) = costs_others(arm, single), with_more(arm, single)
     gain = _gain(arm, single)
     gains = f"lowers the loss by {gain:.3g}" if arm.correct is None else f"gains {100 * gain:.1f} points"
-    if costs_others(arm, single):
+    if costs:
         return (
             f"{arm.name}, K = {arm.n_views}, {gains} on all, but images that nothing disturbed {_what_is_lost(arm, single, labelled)}; "
             "if few are such where you use it, say so by a higher nuisance_probability"
@@ -209,13 +210,13 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         return arms[0]
     best = able[0]
     for arm in able[1:]:
-        best = arm if paired(*(each.nll for each in _with_more(arm, best)))[0] < 0 else best
+        best = arm if paired(*(each.nll for each in with_more(arm, best)))[0] < 0 else best
     if best.correct is not None:
-        righter = [arm for arm in able if certainly_righter(*(two := _with_more(arm, best)), _enough(_known(two[0])))]
+        righter = [arm for arm in able if certainly_righter(*(two := with_more(arm, best)), _enough(_known(two[0])))]
         best = max(righter, key=lambda arm: (arm.correct.mean(dtype=float), -arm.nll.mean()), default=best)
 
     def close(arm: HeldOutArm) -> bool:
-        arm, other = _with_more(arm, best)
+        arm, other = with_more(arm, best)
         loss, error = paired(arm.nll, other.nll)
         # Means over copies or groups are no round numbers: what is right as often may differ in the last digit.
         as_right = arm.correct is None or _gain(arm, other) > -ROUNDING
@@ -238,7 +239,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
         return False
     material, held = _material(single), (arm, single)
     saving, spread = paired(single.nll, arm.nll)
-    arm, single = everywhere = _with_more(*held)
+    arm, single = everywhere = with_more(*held)
     in_all, spread_in_all = paired(single.nll, arm.nll)
     gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
     surer = saving > _enough(len(held[0].nll)) * spread or in_all > _enough(len(arm.nll)) * spread_in_all
@@ -250,7 +251,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     useful = lower and (surer or righter) and gain >= -error
     if arm.correct is not None and _known(arm) < FEW:  # better probabilities alone are luck too often
         useful = useful and certainly_righter(arm, single, 1)
-    return useful and (at_any_cost or not _dear(arm, single, classes))
+    return useful and (at_any_cost or not _dear(*held, classes))
 
 
 def _material(single: HeldOutArm) -> float:
@@ -270,7 +271,10 @@ def _enough(n: int) -> float:
 
 def _dear(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None) -> bool:
     """Whether images that nothing disturbed, or those of a class, pay for others."""
-    if costs_others(arm, single) or unsettles(arm, single) > 0:
+    if costs_others(arm, single):
+        return True
+    arm, single = with_more(arm, single)
+    if unsettles(arm, single) > 0:
         return True
     pays = class_that_pays(arm, single, classes)
     if (pays is not None and pays[3]) or arm.correct is None:
@@ -282,8 +286,3 @@ def _beats(arm: HeldOutArm, guess: float) -> bool:
     """Whether its NLL is certainly below that of guessing."""
     saving, error = paired(np.full(len(arm.nll), guess), arm.nll)
     return saving > max(2 * error, MATERIAL)
-
-
-def _with_more(*arms: HeldOutArm) -> list[HeldOutArm]:
-    """Each with what is known of it on more images, if all of them were scored on these."""
-    return [arm.with_more() for arm in arms] if all(arm.more is not None for arm in arms) else list(arms)

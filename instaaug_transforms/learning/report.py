@@ -51,7 +51,7 @@ class HeldOutArm:
             parts = [getattr(arm, name) for arm in (self, self.more)]
             if all(part is not None for part in parts):
                 joined[name] = np.concatenate(parts)
-        return replace(self, **joined)
+        return replace(self, more=None, **joined)
 
     def summary(self) -> dict[str, Any]:
         """JSON values: accuracy in percent and NLL in nats, or the loss."""

@@ -78,7 +78,7 @@ def leave_alone(aug: LearnedAugment, known: Sequence[RawSaid]) -> float:
         return [Way(said.log_p.argmax(1, keepdim=True), None, {}) for said in said_of(aug, moved)]
 
     def asked(caution: float) -> tuple[HeldOutArm, HeldOutArm]:
-        return arm_of(known, likeliest(caution), "ours", 1, 1).with_more(), plain_view(known)
+        return arm_of(known, likeliest(caution), "ours", 1, 1), plain_view(known)
 
     def losses(caution: float) -> np.ndarray:
         """Per image, or group of images, those of the likeliest views."""
