@@ -345,3 +345,24 @@ def test_outputs_that_are_averaged_as_they_are_put_one_candidate_right():
     assert [(k, arm.setting["put_right"], arm.setting["aggregate"]) for k, arm in found] == [
         (k, 1, "mean_logit") for k in (1, 2, 4, 10)
     ]
+
+
+def test_beside_a_nuisance_fixed_views_come_from_three_searches():
+    """On held-out images by halves; on those that φ learned from, of which the transform's own candidates alone are known, with and without
+    the same view again. The lowest loss is shown, and only the second has evidence."""
+    scores, log_p, _ = made_up(30, 5)
+    train, *_ = made_up(80, 3)
+    again = train.search(torch.arange(80), 10)
+    policies, _ = scores.searched(in_halves(scores), 10)
+    chosen = set()
+    for known in ([0, 1, 2], [2, 1, 0], [1, 2, 0]):
+        arms = rivals(scores, log_p, ia.AugmentParams(turn_angle=10.0 * torch.arange(5)), known, train)
+        for arm in (arm for arm in arms if arm.name == "best input-free"):
+            k = arm.n_views
+            sets = [policies[:, :k], torch.tensor(again[:k]).expand(30, -1)]
+            sets += [torch.tensor(known[:k]).expand(30, -1)] if k < 4 else []
+            losses = [scores.arm("", k, k, scores.average(views)).nll.mean() for views in sets]
+            best = int(np.argmin(losses))
+            assert arm.nll.mean() == pytest.approx(losses[best]) and (arm.more is not None) == (best == 1)
+            chosen.add(best)
+    assert chosen == {0, 1, 2}

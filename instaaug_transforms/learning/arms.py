@@ -56,10 +56,12 @@ def rivals(
     n, columns = scores.n, log_p.shape[1]
     zero = torch.zeros(n, 1, dtype=torch.long)
     evidence: dict[int, HeldOutArm] = {}
+    elsewhere = [known]  # orders of fixed views that were not searched on held-out images; the first may have evidence
     wide = False  # whether all candidates of what φ learned from are known; beside a nuisance the transform's own are
     if isinstance(train, Scores):
-        known, evidence = fixed_on_train(train)
+        found, evidence = fixed_on_train(train)
         wide = train.losses.shape[1] == scores.losses.shape[1]
+        elsewhere = [found] if wide else [found, known]
     # Of many images that φ learned from only losses are kept, which no temperature changes: they tell nothing of a classifier that is
     # too sure of itself, whose averages gain by being shy.
     elif train is not None and 1 / SURE < scores.temperature(scores.average(zero)) < SURE:
@@ -76,11 +78,12 @@ def rivals(
     for k in N_VIEWS:
         setting = scores.setting(n_views=k, policy=policy_of(candidates, everywhere[:k]))
         searched = scores.arm("best input-free", k, k, scores.average(policies[:, :k]), setting)
-        if len(known) >= k:  # fewer views to choose from, and many times as many images to choose on
+        # Fewer views to choose from, and many times as many images to choose on.
+        for i, known in enumerate(known for known in elsewhere if len(known) >= k):
             views = torch.tensor(known[:k]).expand(n, -1)
             setting = scores.setting(n_views=k, policy=policy_of(candidates, known[:k]))
             other = scores.arm("best input-free", k, k, scores.average(views), setting)
-            other = replace(other, more=evidence.get(k))
+            other = replace(other, more=evidence.get(k) if i == 0 else None)
             other_is_worse = certainly(other.nll, searched.nll) if wide else _nll(other) >= _nll(searched)
             searched = searched if other_is_worse else other
         if k > columns:
