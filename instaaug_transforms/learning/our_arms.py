@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -125,20 +126,27 @@ def likeliest_views(known: Sequence[Said], k: int, look: bool, order: list[int])
     for which it left alone come last.
     """
     held, single, arms = known[0].scores.held, plain_view(known), []
+
+    @cache
+    def arm(ways: tuple[Way, ...]) -> HeldOutArm:
+        # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
+        spared = held.answered * float(held.mean((ways[0].views == 0).sum(1).float()))
+        return arm_of(known, ways, "ours", k, k + look - spared)
+
+    def harmless(ways: tuple[Way, ...]) -> bool:
+        return not costs_others(arm(ways), single)
+
     every = ways_of(known, k, order)
-    for equal in (True, False):
-        ways = [ways for ways in every if (ways[0].weights is None) == equal]
-        if not ways:
-            continue
-        found = {}
-        for way in ways if held.undisturbed is not None else [min(ways, key=lambda way: loss_of(known, way))]:
-            # φ's look at the classifier's features is a forward of its own, and may answer for views that are the image itself.
-            spared = held.answered * float(held.mean((way[0].views == 0).sum(1).float()))
-            found[way] = arm_of(known, way, "ours", k, k + look - spared)
-        harmless = [way for way, arm in found.items() if not costs_others(arm, single)] or list(found)
-        least = found[min(harmless, key=lambda way: loss_of(known, way))].with_more().nll
-        # Offsets undo φ's caution: no reason to take them for luck.
-        arms.append(next(found[way] for way in harmless if not certainly(found[way].with_more().nll, least)))
+    for weighted in (False, True):
+        some = [ways for ways in every if (ways[0].weights is not None) == weighted]
+        by_loss = sorted(some, key=lambda ways: loss_of(known, ways))
+        if held.undisturbed is not None and by_loss:
+            none = not any(map(harmless, by_loss))
+            able = lambda ways, none=none: none or harmless(ways)  # noqa: E731
+            least = arm(next(filter(able, by_loss))).with_more().nll
+            # Offsets undo φ's caution: no reason to take them for luck.
+            by_loss = [next(ways for ways in filter(able, some) if not certainly(arm(ways).with_more().nll, least))]
+        arms += [arm(ways) for ways in by_loss[:1]]
     return min(arms, key=lambda arm: arm.with_more().nll.mean())
 
 
