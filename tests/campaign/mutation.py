@@ -69,13 +69,17 @@ ROOMS = {
     },
     "report": {
         "learning/arms.py": "learning_arms harmless harmless_judged",
+        "learning/cross_fit.py": "cross_fit",
+        "learning/harm.py": "harm recommendation_harm cross_fit",
         "learning/harmless.py": "harmless_chosen harmless",
         "learning/losses.py": "losses scores report_by_views",
+        "learning/our_arms.py": "our_arms cross_fit learning_arms harmless",
         "learning/put_right.py": "put_right",
         "learning/recommendation.py": "recommendation recommendation_harm harmless report_by_views",
         "learning/report.py": "held_out_report harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",
         "learning/scores.py": "scores harmless",
+        "learning/strength.py": "cross_fit harmless harmless_chosen",
     },
     "tta": {
         "tta/aggregation.py": "tta_aggregation tta tta_put_right evaluation_arms",
