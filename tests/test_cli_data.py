@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as F
 
 from instaaug_transforms import InstaAugError
 from instaaug_transforms.cli import datasets, image_files
+from instaaug_transforms.cli.__main__ import main
 from instaaug_transforms.cli.class_map import read_class_map
 from instaaug_transforms.cli.datasets import add_data_arguments, add_reading_arguments
 from instaaug_transforms.cli.held_out import held_out_of, pack_names
@@ -209,6 +210,8 @@ def test_images_of_kinds_that_are_not_read_are_counted(tmp_path, capsys):
     assert len(datasets.chosen(options(tmp_path), folder)) == 2
     assert capsys.readouterr().err == "left out 3 images that end in .dng, .heic; convert them first\n"
     assert datasets.chosen(options(tmp_path), folder, False) and not capsys.readouterr().err
+    main(["measure", "--model", "test_resnet", "--data", str(tmp_path), "--layer", "none"])  # which there is not
+    assert "left out 3 images" in capsys.readouterr().err
 
 
 def test_the_split_that_is_read(tmp_path):

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.engine import load
+from instaaug_transforms.measure import Probe
 
 
 class Numbered(Dataset):
@@ -234,3 +235,42 @@ def test_groups_of_several_names_are_named():
     with pytest.raises(ia.InstaAugError, match=r"groups: expected a name per image, a number or text, got \[0, 1\]"):
         images.grouped(np.array([[0, 1], [1, 0]]))
     assert images.grouped([("a", 0), ("a", 0)]).groups.tolist() == [0, 0]
+
+
+class Broken(Numbered):
+    """One of its images cannot be read, or holds what is no image."""
+
+    def __init__(self, value):
+        super().__init__(40)
+        self.value = value
+
+    def __getitem__(self, i):
+        if i == 29 and self.value is None:
+            raise OSError("broken data stream")
+        return torch.full((3, 4, 4), self.value if i == 29 else 0.5), i
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, "data: sample 29 cannot be read .OSError: broken data stream"),
+        (float("nan"), "number 29 of data holds NaN"),
+        (7.0, "got number 29 of data with values from 7 to 7"),
+    ],
+)
+def test_the_image_that_cannot_be_read_is_named(value, message, workers):
+    """One in a night's run over a hundred thousand; the 16 that are looked at first are not among them."""
+    loader = DataLoader(Broken(value), sampler=SubsetRandomSampler(range(20, 40)), num_workers=workers)
+    with pytest.raises(ia.InstaAugError, match=message):
+        load(loader).in_memory(False)
+    if value is None:
+        with pytest.raises(ia.InstaAugError, match=message):
+            Probe(nn.Flatten(), loader)
+
+
+def test_the_image_of_a_tensor_that_is_none_is_named():
+    images = torch.full((9, 3, 4, 4), 0.5)
+    images[6, 0, 0, 0] = float("nan")
+    with pytest.raises(ia.InstaAugError, match=r"number 6 of data of images \(9, 3, 4, 4\) torch.float32 holds NaN"):
+        load(images)

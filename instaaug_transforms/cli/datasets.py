@@ -157,10 +157,16 @@ def count_classes(*folders: ImageFiles) -> int | None:
     return max(map(len, named), default=None)
 
 
+def say_left_out(files: ImageFiles) -> None:
+    """On stderr, how many images of its folder are of kinds that nothing here reads."""
+    if said := left_out(files.root):
+        print(said, file=sys.stderr)
+
+
 def chosen(arguments: argparse.Namespace, files: ImageFiles, progress: bool | None = None) -> ImageFiles:
     """``--max-images`` of them, by the seed, and with ``--skip-unreadable`` those that can be read."""
-    if progress is not False and (said := left_out(files.root)):
-        print(said, file=sys.stderr)
+    if progress is not False:
+        say_left_out(files)
     if arguments.max_images is not None and arguments.max_images < len(files):
         order = permutation(len(files), arguments.seed)
         files = files.keep(order[: arguments.max_images].sort().values.tolist())

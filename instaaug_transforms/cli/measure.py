@@ -12,7 +12,7 @@ from ..measure.warp import Outside
 from ..utils.files import replace_file, write_csv
 from ..utils.report import Report
 from .arguments import changed, natural, positive_int
-from .datasets import add_data_arguments, folder_of
+from .datasets import add_data_arguments, folder_of, say_left_out
 from .models import add_model_arguments, add_weights_arguments, build_classifier, load_transform
 from .outputs import check_folder
 
@@ -44,6 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     """Write ``report.html``, ``summary.json`` and a CSV per table."""
     check_folder(arguments.out, "out")
     folder = folder_of(arguments, arguments.split)
+    say_left_out(folder)
     options = {
         "transformations": arguments.transformations,
         "fills": [_fill(text) for text in arguments.fills],

@@ -16,7 +16,7 @@ from ..utils.errors import InstaAugError, reason
 from ..utils.hashing import fingerprint
 from ..utils.progress import bar
 from .known import known_identities, known_targets, names_of, same_label, sampled_rows
-from .samples import as_image, kind, parts
+from .samples import Samples, as_image, kind
 
 logger = logging.getLogger(__name__)
 FINGERPRINTED = 64  # images of a Dataset that are read to tell it from another
@@ -147,15 +147,15 @@ class StreamedImages(Images):
         self.rows = torch.arange(len(dataset)) if rows is None else rows
         if not len(self.rows):
             raise InstaAugError(f"{name}: the Dataset is empty; give at least one sample")
-        some = torch.linspace(0, len(self.rows) - 1, min(len(self.rows), 16)).long()
+        some, every = torch.linspace(0, len(self.rows) - 1, min(len(self.rows), 16)).long(), Samples(dataset, name)
         with torch.random.fork_rng([]):
-            samples = {row: parts(dataset[row], name) for row in self.rows[some].tolist()}
-            again = as_image(parts(dataset[int(self.rows[0])], name)[0], name)
+            samples = {row: every[row] for row in self.rows[some].tolist()}
+            again = as_image(every[int(self.rows[0])][0], name)
         labelled = _are_labelled([label for _, label in samples.values()], name)
         self._size, targets = None, known_targets(dataset) if labelled else None
         # What a Dataset knows need not be what its samples say: labels are mapped in `__getitem__`, say.
         if labelled and (targets is None or not all(same_label(targets[row], s[1]) for row, s in samples.items())):
-            targets = [parts(dataset[i], name)[1] for i in range(len(dataset))]
+            targets = [every[i][1] for i in range(len(dataset))]
             targets = _collated(targets, name) if _are_labelled(targets, name) else None
         once = as_image(samples[int(self.rows[0])][0], name)
         if once.shape == again.shape and not torch.equal(once, again):
@@ -186,18 +186,18 @@ class StreamedImages(Images):
             collate_fn=_stack,
             generator=torch.Generator().manual_seed(0),  # else the seeds of workers are drawn from the global one
         )
-        for index, images in zip(indices, self._checked(loader), strict=True):
+        for index, images in zip(indices, self._checked(loader, rows), strict=True):
             yield as_floats(images.to(device)), None if self.targets is None else self.targets[index].to(device)
 
-    def _checked(self, loader: DataLoader) -> Iterator[Tensor]:
-        for images in loader:
+    def _checked(self, loader: DataLoader, rows: list[Tensor]) -> Iterator[Tensor]:
+        for images, numbers in zip(loader, rows, strict=True):
             if isinstance(images, str) or (self._size or images.shape[1:]) != images.shape[1:]:
                 sizes = images if isinstance(images, str) else f"{tuple(self._size)} and {tuple(images.shape[1:])}"
                 raise InstaAugError(
                     f"{self.name}: images differ in size ({sizes}); give the Dataset a transform that resizes them"
                 )
             self._size = images.shape[1:]
-            _check_images(images, self.name)
+            _check_images(images, self.name, numbers.tolist())
             yield images
 
     def fingerprint(self) -> str:
@@ -219,7 +219,7 @@ class StreamedImages(Images):
         return images
 
     def _is_bytes(self) -> bool:
-        first, _ = parts(self.dataset[int(self.rows[0])], self.name)
+        first, _ = Samples(self.dataset, self.name)[int(self.rows[0])]
         return not as_image(first, self.name).is_floating_point()
 
 
@@ -302,9 +302,13 @@ def has_samples(data: Any) -> bool:
     return hasattr(data, "__getitem__") and hasattr(data, "__len__")
 
 
-def _check_images(images: Tensor, name: str) -> None:
+def _check_images(images: Tensor, name: str, numbers: Sequence[int] | None = None) -> None:
     if images.is_floating_point():
-        check_range(images, False, name, fix=AS_THEY_ARE)
+        try:
+            check_range(images, False, name, fix=AS_THEY_ARE)
+        except InstaAugError:
+            for number, image in zip(numbers or range(len(images)), images, strict=True):
+                check_range(image, False, f"number {number} of {name}", fix=AS_THEY_ARE)
     elif images.dtype != torch.uint8:
         fix = "give floats: of 16 bits images.float() / 65535"
         raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")
@@ -334,12 +338,9 @@ def _are_labelled(labels: Sequence[Any], name: str) -> bool:
     return not missing
 
 
-class _ImagesOnly(Dataset):
-    def __init__(self, dataset: Dataset, name: str) -> None:
-        self.dataset, self.name = dataset, name
-
+class _ImagesOnly(Samples):
     def __getitem__(self, index: int) -> Tensor:
-        return as_image(parts(self.dataset[index], self.name)[0], self.name)
+        return as_image(super().__getitem__(index)[0], self.name)
 
 
 def _stack(images: list[Tensor]) -> Tensor | str:

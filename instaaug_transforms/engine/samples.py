@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, reason
 
 # As Hugging Face's datasets call them.
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "pixel_values"), ("label", "labels", "fine_label")
@@ -35,6 +36,31 @@ def parts(sample: Any, name: str) -> tuple[Any, Any]:
     if isinstance(sample, (tuple, list)):
         return sample[0], sample[1] if len(sample) > 1 else None
     return sample, None
+
+
+class Samples(Dataset):
+    """`parts` of the samples of a Dataset; whatever that raises comes with the index.
+
+    Args:
+        dataset: anything with samples by index.
+        name: the argument's name, for errors.
+    """
+
+    def __init__(self, dataset: Any, name: str) -> None:
+        self.dataset, self.name = dataset, name
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        try:
+            sample = self.dataset[index]
+        except InstaAugError:
+            raise
+        except Exception as error:
+            said = f"{type(error).__name__}: {reason(error)}"
+            raise InstaAugError(f"{self.name}: sample {index} cannot be read ({said})") from error
+        return parts(sample, self.name)
 
 
 def as_image(image: Any, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..engine.data import LabelledImages, has_samples, load
 from ..engine.known import sampled_rows
-from ..engine.samples import as_image, parts
+from ..engine.samples import Samples, as_image
 from ..functional.inputs import Normalization
 from ..utils.errors import InstaAugError, check_whole
 from ..utils.modes import permutation
@@ -126,9 +126,9 @@ def _read(dataset: Dataset, index: Tensor, workers: int, progress: bool | None) 
     """Images and targets of the given samples, each read once, by so many processes."""
     # Sample by sample and as they are; the generator, for otherwise the seeds of processes are drawn from the global one.
     options = {"batch_size": None, "collate_fn": _as_it_is, "generator": torch.Generator().manual_seed(0)}
-    loader = DataLoader(dataset, sampler=index.tolist(), num_workers=workers, **options)
+    loader = DataLoader(Samples(dataset, "data"), sampler=index.tolist(), num_workers=workers, **options)
     samples = bar(loader, desc="reading data", unit="image", progress=progress, leave=False)
-    images, labels = zip(*(parts(sample, "data") for sample in samples), strict=True)
+    images, labels = zip(*samples, strict=True)
     images = [as_image(image, "data") for image in images]
     if len({image.shape for image in images}) > 1:
         raise InstaAugError("data: images differ in size; give the Dataset a transform that resizes them")

@@ -88,6 +88,14 @@ class TTAModel(ViewModel):
         alike = aggregate not in ("probability", "confident", "weighted")
         by_phi = select == "top" and view_offsets is None and policy is None and bool(aug.anchor_families)
         self._to_check = n_views > 1 and alike and by_phi
+        columns = math.prod(family.n_candidates for family in aug.anchor_families)
+        if by_phi and len(aug.anchor_families) == len(aug.families) and n_views > columns:
+            logger.warning(
+                "n_views: %d of %d views are repetitions, a forward each: the transform has %d candidates; give no more",
+                n_views - columns,
+                n_views,
+                columns,
+            )
         self.num_classes = getattr(classifier, "num_classes", None)
         self.pretrained_cfg = getattr(classifier, "pretrained_cfg", {})
 

@@ -4,6 +4,10 @@ Drawn faces, stripes and scikit-learn's digits, and a small network for each. A 
 a nuisance, recommends; what it recommends answers for images that nothing has seen.
 
     python -m tests.benchmarks.measure_small_fits --images 60 150 300 600 --seeds 0 1 2 3
+
+Thumbnails, by a ResNet-18 that was trained on the others of Tiny-ImageNet, need the folders of `hub/recipes/tinyimagenet_splits.py`:
+
+    python -m tests.benchmarks.measure_small_fits --thumbnails DIR --checkpoint resnet18_64px.safetensors --images 150 400 1000 --seeds 0 1
 """
 
 import argparse
@@ -17,15 +21,18 @@ import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from torchvision.transforms import v2
 from tqdm import tqdm
 
 import instaaug_transforms as ia
+from instaaug_transforms.cli.image_files import ImageFiles
 from instaaug_transforms.engine.nuisance import Nuisance
 from instaaug_transforms.families.turn import Turn
 from tests.benchmarks.measure_few_images import digits, faces, network
 from tests.benchmarks.measure_label_harm import gratings
 
 Drawn = tuple[Tensor, Tensor]
+Prepared = tuple[nn.Module, Drawn, Drawn]
 TRAIN, POOL, FRESH, STEPS, BATCH = 400, 1500, 2000, 200, 64
 tilts = Turn(angles=(0.0, 40.0, 20.0, -20.0, -40.0))
 
@@ -41,8 +48,29 @@ CASES: dict[str, tuple[Callable[[int, torch.Generator], Drawn], list, list | Non
 }
 
 
+THUMBNAILS: dict[str, tuple[list, list | None, float]] = {
+    "thumbnails, turned": (["turn"], ["turn"], 0.5),
+    "thumbnails, lit": (["light"], ["light"], 0.5),
+    "thumbnails, crops": (["crop"], None, 0.0),
+}
+SEEN_THUMBNAILS = 1000
+
+
+def thumbnails(folder: Path, checkpoint: Path) -> Prepared:
+    """The classifier, images that it was not trained on, and some of val."""
+
+    def read(name: str, n: int) -> Drawn:
+        data = ImageFiles(folder / name, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))
+        index = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:n].tolist()
+        images = torch.stack([data[i][0].as_subclass(Tensor) for i in tqdm(index, name)])
+        return images, torch.tensor(data.targets)[index]
+
+    model = ia.timm.create_classifier("resnet18", checkpoint, num_classes=200).eval().requires_grad_(False)
+    return model, read("policy", 10_000), read("val", SEEN_THUMBNAILS)
+
+
 @cache
-def prepared(draw: Callable[[int, torch.Generator], Drawn]) -> tuple[nn.Module, Drawn, Drawn]:
+def prepared(draw: Callable[[int, torch.Generator], Drawn]) -> Prepared:
     """The network after 200 steps on images as they are; a pool of images to fit on; and fresh ones."""
     images, labels = draw(10**9 if draw is digits else TRAIN + POOL + FRESH, torch.Generator().manual_seed(1000))
     n = len(images) // 3 if draw is digits else TRAIN
@@ -58,10 +86,14 @@ def prepared(draw: Callable[[int, torch.Generator], Drawn]) -> tuple[nn.Module, 
     return model.eval().requires_grad_(False), (images[n:end], labels[n:end]), (images[end:], labels[end:])
 
 
-def fitted(case: str, n: int, seed: int) -> dict[str, object]:
+def fitted(case: str, n: int, seed: int, given: Prepared | None = None) -> dict[str, object]:
     """One fit: points over one view on fresh images, disturbed as in the fit and as they are."""
-    draw, families, nuisance, probability = CASES[case]
-    model, (images, labels), (fresh, right) = prepared(draw)
+    if given is None:
+        draw, families, nuisance, probability = CASES[case]
+        given = prepared(draw)
+    else:
+        families, nuisance, probability = THUMBNAILS[case]
+    model, (images, labels), (fresh, right) = given
     index = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
     torch.manual_seed(seed)
     aug = ia.LearnedAugment(families, predictor=ia.FeaturesPredictor(model, image_size=images.shape[-1]))
@@ -76,7 +108,8 @@ def fitted(case: str, n: int, seed: int) -> dict[str, object]:
         sets["disturbed"] = Nuisance(nuisance, 1.0, 999)(fresh, numbers, 0)
     with torch.no_grad():
         for name, seen in sets.items():
-            gain = (answers(seen).argmax(1) == right).double() - (model(seen).argmax(1) == right).double()
+            after, before = (torch.cat([f(part).argmax(1) for part in seen.split(500)]) for f in (answers, model))
+            gain = (after == right).double() - (before == right).double()
             found[name] = 100 * gain.mean().item()
     found["seconds"] = result.table_seconds + result.fit_seconds
     return found
@@ -88,12 +121,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[60, 150, 300, 600], help="to fit on (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="(%(default)s)")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--thumbnails", type=Path, metavar="DIR", help="Tiny-ImageNet, in place of what is drawn")
+    parser.add_argument("--checkpoint", type=Path, help="of the ResNet-18 for it")
     parser.add_argument("--out", type=Path, help="file that every fit adds a line to, as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = defaultdict(list)
-    for case, n, seed in tqdm([(c, n, s) for s in options.seeds for c in options.cases for n in options.images]):
-        rows[case, n].append(found := fitted(case, n, seed))
+    given = thumbnails(options.thumbnails, options.checkpoint) if options.thumbnails else None
+    cases = THUMBNAILS if given else options.cases
+    for case, n, seed in tqdm([(c, n, s) for s in options.seeds for c in cases for n in options.images]):
+        rows[case, n].append(found := fitted(case, n, seed, given))
         if options.out:
             with options.out.open("a") as file:
                 file.write(json.dumps(found) + "\n")
