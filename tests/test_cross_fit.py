@@ -143,13 +143,13 @@ def undue(n, share, margin):
     outputs[outputs.amax(2) < 0, :] = torch.tensor([-3.0, 3.0])
     raw = torch.zeros(2 * n, 4)
     raw[::2, 0] = 9.0
-    raw[1::2, 1] = 9.0
+    raw[1::2, 1] = 19.0
     raw[: int(share * n) * 2 : 2, 1] = 9.0 + margin
     data = held(outputs, targets, 2, undisturbed=torch.arange(2 * n) % 2 == 0)
     return RawSaid(ClassScores(data), {"turn": raw})
 
 
-@pytest.mark.parametrize(("margin", "caution"), [(0.7, 1.0), (2.2, 2.5), (4.5, 5.0), (8.5, 0.0)])
+@pytest.mark.parametrize(("margin", "caution"), [(0.7, 2.0), (2.2, 2.5), (4.5, 5.0), (8.5, 10.0), (17.0, 0.0)])
 def test_caution_grows_until_images_that_nothing_disturbed_do_not_pay(margin, caution):
     """The first step above the margin; none where all of them are too small, or where nothing is known of more images."""
     held_out, more = undue(20, 0.0, margin), undue(80, 0.2, margin)

@@ -63,10 +63,12 @@ def costs_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
 
 
 def may_cost_others(arm: HeldOutArm, single: HeldOutArm) -> bool:
-    """Whether they do, or too few of all are known to rule out that they probably pay much."""
+    """Whether they do, or too few of all are known to rule out (two standard errors) that they pay much."""
     both = with_more(arm, single)
-    less = lost(*both)
-    return less is not None and (costs_others(arm, single) or sum(paired(less, np.zeros(1))) > _large(*both))
+    if (less := lost(*both)) is None:
+        return False
+    mean, error = paired(less, np.zeros(1))
+    return costs_others(arm, single) or mean + 2 * error > _large(*both)
 
 
 def _costs(arm: HeldOutArm, single: HeldOutArm) -> bool:

@@ -13,14 +13,25 @@ from ..families import CandidateProduct
 from ..utils.modes import trained
 from .arms import numbers_of_views
 from .cross_fit import RawSaid
-from .harm import costs_others, may_cost_others, paired
+from .harm import may_cost_others, paired
 from .our_arms import Said, Way, arm_of, loss_of, plain_view, ways_of
 from .report import HeldOutArm
 from .scores import by_group
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CAUTIONS = (0.0, 0.5, 1.0, 1.5, 2.0)  # nats
-MORE_CAUTION = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)  # where images that nothing disturbed certainly pay at less
+MORE_CAUTION = (
+    2.5,
+    3.0,
+    3.5,
+    4.0,
+    5.0,
+    6.0,
+    8.0,
+    10.0,
+    13.0,
+    16.0,
+)  # where images that nothing disturbed may pay at less
 AS_IT_WAS = 3  # images that stay as a nuisance left them weigh no more than one that was fine and is not any more
 
 
@@ -66,8 +77,8 @@ def leave_alone(aug: LearnedAugment, known: Sequence[RawSaid]) -> float:
     """Make every family's first candidate, which leaves an image as it is, likelier: as far as the likeliest views of copies are not
     certainly worse (two standard errors) than at the best setting, where a copy that nothing disturbed counts `AS_IT_WAS` times.
 
-    Where φ is used fewer images may be disturbed than in the fit, and what an undue change costs one that was fine is rare. If such images
-    certainly pay, and φ is the more cautious until they do not.
+    Where φ is used fewer images may be disturbed than in the fit, and what an undue change costs one that was fine is rare. While such images
+    certainly pay, or too few are known to rule out that they pay much, φ becomes more cautious still.
     """
     if known[0].scores.held.undisturbed is None or not (heads := _heads(aug, "shift_")):
         return 0.0
@@ -90,13 +101,12 @@ def leave_alone(aug: LearnedAugment, known: Sequence[RawSaid]) -> float:
             parts.append(by_group(held.per_image(copies).numpy(), held.images.groups))
         return np.concatenate(parts)
 
-    if costs_others(*asked(0.0)):
-        caution = next((caution for caution in (*CAUTIONS, *MORE_CAUTION) if not may_cost_others(*asked(caution))), 0.0)
-    else:
-        found = {caution: losses(caution) for caution in CAUTIONS}
-        best = min(found.values(), key=np.mean)
-        worse = {caution: paired(loss, best) for caution, loss in found.items()}
-        caution = max(c for c, (loss, error) in worse.items() if c == 0 or loss <= 2 * error)  # of NaN none but 0
+    found = {caution: losses(caution) for caution in CAUTIONS}
+    best = min(found.values(), key=np.mean)
+    worse = {caution: paired(loss, best) for caution, loss in found.items()}
+    least = max(c for c, (loss, error) in worse.items() if c == 0 or loss <= 2 * error)  # of NaN none but 0
+    more = (c for c in (*CAUTIONS, *MORE_CAUTION) if c >= least)
+    caution = next((c for c in more if not may_cost_others(*asked(c))), 0.0)
     if caution:
         for name, head in heads.items():
             head.shift_(caution * first[name])
