@@ -64,16 +64,26 @@ def judge(
     return [" × ".join(families), seed, *top1, f"{chosen.name}, K = {chosen.n_views}", *gains]
 
 
-def from_folders(options: argparse.Namespace, seed: int):
-    """The classifier, images to fit on, and test images with their labels."""
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """A classifier, and folders of classes."""
+    parser.add_argument("--data", nargs="+", type=Path, help="folders of classes to fit on; what is drawn if left out")
+    parser.add_argument("--test", type=Path)
+    parser.add_argument("--model", default="tf_efficientnet_lite0")
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--class-map", type=Path)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--test-images", type=int, default=3000, help="(%(default)s)")
+
+
+def from_folders(options: argparse.Namespace, images: int, seed: int):
+    """The classifier, so many images to fit on, and test images with their labels."""
     resize = v2.Compose([v2.Resize(options.size), v2.CenterCrop(options.size), v2.ToImage()])
     classes = options.class_map and read_class_map(options.class_map)
     data = ConcatDataset([ImageFiles(folder, resize, classes) for folder in options.data])
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[: options.images]
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:images]
     held = ImageFiles(options.test, resize, classes)
     some = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[: options.test_images]
-    images = torch.stack([held[i][0].as_subclass(Tensor) for i in some.tolist()])
-    test = images, torch.tensor(held.targets)[some]
+    test = torch.stack([held[i][0].as_subclass(Tensor) for i in some.tolist()]), torch.tensor(held.targets)[some]
     own = {} if classes else {"num_classes": int(max(held.targets)) + 1}
     classifier = ia.timm.create_classifier(options.model, options.checkpoint, **own).eval()
     return classifier, Subset(data, order.tolist()), test
@@ -81,16 +91,8 @@ def from_folders(options: argparse.Namespace, seed: int):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data", nargs="+", type=Path, help="folders of classes to fit on; scikit-learn's digits if left out"
-    )
-    parser.add_argument("--test", type=Path)
-    parser.add_argument("--model", default="tf_efficientnet_lite0")
-    parser.add_argument("--checkpoint")
-    parser.add_argument("--class-map", type=Path)
-    parser.add_argument("--size", type=int, default=32)
+    add_folders(parser)
     parser.add_argument("--images", type=int, default=1500, help="to fit on (%(default)s)")
-    parser.add_argument("--test-images", type=int, default=3000, help="(%(default)s)")
     parser.add_argument("--families", nargs="+", default=["crop", "turn", "light"], help="a × b for a product")
     parser.add_argument("--no-labels", action="store_true")
     parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that are faster by it")
@@ -103,7 +105,7 @@ def main() -> None:
             images, half = (images * 255).byte(), len(images) // 2
             train, test = (images[:half], labels[:half]), (images[half:], labels[half:])
         else:
-            classifier, train, test = from_folders(options, seed)
+            classifier, train, test = from_folders(options, options.images, seed)
         for names in options.families:
             row = judge(
                 classifier, names.split(" × "), train, test, seed, options.size, not options.no_labels, options.amp

@@ -5,9 +5,9 @@ a nuisance, recommends; what it recommends answers for images that nothing has s
 
     python -m tests.benchmarks.measure_small_fits --images 60 150 300 600 --seeds 0 1 2 3
 
-Thumbnails, by a ResNet-18 that was trained on the others of Tiny-ImageNet, need the folders of `hub/recipes/tinyimagenet_splits.py`:
+Or images and a classifier of your own, whose options are those of `measure_harm`:
 
-    python -m tests.benchmarks.measure_small_fits --thumbnails DIR --checkpoint resnet18_64px.safetensors --images 150 400 1000 --seeds 0 1
+    python -m tests.benchmarks.measure_small_fits --data DIR/policy --test DIR/val --model resnet18 --checkpoint FILE --size 64 --images 150 400 1000
 """
 
 import argparse
@@ -21,14 +21,14 @@ import numpy as np
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torch.utils.data import default_collate
 from tqdm import tqdm
 
 import instaaug_transforms as ia
-from instaaug_transforms.cli.image_files import ImageFiles
 from instaaug_transforms.engine.nuisance import Nuisance
 from instaaug_transforms.families.turn import Turn
 from tests.benchmarks.measure_few_images import digits, faces, network
+from tests.benchmarks.measure_harm import add_folders, from_folders
 from tests.benchmarks.measure_label_harm import gratings
 
 Drawn = tuple[Tensor, Tensor]
@@ -48,25 +48,12 @@ CASES: dict[str, tuple[Callable[[int, torch.Generator], Drawn], list, list | Non
 }
 
 
-THUMBNAILS: dict[str, tuple[list, list | None, float]] = {
-    "thumbnails, turned": (["turn"], ["turn"], 0.5),
-    "thumbnails, lit": (["light"], ["light"], 0.5),
-    "thumbnails, crops": (["crop"], None, 0.0),
+# Through a classifier of one's own.
+OWN: dict[str, tuple[list, list | None, float]] = {
+    "turned": (["turn"], ["turn"], 0.5),
+    "lit": (["light"], ["light"], 0.5),
+    "crops": (["crop"], None, 0.0),
 }
-SEEN_THUMBNAILS = 1000
-
-
-def thumbnails(folder: Path, checkpoint: Path) -> Prepared:
-    """The classifier, images that it was not trained on, and some of val."""
-
-    def read(name: str, n: int) -> Drawn:
-        data = ImageFiles(folder / name, v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]))
-        index = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:n].tolist()
-        images = torch.stack([data[i][0].as_subclass(Tensor) for i in tqdm(index, name)])
-        return images, torch.tensor(data.targets)[index]
-
-    model = ia.timm.create_classifier("resnet18", checkpoint, num_classes=200).eval().requires_grad_(False)
-    return model, read("policy", 10_000), read("val", SEEN_THUMBNAILS)
 
 
 @cache
@@ -92,7 +79,7 @@ def fitted(case: str, n: int, seed: int, given: Prepared | None = None) -> dict[
         draw, families, nuisance, probability = CASES[case]
         given = prepared(draw)
     else:
-        families, nuisance, probability = THUMBNAILS[case]
+        families, nuisance, probability = OWN[case]
     model, (images, labels), (fresh, right) = given
     index = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:n]
     torch.manual_seed(seed)
@@ -120,15 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[60, 150, 300, 600], help="to fit on (%(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3], help="(%(default)s)")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
-    parser.add_argument("--thumbnails", type=Path, metavar="DIR", help="Tiny-ImageNet, in place of what is drawn")
-    parser.add_argument("--checkpoint", type=Path, help="of the ResNet-18 for it")
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, *OWN])
+    add_folders(parser)
     parser.add_argument("--out", type=Path, help="file that every fit adds a line to, as JSON")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = defaultdict(list)
-    given = thumbnails(options.thumbnails, options.checkpoint) if options.thumbnails else None
-    cases = THUMBNAILS if given else options.cases
+    given, cases = None, options.cases or list(OWN if options.data else CASES)
+    if options.data:
+        classifier, data, test = from_folders(options, POOL, 0)
+        images, labels = default_collate([data[i] for i in range(len(data))])
+        given = classifier, (images.float() / 255, labels), (test[0].float() / 255, test[1])
     for case, n, seed in tqdm([(c, n, s) for s in options.seeds for c in cases for n in options.images]):
         rows[case, n].append(found := fitted(case, n, seed, given))
         if options.out:
