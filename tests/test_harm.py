@@ -52,6 +52,30 @@ def test_what_is_lost_for_certain_or_probably_and_much_is_refused(n, less, refus
 
 
 @pytest.mark.parametrize(
+    ("n", "less", "worth", "refused"),
+    [
+        (400, 8, None, True),  # labels
+        (400, 8, 1.0, True),  # 2.0 points, 2.9 standard errors; the classifier is sure of its answers
+        (400, 8, 0.3, True),  # 0.6 points
+        (400, 8, 0.2, False),  # 0.4 points
+        (2000, 9, None, False),  # 0.45 points, 3.0 standard errors
+        (2000, 11, None, True),
+        (40, 2, 0.01, True),  # so few that 5 points of other answers are probably many
+    ],
+)
+def test_half_a_point_is_tolerated_as_far_as_the_classifier_can_tell(n, less, worth, refused):
+    """Of answers that are nearly as probable to it, either will do: photographs that it knows by half changed many, and lost few."""
+    single = arm("one view", np.zeros(n, bool), shares(n, 0))
+    other = arm("ours", np.ones(n, bool), shares(n, less))
+    if worth is not None:
+        believed = np.full(n, 0.9)
+        believed[-1] = np.nan  # disturbed in all of its copies
+        single = replace(single, believed=believed)
+        other = replace(other, believed=believed - worth * (np.arange(n) < less))
+    assert costs_others(other, single) == refused
+
+
+@pytest.mark.parametrize(
     ("n", "less", "rise", "refused"),
     [
         (50, 1, 0.35, True),  # 2.0 points, one standard error: up to 6 may be lost

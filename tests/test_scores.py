@@ -197,6 +197,22 @@ def test_what_undisturbed_copies_say_is_said_image_by_image():
     assert plain.undisturbed is plain.undisturbed_nll is plain.setting is None and plain.correct.dtype == bool
 
 
+def test_how_probable_the_classifier_finds_other_answers_than_its_own():
+    """Of images as they were, two of three copies of each; labels say more, and then it is not asked."""
+    torch.manual_seed(0)
+    outputs, plain = 2 * torch.randn(8, 3, 2, 3), 2 * torch.randn(8, 3)
+    left = torch.tensor([True, False, True]).repeat(8)
+    held = prepared(outputs, None, undisturbed=left)
+    held.rows["plain"].put(slice(0, 8), plain)
+    scores = ClassScores(held)
+    arm = scores.arm("ours", 1, 1, scores.average(torch.ones(24, 1, dtype=torch.long)))
+    answers, p = outputs[:, ::2, 1].argmax(-1), plain.softmax(-1)
+    assert np.allclose(arm.believed, p.gather(1, answers).mean(1), atol=1e-6)
+    assert np.allclose(arm.undisturbed, (answers == p.argmax(1, keepdim=True)).float().mean(1))
+    labelled = ClassScores(prepared(outputs, torch.zeros(8, dtype=torch.long), undisturbed=left))
+    assert labelled.arm("ours", 1, 1, labelled.average(torch.ones(24, 1, dtype=torch.long))).believed is None
+
+
 def test_each_half_has_what_was_searched_on_the_other(in_chunks):
     """Of 7 images, two copies each: three in the first half. Of one image alone it is its own."""
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import numpy as np
 from ..utils.stats import mean_interval
 from .report import HeldOutArm
 
+HALF_A_POINT = 0.005  # of the answers: what images as they are may lose, for what others gain
 LARGE = 0.03  # of the answers: what is lost is named from two standard errors on, and this much from one on
 LARGE_LOSS = 0.1  # likewise, of a loss that is no accuracy, a share of one view's
 LARGE_NLL = 0.1  # nats
@@ -76,7 +77,18 @@ def _costs(arm: HeldOutArm, single: HeldOutArm) -> bool:
     if less is None:
         return False
     (mean, error), large = paired(less, np.zeros(1)), _large(arm, single)
-    return mean > max(2 * error, single.tolerated) or (mean > error and mean > large)
+    return (mean > 2 * error and _matters(arm, single, mean)) or (mean > error and mean > large)
+
+
+def _matters(arm: HeldOutArm, single: HeldOutArm, mean: float) -> bool:
+    """Whether a loss is more than is tolerated.
+
+    Another answer than the classifier's own is less often right by how much less probable the classifier finds it: of two that are nearly as
+    probable to it, either will do.
+    """
+    if arm.undisturbed is None:
+        return mean > single.tolerated
+    return (mean if arm.believed is None else float(np.nanmean(single.believed - arm.believed))) > HALF_A_POINT
 
 
 def _large(arm: HeldOutArm, single: HeldOutArm) -> float:

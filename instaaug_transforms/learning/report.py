@@ -24,6 +24,7 @@ class HeldOutArm:
         setting: arguments of `TTAModel`, as JSON values; None for an arm that is shown only.
         undisturbed: ``(N,)`` the share of right answers among the copies of each image that no nuisance disturbed, NaN where
             all were; None where there is no such copy.
+        believed: likewise, how probable the classifier finds the answers, where its own are the target; of the image as it was.
         undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature; or of the loss of one's own.
         tolerated: by how much the loss may rise on images as they were where the model's own outputs are the target, of which every
             average differs a little.
@@ -39,6 +40,7 @@ class HeldOutArm:
     setting: dict[str, Any] | None = None
     more: "HeldOutArm | None" = field(default=None, repr=False)
     undisturbed: np.ndarray | None = field(default=None, repr=False)
+    believed: np.ndarray | None = field(default=None, repr=False)
     undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
     tolerated: float = field(default=0.0, repr=False)
 
@@ -47,7 +49,7 @@ class HeldOutArm:
         if self.more is None:
             return self
         joined = {}
-        for name in ("correct", "nll", "undisturbed", "undisturbed_nll"):
+        for name in ("correct", "nll", "undisturbed", "believed", "undisturbed_nll"):
             parts = [getattr(arm, name) for arm in (self, self.more)]
             if all(part is not None for part in parts):
                 joined[name] = np.concatenate(parts)

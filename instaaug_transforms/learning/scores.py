@@ -103,8 +103,10 @@ class Scores:
             undisturbed["undisturbed_nll"] = ((as_deployed * left).sum(1) / left.sum(1)).numpy()
         if correct is not None:
             if self.held.undisturbed is not None:
-                as_it_was = correct.unflatten(0, (-1, self.held.draws)) & left
-                undisturbed["undisturbed"] = (as_it_was.sum(1) / left.sum(1)).numpy()
+                for which, values in (("undisturbed", correct.float()), ("believed", self.believed(averaged))):
+                    if values is not None:
+                        as_it_was = values.unflatten(0, (-1, self.held.draws)) * left
+                        undisturbed[which] = (as_it_was.sum(1) / left.sum(1)).numpy()
             correct = (self.held.per_image(correct.float()) if self.held.draws > 1 else correct).numpy()
         figures = {"correct": correct, "nll": self.held.per_image(losses).numpy(), **undisturbed}
         groups = self.held.images.groups
@@ -118,6 +120,10 @@ class Scores:
     def as_deployed(self, averaged: Tensor, losses: Tensor) -> Tensor:
         """Losses ``(R,)`` of the answers as a `TTAModel` gives them; ``losses`` are what `score` gave."""
         return losses
+
+    def believed(self, averaged: Tensor) -> Tensor | None:
+        """How probable the model finds each answer ``(R,)``, of the image as it was, where its own answers are the target."""
+        return None
 
     @property
     def of_images(self) -> np.ndarray | None:
@@ -212,6 +218,9 @@ class ClassScores(Scores):
 
     def as_deployed(self, averaged: Tensor, losses: Tensor) -> Tensor:
         return self.cross_entropy(averaged)
+
+    def believed(self, averaged: Tensor) -> Tensor | None:
+        return None if self.labelled else self.target.gather(-1, averaged.argmax(-1, keepdim=True))[:, 0]
 
     def cross_entropy(self, averaged: Tensor) -> Tensor:
         """``(R,)`` of answers ``(R, C)``."""
