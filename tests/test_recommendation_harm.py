@@ -39,6 +39,8 @@ def test_images_as_they_are_do_not_pay_for_others():
             assert report.recommended is (ours if spared else single)
             said = f"ours, K = 1, gains 45.0 points on all, but images that nothing disturbed {what} ["
             assert (said in str(report)) == (not spared)
+        believed = (replace(single, believed=of_left(0.9)), replace(ours, believed=of_left(0.8 + 0.1 * right)))
+        assert ("], 1.0 points less probable to the classifier" in str(conclude([*believed], n, False))) == (not spared)
 
 
 def test_what_is_refused_is_named_where_it_gains_more_than_what_is_recommended():

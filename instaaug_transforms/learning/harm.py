@@ -88,7 +88,12 @@ def _matters(arm: HeldOutArm, single: HeldOutArm, mean: float) -> bool:
     """
     if arm.undisturbed is None:
         return mean > single.tolerated
-    return (mean if arm.believed is None else float(np.nanmean(single.believed - arm.believed))) > HALF_A_POINT
+    return (mean if arm.believed is None else believed_less(arm, single)) > HALF_A_POINT
+
+
+def believed_less(arm: HeldOutArm, single: HeldOutArm) -> float:
+    """How much less probable, on average, the classifier finds its answers for images that nothing disturbed."""
+    return float(np.nanmean(single.believed - arm.believed))
 
 
 def _large(arm: HeldOutArm, single: HeldOutArm) -> float:

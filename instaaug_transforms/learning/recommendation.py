@@ -4,6 +4,7 @@ import numpy as np
 
 from ..utils.stats import mean_interval
 from .harm import (
+    believed_less,
     certainly_righter,
     class_that_pays,
     costs_others,
@@ -151,7 +152,12 @@ def _what_is_lost(arm: HeldOutArm, single: HeldOutArm, labelled: bool) -> str:
         return f"gain {-mean:.1f} points by it [{-high:.1f}, {-low:.1f}]"
     if labelled:
         return f"lose {mean:.1f} points by it [{low:.1f}, {high:.1f}]"
-    return f"get another answer than before in {mean:.1f} % of cases [{low:.1f}, {high:.1f}]"
+    points = (
+        ""
+        if arm.believed is None
+        else f", {100 * believed_less(arm, single):.1f} points less probable to the classifier"
+    )
+    return f"get another answer than before in {mean:.1f} % of cases [{low:.1f}, {high:.1f}]{points}"
 
 
 def _of_a_class(name: int, share: float, count: int) -> str:
