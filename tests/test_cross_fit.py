@@ -149,9 +149,11 @@ def undue(n, share, margin):
     return RawSaid(ClassScores(data), {"turn": raw})
 
 
-@pytest.mark.parametrize(("margin", "caution"), [(0.7, 2.0), (2.2, 2.5), (4.5, 5.0), (8.5, 10.0), (17.0, 0.0)])
+@pytest.mark.parametrize(
+    ("margin", "caution"), [(0.7, 2.0), (2.2, 3.0), (4.5, 6.0), (8.5, 13.0), (15.0, 16.0), (17.0, 0.0)]
+)
 def test_caution_grows_until_images_that_nothing_disturbed_do_not_pay(margin, caution):
-    """The first step above the margin; none where all of them are too small, or where nothing is known of more images."""
+    """The second step above the margin, if there is one; none where all of them are too small, or where nothing is known of more images."""
     held_out, more = undue(20, 0.0, margin), undue(80, 0.2, margin)
     aug = make_lively(["turn"])
     images = torch.rand(2, 3, 16, 16)

@@ -78,7 +78,7 @@ def leave_alone(aug: LearnedAugment, known: Sequence[RawSaid]) -> float:
     certainly worse (two standard errors) than at the best setting, where a copy that nothing disturbed counts `AS_IT_WAS` times.
 
     Where φ is used fewer images may be disturbed than in the fit, and what an undue change costs one that was fine is rare. While such images
-    certainly pay, or too few are known to rule out that they pay much, φ becomes more cautious still.
+    certainly pay, or too few are known to rule out that they pay much, φ becomes more cautious still, and then by one step more.
     """
     if known[0].scores.held.undisturbed is None or not (heads := _heads(aug, "shift_")):
         return 0.0
@@ -105,8 +105,10 @@ def leave_alone(aug: LearnedAugment, known: Sequence[RawSaid]) -> float:
     best = min(found.values(), key=np.mean)
     worse = {caution: paired(loss, best) for caution, loss in found.items()}
     least = max(c for c, (loss, error) in worse.items() if c == 0 or loss <= 2 * error)  # of NaN none but 0
-    more = (c for c in (*CAUTIONS, *MORE_CAUTION) if c >= least)
-    caution = next((c for c in more if not may_cost_others(*asked(c))), 0.0)
+    steps = (c for c in (*CAUTIONS, *MORE_CAUTION) if c >= least)
+    caution = next((c for c in steps if not may_cost_others(*asked(c))), 0.0)
+    if caution > least:  # the first step that spares these images; others may need the next
+        caution = next(steps, caution)
     if caution:
         for name, head in heads.items():
             head.shift_(caution * first[name])
