@@ -141,8 +141,7 @@ def likeliest_views(known: Sequence[Said], k: int, look: bool, order: list[int])
         some = [ways for ways in every if (ways[0].weights is not None) == weighted]
         by_loss = sorted(some, key=lambda ways: loss_of(known, ways))
         if held.undisturbed is not None and by_loss:
-            none = not any(map(harmless, by_loss))
-            able = lambda ways, none=none: none or harmless(ways)  # noqa: E731
+            able = harmless if any(map(harmless, by_loss)) else bool  # that is, all of them
             least = arm(next(filter(able, by_loss))).with_more().nll
             # Offsets undo φ's caution: no reason to take them for luck.
             by_loss = [next(ways for ways in filter(able, some) if not certainly(arm(ways).with_more().nll, least))]
