@@ -341,19 +341,3 @@ def test_votes_of_views_that_are_ruled_out_are_named_once(identity, setting, sai
     share = 50 if setting.get("n_views") == 2 else 75
     found = [record.message for record in caplog.records if "all but ruled out by φ" in record.message]
     assert len(found) == said and all(message.startswith(f"n_views: {share} %") for message in found)
-
-
-@pytest.mark.parametrize(
-    ("families", "views", "said"),
-    [
-        (["turn"], 4, None),
-        (["turn"], 10, "6 of 10 views"),
-        (["turn", "light"], 10, None),
-        (["turn", "rotate"], 10, None),
-    ],
-)
-def test_more_views_than_there_are_candidates_are_named(families, views, said, caplog):
-    ia.TTAModel(Tiny(), make_lively(families), views)
-    assert "are repetitions" not in caplog.text if said is None else said in caplog.text
-    ia.TTAModel(Tiny(), make_lively(families), 10, select="sample")
-    assert caplog.text.count("repetitions") == (said is not None)

@@ -204,3 +204,19 @@ def test_what_rests_in_a_fixed_view_blends_no_fill_into_what_is_segmented():
         slice(0, 14),
     )  # inside the image a crop is resized with what is around it
     assert torch.allclose(seen[0][border], expected[border], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("families", "views", "said"),
+    [
+        (["turn"], 4, None),
+        (["turn"], 10, "6 of 10 views"),
+        (["turn", "light"], 10, None),
+        (["turn", "rotate"], 10, None),
+    ],
+)
+def test_more_views_than_there_are_candidates_are_named(families, views, said, caplog):
+    ia.TTAModel(Tiny(), make_lively(families), views)
+    assert "are repetitions" not in caplog.text if said is None else said in caplog.text
+    ia.TTAModel(Tiny(), make_lively(families), 10, select="sample")
+    assert caplog.text.count("repetitions") == (said is not None)
