@@ -194,6 +194,21 @@ def test_turns_in_one_batch_with_what_is_sampled(backend):
     assert torch.allclose(out[-3:], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("learning", [False, True])
+def test_most_of_a_batch_may_stay_as_it_is(layout, learning):
+    images = torch.rand(7, 3, 20, 24).contiguous(memory_format=layout).requires_grad_(learning)
+    before, matrix = images.detach().clone(), torch.eye(3).repeat(7, 1, 1)
+    matrix[2, 0, 0] = -1.0
+    matrix[5] = torch.tensor([[0.8, 0.1, 0.1], [-0.2, 0.7, 0.0], [0.0, 0.0, 1.0]])
+    out = functional.resample(images, matrix, (20, 24))
+    grid = torch.nn.functional.affine_grid(matrix[5:6, :2], [1, 3, 20, 24], align_corners=False)
+    assert torch.equal(out[[0, 1, 3, 4, 6]], images[[0, 1, 3, 4, 6]]) and torch.equal(out[2], images[2].flip(-1))
+    assert torch.allclose(out[5:6], torch.nn.functional.grid_sample(images[5:6], grid, align_corners=False), atol=1e-5)
+    out.detach().zero_()  # which the images know nothing of
+    assert torch.equal(images.detach(), before)
+
+
 def test_a_shrunk_turn_is_the_turned_copy():
     image = torch.rand(1, 3, 40, 60)
     out = functional.resample(image, matrices([TURNS["quarter"][0]]), (30, 20))

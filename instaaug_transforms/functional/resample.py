@@ -15,6 +15,7 @@ from .warp import Fill, Size, warp
 # Absolute values of the rows of a matrix that mirrors at most, and of one that turns by a quarter too.
 STRAIGHT = np.array([[1, 0, 0], [0, 1, 0]])
 TURNED = np.array([[0, 1, 0], [1, 0, 0]])
+UNCHANGED = None, (1.0, 0.0, 0.0, 1.0)  # no copy of another size, no turn
 SIGNED = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}  # of the same bits
 
 
@@ -68,8 +69,14 @@ def resample(
     few = 2 * len(special) < len(images)  # then all are sampled, and these replaced
     if not few and len(special) < len(images):
         groups[None, None] = sorted(set(range(len(images))) - set(special))
-    out = warp(images, matrix, **sampling) if few else images.new_empty(*images.shape[:2], *size)
     learning = torch.is_grad_enabled() and (images.requires_grad or matrix.requires_grad)
+    if few:
+        out = warp(images, matrix, **sampling)
+    elif 2 * len(groups.get(UNCHANGED, ())) > len(images) and not learning:  # these are there, and others replaced
+        out = images.clone(memory_format=torch.contiguous_format)
+        del groups[UNCHANGED]
+    else:
+        out = images.new_empty(*images.shape[:2], *size)
     pieces, order = [out], torch.arange(len(images))
     for (copy, turn), rows in groups.items():
         index = torch.tensor(rows, device=images.device)

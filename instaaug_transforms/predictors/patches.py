@@ -18,7 +18,7 @@ FEW = 4  # images
 class PatchPredictor(CopyPredictor):
     """Patches of a copy of the image, a linear layer to ``width`` numbers each, two more layers, and a head per family.
 
-    All of it is products of matrices, over patches and images at once: 0.7 million multiplications an image, and few
+    All of it is products of matrices, over patches and images at once: 0.6 million multiplications an image, and few
     calls, which is what one image at a time in a DataLoader's worker pays for. What an image gets does not depend on the rest
     of its batch.
 
@@ -27,7 +27,7 @@ class PatchPredictor(CopyPredictor):
         width: numbers per patch, a multiple of 4.
     """
 
-    def __init__(self, image_size: int = 32, width: int = 48) -> None:
+    def __init__(self, image_size: int = 32, width: int = 40) -> None:
         super().__init__(image_size, 16)
         check_multiple("width", width, 4)
         self.width = width

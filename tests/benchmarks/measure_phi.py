@@ -27,7 +27,8 @@ SIZES = {
     "convolutions, 64 px, width 32": lambda: ia.ConvPredictor(),
     "convolutions, 32 px, width 32": lambda: ia.ConvPredictor(32),
     "patches, 32 px, width 64": lambda: ia.PatchPredictor(width=64),
-    "patches, 32 px, width 48": lambda: ia.PatchPredictor(),
+    "patches, 32 px, width 48": lambda: ia.PatchPredictor(width=48),
+    "patches, 32 px, width 40": lambda: ia.PatchPredictor(),
     "patches, 32 px, width 32": lambda: ia.PatchPredictor(width=32),
     "no look": lambda: "global",
 }
