@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -207,7 +207,7 @@ class AugmentSample:
 
     params: AugmentParams
     distribution: AugmentDistribution
-    images: Tensor
+    images: Tensor = field(repr=False)
     enumerated: bool = False
 
     @property

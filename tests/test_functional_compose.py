@@ -14,6 +14,7 @@ from instaaug_transforms import families, functional
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.families.rotate import Rotate
 from instaaug_transforms.families.uniform import UniformFamily
+from instaaug_transforms.functional import compose
 from instaaug_transforms.functional.targets import perspective_coefficients, transform_points
 
 from ._geometry import GEOMETRY, random_params
@@ -200,7 +201,8 @@ def parts_of(images, **options):
 def test_parts_are_as_many_images_as_fit_but_no_fewer_than_threads(monkeypatch):
     images = torch.rand(7, 3, 8, 8)
     torch.set_num_threads(1)
-    monkeypatch.setattr(functional.compose, "CHUNK", 128)  # pixels of the result
+    monkeypatch.setattr(compose, "CHUNK", 128)  # pixels of the result
+    monkeypatch.setattr(compose, "WHOLE", 128)
     assert parts_of(images) == [2, 2, 2, 1] and parts_of(images, output_size=(4, 8)) == [4, 3]
     assert parts_of(images, output_size=(16, 16)) == [1] * 7
     assert parts_of(images[:2]) == [2] and parts_of(images[:0]) == [0]
@@ -216,10 +218,14 @@ def test_parts_are_as_many_images_as_fit_but_no_fewer_than_threads(monkeypatch):
     assert seen == [7]
 
 
-@pytest.mark.parametrize(("size", "parts"), [((512, 512), 1), ((256, 256), 4), ((32, 32), 256)])
-def test_a_part_has_a_quarter_of_a_million_pixels(size, parts):
+@pytest.mark.parametrize(
+    ("side", "coloured", "whole", "parts"), [(512, False, 16, 1), (256, True, 16, 4), (32, False, 4096, 256)]
+)
+def test_few_pixels_in_one_go_and_many_in_parts(side, coloured, whole, parts):
     torch.set_num_threads(1)
-    assert functional.compose._step(torch.rand(1, 1, 1, 1), size) == parts
+    one = torch.rand(1, 1, 1, 1)
+    assert compose._step(one.expand(whole, -1, -1, -1), (side, side), coloured) is None
+    assert compose._step(one.expand(whole + 1, -1, -1, -1), (side, side), coloured) == parts
 
 
 def test_which_chains_stay_inside_an_image():
@@ -289,3 +295,26 @@ def test_while_compiling_too(mode, output_size, fill):
     torch.compiler.reset()
     compiled = torch.compile(aug.apply, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(images, params), aug.apply(images, params), atol=1e-4)
+
+
+@pytest.mark.parametrize("names", [["crop", "rotate"], ["crop", "rotate", "hsv"], ["hsv"]])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_many_images_go_part_by_part_with_the_same_result(names, layout, monkeypatch):
+    images = torch.rand(7, 3, 20, 26).contiguous(memory_format=layout)
+    params, chain = random_params(7), families.create(names)
+    whole = functional.apply(images, params, chain)
+    for limit in ("WHOLE", "WHOLE_WITH_COLOURS"):
+        monkeypatch.setattr(compose, limit, 0)
+    monkeypatch.setattr(compose, "CHUNK", 3 * 20 * 26)
+    parts = functional.apply(images, params, chain)
+    assert torch.equal(parts, whole) and parts.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize(
+    "params", [random_params(1), random_params(3), random_params(4).map(lambda field: field[None])]
+)
+def test_parameters_are_one_for_each_image(params):
+    with pytest.raises(
+        ia.InstaAugError, match=r"params: expected batch_shape \(4,\).*, got \((1,|3,|1, 4)\); of \(n, B\)"
+    ):
+        functional.apply(torch.rand(4, 3, 8, 8), params, GEOMETRY)

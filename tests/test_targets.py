@@ -145,7 +145,7 @@ def test_masks_of_a_clip_are_of_its_frames():
     aug, clip = make_lively(["crop", "rotate"]).requires_grad_(False), tv_tensors.Video(torch.rand(4, 3, 16, 20))
     masks = torch.randint(3, (4, 2, 16, 20))
     moved, together = aug(clip, tv_tensors.Mask(masks))
-    params = aug.make_params([clip])["params"]
+    params = aug.make_params([clip])["params"].replace(angle=torch.tensor([30.0]))
     moved, together = aug(clip, tv_tensors.Mask(masks), params=params)
     for i in range(4):
         frame, alone = aug(tv_tensors.Image(clip[i]), tv_tensors.Mask(masks[i]), params=params)

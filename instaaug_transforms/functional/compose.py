@@ -18,7 +18,8 @@ from .resample import resample
 from .warp import Fill
 
 AFFINE = torch.tensor([0.0, 0.0, 1.0])  # the last row of an affine map
-CHUNK = 2**18  # pixels of the result at a time on the CPU
+# Pixels of the result that a CPU makes in one go, with colours and without; and of more at a time.
+WHOLE_WITH_COLOURS, WHOLE, CHUNK = 2**20, 2**22, 2**18
 
 
 class Transformation(Protocol):
@@ -169,9 +170,14 @@ def apply(
         ``(B, C, *output_size)``, of the dtype and memory format of ``images``.
 
     Raises:
-        InstaAugError: a family whose matrix is not affine, or an unknown backend.
+        InstaAugError: parameters that are not one for each image, a family whose matrix is not affine, or an unknown backend.
     """
     backends.check(backend)
+    if not torch.compiler.is_compiling() and params.batch_shape != images.shape[:1]:
+        raise InstaAugError(
+            f"params: expected batch_shape ({len(images)},), one transformation for each image, got {tuple(params.batch_shape)}; of (n, B) "
+            "parameters, params.index(0) is the first view of each, and params.flatten() goes with images.repeat(n, 1, 1, 1)"
+        )
     params = complete(families, params)
     height, width = images.shape[-2:]
     swap = swap and output_size is None
@@ -204,8 +210,9 @@ def apply(
                 out = (colour if callable(colour) else colours)(out, families, params, backend)
             return out
 
-        step = _step(images, size)
-        if step is None or len(images) <= step or _differentiable(images, params):
+        coloured = bool(colour) and any(f.stage == "colour" and f.fields[0] in params for f in families)
+        step = _step(images, size, coloured)
+        if step is None or _differentiable(images, params):
             out = transform(images, matrix, params).to(images.dtype)
             return out.contiguous(memory_format=torch.channels_last) if last else out
         # Part by part: grids and whatever colour needs stay in the processor's cache, and memory is input and output.
@@ -217,11 +224,14 @@ def apply(
         return out
 
 
-def _step(images: Tensor, size: tuple[int, int]) -> int | None:
-    """How many images at a time: on a CPU as many as stay in the cache, but `grid_sample` gives each thread its own."""
+def _step(images: Tensor, size: tuple[int, int], coloured: bool) -> int | None:
+    """How many images at a time, of many on a CPU: as many as stay in the cache, but `grid_sample` gives each thread its own."""
     if images.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    return max(torch.get_num_threads(), CHUNK // (size[0] * size[1]))
+    pixels = size[0] * size[1]
+    if len(images) * pixels <= (WHOLE_WITH_COLOURS if coloured else WHOLE):
+        return None
+    return max(torch.get_num_threads(), CHUNK // pixels)
 
 
 def _differentiable(images: Tensor, params: AugmentParams) -> bool:
