@@ -99,10 +99,10 @@ def test_phi_is_as_cautious_as_held_out_images_allow(grouped):
         images = known.images.grouped(of.tolist()) if grouped else known.images
         known = dataclasses.replace(known, images=images, undisturbed=torch.arange(30) % 2 == 0)
         scores = scores_of(known, cross_entropy)
-        for seed in range(6):
+        for seed in range(10):
             aug = make_lively(["turn"])
             torch.manual_seed(seed)
-            aug.predictor.heads["turn"].out.weight.normal_(0, 0.5)
+            aug.predictor.heads["turn"].out.weight.normal_(0, 0.25)
             before = aug.predictor.decode(*known.seen(torch.arange(30)))["turn"]
             scores.losses = torch.rand(30, 4) + seed * torch.eye(4)[0] / 2  # some images are better off turned
             losses, found = scores.losses.double().numpy(), {}
@@ -136,7 +136,7 @@ def test_phi_is_as_cautious_as_held_out_images_allow(grouped):
             chosen.add(expected)
             unknown = scores_of(dataclasses.replace(known, undisturbed=None), cross_entropy)
             assert leave_alone(aug, [RawSaid(unknown, raw_outputs(aug, known))]) == 0.0
-    assert grouped or len(chosen) > 1  # four groups tell little
+    assert len(chosen) > 1
 
 
 class Own(torch.nn.Module):

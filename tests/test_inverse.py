@@ -12,6 +12,7 @@ import instaaug_transforms as ia
 from instaaug_transforms import functional
 from instaaug_transforms.families.crop import Crop
 from instaaug_transforms.families.erase import Erase
+from instaaug_transforms.families.scale import Scale
 from instaaug_transforms.functional.targets import perspective_coefficients, pixel_matrix
 from instaaug_transforms.tta.inverse import affine_inverse
 
@@ -188,7 +189,16 @@ ERASE = Erase(value=1.0)
 
 @pytest.mark.parametrize(
     "families",
-    [["translate"], ["rotate"], ["scale"], ["shear"], ["turn"], GEOMETRY, [ERASE], ["crop", "rotate", ERASE]],
+    [
+        ["translate"],
+        ["rotate"],
+        [Scale((0.5, 1.05))],
+        ["shear"],
+        ["turn"],
+        GEOMETRY,
+        [ERASE],
+        ["crop", "rotate", ERASE],
+    ],
 )
 def test_no_pixel_of_fill_has_a_vote_nor_one_that_is_erased(smooth, families):
     """At the border of an image it had up to four votes in ten: half a pixel of fill is blended in on the way back."""

@@ -135,13 +135,18 @@ def test_a_pil_image_is_seen_and_cut_as_its_tensor(families):
     image = F.to_pil_image(torch.stack([rows[:, None].expand(48, 48), rows.expand(48, 48), rows.outer(rows)]))
     aug = make_lively(families, output_size=40).requires_grad_(False)
     tensor = F.to_dtype(F.pil_to_tensor(image), torch.float32, scale=True)
-    seen = aug.make_params([image])["params"]
     for seed in range(5):
+        params = []
+        for given in (image, tensor):
+            torch.manual_seed(seed)
+            params.append(aug.make_params([given])["params"])
+        for name, field in params[0].items():
+            assert torch.allclose(field, params[1][name], atol=0.01)
+        alone = F.to_dtype(F.pil_to_tensor(aug(image, params=params[1])), torch.float32, scale=True)
+        assert (alone - aug(tensor, params=params[1])).abs().max() < 0.02
         torch.manual_seed(seed)
-        alone = F.to_dtype(F.pil_to_tensor(aug(image)), torch.float32, scale=True)
-        torch.manual_seed(seed)
-        assert (alone - aug(tensor)).abs().max() < 0.02
-    assert seen.batch_shape == (1,)
+        assert aug(image).tobytes() == aug(image, params=params[0]).tobytes()
+    assert params[0].batch_shape == (1,)
 
 
 def test_a_pil_image_beside_its_mask_moves_with_it():
