@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+import instaaug_transforms as ia
 from instaaug_transforms.learning.report import HeldOutArm, HeldOutReport
 
 N = 20
@@ -106,3 +107,23 @@ def test_what_was_found_is_not_changed_and_arms_are_shown_without_their_numbers(
     assert repr(single) == "HeldOutArm(name='one view', n_views=1, cost=1.0, setting=None)"
     bare = HeldOutArm("one view", 1, 1.0, None, np.zeros(N))
     assert bare.setting is bare.more is bare.undisturbed is bare.undisturbed_nll is None and report.notes == []
+
+
+def test_a_notebook_shows_the_table_and_a_result_what_is_recommended():
+    single, ours = arm(), arm("ours", 4, 5.0, nll=0.8)
+    report = HeldOutReport([single, ours], ours, N, "labels", ["A note.", "Another."])
+    assert repr(report) == str(report) and str(report).splitlines()[-3:] == [
+        "recommended: ours, K = 4",
+        "A note.",
+        "Another.",
+    ]
+    against, table, *rest = report._repr_markdown_().split("\n\n")
+    assert (
+        against in str(report) and table in str(report) and rest == ["recommended: ours, K = 4", "A note.", "Another."]
+    )
+    shown = repr(ia.FitResult([{"loss": 1.0}] * 7, 3, False, 2.04, 7.9, report))
+    assert shown == (
+        "FitResult(7 epochs, best_epoch=3, stopped_early=False, table_seconds=2.0, fit_seconds=7.9, recommended='ours, K = 4')"
+    )
+    assert repr(ia.FitResult([], 0, False, 0.0, 0.0)).endswith("recommended=None)")
+    assert HeldOutReport([single, ours], single, N, "labels").advice == "one view"

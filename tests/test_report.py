@@ -36,6 +36,9 @@ def test_tables_show_formatted_intervals_and_dashes():
 def test_summary_has_headings_and_no_empty_section():
     text = Heights().summary()
     assert text.startswith("## Heights\n\nOne line.\nAnother.\n\n|") and "picture" not in text
+    assert str(Heights()) == repr(Heights()) == Heights()._repr_markdown_() == text  # in a notebook too
+    report = ia.measure.InvarianceReport
+    assert report.__repr__ is Report.__repr__  # which a dataclass would replace
 
 
 def test_an_interval_takes_three_columns():

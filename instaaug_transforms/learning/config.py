@@ -83,7 +83,7 @@ class FitConfig:
             check_number("entropy_weights", weight, "(0, ∞]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult:
     """What `fit` did.
 
@@ -105,6 +105,12 @@ class FitResult:
     fit_seconds: float
     report: HeldOutReport | None = None
     held_out: list[str] | None = None
+
+    def __repr__(self) -> str:
+        return (
+            f"FitResult({len(self.history)} epochs, best_epoch={self.best_epoch}, stopped_early={self.stopped_early}, "
+            f"table_seconds={self.table_seconds:.1f}, fit_seconds={self.fit_seconds:.1f}, recommended={self.report and self.report.advice!r})"
+        )
 
     @property
     def best(self) -> dict[str, Any]:

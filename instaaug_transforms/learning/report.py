@@ -64,7 +64,7 @@ class HeldOutArm:
         return {"arm": self.name, "K": self.n_views, "cost": self.cost, **figures}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HeldOutReport:
     """All arms on the held-out images, and the one to use.
 
@@ -87,6 +87,12 @@ class HeldOutReport:
     def labelled(self) -> bool:
         """Whether the targets are the user's."""
         return self.against in ("labels", "targets")
+
+    @property
+    def advice(self) -> str:
+        """What to use, in a few words: ``"one view"``, or ``"ours, K = 2"``."""
+        arm = self.recommended
+        return arm.name if arm is self.arms[0] else f"{arm.name}, K = {arm.n_views}"
 
     def rows(self) -> list[dict[str, Any]]:
         """One JSON-ready row per arm: accuracy, NLL, and the gain over one view with its 95 % interval, in points, on all images and,
@@ -117,8 +123,14 @@ class HeldOutReport:
             "against": self.against,
         }
 
-    def __str__(self) -> str:
-        arm = self.recommended
-        advice = f"recommended: {arm.name}" + (f", K = {arm.n_views}" if arm is not self.arms[0] else "")
+    def __repr__(self) -> str:
+        against, table, *rest = self._parts()
+        return "\n\n".join([against, table, "\n".join(rest)])
+
+    def _repr_markdown_(self) -> str:  # of notebooks
+        return "\n\n".join(self._parts())
+
+    def _parts(self) -> list[str]:
         against = f"{self.n_images} held-out images, against {self.against}"
-        return "\n".join([against, "", show_table(self.rows(), self.arms.index(arm)), "", advice, *self.notes])
+        table = show_table(self.rows(), self.arms.index(self.recommended))
+        return [against, table, f"recommended: {self.advice}", *self.notes]

@@ -55,7 +55,7 @@ class Ranges:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LearnedReport(Report):
     """Learned ranges against measured ones, and learned candidates against what the model makes of them.
 

@@ -67,7 +67,7 @@ class RandomResizedCropPart(v2.RandomResizedCrop):
         return f"arm={self.arm!r}, {super().extra_repr()}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CropStatistics(Report):
     """What each arm does to images of one size, over many draws."""
 

@@ -19,7 +19,7 @@ from .warp import Outside, warp
 DERANGEMENTS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class EquivarianceReport(Report):
     """Rows of one kind of equivariance.
 

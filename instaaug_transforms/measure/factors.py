@@ -24,7 +24,7 @@ NONE = "none"
 SAME = 1e-5  # of the mean distance of pairs: nearer, they differ by rounding
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FactorReport(Report):
     """Within-class pairs and what each transformation does to their distance.
 

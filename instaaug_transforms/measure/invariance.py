@@ -63,7 +63,7 @@ class Sweep:
         return np.delete(self.values[measure], self.identity, axis=0).mean(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class InvarianceReport(Report):
     """How far transformations move a model's embeddings and answers, per image, class and magnitude.
 
@@ -216,7 +216,7 @@ def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
     return values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison(Report):
     """Paired differences to the first of several ``reports``, by name."""
 

@@ -51,7 +51,7 @@ def tangent(images: Tensor, generator: str, fill: Outside = 0.0) -> Tensor:
     return -(right * along_x + down * along_y)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LieReport(Report):
     """Local errors per generator and image.
 

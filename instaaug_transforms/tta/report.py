@@ -46,7 +46,7 @@ class ArmResult:
     cost: float = float("nan")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation(Report):
     """Every arm at every K on the same images.
 

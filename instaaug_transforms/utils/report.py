@@ -81,7 +81,10 @@ class Report(ABC):
         """The sections' text and tables as Markdown."""
         return "\n\n".join(section.markdown() for section in self.sections() if section.records)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        return self.summary()
+
+    def _repr_markdown_(self) -> str:  # of notebooks
         return self.summary()
 
     def plot(self, path: str | os.PathLike | None = None) -> Any:
