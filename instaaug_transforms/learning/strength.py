@@ -20,18 +20,8 @@ from .scores import by_group
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CAUTIONS = (0.0, 0.5, 1.0, 1.5, 2.0)  # nats
-MORE_CAUTION = (
-    2.5,
-    3.0,
-    3.5,
-    4.0,
-    5.0,
-    6.0,
-    8.0,
-    10.0,
-    13.0,
-    16.0,
-)  # where images that nothing disturbed may pay at less
+# Where images that nothing disturbed may pay at less.
+MORE_CAUTION = (2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 10.0, 13.0, 16.0)
 AS_IT_WAS = 3  # images that stay as a nuisance left them weigh no more than one that was fine and is not any more
 
 
