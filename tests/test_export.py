@@ -155,6 +155,11 @@ def test_on_the_command_line(photographs, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr("instaaug_transforms.cli.export.largest_difference", lambda *_: (0.5, 1.0))
         assert main([*command.split(), "again.onnx", "--tolerance", "0.6"]) == 0
         assert main([*command.split(), "again.onnx", "--tolerance", "0.4"]) == 2
+        capsys.readouterr()
+        assert (
+            main([*command.split(), "again.onnx", "--max-forwards", "1"]) == 2
+        )  # unknown of weights for any classifier
+        assert "max_forwards: what is recommended does not say what to use in 1 forwards" in capsys.readouterr().err
     finally:
         sys.modules.pop("small", None)
 

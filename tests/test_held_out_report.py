@@ -63,14 +63,27 @@ def test_losses_of_ones_own_are_gains_where_they_fall():
 
 def test_what_is_kept_with_the_weights():
     ours = arm("ours", 2, 2.0, setting={"n_views": 2})
-    report = HeldOutReport([arm(), ours], ours, N, "labels")
+    single = arm(setting={"n_views": 1})
+    report = HeldOutReport([single, ours], ours, N, "labels", cheaper=[single])
     assert report.to_json() == {
-        "recommended": {"arm": "ours", "n_views": 2},
+        "recommended": {"arm": "ours", "cost": 2.0, "n_views": 2},
+        "cheaper": [{"arm": "one view", "cost": 1.0, "n_views": 1}],
         "table": report.rows(),
         "n": N,
         "against": "labels",
     }
-    assert HeldOutReport([arm()], arm(), N, "labels").to_json()["recommended"] == {"arm": "one view"}
+    assert HeldOutReport([arm()], arm(), N, "labels").to_json()["recommended"] == {"arm": "one view", "cost": 1.0}
+
+
+def test_what_takes_fewer_forwards_is_said_but_for_one_view():
+    single, *ours = arm(), *(arm("ours", k, k + 0.514) for k in (1, 2, 4))
+    report = HeldOutReport([single, *ours], ours[2], N, "labels", cheaper=[ours[1], ours[0], single])
+    assert (
+        str(report).splitlines()[-1]
+        == "recommended: ours, K = 4; in fewer forwards: ours, K = 2 (2.51); ours, K = 1 (1.51)"
+    )
+    report = HeldOutReport([single, *ours], ours[2], N, "labels", cheaper=[single])
+    assert str(report).splitlines()[-1] == "recommended: ours, K = 4"
 
 
 def test_what_is_printed():

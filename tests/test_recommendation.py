@@ -290,3 +290,17 @@ def test_images_of_one_class_prove_nothing(n, others, nearly):
     said = f"{n - others} of {n} held-out images are of class 3: what others would lose is not known"
     assert (said in str(report)) == nearly
     assert conclude([plain, makes_it_so], n, True).recommended is makes_it_so  # of numbers there are no classes
+
+
+def test_what_would_be_recommended_in_fewer_forwards():
+    """As if the dearer rows were not there."""
+    right = np.arange(400) < 200
+    plain = arm("one view", 1, right, 1.0)
+    worse = arm("ours", 3, right, 1.2)
+    rows = [arm("ours", k, right, nll) for k, nll in ((10, 0.5), (4, 0.6), (2, 0.7))]
+    fixed = arm("best input-free", 2, right, 0.65)
+    report = conclude([plain, worse, *rows, fixed], 400, True)
+    assert report.recommended is rows[0] and report.cheaper == [rows[1], fixed, plain]
+    assert conclude([plain, worse], 400, True).cheaper == []
+    free = replace(arm("ours", 1, right, 0.8), cost=1)  # one view too, but of another crop, say
+    assert conclude([plain, free], 400, True).cheaper == [plain]

@@ -1,5 +1,7 @@
 """Views of what φ has put right, and weights of views."""
 
+import math
+
 import pytest
 import torch
 
@@ -87,6 +89,33 @@ def test_what_is_recommended_comes_from_the_result_where_one_is_given(images):
     aug.recommended = None
     with pytest.raises(ia.InstaAugError, match=r"nothing says which setting won.*ia\.recommend"):
         ia.TTAModel.recommended(Tiny(), aug, Result(None))
+
+
+def test_the_best_that_takes_so_many_forwards():
+    aug, costs = make_lively(["turn"]), ((4.5, 4), (2.5, 2), (1, 1))
+    first, *cheaper = ({"cost": cost, "n_views": n} for cost, n in costs)
+    aug.recommended = {"recommended": first, "cheaper": cheaper}
+    found = [ia.TTAModel.recommended(Tiny(), aug, max_forwards=most).n_views for most in (None, 9, 4.5, 4, 2.5, 2, 1)]
+    assert found == [4, 4, 4, 2, 2, 1, 1]
+    for wrong in (0, "2", math.nan):
+        with pytest.raises(ia.InstaAugError, match=r"max_forwards: expected a number in \[1, ∞\), or None, got"):
+            ia.TTAModel.recommended(Tiny(), aug, max_forwards=wrong)
+    aug.recommended = {"recommended": {"n_views": 4}}  # of a file that does not know what it takes
+    with pytest.raises(
+        ia.InstaAugError, match=r"max_forwards: what is recommended does not say what to use in 2\.5 forwards"
+    ):
+        ia.TTAModel.recommended(Tiny(), aug, max_forwards=2.5)
+
+
+def test_a_fit_says_what_to_use_in_fewer_forwards(images):
+    """And its file; every setting takes as many as it says."""
+    aug = ia.LearnedAugment(["turn"])
+    result = ia.fit(aug, Tiny(), images, config=ia.FitConfig(max_steps=2, progress=False), nuisance=["turn"])
+    steps = [result.report.recommended, *result.report.cheaper]
+    assert steps[-1] is result.report.arms[0] and [arm.cost for arm in steps] == sorted(
+        (arm.cost for arm in steps), reverse=True
+    )
+    assert ia.TTAModel.recommended(Tiny(), aug, result, max_forwards=1).n_views == 1
 
 
 def test_crops_are_put_right_too(images):

@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser, most=100, required=False)
     group = parser.add_argument_group("export")
     add_weights_arguments(group)
-    group.add_argument("--n-views", type=positive_int, help="views per image (as the weights' fit recommended)")
+    views = group.add_mutually_exclusive_group()
+    views.add_argument("--n-views", type=positive_int, help="views per image (as the weights' fit recommended)")
+    views.add_argument(
+        "--max-forwards", type=positive_int, help="what the fit recommended for so many forwards an image, or fewer"
+    )
     group.add_argument("--batch-1", action="store_true", help="for one image at a time, not for any number")
     group.add_argument("--out", type=Path, required=True, help="the .onnx file")
     group.add_argument(
@@ -39,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_answers(classifier, arguments)
     aug, _ = load_transform(arguments, classifier)
     if arguments.n_views is None:
-        model = TTAModel.recommended(classifier, aug)
+        model = TTAModel.recommended(classifier, aug, max_forwards=arguments.max_forwards)
     else:
         model = TTAModel(classifier, aug, arguments.n_views)
     export_onnx(model.eval(), arguments.out, arguments.img_size, dynamic_batch=not arguments.batch_1)

@@ -76,7 +76,8 @@ def conclude(
     by_classes = single.correct is not None
     against = "labels" if by_classes else "targets"
     own = "the classifier's own answers" if by_classes else "the model's own outputs"
-    return HeldOutReport(arms, recommended, n, against if labelled else own, notes)
+    cheaper = _cheaper(arms, recommended, classes)
+    return HeldOutReport(arms, recommended, n, against if labelled else own, notes, cheaper)
 
 
 def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classes: np.ndarray | None) -> list[str]:
@@ -229,6 +230,15 @@ def choose_arm(arms: list[HeldOutArm], classes: np.ndarray | None = None, at_any
         return as_right and loss <= max(CLOSE * error, _material(arms[0]))
 
     return min(filter(close, able), key=lambda arm: (arm.cost, arm.name == "ours", arm.nll.mean()))
+
+
+def _cheaper(arms: list[HeldOutArm], arm: HeldOutArm, classes: np.ndarray | None) -> list[HeldOutArm]:
+    """What would be recommended if ``arm`` took too many forwards, and if that did, and so on, to one plain view."""
+    found: list[HeldOutArm] = []
+    while arm is not arms[0]:
+        arm = choose_arm([arms[0], *(other for other in arms[1:] if other.cost < arm.cost)], classes)
+        found.append(arm)
+    return found
 
 
 def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None, at_any_cost: bool) -> bool:

@@ -75,6 +75,7 @@ class HeldOutReport:
         against: ``"labels"``, or ``"the classifier's own answers"`` on the images as they were; with a loss of one's own
             ``"targets"`` and ``"the model's own outputs"``.
         notes: what else a user should know, a sentence each.
+        cheaper: what to use where that takes too many forwards: the next in cost, and so on, to one plain view; none where that is recommended.
     """
 
     arms: list[HeldOutArm]
@@ -82,6 +83,7 @@ class HeldOutReport:
     n_images: int
     against: str
     notes: list[str] = field(default_factory=list)
+    cheaper: list[HeldOutArm] = field(default_factory=list)
 
     @property
     def labelled(self) -> bool:
@@ -91,7 +93,9 @@ class HeldOutReport:
     @property
     def advice(self) -> str:
         """What to use, in a few words: ``"one view"``, or ``"ours, K = 2"``."""
-        arm = self.recommended
+        return self._in_words(self.recommended)
+
+    def _in_words(self, arm: HeldOutArm) -> str:
         return arm.name if arm is self.arms[0] else f"{arm.name}, K = {arm.n_views}"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -115,9 +119,13 @@ class HeldOutReport:
         return rows
 
     def to_json(self) -> dict[str, Any]:
-        """For the weights file: the recommended setting and the table."""
+        """For the weights file: the recommended setting, those that take fewer forwards, and the table."""
+        recommended, *cheaper = (
+            {"arm": arm.name, "cost": arm.cost, **(arm.setting or {})} for arm in (self.recommended, *self.cheaper)
+        )
         return {
-            "recommended": {"arm": self.recommended.name, **(self.recommended.setting or {})},
+            "recommended": recommended,
+            "cheaper": cheaper,
             "table": self.rows(),
             "n": self.n_images,
             "against": self.against,
@@ -133,4 +141,6 @@ class HeldOutReport:
     def _parts(self) -> list[str]:
         against = f"{self.n_images} held-out images, against {self.against}"
         table = show_table(self.rows(), self.arms.index(self.recommended))
-        return [against, table, f"recommended: {self.advice}", *self.notes]
+        fewer = "; ".join(f"{self._in_words(arm)} ({arm.cost:.3g})" for arm in self.cheaper[:-1])
+        advice = f"recommended: {self.advice}" + (f"; in fewer forwards: {fewer}" if fewer else "")
+        return [against, table, advice, *self.notes]

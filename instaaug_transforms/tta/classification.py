@@ -101,7 +101,13 @@ class TTAModel(ViewModel):
 
     @classmethod
     def recommended(
-        cls, classifier: nn.Module, aug: LearnedAugment, result: Any = None, **overrides: Any
+        cls,
+        classifier: nn.Module,
+        aug: LearnedAugment,
+        result: Any = None,
+        *,
+        max_forwards: float | None = None,
+        **overrides: Any,
     ) -> "TTAModel":
         """The setting that won on held-out images: one plain view, a fixed policy, or learned views.
 
@@ -109,13 +115,16 @@ class TTAModel(ViewModel):
             classifier: as above.
             aug: a transform that `fit` fitted, or whose weights file says what is recommended.
             result: what `fit` gave back; by default what ``aug`` itself remembers.
+            max_forwards: of the classifier for an image, φ's own look included, on average: then the best setting that takes no more.
             **overrides: other arguments, ``chunk_size`` say; ``n_views`` only where what is recommended is no fixed views.
 
         It is logged where ``aug`` was fitted to another classifier, or nothing says to which: what won there need not win here.
 
         Raises:
-            InstaAugError: nothing is known of a recommended setting, or it has another number of fixed views.
+            InstaAugError: nothing is known of a recommended setting, or of one that takes so few forwards; or it has another number of
+                fixed views.
         """
+        check_number("max_forwards", max_forwards, "[1, ∞)", optional=True)
         known = result.report.to_json() if getattr(result, "report", None) is not None else aug.recommended
         if not known:
             raise InstaAugError(
@@ -132,7 +141,7 @@ class TTAModel(ViewModel):
                 "classifier: what is recommended was found on held-out images of another one (its sha256 differs); compare "
                 "on this one first, by ia.recommend or `instaaug validate`, or fit again"
             )
-        setting = load_setting(known["recommended"])
+        setting = load_setting(_within(max_forwards, known))
         n = setting.get("n_views")
         if setting.get("policy") and "policy" not in overrides and overrides.get("n_views", n) != n:
             raise InstaAugError(
@@ -224,3 +233,17 @@ class TTAModel(ViewModel):
         if distribution is None:
             return torch.zeros_like(next(iter(params.values())), dtype=torch.float32)
         return distribution.log_prob(params)
+
+
+def _within(max_forwards: float | None, known: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The best of the settings that held-out images recommend, dearest first, which takes no more forwards."""
+    settings = [known["recommended"], *known.get("cheaper", [])]
+    if max_forwards is None:
+        return settings[0]
+    for setting in settings:
+        if setting.get("cost", math.inf) <= max_forwards:
+            return setting
+    raise InstaAugError(
+        f"max_forwards: what is recommended does not say what to use in {max_forwards:g} forwards; find out, ia.recommend(aug, classifier, "
+        "data), or give n_views yourself"
+    )
