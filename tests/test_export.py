@@ -159,7 +159,9 @@ def test_on_the_command_line(photographs, tmp_path, monkeypatch, capsys):
         assert (
             main([*command.split(), "again.onnx", "--max-forwards", "1"]) == 2
         )  # unknown of weights for any classifier
-        assert "max_forwards: what is recommended does not say what to use in 1 forwards" in capsys.readouterr().err
+        assert (
+            "max_forwards: got 1, and what is recommended does not say what to use in so few" in capsys.readouterr().err
+        )
     finally:
         sys.modules.pop("small", None)
 

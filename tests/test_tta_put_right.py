@@ -102,7 +102,7 @@ def test_the_best_that_takes_so_many_forwards():
             ia.TTAModel.recommended(Tiny(), aug, max_forwards=wrong)
     aug.recommended = {"recommended": {"n_views": 4}}  # of a file that does not know what it takes
     with pytest.raises(
-        ia.InstaAugError, match=r"max_forwards: what is recommended does not say what to use in 2\.5 forwards"
+        ia.InstaAugError, match=r"max_forwards: got 2\.5, and what is recommended does not say what to use in so few"
     ):
         ia.TTAModel.recommended(Tiny(), aug, max_forwards=2.5)
 

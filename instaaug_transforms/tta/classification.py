@@ -244,6 +244,6 @@ def _within(max_forwards: float | None, known: Mapping[str, Any]) -> Mapping[str
         if setting.get("cost", math.inf) <= max_forwards:
             return setting
     raise InstaAugError(
-        f"max_forwards: what is recommended does not say what to use in {max_forwards:g} forwards; find out, ia.recommend(aug, classifier, "
+        f"max_forwards: got {max_forwards:g}, and what is recommended does not say what to use in so few; find out, ia.recommend(aug, classifier, "
         "data), or give n_views yourself"
     )
