@@ -90,6 +90,7 @@ def test_what_is_said_of_a_fold_is_that_of_a_fit_without_it():
         assert len(result.history) == 2 and result.best_epoch == 1
         raw = raw_outputs(task.aug, train, train.copies(fold))["turn"]
         assert torch.allclose(found.raw["turn"][train.copies(fold)], raw, atol=1e-5)
+    assert not any(value.requires_grad for value in raw_outputs(task.aug, train).values())
     assert found.scores.held is train and not torch.allclose(raw_outputs(task.aug, train)["turn"], found.raw["turn"])
 
 

@@ -11,7 +11,7 @@ from torch import nn
 import instaaug_transforms as ia
 from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.rows import Rows
-from instaaug_transforms.learning.harm import _chance, class_that_pays, costs_others, lost, unsettles
+from instaaug_transforms.learning.harm import _chance, certainly, class_that_pays, costs_others, lost, unsettles
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.recommendation import choose_arm, conclude
 from instaaug_transforms.learning.report import HeldOutArm
@@ -237,6 +237,20 @@ def test_what_a_few_images_cannot_tell_is_said():
     report = conclude([single, luck], 30, False)
     assert report.recommended is single
     assert "ours, K = 1, is right 10.0 points more often, which may be chance with 30 held-out images" in str(report)
+
+
+@pytest.mark.parametrize("known", [99, 100])
+def test_hundred_images_of_which_none_lost_need_no_remark(known):
+    single = arm("one view", np.arange(200) < 100, shares(200, 0, known), as_they_are=np.ones(200))
+    ours = arm("ours", np.ones(200, bool), shares(200, 0, known), loss=0.2, as_they_are=np.ones(200))
+    assert ("none lost by it" in str(conclude([single, ours], 200, False))) == (known < 100)
+
+
+@pytest.mark.parametrize(("errors", "certain"), [(1.9, False), (2.1, True), (-2.1, False)])
+def test_certain_is_two_standard_errors_of_paired_differences(errors, certain):
+    noise = np.tile([1.0, -1.0], 50)  # of 100, a standard error of 0.1
+    shared = np.random.default_rng(0).normal(0, 5, 100)
+    assert certainly(shared + noise + errors / 10, shared) == certain
 
 
 @pytest.mark.parametrize(

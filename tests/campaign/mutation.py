@@ -75,7 +75,7 @@ ROOMS = {
         "learning/losses.py": "losses scores report_by_views",
         "learning/our_arms.py": "our_arms cross_fit learning_arms harmless",
         "learning/put_right.py": "put_right",
-        "learning/recommendation.py": "recommendation recommendation_harm harmless report_by_views",
+        "learning/recommendation.py": "recommendation harm recommendation_harm harmless report_by_views",
         "learning/report.py": "held_out_report harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",
         "learning/scores.py": "scores harmless",
