@@ -1,5 +1,6 @@
 """Scores of averages of views by losses of one's own, against NumPy and enumeration."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -231,6 +232,21 @@ def test_each_half_has_what_was_searched_on_the_other(in_chunks):
     alone = ClassScores(prepared(outputs[:1], targets[:1]))
     views, every = alone.searched(torch.arange(2), 2)
     assert views.tolist() == [every] * 2
+
+
+@pytest.mark.parametrize("draws", [1, 2])
+def test_halves_end_with_a_group(draws):
+    """Seven images of three groups, side by side in the order: 1, 3 and 3; halves of 4 and 3 images, not of 3 and 4."""
+    torch.manual_seed(3)
+    held = prepared(2 * torch.randn(7, draws, 5, 3), torch.randint(3, (7,)))
+    held = dataclasses.replace(held, images=held.images.grouped([1, 0, 1, 2, 2, 2, 1]))
+    scores = ClassScores(held)
+    order = (torch.tensor([1, 2, 0, 6, 3, 4, 5])[:, None] * draws + torch.arange(draws)).flatten()
+    views, _ = scores.searched(order, 3)
+    first, second = order[: 4 * draws], order[4 * draws :]
+    assert scores.search(first, 3) != scores.search(second, 3)
+    for half, other in ((first, second), (second, first)):
+        assert views[half].tolist() == [scores.search(other, 3)] * len(half)
 
 
 def test_averages_of_numbers_in_chunks(in_chunks):

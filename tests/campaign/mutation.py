@@ -78,7 +78,7 @@ ROOMS = {
         "learning/recommendation.py": "recommendation harm recommendation_harm harmless report_by_views",
         "learning/report.py": "held_out_report harmless report_by_views",
         "learning/report_by_views.py": "report_by_views",
-        "learning/scores.py": "scores harmless",
+        "learning/scores.py": "scores harm harmless",
         "learning/strength.py": "cross_fit harmless harmless_chosen",
     },
     "tta": {
