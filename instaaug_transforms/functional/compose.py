@@ -173,6 +173,13 @@ def apply(
         InstaAugError: parameters that are not one for each image, a family whose matrix is not affine, or an unknown backend.
     """
     backends.check(backend)
+    if not torch.compiler.is_compiling() and not (
+        isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()
+    ):
+        given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise InstaAugError(
+            f"images: expected floats (B, C, H, W) in [0, 1], got {given}; LearnedAugment takes others by aug(images, params=params)"
+        )
     if not torch.compiler.is_compiling() and params.batch_shape != images.shape[:1]:
         raise InstaAugError(
             f"params: expected batch_shape ({len(images)},), one transformation for each image, got {tuple(params.batch_shape)}; of (n, B) "
