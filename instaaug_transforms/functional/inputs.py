@@ -180,6 +180,10 @@ def to_batch(
     if tensor.ndim < 3 or (tensor.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
         raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")
     if tensor.shape[-3] != channels:
+        if tensor.shape[-1] == channels:
+            raise InstaAugError(
+                f"image: this transform was made for {channels} channel(s), got {given}, whose channels come last; give images.movedim(-1, -3)"
+            )
         raise InstaAugError(
             f"image: this transform was made for {channels} channel(s), got {given}; convert the images first with "
             f"{CONVERSIONS.get(channels, 'a transform of yours')}, or fit LearnedAugment(..., in_channels={tensor.shape[-3]}) to them"
