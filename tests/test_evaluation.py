@@ -277,6 +277,10 @@ def test_views_that_no_model_could_have_are_refused_before_anything_is_computed(
 @pytest.mark.parametrize("function", [evaluation.tune, evaluation.views_nll])
 @pytest.mark.parametrize("arguments", [{"n_views": 0}, {"batch_size": 0}, {"how": "mean"}])
 def test_what_chooses_refuses_them_too(function, arguments):
+    with pytest.raises(
+        ia.InstaAugError, match=r"aug: expected a LearnedAugment, got Tiny.*evaluate \(classifier, aug\)"
+    ):
+        function(make_lively(["rotate"]), Tiny(), None)
     with pytest.raises(ia.InstaAugError, match=f"{next(iter(arguments))}: expected"):
         function(Tiny(), make_lively(["rotate"]), None, **arguments)
 

@@ -245,6 +245,7 @@ def tune(
     """
     check_aggregation(how, "how", COMPARABLE)
     check_choice("top", 1.0, n_views=n_views, batch_size=batch_size)
+    aug = check_aug(aug)
     data = load(choice_data, "choice_data", channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
@@ -288,6 +289,7 @@ def views_nll(
     check_aggregation(how, "how", COMPARABLE)
     check_choice(select, 1.0, n_views=n_views, batch_size=batch_size)
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
+    aug = check_aug(aug)
     data = load(choice_data, "choice_data", channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how)
