@@ -255,6 +255,14 @@ def test_fills_by_kind(fill, expected):
     assert inputs.check_fill(fill, 3) == expected
 
 
+@pytest.mark.parametrize("kind", ["image", "mask", tv_tensors.Video, int])
+def test_a_fill_of_another_kind_is_not_left_aside(kind):
+    with pytest.raises(
+        ia.InstaAugError, match="fill: expected the kinds tv_tensors.Image, tv_tensors.Mask and 'others'"
+    ):
+        ia.LearnedAugment(["turn"], fill={kind: 0.5})
+
+
 @pytest.mark.parametrize(
     "fill", [-0.01, 1.01, (0.1, 0.2), (0.1, 0.2, 1.2), (0.1, "x", 0.2), (0.5, 0.5, 0.5, 0.5), (), "a", None]
 )

@@ -247,6 +247,7 @@ def _differentiable(images: Tensor, params: AugmentParams) -> bool:
 
 def colours(images: Tensor, families: Sequence[Transformation], params: AugmentParams, backend: str = "auto") -> Tensor:
     """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
+    params = complete(families, params)
     for family in families:
         if family.stage == "colour" and family.fields[0] in params:
             images = family.colour(images, params, *([backend] if family.uses_backend else []))

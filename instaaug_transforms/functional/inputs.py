@@ -52,6 +52,10 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
         InstaAugError: another kind of value, or one out of range.
     """
     by_kind = dict(fill) if isinstance(fill, Mapping) else {"others": fill, tv_tensors.Mask: 0}
+    if unknown := [kind for kind in by_kind if kind not in (tv_tensors.Image, tv_tensors.Mask, "others")]:
+        raise InstaAugError(
+            f"fill: expected the kinds tv_tensors.Image, tv_tensors.Mask and 'others', got {unknown[0]!r}"
+        )
     of_image = by_kind.get(tv_tensors.Image, by_kind.get("others", 0.0))
     # A grey for images is no label: "others" speaks for masks only where images have an entry of their own.
     of_mask = by_kind.get(tv_tensors.Mask, by_kind.get("others", 0) if tv_tensors.Image in by_kind else 0)
