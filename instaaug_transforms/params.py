@@ -75,6 +75,13 @@ class AugmentParams(Mapping[str, Tensor]):
     def __reduce__(self) -> tuple:
         return _rebuild, (self._fields,)
 
+    def __eq__(self, other: object) -> bool:  # that of mappings asks tensors for one truth value
+        if not isinstance(other, AugmentParams) or set(self) != set(other):
+            return False
+        return all(torch.equal(tensor, other[name]) for name, tensor in self.items())
+
+    __hash__ = None
+
     def __repr__(self) -> str:
         return f"AugmentParams({', '.join(self)}; batch_shape={tuple(self.batch_shape)})"
 
