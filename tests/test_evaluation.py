@@ -67,6 +67,8 @@ def test_some_arms_alone(report):
     assert all(np.array_equal(arm.correct, every.arms[key].correct) for key, arm in some.arms.items())
     with pytest.raises(ia.InstaAugError, match="only: expected some of horizontal flip, .* got sideways"):
         evaluate(model, aug, *data, only=["sideways"], progress=False)
+    with pytest.raises(ia.InstaAugError, match="only: expected some of .* got ours$"):
+        evaluate(model, aug, *data, only="ours", progress=False)
 
 
 def test_our_arm_is_what_tta_gives(report):

@@ -69,8 +69,12 @@ def geometry_matrix(
         swap: whether the result's canvas is ``width`` pixels high and ``height`` wide, as after a quarter turn.
 
     Raises:
-        InstaAugError: a family whose matrix is not affine (not while compiling, which cannot look).
+        InstaAugError: ``(n, B)`` parameters, or a family whose matrix is not affine (not while compiling, which cannot look).
     """
+    if not torch.compiler.is_compiling() and len(params.batch_shape) != 1:
+        raise InstaAugError(
+            f"params: expected (B,), got {tuple(params.batch_shape)}; params.flatten() has the matrices of all views, n·B"
+        )
     params = complete(families, params)
     matrix: Tensor | None = None
     aspect: Tensor | None = None

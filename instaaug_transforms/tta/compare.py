@@ -111,7 +111,7 @@ def evaluate(
         raise InstaAugError(f"n_views: expected several numbers of views, [1, 2, 4] say, got {n_views!r}")
     for k in n_views:
         check_choice(select, range_fraction, n_views=k, batch_size=batch_size)
-    rivals = set(RIVALS if only is None else only)
+    rivals = set(RIVALS if only is None else [only] if isinstance(only, str) else only)
     if rivals - set(RIVALS):
         raise InstaAugError(
             f"only: expected some of {', '.join(RIVALS)}, got {', '.join(sorted(rivals - set(RIVALS)))}"

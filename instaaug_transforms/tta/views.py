@@ -118,7 +118,8 @@ class ViewModel(nn.Module):
         check_eval(self.model)
         if not isinstance(images, Tensor):
             raise InstaAugError(
-                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack them first"
+                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack tensors of them, of a "
+                "PIL image v2.functional.to_image(image) / 255"
             )
         if torch.jit.is_tracing() and self.asks:
             raise InstaAugError(
