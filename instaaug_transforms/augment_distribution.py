@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from .distributions import AnchorCategorical
-from .families import AnchorDistribution, CandidateProduct, Family, FamilyDistribution, identity_of
+from .families import AnchorDistribution, AnchorFamily, CandidateProduct, Family, FamilyDistribution, identity_of
 from .params import AugmentParams
-from .utils.errors import InstaAugError, check_one_of, check_whole
+from .utils.errors import InstaAugError, check_number, check_one_of, check_whole
 
 SELECTIONS = ("sample", "top", "stratified")
 
@@ -36,6 +36,13 @@ class AugmentDistribution(Distribution):
         first = next(iter(raw.values()))
         self.device = first.device
         super().__init__(torch.Size(first.shape[:1]), validate_args=False)
+
+    def __repr__(self) -> str:  # torch's has nothing between the brackets
+        kinds = [
+            f"{f.name}: {f.n_candidates} candidates" if isinstance(f, AnchorFamily) else f"{f.name}: range"
+            for f in self.families
+        ]
+        return f"AugmentDistribution({', '.join(kinds)}; batch_shape={tuple(self.batch_shape)})"
 
     @property
     def has_rsample(self) -> bool:
@@ -61,6 +68,10 @@ class AugmentDistribution(Distribution):
 
     def rand(self, shape: Sequence[int], generator: torch.Generator | None) -> Tensor:
         """Uniform numbers in [0, 1) where this is, drawn where the generator is."""
+        if generator is not None and not torch.compiler.is_compiling() and not isinstance(generator, torch.Generator):
+            raise InstaAugError(
+                f"generator: expected a torch.Generator, or None, got {generator!r}; of a seed make torch.Generator().manual_seed(seed)"
+            )
         device = (generator or self).device
         return torch.rand(tuple(shape), generator=generator, device=device).to(self.device)
 
@@ -86,6 +97,7 @@ class AugmentDistribution(Distribution):
         Crop anchors are ordered by scale, so the n views are spread over the scales in proportion to their
         probability. Each view alone is distributed as a sample is.
         """
+        check_whole("n", n)
         uniform = self._uniform(torch.Size((n,)), generator)
         order = self.rand(uniform.shape, generator).argsort(0)
         return self.from_uniform(((order + uniform) / n).clamp(max=1 - 2**-24))
@@ -99,6 +111,7 @@ class AugmentDistribution(Distribution):
         Args:
             offsets: ``(A,)``, added to the log-probabilities of all A combinations before they are ranked.
         """
+        check_whole("k", k)
         fields: dict[str, Tensor] = {}
         anchors = [part for part in self.parts.values() if isinstance(part, AnchorDistribution)]
         if offsets is not None:
@@ -126,6 +139,7 @@ class AugmentDistribution(Distribution):
 
     def narrowed(self, fraction: float) -> "AugmentDistribution":
         """The same with only the middle ``fraction`` of every continuous range; which crops are likely stays."""
+        check_number("fraction", fraction, "(0, 1]")
         narrow = copy.copy(self)
         narrow.parts = {name: part.narrowed(fraction) for name, part in self.parts.items()}
         return narrow

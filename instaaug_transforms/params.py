@@ -1,6 +1,7 @@
 """`AugmentParams`: one concrete transformation per image, as named tensors that lead with the batch."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,6 +75,13 @@ class AugmentParams(Mapping[str, Tensor]):
     def __reduce__(self) -> tuple:
         return _rebuild, (self._fields,)
 
+    def __eq__(self, other: object) -> bool:  # that of mappings asks tensors for one truth value
+        if not isinstance(other, AugmentParams) or set(self) != set(other):
+            return False
+        return all(torch.equal(tensor, other[name]) for name, tensor in self.items())
+
+    __hash__ = None
+
     def __repr__(self) -> str:
         return f"AugmentParams({', '.join(self)}; batch_shape={tuple(self.batch_shape)})"
 
@@ -127,6 +135,31 @@ class AugmentParams(Mapping[str, Tensor]):
     def cat(parts: "list[AugmentParams]") -> "AugmentParams":
         """Concatenate along the first dimension; every part has the same fields."""
         return AugmentParams(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+
+def check_params(params: Any, fields: Collection[str], lead: tuple[int, ...] = (1, 2)) -> AugmentParams:
+    """``params`` itself.
+
+    Args:
+        fields: what the families read; parameters without any of them would leave every image as it is.
+        lead: how many leading dimensions will do: 1 for ``(B,)``, 2 for ``(n, B)``.
+
+    Raises:
+        InstaAugError: something else, none of ``fields``, no image, or other leading dimensions.
+    """
+    if not isinstance(params, AugmentParams):
+        inside, got = getattr(params, "params", None), type(params).__name__
+        fix = f"; give its parameters, .params{'.index(0) for its first view' * (2 not in lead)}" if inside else ""
+    elif not any(field in params for field in fields) or 0 in params.batch_shape:
+        got, fix = repr(params), ""
+    elif len(params.batch_shape) not in lead:
+        got, fix = repr(params), "; params.index(0) is the first view of each image"
+    else:
+        return params
+    shapes = " or ".join(("(B,)", "(n, B)")[n - 1] for n in lead)
+    raise InstaAugError(
+        f"params: expected AugmentParams that lead with {shapes}, one or more, and have fields of {', '.join(sorted(fields))}; got {got}{fix}"
+    )
 
 
 def _rebuild(fields: dict[str, Tensor]) -> AugmentParams:

@@ -313,6 +313,7 @@ def test_save_and_load(lively, images, tmp_path):
         ({"p": 1.5}, r"p: expected a number in \[0, 1\]"),
         ({"p": "0.5"}, r"p: expected a number in \[0, 1\], got '0.5'"),
         ({"fill": 300}, "fill"),
+        ({"families": None}, "families: expected names or Family objects, got NoneType"),
         ({"output_size": (0, 4)}, "output_size"),
         ({"output_size": torch.zeros(1, 3, 8, 8)}, r"got a tensor \(1, 3, 8, 8\); of images give images.shape\[-2:\]"),
         ({"output_size": 32.0}, r"output_size: expected \(height, width\), whole pixels ≥ 1, or one side, got 32.0"),

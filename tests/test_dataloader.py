@@ -223,6 +223,12 @@ def test_every_image_of_a_sample_moves_and_plain_tensors_stay():
     assert ia.collate(aug)(clips).shape == (3, 2, 3, 16, 16)
 
 
+def test_samples_in_place_of_the_transform_are_named():
+    """A DataLoader with collate_fn=ia.collate gave objects for batches."""
+    with pytest.raises(ia.InstaAugError, match="aug: expected a LearnedAugment, got list"):
+        ia.collate([(torch.rand(3, 8, 8), 0)])
+
+
 def test_pil_images_that_nothing_stacks_are_named():
     picture = v2.functional.to_pil_image(torch.rand(3, 8, 8))
     with pytest.raises(ia.InstaAugError, match=r"samples: default_collate stacks no PIL images .* v2.ToImage\(\)"):

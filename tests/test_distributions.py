@@ -239,6 +239,13 @@ def test_views_are_at_least_one_and_chosen_in_one_of_three_ways():
     for n in (0, -3, 2.0, "2", None):
         with pytest.raises(ia.InstaAugError, match="n: expected a whole number ≥ 1"):
             d.select(n, "top")
+        with pytest.raises(ia.InstaAugError, match="k: expected a whole number ≥ 1"):
+            d.top(n)
+        with pytest.raises(ia.InstaAugError, match="n: expected a whole number ≥ 1"):
+            d.stratified(n)
+    for fraction in (0, 2, "x"):
+        with pytest.raises(ia.InstaAugError, match=r"fraction: expected a number in \(0, 1\]"):
+            d.narrowed(fraction)
     for how in ("", "best", None):
         with pytest.raises(ia.InstaAugError, match="select: expected one of sample, top, stratified"):
             d.select(2, how)
@@ -248,6 +255,19 @@ def test_views_are_at_least_one_and_chosen_in_one_of_three_ways():
         == d.select(1, "stratified").batch_shape
         == (1, 2)
     )
+
+
+@pytest.mark.parametrize("seed", [0, 7, "cpu"])
+def test_a_seed_is_no_generator(seed):
+    aug, images = ia.LearnedAugment(["turn"]), torch.rand(2, 3, 16, 16)
+    for call in (aug, lambda images, generator: aug.views(images, 2, generator=generator)):
+        with pytest.raises(ia.InstaAugError, match="generator: expected a torch.Generator.*manual_seed"):
+            call(images, generator=seed)
+
+
+def test_a_distribution_shows_what_it_is_over():
+    d = ia.LearnedAugment(["turn", "rotate"]).distribution(torch.rand(2, 3, 16, 16))
+    assert repr(d) == "AugmentDistribution(turn: 4 candidates, rotate: range; batch_shape=(2,))"
 
 
 def test_what_is_said_of_all_families_together():

@@ -67,6 +67,8 @@ def test_some_arms_alone(report):
     assert all(np.array_equal(arm.correct, every.arms[key].correct) for key, arm in some.arms.items())
     with pytest.raises(ia.InstaAugError, match="only: expected some of horizontal flip, .* got sideways"):
         evaluate(model, aug, *data, only=["sideways"], progress=False)
+    with pytest.raises(ia.InstaAugError, match="only: expected some of .* got ours$"):
+        evaluate(model, aug, *data, only="ours", progress=False)
 
 
 def test_our_arm_is_what_tta_gives(report):
@@ -277,6 +279,10 @@ def test_views_that_no_model_could_have_are_refused_before_anything_is_computed(
 @pytest.mark.parametrize("function", [evaluation.tune, evaluation.views_nll])
 @pytest.mark.parametrize("arguments", [{"n_views": 0}, {"batch_size": 0}, {"how": "mean"}])
 def test_what_chooses_refuses_them_too(function, arguments):
+    with pytest.raises(
+        ia.InstaAugError, match=r"aug: expected a LearnedAugment, got Tiny.*evaluate \(classifier, aug\)"
+    ):
+        function(make_lively(["rotate"]), Tiny(), None)
     with pytest.raises(ia.InstaAugError, match=f"{next(iter(arguments))}: expected"):
         function(Tiny(), make_lively(["rotate"]), None, **arguments)
 

@@ -88,10 +88,10 @@ def test_bounds_are_finite_hold_the_identity_and_are_no_point():
                 (float("nan"), 1.0), (-1.0, float("inf"))):  # fmt: skip
         with pytest.raises(ia.InstaAugError, match="bounds of 'angle' in family 'rotate' must be"):
             Rotate(bounds=bad)
-    with pytest.raises(
-        ia.InstaAugError, match="bounds of 'angle' in family 'rotate': expected several numbers.*got 30"
-    ):
+    with pytest.raises(ia.InstaAugError, match=r"'rotate' must be \(low, high\) around the identity 0, got 30$"):
         Rotate(bounds=30)
+    with pytest.raises(ia.InstaAugError, match="'rotate': expected several numbers.*got '30'"):
+        Rotate(bounds="30")
 
 
 @pytest.mark.parametrize(

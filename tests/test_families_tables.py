@@ -140,3 +140,13 @@ def test_jitter_moves_inside_the_image_alone():
     assert down["w"].tolist() == pytest.approx([1, h]) and down["h"].tolist() == pytest.approx([1, 1])
     assert down["cx"].tolist() == pytest.approx([0.5, 0.45]) and down["anchor"].tolist() == [0, 1]
     assert Crop(jitter=True).changes_frame and not Crop().changes_frame
+
+
+@pytest.mark.parametrize("place", [90, 4, -1])
+def test_an_index_beyond_the_table_is_named(place):
+    """``turn`` counts candidates, and ``turn_angle`` is in degrees; PyTorch said that an index is out of range in self."""
+    aug, message = ia.LearnedAugment(["turn"]), "turn: it says which candidate, .* from 0 to 3, got .*turn_angle"
+    with pytest.raises(ia.InstaAugError, match=message):
+        aug(torch.rand(2, 3, 8, 8), params=ia.AugmentParams(turn=torch.tensor([0, place])))
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.TTAModel(torch.nn.Flatten(), aug, 2, policy={"turn": [0, place]})

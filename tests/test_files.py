@@ -80,3 +80,18 @@ def test_a_folder_that_does_not_exist_is_named(write, tmp_path):
     ):
         write(tmp_path / "nowhere" / "file")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (lambda path: write_csv(path, [{"a": 1}]), "results"),
+        (lambda path: save_figure(Figure(), path), "picture.png"),
+        (lambda path: ia.LearnedAugment(["turn"]).save(path), "w.safetensors"),
+    ],
+    ids=["table", "picture", "weights"],
+)
+def test_a_folder_in_place_of_a_file_is_named(write, name, tmp_path):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ia.InstaAugError, match=f"path: '.*{name}' is a folder; give the name of a file in it"):
+        write(tmp_path / name)

@@ -318,3 +318,11 @@ def test_parameters_are_one_for_each_image(params):
         ia.InstaAugError, match=r"params: expected batch_shape \(4,\).*, got \((1,|3,|1, 4)\); of \(n, B\)"
     ):
         functional.apply(torch.rand(4, 3, 8, 8), params, GEOMETRY)
+
+
+def test_matrices_are_of_one_view_each():
+    """Of those of several views they were no affine maps, and the error spoke of perspectives."""
+    params = random_params(6).map(lambda field: field.unflatten(0, (2, 3)))
+    with pytest.raises(ia.InstaAugError, match=r"params: expected \(B,\), got \(2, 3\); params.flatten\(\)"):
+        functional.geometry_matrix(GEOMETRY, params, 8, 8)
+    assert functional.geometry_matrix(GEOMETRY, params.flatten(), 8, 8).shape == (6, 3, 3)

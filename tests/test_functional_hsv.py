@@ -222,3 +222,10 @@ def test_what_is_exported_shifts_colours_as_what_is_not(monkeypatch):
     monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
     monkeypatch.setattr(torch, "copysign", None)
     assert torch.allclose(hsv.shift_hsv(images, *amounts), plain, atol=1e-6)
+
+
+def test_colours_by_themselves_take_some_of_a_familys_fields():
+    """As `apply` does; of the saturation alone nothing happened."""
+    images = torch.rand(2, 3, 5, 5)
+    grey = functional.colours(images, create(["hsv"]), ia.AugmentParams(saturation=torch.zeros(2)))
+    assert torch.allclose(grey, images.amax(1, keepdim=True).expand(-1, 3, -1, -1), atol=1e-5)

@@ -292,3 +292,11 @@ def test_labels_outside_are_what_the_dtype_can_hold():
     assert resample_labels(labels > 4, moved, (1, 4), 1).flatten().tolist() == [True] * 4
     assert resample_labels(labels, moved, (1, 4), inside=True).flatten().tolist() == [5, 6, 6, 6]
     assert resample_labels(labels, moved, (1, 4)).flatten().tolist() == [5, 6, 0, 0]  # by default
+
+
+@pytest.mark.parametrize("function", [functional.resample, functional.resample_labels])
+def test_each_image_needs_a_matrix(function):
+    """Two for four masks gave two masks."""
+    for matrix in (torch.eye(3).expand(2, 3, 3), torch.eye(3)):
+        with pytest.raises(ia.InstaAugError, match=r"matrix: expected \(B, 3, 3\), one for each"):
+            function(torch.rand(4, 1, 8, 8), matrix, (8, 8))

@@ -22,6 +22,8 @@ def aug():
         (torch.rand(32, 32), r"\(C, H, W\) or \(B, C, H, W\).*\(32, 32\)"),
         (torch.rand(2, 2, 3, 8, 8), "tv_tensors.Video"),
         (torch.rand(2, 1, 8, 8), r"made for 3 channel.*v2.RGB\(\).*in_channels=1"),
+        (torch.rand(2, 8, 9, 3), r"channels come last; give images.movedim\(-1, -3\)"),
+        (torch.rand(8, 9, 3), r"channels come last; give images.movedim\(-1, -3\)"),
         (torch.rand(0, 3, 8, 8), "at least one image"),
         (torch.rand(2, 3, 0, 8), "at least one pixel"),
         (torch.full((3, 8, 8), float("nan")), "holds NaN"),
@@ -31,7 +33,7 @@ def aug():
         (torch.zeros(3, 8, 8, dtype=torch.int32), "uint8"),
         (PIL.Image.new("RGBA", (8, 8)), "mode 'RGBA'.*convert\\('RGB'\\)"),
         (PIL.Image.new("L", (8, 8)), "mode 'L'"),
-        (np.zeros((8, 8, 3)), "expected an image.*nothing"),
+        (np.zeros((8, 8, 3)), "expected an image.*got ndarray alone"),
         ("a.png", "expected an image"),
         (tv_tensors.Mask(torch.zeros(8, 8, dtype=torch.uint8)), "Mask alone"),
     ],
@@ -92,7 +94,14 @@ def test_device_mismatch_names_the_fix(aug):
     [
         ({"angle": torch.zeros(2)}, "AugmentParams.*dict"),
         (ia.AugmentParams(angle=torch.zeros(2)), "fields of anchor, cx"),
-        (ia.AugmentParams(cx=torch.zeros(2, 2)), r"lead with \(B,\)"),
+        (
+            ia.AugmentParams(cx=torch.zeros(2, 2)),
+            r"lead with \(B,\).*batch_shape=\(2, 2\)\); params.index\(0\) is the first view",
+        ),
+        (
+            ia.LearnedAugment(["crop"]).sample(torch.rand(2, 3, 8, 8))[1],
+            r"got AugmentSample; give its.*\.params\.index\(0\)",
+        ),
         (ia.AugmentParams(cx=torch.zeros(0)), r"one or more.*batch_shape=\(0,\)"),
     ],
 )
@@ -101,10 +110,41 @@ def test_bad_params(aug, params, message):
         aug(torch.rand(2, 3, 8, 8), params=params)
 
 
-def test_params_of_another_batch(aug):
-    params = aug.distribution(torch.rand(3, 3, 8, 8)).mode
-    with pytest.raises(ia.InstaAugError, match="3 transformations do not go with 4 images"):
+@pytest.mark.parametrize("n", [2, 3])
+def test_params_of_another_batch(aug, n):
+    """Two for four images, too: it is for the frames of clips that each is used several times in a row."""
+    params = aug.distribution(torch.rand(n, 3, 8, 8)).mode
+    with pytest.raises(ia.InstaAugError, match=f"{n} transformations do not go with 4 images"):
         aug(torch.rand(4, 3, 8, 8), params=params)
+
+
+@pytest.mark.parametrize("name", ["params", "generator"])
+def test_what_is_taken_by_name_alone_does_not_pass_for_a_label(aug, name):
+    """As any other leaf it came back as it was, beside images that were transformed at random."""
+    given = torch.Generator() if name == "generator" else ia.AugmentParams(flip=torch.ones(2))
+    with pytest.raises(ia.InstaAugError, match=rf"by name, aug\(images, {name}={name}\)"):
+        aug(torch.rand(2, 3, 8, 8), given)
+
+
+@pytest.mark.parametrize(
+    ("images", "params", "message"),
+    [
+        (torch.rand(2, 3, 8, 8), ia.AugmentParams(flp=torch.ones(2)), "fields of anchor, cx.*got AugmentParams.flp"),
+        (torch.rand(2, 3, 8, 8), {"flip": torch.ones(2)}, "AugmentParams.*got dict"),
+        (ia.AugmentParams(flip=torch.ones(2)), torch.rand(2, 3, 8, 8), "AugmentParams.*got Tensor"),
+        (
+            torch.rand(3, 8, 8),
+            ia.AugmentParams(flip=torch.ones(3)),
+            r"images: expected floats \(B, C, H, W\).*\(3, 8, 8\)",
+        ),
+        (torch.zeros(2, 3, 8, 8).byte(), ia.AugmentParams(flip=torch.ones(2)), "images: expected floats.*uint8"),
+        (torch.rand(2, 3, 8, 8).numpy(), ia.AugmentParams(flip=torch.ones(2)), "images: expected floats.*got ndarray"),
+    ],
+)
+def test_apply_names_what_it_cannot_apply(aug, images, params, message):
+    """A misspelt field left every image as it was, and bytes went through colours as if they were in [0, 1]."""
+    with pytest.raises(ia.InstaAugError, match=message):
+        aug.apply(images, params)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +253,14 @@ def test_what_is_an_image():
 )  # fmt: skip
 def test_fills_by_kind(fill, expected):
     assert inputs.check_fill(fill, 3) == expected
+
+
+@pytest.mark.parametrize("kind", ["image", "mask", tv_tensors.Video, int])
+def test_a_fill_of_another_kind_is_not_left_aside(kind):
+    with pytest.raises(
+        ia.InstaAugError, match="fill: expected the kinds tv_tensors.Image, tv_tensors.Mask and 'others'"
+    ):
+        ia.LearnedAugment(["turn"], fill={kind: 0.5})
 
 
 @pytest.mark.parametrize(

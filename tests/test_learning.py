@@ -40,6 +40,36 @@ def test_loss_table_is_the_loss_of_every_crop():
         assert torch.allclose(table[:, a], expected, atol=1e-5)
 
 
+def test_a_loss_table_takes_names_as_fit_does(tmp_path):
+    aug, model, images, labels = (
+        ia.LearnedAugment(["turn"]),
+        Linear().eval(),
+        torch.rand(6, 3, 32, 32),
+        torch.arange(6) % 5,
+    )
+    table = ia.build_loss_table(model, (images, labels), aug, loss="cross_entropy", folder=str(tmp_path))
+    expected = nn.functional.cross_entropy(model(images.rot90(1, (-2, -1))), labels, reduction="none")
+    assert torch.allclose(table[:, 1], expected, atol=1e-5) and any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model, data, aug: (aug, model, data), "aug: expected a LearnedAugment, got tuple"),
+        (
+            lambda model, data, aug: (model, (data[0], data[1] + 1), aug),
+            "data: expected labels .* from 0 to 4.* from 1 to 5",
+        ),
+        (lambda model, data, aug: (model, (data[0], data[1].float()), aug), "data: expected labels .*torch.float32"),
+    ],
+)
+def test_a_loss_table_names_what_it_cannot_use(change, message):
+    """As `fit` does: PyTorch said that a target is out of bounds, and something that it has no in_channels."""
+    data = torch.rand(6, 3, 32, 32), torch.tensor([0, 1, 2, 3, 4, 0])
+    with pytest.raises(ia.InstaAugError, match=message):
+        ia.build_loss_table(*change(Linear().eval(), data, ia.LearnedAugment(["turn"])))
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_frozen_leaves_everything_as_it_was(fails):
     model = Linear()

@@ -1,9 +1,12 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms import measure
 from instaaug_transforms.measure import Probe, prepare
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,3 +92,14 @@ def test_a_compiled_model_is_measured_as_it_was_before():
         for each in (model, torch.compile(model, backend=backend))
     ]
     assert rows[0] == rows[1] and compiled == []
+
+
+def test_reports_can_be_pickled_and_compared_afterwards():
+    """Kept and read again later, say; they hold their transformations, whose functions were inner ones."""
+    model, data = Counted(), (torch.rand(12, 3, 12, 12), torch.arange(12) % 3)
+    survey = Probe(model, data, progress=False).survey()
+    again = pickle.loads(pickle.dumps(survey))
+    for kind in ("invariance", "factors", "alignment"):
+        assert getattr(again, kind).summary() == getattr(survey, kind).summary()
+    report = measure.compare({"before": survey.invariance, "after": again.invariance})
+    assert len(report.rows()) == len(measure.compare({"a": survey.invariance, "b": survey.invariance}).rows()) > 0

@@ -163,7 +163,7 @@ def test_tables_of_the_paper_by_name():
         (lambda: Crop(initial_identity="x"), r"crop: initial_identity: expected a number in \(0, 1\), got 'x'"),
         (lambda: Erase(initial_identity="x"), "erase: initial_identity: expected a number"),
         (lambda: Scale((0.0, 2.0)), "factors, 0 < low < high"),
-        (lambda: Scale(2), "bounds of family 'scale': expected several numbers, .* got 2"),
+        (lambda: Scale(2), "bounds of family 'scale' must be factors, 0 < low < high, got 2"),
         (lambda: MeanFieldCrop(1.0), "smallest: expected a number in"),
         (lambda: Erase(value=2.0), "value: expected a number in"),
         (lambda: Blur(sigma=0.0), "sigma, .*: expected a number in"),

@@ -51,6 +51,11 @@ def test_errors_say_what_to_do(batch):  # noqa: F811
     views, sample = aug.sample(batch[0], 2)
     with pytest.raises(ia.InstaAugError, match=r"per_view: expected one loss per view, \(8,\).*y.repeat\(2\)"):
         objective(torch.zeros(4), sample)
+    for given in ([0.0] * 8, torch.zeros(8).numpy()):
+        with pytest.raises(
+            ia.InstaAugError, match=rf"per_view: expected one loss per view.*got {type(given).__name__};"
+        ):
+            objective(given, sample)
     with pytest.raises(ia.InstaAugError, match="sample: expected what aug.sample"):
         objective(torch.zeros(8), views)
     with pytest.raises(ia.InstaAugError, match="estimator: expected one of rloo"):

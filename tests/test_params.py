@@ -64,3 +64,16 @@ def test_the_same_views_for_each_of_some_images_and_the_same_numbers_for_all():
 def test_bad_fields(fields, message):
     with pytest.raises(InstaAugError, match=message):
         AugmentParams(**fields)
+
+
+def test_those_of_equal_fields_are_equal():
+    params = AugmentParams(angle=torch.tensor([1.0, 2.0]), hue=torch.zeros(2))
+    assert params == AugmentParams(hue=torch.zeros(2), angle=torch.tensor([1.0, 2.0]))
+    others = (
+        params.replace(hue=torch.ones(2)),
+        AugmentParams(angle=params.angle),
+        params.index(slice(1)),
+        dict(params),
+        3,
+    )
+    assert not any(params == other for other in others)

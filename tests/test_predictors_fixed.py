@@ -96,6 +96,10 @@ def test_errors(images):
         ia.LearnedAugment([Rotate(bounds=(0, 90))], predictor="symmetric")
     with pytest.raises(ia.InstaAugError, match="labels: expected .6,. classes in 0 … 1"):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.full((6,), 2))
+    with pytest.raises(ia.InstaAugError, match="labels: .* in 0 … 1, .* torch.int64, from 1 to 2"):
+        ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.arange(6) % 2 + 1)
+    with pytest.raises(ia.InstaAugError, match=r"labels: expected a tensor \(6,\), got list"):
+        ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=[0] * 6)
     with pytest.raises(ia.InstaAugError, match="labels: .* torch.float32"):
         ia.LearnedAugment(["rotate"], predictor=ClassPredictor(2)).sample(images, labels=torch.ones(6))
     with pytest.raises(

@@ -78,5 +78,7 @@ def test_errors():
     ia.LearnedAugment(["crop"], predictor=shared)
     with pytest.raises(ia.InstaAugError, match="belongs to a transform already"):
         ia.LearnedAugment(["turn"], predictor=shared)
+    with pytest.raises(ia.InstaAugError, match=r"kind: expected the name in brackets, @register_predictor\('mine'\)"):
+        ia.register_predictor(Brightness)
     with pytest.raises(ia.InstaAugError, match="is taken by"):
         ia.register_predictor("conv")(Brightness)

@@ -33,6 +33,25 @@ def upright(tmp_path_factory):
     return path
 
 
+@pytest.mark.parametrize("function", [ia.fit, ia.recommend])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"config": {"epochs": 1}}, r"config: expected a FitConfig, or None, got dict; .*FitConfig\(epochs=5\)"),
+        ({"config": torch.arange(6)}, r"config: expected a FitConfig, or None, got Tensor; .*\(images, labels\)"),
+        ({"labels": torch.arange(6)}, r"labels: expected True, False or None.*got Tensor; .*\(images, labels\)"),
+        ({"labels": "no"}, "labels: expected True, False or None.*got str"),
+        ({"nuisance": 5}, "nuisance: expected names of families or torchvision transforms, got int"),
+    ],
+)
+def test_options_and_labels_in_the_wrong_place_are_named(function, arguments, message):
+    """`recommend(aug, classifier, images, labels)`, say: the fourth is the config; and "no" was taken for yes."""
+    with pytest.raises(ia.InstaAugError, match=message):
+        function(
+            ia.LearnedAugment(["turn"]), Corners().eval(), (torch.rand(6, 3, 16, 16), torch.arange(6) % 4), **arguments
+        )
+
+
 def test_every_image_is_looked_at_as_it_is_too():
     """Sides of bright patches, mirrored in half of the cases: as they are all are right, mirrored none."""
     images = 0.3 * torch.rand(30, 3, 16, 16)

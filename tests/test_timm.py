@@ -66,6 +66,14 @@ def test_figures_of_four_channels_in_any_sequence(kind):
     assert torch.allclose(model(images), model.model((images - mean) / std), atol=1e-5)
 
 
+def test_bytes_are_what_they_are_in_0_to_1():
+    """They were normalised as if they were 255 times as bright, also on their way through a model of views."""
+    pixels = torch.randint(256, (3, 3, 32, 32)).byte()
+    model = ia.timm.create_classifier("test_resnet", num_classes=4).eval()
+    for answer in (model, ia.TTAModel(model, ia.LearnedAugment(["turn"]), 2, policy={"turn_angle": [0, 90]})):
+        assert torch.allclose(answer(pixels), answer(pixels / 255), atol=1e-5)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """An ImageFolder of four classes that a classifier can tell apart: dark to bright."""

@@ -213,7 +213,9 @@ def test_no_images_have_no_answers_and_a_list_is_no_batch():
     classifier = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3)).eval()
     model = ia.TTAModel(classifier, make_lively(["turn"]).eval(), 2)
     assert model(torch.rand(0, 3, 16, 16)).shape == (0, 3)
-    with pytest.raises(ia.InstaAugError, match=r"images: expected a tensor .* got list; stack them"):
+    with pytest.raises(
+        ia.InstaAugError, match=r"images: expected a tensor .* got list; stack tensors of them, .*to_image"
+    ):
         model([torch.rand(3, 16, 16)])
 
 

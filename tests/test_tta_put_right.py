@@ -118,6 +118,27 @@ def test_a_fit_says_what_to_use_in_fewer_forwards(images):
     assert ia.TTAModel.recommended(Tiny(), aug, result, max_forwards=1).n_views == 1
 
 
+def test_a_report_is_a_result_too_and_anything_else_is_named():
+    """A report of `recommend` was left aside, for what the transform remembered of another time."""
+    classifier, images = Tiny(), torch.rand(24, 3, 32, 32)
+    aug, other = make_lively(["turn"]), make_lively(["turn"])
+    report = ia.recommend(aug, classifier, images, config=ia.FitConfig(progress=False))
+    other.recommended = {"recommended": {"n_views": 3}}
+    assert ia.TTAModel.recommended(classifier, other, report).n_views == report.to_json()["recommended"]["n_views"] == 1
+    with pytest.raises(ia.InstaAugError, match="result: expected what fit or recommend gave back, or None, got dict"):
+        ia.TTAModel.recommended(classifier, other, {"n_views": 4})
+    with pytest.raises(ia.InstaAugError, match="aug: expected a LearnedAugment, got Tiny.*TTAModel.*classifier, aug"):
+        ia.TTAModel.recommended(aug, classifier)
+
+
+def test_a_model_shows_how_it_averages():
+    aug = make_lively(["turn"])
+    assert "n_views=3, select='top', aggregate='mean_prob'" in repr(ia.TTAModel(Tiny(), aug, 3))
+    fixed = ia.TTAModel(Tiny(), aug, 2, policy={"flip": [0, 1]}, put_right=1)
+    assert "n_views=2, policy={'flip': [0.0, 1.0]" in repr(fixed) and "put_right=1, aggregate" in repr(fixed)
+    assert "n_views=4, select='top', range_fraction=0.5" in repr(ia.SegmentationTTA(Tiny(), aug, 4, range_fraction=0.5))
+
+
 def test_crops_are_put_right_too(images):
     """Cut out as φ has it, and then mirrored."""
     model, aug = Tiny(), make_lively(["crop", "hsv"])

@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 from ..functional.inputs import is_image, plain
 from ..functional.targets import POINT_TYPES
 from ..utils.errors import InstaAugError, reason
+from .learnable import check_aug
 from .transform import LearnedAugment
 
 MOVED = (tv_tensors.Mask, *POINT_TYPES)
@@ -38,6 +39,7 @@ class collate:  # a class, so that spawned workers can unpickle it
     """
 
     def __init__(self, aug: LearnedAugment, samples: Callable[[Sequence[Any]], Any] = default_collate) -> None:
+        check_aug(aug)
         self.aug, self.samples = aug, samples
 
     @property

@@ -1,11 +1,15 @@
-"""Whether something is a `LearnedAugment`, and whether what its `sample` is asked for can be learned from."""
+"""Whether something is a `LearnedAugment`, and whether what it or its `sample` is asked for makes sense."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from ..augment_distribution import AugmentSample
+from ..functional.inputs import is_image
+from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from .checkpoint import Checkpointed
 
@@ -25,6 +29,19 @@ def check_aug(aug: Any) -> Any:
     elif isinstance(getattr(aug, "module", None), Checkpointed):
         fix = "give the one that it wraps, aug.module"
     raise InstaAugError(f"aug: expected a LearnedAugment, got {type(aug).__name__}; {fix}")
+
+
+def check_leaves(leaves: Sequence[Any]) -> None:
+    """Raise where there is no image among what a transform is called with, or what it takes by name alone."""
+    for leaf in leaves:
+        name = "generator" if isinstance(leaf, torch.Generator) else "params"
+        if isinstance(leaf, (AugmentParams, AugmentSample, torch.Generator)):  # would pass through, as labels do
+            raise InstaAugError(
+                f"inputs: got a {type(leaf).__name__} among them; give it by name, aug(images, {name}={name})"
+            )
+    if not any(is_image(leaf) for leaf in leaves):
+        kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
+        raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone; v2.ToImage() takes arrays")
 
 
 def check_sample(aug: v2.Transform, images: Tensor, labels: Tensor | None, select: str) -> None:

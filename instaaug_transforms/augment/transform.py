@@ -17,13 +17,13 @@ from ..functional.compiled import CompiledColour
 from ..functional.inputs import Normalization, batched, check_fill, check_size, is_image, plain, to_batch
 from ..functional.pictures import cut, pixels
 from ..functional.targets import POINT_TYPES, check_proportions, owners, transform_mask, transform_points
-from ..params import AugmentParams
+from ..params import AugmentParams, check_params
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole
 from ..utils.modes import check_holds_numbers, first_weight, in_worker, run_light
 from .checkpoint import Checkpointed
-from .learnable import check_sample
+from .learnable import check_leaves, check_sample
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 
@@ -193,6 +193,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
         ``families`` act in place of the transform's own.
         """
         own = families is None
+        if own and not torch.compiler.is_compiling():
+            check_params(params, [field for family in self.families for field in family.fields])
         how = {"colour": self._colour if own else True, "backend": self.backend, "swap": swap}
         acting = self.families if own else families
         return functional.apply(batch, params, acting, self.output_size, self.fill, self.interpolation, **how)
@@ -224,6 +226,11 @@ class LearnedAugment(Checkpointed, v2.Transform):
             [self.transform(leaf, made) if need else leaf for leaf, need in zip(flat, needed, strict=True)], spec
         )
 
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Raise where there is no image, or where parameters or a generator come by position and would be ignored."""
+        if not torch.compiler.is_compiling():
+            check_leaves(flat_inputs)
+
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Parameters for the leaves to be transformed, from the first image among them."""
         return self._make(flat_inputs, None, None)
@@ -231,10 +238,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
     def _make(
         self, leaves: list[Any], params: AugmentParams | None, generator: torch.Generator | None
     ) -> dict[str, Any]:
-        image = next((leaf for leaf in leaves if is_image(leaf)), None)
-        if image is None:
-            kinds = ", ".join(sorted({type(leaf).__name__ for leaf in leaves})) or "nothing"
-            raise InstaAugError(f"inputs: expected an image to look at, got {kinds} alone; v2.ToImage() takes arrays")
+        image = next(leaf for leaf in leaves if is_image(leaf))
         if params is not None:
             return self._plan(leaves, image, self._checked(params))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
@@ -274,11 +278,12 @@ class LearnedAugment(Checkpointed, v2.Transform):
         if is_image(inpt):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not in_worker()):
                 batch, back = ready.get("batch") or self.prepare(inpt)
-                if len(batch) % made.batch_shape[0]:
+                n, frames = made.batch_shape[0], isinstance(inpt, tv_tensors.Video)
+                if len(batch) % n or (len(batch) != n > 1 and not frames):
                     raise InstaAugError(
-                        f"params: {made.batch_shape[0]} transformations do not go with {len(batch)} images; give one each"
+                        f"params: {n} transformations do not go with {len(batch)} images; give one each"
                     )
-                times = len(batch) // made.batch_shape[0]
+                times = len(batch) // n
                 every = made.repeat_interleave(times) if times > 1 else made
                 return back(self.apply(batch, every, swap))
         mine = params.get("owners", {}).get(id(inpt))
@@ -324,14 +329,8 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return AugmentDistribution(self.families, raw)
 
     def _checked(self, params: AugmentParams) -> AugmentParams:
-        known = {field for family in self.families for field in family.fields}
-        given = params.batch_shape if isinstance(params, AugmentParams) else ()
-        if len(given) != 1 or 0 in given or not known & set(params):
-            raise InstaAugError(
-                f"params: expected AugmentParams that lead with (B,), one or more, and have fields of {', '.join(sorted(known))}; got "
-                f"{params if isinstance(params, AugmentParams) else type(params).__name__}"
-            )
-        return functional.complete(self.families, params).to(self.device)
+        known = [field for family in self.families for field in family.fields]
+        return functional.complete(self.families, check_params(params, known, (1,))).to(self.device)
 
     def extra_repr(self) -> str:
         parts = [f"families={self.families}"]

@@ -2,7 +2,7 @@
 
 import copy
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,8 @@ class Nuisance:
     """
 
     def __init__(self, steps: Step | Sequence[Step], probability: float = 0.5, seed: int = 0) -> None:
-        steps = [steps] if isinstance(steps, (str, Family)) or callable(steps) else list(steps)
+        one = isinstance(steps, (str, Family)) or callable(steps) or not isinstance(steps, Iterable)
+        steps = [steps] if one else list(steps)
         check_number("nuisance_probability", probability, "(0, 1]")
         if not steps:
             raise InstaAugError("nuisance: expected at least one family or transform, got none")

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..utils.errors import InstaAugError
@@ -55,7 +55,7 @@ def create(families: Sequence[str | Family], configs: dict[str, dict[str, Any]] 
     Raises:
         InstaAugError: an unknown name, a family given twice, two families that share a field, or none at all.
     """
-    if isinstance(families, (str, Family)):
+    if isinstance(families, (str, Family)) or not isinstance(families, Iterable):
         families = [families]
     made: list[Family] = []
     for family in families:

@@ -68,7 +68,17 @@ class AnchorFamily(Family):
         if self.index_field not in params:
             return super().left_out(params)
         absent = [name for name in self.acting_fields if name not in params]
-        taken = self.take(params[self.index_field].long()) if absent else {}
+        if not absent:
+            return {}
+        index = params[self.index_field].long()
+        if not (torch.compiler.is_compiling() or index.device.type == "meta"):
+            low, high = int(index.min()), int(index.max())
+            if low < 0 or high >= self.n_candidates:
+                raise InstaAugError(
+                    f"{self.index_field}: it says which candidate, a whole number from 0 to {self.n_candidates - 1}, got {low} to {high}; "
+                    f"values are those of {', '.join(absent)}"
+                )
+        taken = self.take(index)
         return {name: taken[name] for name in absent}
 
     @property

@@ -1,6 +1,7 @@
 """Scaling by a learned range, about the centre of the frame."""
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -28,9 +29,10 @@ class Scale(UniformFamily):
     order = 60
 
     def __init__(self, bounds: tuple[float, float] = (0.5, 2.0)) -> None:
-        bounds = several("bounds of family 'scale'", bounds)
+        given = bounds
+        bounds = () if isinstance(bounds, Real) else several("bounds of family 'scale'", bounds)
         if len(bounds) != 2 or not 0 < bounds[0] < bounds[1]:
-            raise InstaAugError(f"bounds of family 'scale' must be factors, 0 < low < high, got {bounds}")
+            raise InstaAugError(f"bounds of family 'scale' must be factors, 0 < low < high, got {given}")
         super().__init__({"log2_scale": (math.log2(bounds[0]), math.log2(bounds[1]))})
         self._factors = (float(bounds[0]), float(bounds[1]))
 

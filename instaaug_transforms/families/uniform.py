@@ -3,6 +3,7 @@
 import copy
 import math
 from functools import lru_cache
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,13 @@ class UniformFamily(Family):
     def __init__(self, bounds: dict[str, tuple[float, float]]) -> None:
         identity = self.identity()
         for name, pair in bounds.items():
-            pair = several(f"bounds of {name!r} in family {self.name!r}", pair)
+            given = pair  # one number by itself is told as any other that is no pair
+            pair = () if isinstance(pair, Real) else several(f"bounds of {name!r} in family {self.name!r}", pair)
             inside = len(pair) == 2 and -LARGEST <= pair[0] <= identity[name] <= pair[1] <= LARGEST
             if not inside or not pair[0] < pair[1]:
                 raise InstaAugError(
                     f"bounds of {name!r} in family {self.name!r} must be (low, high) around the identity "
-                    f"{identity[name]:g}, got {pair}"
+                    f"{identity[name]:g}, got {given}"
                 )
         self.bounds = {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 

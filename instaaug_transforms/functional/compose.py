@@ -69,8 +69,12 @@ def geometry_matrix(
         swap: whether the result's canvas is ``width`` pixels high and ``height`` wide, as after a quarter turn.
 
     Raises:
-        InstaAugError: a family whose matrix is not affine (not while compiling, which cannot look).
+        InstaAugError: ``(n, B)`` parameters, or a family whose matrix is not affine (not while compiling, which cannot look).
     """
+    if not torch.compiler.is_compiling() and len(params.batch_shape) != 1:
+        raise InstaAugError(
+            f"params: expected (B,), got {tuple(params.batch_shape)}; params.flatten() has the matrices of all views, n·B"
+        )
     params = complete(families, params)
     matrix: Tensor | None = None
     aspect: Tensor | None = None
@@ -173,6 +177,13 @@ def apply(
         InstaAugError: parameters that are not one for each image, a family whose matrix is not affine, or an unknown backend.
     """
     backends.check(backend)
+    if not torch.compiler.is_compiling() and not (
+        isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()
+    ):
+        given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise InstaAugError(
+            f"images: expected floats (B, C, H, W) in [0, 1], got {given}; LearnedAugment takes others by aug(images, params=params)"
+        )
     if not torch.compiler.is_compiling() and params.batch_shape != images.shape[:1]:
         raise InstaAugError(
             f"params: expected batch_shape ({len(images)},), one transformation for each image, got {tuple(params.batch_shape)}; of (n, B) "
@@ -240,6 +251,7 @@ def _differentiable(images: Tensor, params: AugmentParams) -> bool:
 
 def colours(images: Tensor, families: Sequence[Transformation], params: AugmentParams, backend: str = "auto") -> Tensor:
     """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
+    params = complete(families, params)
     for family in families:
         if family.stage == "colour" and family.fields[0] in params:
             images = family.colour(images, params, *([backend] if family.uses_backend else []))

@@ -52,6 +52,10 @@ def check_fill(fill: Any, channels: int) -> tuple[float | tuple[float, ...], flo
         InstaAugError: another kind of value, or one out of range.
     """
     by_kind = dict(fill) if isinstance(fill, Mapping) else {"others": fill, tv_tensors.Mask: 0}
+    if unknown := [kind for kind in by_kind if kind not in (tv_tensors.Image, tv_tensors.Mask, "others")]:
+        raise InstaAugError(
+            f"fill: expected the kinds tv_tensors.Image, tv_tensors.Mask and 'others', got {unknown[0]!r}"
+        )
     of_image = by_kind.get(tv_tensors.Image, by_kind.get("others", 0.0))
     # A grey for images is no label: "others" speaks for masks only where images have an entry of their own.
     of_mask = by_kind.get(tv_tensors.Mask, by_kind.get("others", 0) if tv_tensors.Image in by_kind else 0)
@@ -180,6 +184,10 @@ def to_batch(
     if tensor.ndim < 3 or (tensor.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):
         raise InstaAugError(f"image: expected (C, H, W) or (B, C, H, W), clips as tv_tensors.Video, got {given}")
     if tensor.shape[-3] != channels:
+        if tensor.shape[-1] == channels:
+            raise InstaAugError(
+                f"image: this transform was made for {channels} channel(s), got {given}, whose channels come last; give images.movedim(-1, -3)"
+            )
         raise InstaAugError(
             f"image: this transform was made for {channels} channel(s), got {given}; convert the images first with "
             f"{CONVERSIONS.get(channels, 'a transform of yours')}, or fit LearnedAugment(..., in_channels={tensor.shape[-3]}) to them"

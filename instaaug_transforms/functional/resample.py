@@ -55,6 +55,7 @@ def resample(
     Raises:
         InstaAugError: an unknown backend.
     """
+    _check_one_each(images, matrix)
     sampling = {"size": tuple(size), "fill": fill, "mode": mode, "inside": inside, "backend": backend}
     if torch.compiler.is_compiling() or matrix.device.type == "meta":
         return _without_reading(images, matrix, sampling)
@@ -97,6 +98,7 @@ def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0,
     Raises:
         InstaAugError: a fill that the dtype cannot hold.
     """
+    _check_one_each(labels, matrix)
     integer = not labels.is_floating_point() and labels.dtype != torch.bool
     if integer and not torch.iinfo(labels.dtype).min <= fill <= torch.iinfo(labels.dtype).max:
         raise InstaAugError(
@@ -111,6 +113,13 @@ def resample_labels(labels: Tensor, matrix: Tensor, size: Size, fill: float = 0,
     moved = labels.flatten(2).contiguous().view(kind).gather(2, index.expand(-1, labels.shape[1], -1))
     outside = torch.tensor(round(fill) if integer else fill).to(labels).view(kind)
     return torch.where((row > 0).unsqueeze(1), moved.unflatten(2, tuple(size)), outside).view(labels.dtype)
+
+
+def _check_one_each(images: Tensor, matrix: Tensor) -> None:
+    if not torch.compiler.is_compiling() and (images.ndim != 4 or matrix.ndim != 3 or len(matrix) != len(images)):
+        raise InstaAugError(
+            f"matrix: expected (B, 3, 3), one for each of images (B, C, H, W), got {tuple(matrix.shape)} for {tuple(images.shape)}"
+        )
 
 
 def _single(images: Tensor, matrix: Tensor, sampling: dict) -> Tensor | None:

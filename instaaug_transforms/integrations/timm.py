@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
-from ..functional.inputs import Normalization
+from ..functional.inputs import Normalization, as_floats
 from ..utils.errors import InstaAugError, reason
 from ..utils.outputs import check_module
 
@@ -43,7 +43,8 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std).reshape(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(B, C, H, W)`` in [0, 1] to logits ``(B, classes)``."""
+        """Images ``(B, C, H, W)`` in [0, 1], or bytes, to logits ``(B, classes)``."""
+        images = as_floats(images, self.mean.dtype) if images.dtype == torch.uint8 else images
         return self.model((images - self.mean) / self.std)
 
 

@@ -65,6 +65,20 @@ class FitConfig:
     checkpoint_seconds: float = 60.0
     progress: bool | None = None
 
+    @classmethod
+    def of(cls, given: Any) -> "FitConfig":
+        """``given`` itself, or the default of None.
+
+        Raises:
+            InstaAugError: something else: options in a dictionary, say, or labels beside their images.
+        """
+        if given is not None and not isinstance(given, cls):
+            raise InstaAugError(
+                f"config: expected a FitConfig, or None, got {type(given).__name__}; options go in one, FitConfig(epochs=5), and labels "
+                "with their images, (images, labels)"
+            )
+        return given or cls()
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "entropy", EntropyConfig.of(self.entropy))
         check_one_of("objective", self.objective, OBJECTIVES)

@@ -112,7 +112,7 @@ def fit(
     Raises:
         InstaAugError: unusable data, answers, labels, bands or tables, a loss that is not finite, or a ``workdir`` of another fit.
     """
-    config = config or FitConfig()
+    config = FitConfig.of(config)
     aug = check_aug(aug)
     check_module(classifier)
     distributed.broadcast(aug.predictor)

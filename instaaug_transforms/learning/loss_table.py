@@ -1,5 +1,6 @@
 """The loss table of a frozen classifier: L[i, a] is the loss of image i seen through candidate a."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..engine.data import load
 from ..engine.rows import compute_rows
 from ..families import CandidateProduct, identity_of
@@ -16,7 +18,8 @@ from ..tta.arms import families_for
 from ..utils.describe import code_sha256, describe, model_sha256
 from ..utils.forward import answers
 from ..utils.modes import frozen
-from .losses import PerViewLoss, cross_entropy, per_view
+from ..utils.outputs import as_labels, check_logits
+from .losses import PerViewLoss, cross_entropy, find_loss, per_view
 
 
 class Viewer:
@@ -75,12 +78,12 @@ def build_loss_table(
     data: Any,
     aug: LearnedAugment,
     *,
-    loss: PerViewLoss = cross_entropy,
+    loss: PerViewLoss | str = cross_entropy,
     batch_size: int = 256,
     amp: bool = False,
     progress: bool | None = None,
     desc: str = "loss table",
-    folder: Path | None = None,
+    folder: str | os.PathLike | None = None,
     max_columns: int = MAX_COLUMNS,
 ) -> Tensor:
     """One forward per image and candidate, jitter off; shared by the processes of `torch.distributed`.
@@ -89,7 +92,7 @@ def build_loss_table(
         classifier: images in [0, 1] to outputs; held in eval mode meanwhile.
         data: N labelled images, as `fit` takes them, that the classifier has not memorised.
         aug: whose anchor families' candidates are tried: every combination, the last family's varying fastest.
-        loss: per-view loss of (outputs, targets).
+        loss: per-view loss of (outputs, targets), or the name of one, as for `fit`.
         batch_size: images per chunk, and views per forward.
         amp: bfloat16 autocast.
         progress: show a bar; by default where the output is a terminal.
@@ -102,15 +105,21 @@ def build_loss_table(
         ``(N, A)`` float32 on the CPU.
 
     Raises:
-        InstaAugError: no labels, a table that is too wide, or ``folder`` holds the table of other images, another
-            classifier, another loss or other settings.
+        InstaAugError: no labels, or none of the classifier's classes, a table that is too wide, or ``folder`` holds the table of
+            other images, another classifier, another loss or other settings.
     """
+    aug, loss, folder = check_aug(aug), find_loss(loss), None if folder is None else Path(folder)
     source = load(data, channels=aug.in_channels, labelled=True)
     table = CandidateProduct(aug.anchor_families, max_columns)
     viewer = Viewer(aug, classifier, table.candidates(), amp)
 
     def compute(images: Tensor, targets: Tensor, _: slice) -> dict[str, Tensor]:
-        kept = [per_view(loss, viewer.outputs(images, a), targets, len(images)) for a in range(len(viewer))]
+        kept: list[Tensor] = []
+        for a in range(len(viewer)):
+            outputs = viewer.outputs(images, a)
+            if not kept and loss is cross_entropy:
+                targets = as_labels(targets, check_logits(outputs).shape[1], "data")
+            kept.append(per_view(loss, outputs, targets, len(images)))
         return {"losses": torch.stack(kept, 1).float()}
 
     about = {} if folder is None else {**viewer.about(), "loss": describe(loss), "images": source.fingerprint()}

@@ -283,10 +283,11 @@ class InstaAugObjective(nn.Module):
                 "InstaAugObjective was made with"
             )
         n, batch = sample.n, sample.batch_size
-        if per_view.shape != (n * batch,):
+        if not isinstance(per_view, Tensor) or per_view.shape != (n * batch,):
+            given = tuple(per_view.shape) if isinstance(per_view, Tensor) else type(per_view).__name__
             raise InstaAugError(
                 f"{name}: expected one loss per view, ({n * batch},) = {n} views × {batch} images, got "
-                f'{tuple(per_view.shape)}; use reduction="none" and targets repeated per view: y.repeat({n})'
+                f'{given}; use reduction="none" and targets repeated per view: y.repeat({n})'
             )
         if (self.estimator == "exact") != sample.enumerated:
             raise InstaAugError(

@@ -61,7 +61,7 @@ def recommend(
     Raises:
         InstaAugError: unusable data, answers or labels, or outputs of which no averages can be judged.
     """
-    config = config or FitConfig()
+    config = FitConfig.of(config)
     aug = check_aug(aug)
     check_module(classifier)
     held = load(data, "data", channels=aug.in_channels)

@@ -80,6 +80,11 @@ class Task:
             InstaAugError: labels that are not there, a loss that has no answers of the classifier's own, or both without a table.
         """
         loss = find_loss(loss)
+        if not (labels is None or isinstance(labels, bool)):
+            raise InstaAugError(
+                f"labels: expected True, False or None, whether they are the target, got {type(labels).__name__}; labels themselves come with "
+                "their images, (images, labels)"
+            )
         if labels and images.targets is None:
             raise InstaAugError(
                 "labels: asked for, but train_data has none; give (images, labels), or leave labels=True out"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -73,17 +74,15 @@ class Transformation:
         if field not in rest:
             raise InstaAugError(f"field: {family.name!r} has {', '.join(rest)}, got {field!r}")
 
-        def matrix(value: float, aspect: float) -> Tensor:
-            params = functional.complete([family], AugmentParams.alike({field: value}, 1))
-            return family.matrix(params, torch.tensor([float(aspect)]))[0]
-
-        def colour(images: Tensor, value: float) -> Tensor:
-            return functional.apply(images, AugmentParams.alike({field: value}, len(images), images.device), [family])
-
         about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
         if family.stage == "geometry":
-            return cls(*about, matrix, uses_fill=not family.keeps_inside(1, 2), channels=family.channels)
-        return cls(*about, colour=colour, channels=family.channels)
+            return cls(
+                *about,
+                partial(_matrix, family, field),
+                uses_fill=not family.keeps_inside(1, 2),
+                channels=family.channels,
+            )
+        return cls(*about, colour=partial(_colour, family, field), channels=family.channels)
 
     def apply(self, images: Tensor, magnitude: float, fill: Outside = 0.0) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] under one magnitude; the same object at the identity."""
@@ -98,14 +97,30 @@ class Transformation:
         return replace(self, magnitudes=tuple(float(m) for m in magnitudes))
 
 
+# Functions of the module, not inner ones: a report holds its transformations, and reports are pickled.
+def _matrix(family: Family, field: str, value: float, aspect: float) -> Tensor:
+    params = functional.complete([family], AugmentParams.alike({field: value}, 1))
+    return family.matrix(params, torch.tensor([float(aspect)]))[0]
+
+
+def _colour(family: Family, field: str, images: Tensor, value: float) -> Tensor:
+    return functional.apply(images, AugmentParams.alike({field: value}, len(images), images.device), [family])
+
+
+def _zoom_matrix(factor: float, aspect: float) -> Tensor:
+    return _matrix(Scale(), "log2_scale", math.log2(factor), aspect)
+
+
+def _posterize(images: Tensor, bits: float) -> Tensor:
+    return F.posterize(images, int(bits))
+
+
 def _grid(low: float, high: float, n: int = 11) -> tuple[float, ...]:
     return tuple(round(float(x), 10) for x in np.linspace(low, high, n))
 
 
 def _zoom(name: str, farthest: float) -> Transformation:
-    by_log2 = Transformation.of_family(Scale(), "log2_scale", (0,)).matrix
-    matrix, grid = lambda factor, aspect: by_log2(math.log2(factor), aspect), _grid(1, farthest)
-    return Transformation(name, grid, 1.0, "× size", matrix, uses_fill=farthest < 1)
+    return Transformation(name, _grid(1, farthest), 1.0, "× size", _zoom_matrix, uses_fill=farthest < 1)
 
 
 # The whole circle, finer where models begin to mind; −180° is +180°.
@@ -125,7 +140,7 @@ _ALL = (
         for name, colour in (("brightness", F.adjust_brightness), ("contrast", F.adjust_contrast))
         for way, farthest in (("up", 1.9), ("down", 0.1))
     ),
-    Transformation("posterize", _grid(8, 1, 8), 8.0, "bits", colour=lambda x, m: F.posterize(x, int(m))),
+    Transformation("posterize", _grid(8, 1, 8), 8.0, "bits", colour=_posterize),
     Transformation("solarize", _grid(1, 0), 1.0, "threshold", colour=F.solarize),
     _field(HSV(), "hue", _grid(-0.5, 0.5), unit="turns"),
     _field(HSV(), "saturation", _grid(0, 2), unit="factor"),

@@ -26,6 +26,9 @@ def register_predictor(kind: str) -> Callable[[type["Predictor"]], type["Predict
         InstaAugError: another class has that kind already.
     """
 
+    if not isinstance(kind, str):
+        raise InstaAugError(f"kind: expected the name in brackets, @register_predictor('mine'), got {kind!r}")
+
     def add(cls: type["Predictor"]) -> type["Predictor"]:
         known = _REGISTRY.get(kind)
         if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):

@@ -83,12 +83,17 @@ class ClassPredictor(GlobalPredictor):
         """Images ``(B, C, H, W)``, and their classes ``(B,)``, to raw outputs ``(B, R)`` per family."""
         if labels is None:
             return super().forward(images)
+        if not isinstance(labels, Tensor):
+            raise InstaAugError(
+                f"labels: expected a tensor ({len(images)},), got {type(labels).__name__}; make one, torch.as_tensor(labels)"
+            )
         whole = not (labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool)
         if not whole or labels.shape != images.shape[:1] or labels.min() < 0 or labels.max() >= self.n_classes:
+            span = f", from {labels.min().item():g} to {labels.max().item():g}" if whole and labels.numel() else ""
             raise InstaAugError(
-                f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)} {labels.dtype}"
+                f"labels: expected ({len(images)},) classes in 0 … {self.n_classes - 1}, got {tuple(labels.shape)} {labels.dtype}{span}"
             )
-        return {name: table[labels].float() for name, table in self.raw.items()}
+        return {name: table[labels.long()].float() for name, table in self.raw.items()}
 
 
 def _zeroed(head: nn.Module) -> nn.Module:

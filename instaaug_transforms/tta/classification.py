@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
@@ -114,7 +115,7 @@ class TTAModel(ViewModel):
         Args:
             classifier: as above.
             aug: a transform that `fit` fitted, or whose weights file says what is recommended.
-            result: what `fit` gave back; by default what ``aug`` itself remembers.
+            result: what `fit` or `recommend` gave back; by default what ``aug`` itself remembers.
             max_forwards: of the classifier for an image, φ's own look included, on average: then the best setting that takes no more.
             **overrides: other arguments, ``chunk_size`` say; ``n_views`` only where what is recommended is no fixed views.
 
@@ -125,7 +126,12 @@ class TTAModel(ViewModel):
                 fixed views.
         """
         check_number("max_forwards", max_forwards, "[1, ∞)", optional=True)
-        known = result.report.to_json() if getattr(result, "report", None) is not None else aug.recommended
+        aug, report = check_aug(aug), getattr(result, "report", result)
+        if report is not None and not hasattr(report, "to_json"):
+            raise InstaAugError(
+                f"result: expected what fit or recommend gave back, or None, got {type(result).__name__}"
+            )
+        known = aug.recommended if report is None else report.to_json()
         if not known:
             raise InstaAugError(
                 "aug: nothing says which setting won on held-out images of yours. Find out, ia.recommend(aug, classifier, data), or "
@@ -165,6 +171,9 @@ class TTAModel(ViewModel):
         ``stratified``; the global one by default.
         """
         return self.chunks(images, lambda part: self._chunk(part, generator))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, aggregate={self.aggregate!r}"
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug.prepare(images, strict=False)

@@ -111,7 +111,7 @@ def evaluate(
         raise InstaAugError(f"n_views: expected several numbers of views, [1, 2, 4] say, got {n_views!r}")
     for k in n_views:
         check_choice(select, range_fraction, n_views=k, batch_size=batch_size)
-    rivals = set(RIVALS if only is None else only)
+    rivals = set(RIVALS if only is None else [only] if isinstance(only, str) else only)
     if rivals - set(RIVALS):
         raise InstaAugError(
             f"only: expected some of {', '.join(RIVALS)}, got {', '.join(sorted(rivals - set(RIVALS)))}"
@@ -245,6 +245,7 @@ def tune(
     """
     check_aggregation(how, "how", COMPARABLE)
     check_choice("top", 1.0, n_views=n_views, batch_size=batch_size)
+    aug = check_aug(aug)
     data = load(choice_data, "choice_data", channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, how=how)
@@ -288,6 +289,7 @@ def views_nll(
     check_aggregation(how, "how", COMPARABLE)
     check_choice(select, 1.0, n_views=n_views, batch_size=batch_size)
     disturb = None if nuisance is None else Nuisance(nuisance, nuisance_probability, seed)
+    aug = check_aug(aug)
     data = load(choice_data, "choice_data", channels=aug.in_channels, labelled=True)
     classifier = normalizing(aug, classifier)
     run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how)

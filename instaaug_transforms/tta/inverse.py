@@ -9,10 +9,11 @@ from torchvision import tv_tensors
 
 from .. import functional
 from ..augment import LearnedAugment
+from ..augment.learnable import check_aug
 from ..families import Family
 from ..functional.inputs import plain
 from ..functional.targets import pixel_matrix
-from ..params import AugmentParams
+from ..params import AugmentParams, check_params
 from ..utils.errors import InstaAugError, check_one_of
 
 MODES = ("bilinear", "nearest")
@@ -49,9 +50,10 @@ def invert_maps(
         ``(…, 1, *size)`` in [0, 1] (what it should be weighted with in a mean; 0 or 1 for ``"nearest"``).
 
     Raises:
-        InstaAugError: numbers of maps and of parameters that differ, another mode, or a size that is none.
+        InstaAugError: numbers of maps and of parameters that differ, parameters of another transform, another mode, or a size that is none.
     """
     check_one_of("mode", mode, MODES)
+    _check(aug, "maps", maps, params, families)
     lead, size = params.batch_shape, check_size(size)
     if tuple(maps.shape[: len(lead)]) != tuple(lead) or maps.ndim != len(lead) + 3:
         raise InstaAugError(
@@ -95,6 +97,7 @@ def invert_points(
     Raises:
         InstaAugError: numbers of points and of parameters that differ, or a size that is none.
     """
+    _check(aug, "points", points, params)
     single, size = isinstance(points, tv_tensors.KeyPoints), check_size(size)
     view_size = view_size or (points.canvas_size if single else aug.output_size) or size
     lead, given = params.batch_shape, plain(points)[None] if single else points
@@ -111,6 +114,18 @@ def invert_points(
     moved = flat @ back[:, :2, :2].transpose(1, 2) + back[:, None, :2, 2]
     moved = _as_kind(moved.reshape(given.shape), given)
     return tv_tensors.wrap(moved[0], like=points, canvas_size=tuple(size)) if single else moved
+
+
+def _check(aug: LearnedAugment, name: str, given: Any, params: Any, families: Sequence[Family] | None = None) -> None:
+    """Raise where arguments are in another order, of another kind, or the parameters those of another transform."""
+    if torch.compiler.is_compiling():
+        return
+    acting = check_aug(aug).families if families is None else families
+    if not isinstance(given, Tensor):
+        raise InstaAugError(
+            f"{name}: expected a tensor, got {type(given).__name__}; of an array make torch.as_tensor({name})"
+        )
+    check_params(params, [field for family in acting for field in family.fields])
 
 
 def _matrix(

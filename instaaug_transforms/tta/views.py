@@ -99,6 +99,15 @@ class ViewModel(nn.Module):
                 [family for family, rests in zip(acting, still, strict=True) if not rests[i]] for i in range(length)
             ]
 
+    def extra_repr(self) -> str:
+        parts = [f"n_views={self.n_views}, select={self.select!r}"]
+        if self.policy is not None:
+            fixed = {name: column.tolist() for name, column in self.policy.items()}
+            parts = [f"n_views={self.n_views}, policy={fixed}"]
+        parts += [f"put_right={self.put_right}"] * bool(self.put_right)
+        parts += [f"range_fraction={self.range_fraction}"] * (self.range_fraction < 1)
+        return ", ".join(parts)
+
     @property
     def asks(self) -> bool:
         """Whether φ is asked for its views."""
@@ -109,7 +118,8 @@ class ViewModel(nn.Module):
         check_eval(self.model)
         if not isinstance(images, Tensor):
             raise InstaAugError(
-                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack them first"
+                f"images: expected a tensor (B, C, H, W) or (C, H, W), got {type(images).__name__}; stack tensors of them, of a "
+                "PIL image v2.functional.to_image(image) / 255"
             )
         if torch.jit.is_tracing() and self.asks:
             raise InstaAugError(

@@ -32,9 +32,11 @@ def check_folder(path: str | os.PathLike, name: str = "path") -> Path:
     """The path itself.
 
     Raises:
-        InstaAugError: the folder it is to lie in does not exist.
+        InstaAugError: it is a folder itself, or the one it is to lie in does not exist.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InstaAugError(f"{name}: {str(path)!r} is a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise InstaAugError(f"{name}: folder {str(path.parent)!r} does not exist; create it first")
     return path

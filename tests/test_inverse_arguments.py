@@ -1,0 +1,35 @@
+"""What the way back from views to images is called with."""
+
+import pytest
+import torch
+
+import instaaug_transforms as ia
+
+from .conftest import make_lively
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda aug, params, what: (what, aug, params), "aug: expected a LearnedAugment, got Tensor"),
+        (lambda aug, params, what: (aug, params, what), r"(maps|points): expected a tensor, got AugmentParams"),
+        (
+            lambda aug, params, what: (aug, what.numpy(), params),
+            r"(maps|points): expected a tensor, got ndarray.*as_tensor",
+        ),
+        (lambda aug, params, what: (aug, what, None), "params: expected AugmentParams.*got NoneType"),
+        (lambda aug, params, what: (aug, what, aug.sample(torch.rand(5, 3, 8, 8))[1]), "got AugmentSample; give its"),
+        (
+            lambda aug, params, what: (ia.LearnedAugment(["rotate"]), what, params),
+            "fields of angle; got AugmentParams.cx",
+        ),
+    ],
+)
+@pytest.mark.parametrize("invert", [ia.invert_maps, ia.invert_points])
+def test_arguments_of_another_kind_order_or_transform_are_named(invert, change, message):
+    """Parameters of a transform of other families were taken for those of views that are the image itself."""
+    aug = make_lively(["crop"])
+    params = aug.distribution(torch.rand(5, 3, 8, 8)).mode
+    what = torch.rand(5, 1, 8, 8) if invert is ia.invert_maps else torch.rand(5, 4, 2)
+    with pytest.raises(ia.InstaAugError, match=message):
+        invert(*change(aug, params, what), (8, 8))
