@@ -135,6 +135,9 @@ def test_weights_per_scale_are_fitted_for_each_arm_on_its_own_views():
         arm = found.arms["ours", k]
         nll = nn.functional.cross_entropy(logits / arm.temperature, labels, reduction="none")
         assert np.allclose(arm.nll, nll, atol=2e-3), k
+        assert arm.scale_weights == pytest.approx(weights.tolist(), abs=1e-2)
+    plain = evaluate(model, aug, data, choice, (2,), batch_size=64, progress=False)
+    assert plain.arms["ours", 2].scale_weights is None
 
 
 def test_calibration_error_is_guos_equation_3():

@@ -178,6 +178,12 @@ def test_images_alone_have_no_accuracy(data):
     assert not np.isnan(report.sweeps[0].values["agreement"]).any() and "top-1 %" in report.summary()
 
 
+def test_labels_that_the_model_does_not_have_are_said(data, caplog):
+    """They begin at 1, say: accuracy was not a number, without a word."""
+    report = sweeps(Circular(), (data[0], data[1] + 98), transformations="rotate")
+    assert np.isnan(report.accuracy).all() and f"the largest label is {int(data[1].max()) + 98}, of " in caplog.text
+
+
 @pytest.mark.parametrize("answer", [lambda x: x.flatten(1).sum(1, keepdim=True), lambda x: x], ids=["number", "maps"])
 def test_outputs_without_classes_keep_no_answer(data, answer, tmp_path):
     """Of one number the largest is always itself: 100 % would be no measurement."""

@@ -1,5 +1,6 @@
 """What a model is invariant to, how far, and for which images; and in what others differ from it."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +19,7 @@ from .images import MeasuredImages
 from .session import Session, Step
 from .transformations import Transformation
 
+logger = logging.getLogger(__name__)
 DISTANCES = tuple(f"{kind}_{metric}" for metric in METRICS for kind in ("relative", "b", "d"))
 MEASURES = (*DISTANCES, "agreement", "accuracy", "p_true")
 """``relative_cosine``, ``b_cosine``, ``d_cosine``, the same for ``l2``, ``agreement``, ``accuracy``, ``p_true``."""
@@ -200,7 +202,10 @@ class InvarianceCollector:
     def report(self) -> InvarianceReport:
         session = self.session
         name = type(getattr(session.model, "model", session.model)).__name__
-        accuracy = against_labels(session.outputs, session)["accuracy"].numpy()
+        accuracy = (known := against_labels(session.outputs, session))["accuracy"].numpy()
+        if session.images.labelled and np.isnan(accuracy).all() and not known["agreement"].isnan().all():
+            largest, classes = session.images.targets.max(), session.outputs.shape[1]
+            logger.warning("data: the largest label is %d, of %d classes: accuracy is not measured", largest, classes)
         return InvarianceReport(tuple(self._sweeps), session.images, session.layer, name, accuracy, session.seed)
 
 

@@ -73,16 +73,10 @@ class Transformation:
         rest = family.identity()
         if field not in rest:
             raise InstaAugError(f"field: {family.name!r} has {', '.join(rest)}, got {field!r}")
-
-        about = (name or field, tuple(float(m) for m in magnitudes), rest[field], unit)
-        if family.stage == "geometry":
-            return cls(
-                *about,
-                partial(_matrix, family, field),
-                uses_fill=not family.keeps_inside(1, 2),
-                channels=family.channels,
-            )
-        return cls(*about, colour=partial(_colour, family, field), channels=family.channels)
+        geometry, steps = family.stage == "geometry", tuple(float(m) for m in magnitudes)
+        acts = {"matrix": partial(_matrix, family, field)} if geometry else {"colour": partial(_colour, family, field)}
+        uses_fill = geometry and not family.keeps_inside(1, 2)
+        return cls(name or field, steps, rest[field], unit, **acts, uses_fill=uses_fill, channels=family.channels)
 
     def apply(self, images: Tensor, magnitude: float, fill: Outside = 0.0) -> Tensor:
         """Images ``(B, C, H, W)`` in [0, 1] under one magnitude; the same object at the identity."""

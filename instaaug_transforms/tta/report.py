@@ -34,7 +34,8 @@ class ArmResult:
     """One arm at one K: ``correct`` (N,) and ``nll`` (N,) per image, in the order in which images were given; the temperature fitted
     on the choice data, ECE.
 
-    ``cost`` is in forwards of the classifier per image, φ's own look included, a mean over images.
+    ``cost`` is in forwards of the classifier per image, φ's own look included, a mean over images. ``scale_weights`` are those that
+    ``how="weighted"`` fitted on the choice data, as `TTAModel` takes them.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ArmResult:
     temperature: float
     ece: float
     cost: float = float("nan")
+    scale_weights: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, repr=False)

@@ -146,6 +146,7 @@ class Runner:
                 temperatures[key],
                 calibration_error(confidence[i], right[i]),
                 float(cost[i].mean()),
+                tuple(weights[key].tolist()) if key in weights else None,
             )
             for i, key in enumerate(averages)
         }
