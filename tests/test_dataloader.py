@@ -229,6 +229,17 @@ def test_samples_in_place_of_the_transform_are_named():
         ia.collate([(torch.rand(3, 8, 8), 0)])
 
 
+def test_images_of_several_sizes_are_named():
+    collate = ia.collate(ia.LearnedAugment(["crop"], output_size=8))
+    samples = [(torch.rand(3, 8, width), 0) for width in (9, 8, 9)]
+    with pytest.raises(
+        ia.InstaAugError, match=r"samples: images of several sizes, \(3, 8, 8\), \(3, 8, 9\), are no batch .*resize"
+    ):
+        collate(samples)
+    with pytest.raises(RuntimeError, match="stack expects"):
+        collate([(torch.rand(3, 8, 8), torch.zeros(n)) for n in (1, 2)])
+
+
 def test_pil_images_that_nothing_stacks_are_named():
     picture = v2.functional.to_pil_image(torch.rand(3, 8, 8))
     with pytest.raises(ia.InstaAugError, match=r"samples: default_collate stacks no PIL images .* v2.ToImage\(\)"):

@@ -58,6 +58,17 @@ class collate:  # a class, so that spawned workers can unpickle it
                 f"samples: {self._name} stacks no PIL images ({reason(error)}); let the dataset's transform end in "
                 "v2.ToImage(), at one size, or augment each sample in the dataset"
             ) from error
+        except RuntimeError as error:
+            images = [
+                leaf for sample in batch for leaf in tree_leaves(sample) if isinstance(leaf, Tensor) and leaf.ndim > 2
+            ]
+            sizes = {tuple(image.shape) for image in images}
+            if len(sizes) < 2:
+                raise
+            raise InstaAugError(
+                f"samples: images of several sizes, {', '.join(map(str, sorted(sizes)[:3]))}, are no batch ({reason(error)}); let the "
+                "dataset's transform resize them to one, or augment each sample in the dataset"
+            ) from error
         moved = sum(isinstance(leaf, MOVED) for leaf in leaves)
         with torch.no_grad():
             if not any(isinstance(leaf, (*MOVED, *SEEN)) for leaf in leaves):
