@@ -66,8 +66,8 @@ def own_candidates(aug: LearnedAugment) -> list[AugmentParams]:
 
 
 def mirrored(views: AugmentParams) -> AugmentParams:
-    """The mirror images of crops that are not mirrored yet; that of the whole image is among the zooms."""
-    plain = views.index((views.flip == 0) & (views.w < 1))
+    """The mirror images of crops, none of which is one; that of the whole image is among the zooms."""
+    plain = views.index(views.w < 1)
     return plain.replace(flip=torch.ones_like(plain.flip))
 
 
