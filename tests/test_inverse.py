@@ -324,23 +324,6 @@ def test_bad_arguments(kwargs, message):
         ia.SegmentationTTA(Pixelwise(), make_lively(["crop"]), **kwargs)
 
 
-def test_shapes_that_do_not_fit(smooth):
-    aug = make_lively(["crop"])
-    params = aug.distribution(smooth).sample()
-    with pytest.raises(ia.InstaAugError, match=r"maps: shape \(4, 3, 40, 52\).*\(5,\)"):
-        ia.invert_maps(aug, smooth[:4], params, (40, 52))
-    with pytest.raises(ia.InstaAugError, match="mode: expected one of bilinear, nearest, got 'cubic'"):
-        ia.invert_maps(aug, smooth, params, (40, 52), mode="cubic")
-    for size in (40, (40,), (40, 0), (40.0, 52)):
-        for invert, what in ((ia.invert_maps, smooth), (ia.invert_points, torch.rand(5, 4, 2))):
-            with pytest.raises(ia.InstaAugError, match=r"size: expected \(height, width\) of the images"):
-                invert(aug, what, params, size)
-    with pytest.raises(ia.InstaAugError, match=r"points: shape"):
-        ia.invert_points(aug, torch.rand(4, 2), params, (40, 52))
-    with pytest.raises(ia.InstaAugError, match="as large as the images"):
-        ia.SegmentationTTA(Pixelwise(), make_lively(["crop"], output_size=8))
-
-
 def test_views_by_hand_are_ttachs_d4():
     """Quarter turns and mirror images of square images, there and back, without anything learned."""
     aug = ia.LearnedAugment(["crop", "rotate"])

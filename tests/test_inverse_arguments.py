@@ -33,3 +33,21 @@ def test_arguments_of_another_kind_order_or_transform_are_named(invert, change, 
     what = torch.rand(5, 1, 8, 8) if invert is ia.invert_maps else torch.rand(5, 4, 2)
     with pytest.raises(ia.InstaAugError, match=message):
         invert(*change(aug, params, what), (8, 8))
+
+
+def test_shapes_that_do_not_fit():
+    smooth = torch.rand(5, 3, 40, 52)
+    aug = make_lively(["crop"])
+    params = aug.distribution(smooth).sample()
+    with pytest.raises(ia.InstaAugError, match=r"maps: shape \(4, 3, 40, 52\).*\(5,\)"):
+        ia.invert_maps(aug, smooth[:4], params, (40, 52))
+    with pytest.raises(ia.InstaAugError, match="mode: expected one of bilinear, nearest, got 'cubic'"):
+        ia.invert_maps(aug, smooth, params, (40, 52), mode="cubic")
+    for size in (40, (40,), (40, 0), (40.0, 52)):
+        for invert, what in ((ia.invert_maps, smooth), (ia.invert_points, torch.rand(5, 4, 2))):
+            with pytest.raises(ia.InstaAugError, match=r"size: expected \(height, width\) of the images"):
+                invert(aug, what, params, size)
+    with pytest.raises(ia.InstaAugError, match=r"points: shape"):
+        ia.invert_points(aug, torch.rand(4, 2), params, (40, 52))
+    with pytest.raises(ia.InstaAugError, match="as large as the images"):
+        ia.SegmentationTTA(torch.nn.Conv2d(3, 2, 1), make_lively(["crop"], output_size=8))
