@@ -177,18 +177,8 @@ def apply(
         InstaAugError: parameters that are not one for each image, a family whose matrix is not affine, or an unknown backend.
     """
     backends.check(backend)
-    if not torch.compiler.is_compiling() and not (
-        isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()
-    ):
-        given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
-        raise InstaAugError(
-            f"images: expected floats (B, C, H, W) in [0, 1], got {given}; LearnedAugment takes others by aug(images, params=params)"
-        )
-    if not torch.compiler.is_compiling() and params.batch_shape != images.shape[:1]:
-        raise InstaAugError(
-            f"params: expected batch_shape ({len(images)},), one transformation for each image, got {tuple(params.batch_shape)}; of (n, B) "
-            "parameters, params.index(0) is the first view of each, and params.flatten() goes with images.repeat(n, 1, 1, 1)"
-        )
+    if not torch.compiler.is_compiling():
+        _check(images, params)
     params = complete(families, params)
     height, width = images.shape[-2:]
     swap = swap and output_size is None
@@ -233,6 +223,19 @@ def apply(
             part = slice(start, start + step)
             out[part] = transform(images[part], None if matrix is None else matrix[part], params.index(part))
         return out
+
+
+def _check(images: Tensor, params: AugmentParams) -> None:
+    if not (isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()):
+        given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
+        raise InstaAugError(
+            f"images: expected floats (B, C, H, W) in [0, 1], got {given}; LearnedAugment takes others by aug(images, params=params)"
+        )
+    if params.batch_shape != images.shape[:1]:
+        raise InstaAugError(
+            f"params: expected batch_shape ({len(images)},), one transformation for each image, got {tuple(params.batch_shape)}; of (n, B) "
+            "parameters, params.index(0) is the first view of each, and params.flatten() goes with images.repeat(n, 1, 1, 1)"
+        )
 
 
 def _step(images: Tensor, size: tuple[int, int], coloured: bool) -> int | None:
