@@ -194,7 +194,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         """
         own = families is None
         if own and not torch.compiler.is_compiling():
-            check_params(params, [field for family in self.families for field in family.fields])
+            check_params(params, self.families)
         how = {"colour": self._colour if own else True, "backend": self.backend, "swap": swap}
         acting = self.families if own else families
         return functional.apply(batch, params, acting, self.output_size, self.fill, self.interpolation, **how)
@@ -329,8 +329,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
         return AugmentDistribution(self.families, raw)
 
     def _checked(self, params: AugmentParams) -> AugmentParams:
-        known = [field for family in self.families for field in family.fields]
-        return functional.complete(self.families, check_params(params, known, (1,))).to(self.device)
+        return functional.complete(self.families, check_params(params, self.families, (1,))).to(self.device)
 
     def extra_repr(self) -> str:
         parts = [f"families={self.families}"]

@@ -211,8 +211,7 @@ def apply(
                 out = (colour if callable(colour) else colours)(out, families, params, backend)
             return out
 
-        coloured = bool(colour) and any(f.stage == "colour" and f.fields[0] in params for f in families)
-        step = _step(images, size, coloured)
+        step = _step(images, size, bool(colour and _colouring(families, params)))
         if step is None or _differentiable(images, params):
             out = transform(images, matrix, params).to(images.dtype)
             return out.contiguous(memory_format=torch.channels_last) if last else out
@@ -255,7 +254,10 @@ def _differentiable(images: Tensor, params: AugmentParams) -> bool:
 def colours(images: Tensor, families: Sequence[Transformation], params: AugmentParams, backend: str = "auto") -> Tensor:
     """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
     params = complete(families, params)
-    for family in families:
-        if family.stage == "colour" and family.fields[0] in params:
-            images = family.colour(images, params, *([backend] if family.uses_backend else []))
+    for family in _colouring(families, params):
+        images = family.colour(images, params, *([backend] if family.uses_backend else []))
     return images
+
+
+def _colouring(families: Sequence[Transformation], params: AugmentParams) -> list[Transformation]:
+    return [family for family in families if family.stage == "colour" and family.fields[0] in params]

@@ -125,7 +125,7 @@ def _check(aug: LearnedAugment, name: str, given: Any, params: Any, families: Se
         raise InstaAugError(
             f"{name}: expected a tensor, got {type(given).__name__}; of an array make torch.as_tensor({name})"
         )
-    check_params(params, [field for family in acting for field in family.fields])
+    check_params(params, acting)
 
 
 def _matrix(
