@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from photos import HELD
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.transforms import v2
@@ -51,6 +52,12 @@ def fitted_on(options: argparse.Namespace) -> Dataset:
         return data
     some = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[: options.photographs]
     return Subset(data, some.tolist())
+
+
+def unseen(options: argparse.Namespace) -> Dataset:
+    """The photographs of fit/ and many/ that photos.py keeps from φ."""
+    data = ConcatDataset([split_of(options, split) for split in ("fit", "many")])
+    return Subset(data, torch.randperm(len(data), generator=torch.Generator().manual_seed(1))[:HELD].tolist())
 
 
 def read_split(options: argparse.Namespace, split: str) -> tuple[Tensor, Tensor]:
