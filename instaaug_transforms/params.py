@@ -1,7 +1,6 @@
 """`AugmentParams`: one concrete transformation per image, as named tensors that lead with the batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -135,32 +134,6 @@ class AugmentParams(Mapping[str, Tensor]):
     def cat(parts: "list[AugmentParams]") -> "AugmentParams":
         """Concatenate along the first dimension; every part has the same fields."""
         return AugmentParams(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
-def check_params(params: Any, families: Iterable[Any], lead: tuple[int, ...] = (1, 2)) -> AugmentParams:
-    """``params`` itself.
-
-    Args:
-        families: they read `fields`; parameters without any of these would leave every image as it is.
-        lead: how many leading dimensions will do: 1 for ``(B,)``, 2 for ``(n, B)``.
-
-    Raises:
-        InstaAugError: something else, no field of theirs, no image, or other leading dimensions.
-    """
-    fields = {field for family in families for field in family.fields}
-    if not isinstance(params, AugmentParams):
-        inside, got = getattr(params, "params", None), type(params).__name__
-        fix = f"; give its parameters, .params{'.index(0) for its first view' * (2 not in lead)}" if inside else ""
-    elif not fields & set(params) or 0 in params.batch_shape:
-        got, fix = repr(params), ""
-    elif len(params.batch_shape) not in lead:
-        got, fix = repr(params), "; params.index(0) is the first view of each image"
-    else:
-        return params
-    shapes = " or ".join(("(B,)", "(n, B)")[n - 1] for n in lead)
-    raise InstaAugError(
-        f"params: expected AugmentParams that lead with {shapes}, one or more, and have fields of {', '.join(sorted(fields))}; got {got}{fix}"
-    )
 
 
 def _rebuild(fields: dict[str, Tensor]) -> AugmentParams:

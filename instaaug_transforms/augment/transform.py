@@ -13,11 +13,12 @@ from torchvision.transforms import v2
 from .. import functional
 from ..augment_distribution import AugmentDistribution, AugmentSample
 from ..families import AnchorFamily, CandidateProduct, Family, create
+from ..families.checks import check_params
 from ..functional.compiled import CompiledColour
 from ..functional.inputs import Normalization, batched, check_fill, check_size, is_image, plain, to_batch
 from ..functional.pictures import cut, pixels
 from ..functional.targets import POINT_TYPES, check_proportions, owners, transform_mask, transform_points
-from ..params import AugmentParams, check_params
+from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole

@@ -11,9 +11,10 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..augment.learnable import check_aug
 from ..families import Family
+from ..families.checks import check_params
 from ..functional.inputs import plain
 from ..functional.targets import pixel_matrix
-from ..params import AugmentParams, check_params
+from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_one_of
 
 MODES = ("bilinear", "nearest")

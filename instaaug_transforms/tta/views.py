@@ -13,7 +13,8 @@ from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
 from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
-from ..families import AnchorFamily, Family, create, identity_of
+from ..families import Family, create, identity_of
+from ..families.checks import check_values
 from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
@@ -89,7 +90,7 @@ class ViewModel(nn.Module):
                 )
             acting = [f for f in every if any(field in policy for field in f.fields)]
             given = {name: _finite(f"policy: {name}", column) for name, column in policy.items()}
-            _check_places(acting, given)
+            check_values({name: column.cpu() for name, column in given.items()}, acting, "policy")
             self.policy = functional.complete(acting, AugmentParams(**given))
             own = aug.families if put_right else []
             self.families: list[Family] = [*own, *(family for family in acting if family not in own)]
@@ -182,19 +183,6 @@ def _finite(name: str, given: Any) -> Tensor:
     if not bool(numbers.isfinite().all()):
         raise InstaAugError(f"{name}: expected finite numbers, got {numbers.tolist()}")
     return numbers.float()
-
-
-def _check_places(families: Sequence[Family], policy: Mapping[str, Tensor]) -> None:
-    """Raise where a number is no candidate's place: it would be that of another, or stop an accelerator."""
-    tables = [family for family in families if isinstance(family, AnchorFamily) and family.index_field in policy]
-    for family in tables:
-        places = policy[family.index_field]
-        known = (places >= 0) & (places < family.n_candidates) & (places == places.round())
-        if family.index_field in family.acting_fields and not bool(known.all()):
-            raise InstaAugError(
-                f"policy: {family.index_field} says which candidate, expected whole numbers from 0 to {family.n_candidates - 1}, got "
-                f"{places.tolist()}"
-            )
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:
