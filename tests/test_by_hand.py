@@ -89,3 +89,18 @@ def test_a_transform_replays_its_part_of_what_one_with_more_families_did():
     crop = ia.LearnedAugment(["crop"], in_channels=1)
     params = ia.LearnedAugment(["crop", "hsv"]).views(IMAGES, 1)[1].index(0)
     assert crop(IMAGES[:, :1], params=params).shape == (2, 1, 16, 16)
+
+
+def test_densities_are_of_as_many_images_and_of_what_is_left_out_as_identity():
+    aug = ia.LearnedAugment(["turn", "hsv"])
+    distribution = aug.distribution(torch.rand(4, 3, 16, 16))
+    with pytest.raises(ia.InstaAugError, match=r"params: expected .* for B = 4 images, got \(3,\)"):
+        distribution.log_prob(ia.LearnedAugment(["turn", "hsv"]).distribution(torch.rand(3, 3, 16, 16)).mode)
+    part = ia.AugmentParams(turn_angle=torch.zeros(4), hue=torch.zeros(4))
+    whole = part.replace(saturation=torch.ones(4), value=torch.ones(4))
+    logits, ranges = distribution.parts["turn"].categorical.logits, distribution.parts["hsv"].fields.values()
+    expected = logits[:, 0] - sum(torch.log((u.hi - u.lo) / (u.bounds[1] - u.bounds[0])) for u in ranges)
+    for params in (part, whole):
+        assert torch.allclose(distribution.log_prob(params), expected, atol=1e-5)
+    pooled = aug.distribution(torch.rand(1, 3, 16, 16))  # one for a whole batch
+    assert pooled.log_prob(whole).shape == (4,)
