@@ -41,7 +41,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     Args:
         families: names or `Family` objects: ``"crop"``, ``"rotate"``, ``"hsv"``, or any that is registered.
-        in_channels: channels of the images.
+        in_channels: channels of the images. Of four, alpha is one like the others: it is resampled, blurred and erased as they are.
         p: probability with which an image is transformed at all.
         same_on_batch: one transformation for the whole batch, from the mean of φ's outputs over it.
         normalization: ``(mean, std)`` per channel, where images arrive normalised: undone before, redone after.
@@ -94,7 +94,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
             if family.channels is not None and in_channels not in family.channels:
                 raise InstaAugError(
                     f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}; leave it out, or "
-                    "give such images: v2.RGB() makes three channels of one"
+                    "give such images: v2.RGB() makes three channels of one; of RGBA, leave alpha out"
                 )
         check_number("p", p, "[0, 1]")
         interpolation = getattr(interpolation, "value", interpolation)

@@ -253,6 +253,14 @@ def _within(max_forwards: float | None, known: Mapping[str, Any]) -> Mapping[str
         if setting.get("cost", math.inf) <= max_forwards:
             return setting
     raise InstaAugError(
-        f"max_forwards: got {max_forwards:g}, and what is recommended does not say what to use in so few; find out, ia.recommend(aug, classifier, "
-        "data), or give n_views yourself"
+        f"max_forwards: got {max_forwards:g}, and {_known_costs(settings)}; find out what to use, ia.recommend(aug, classifier, data), or "
+        "give n_views yourself, TTAModel(classifier, aug, n_views=…)"
     )
+
+
+def _known_costs(settings: Sequence[Mapping[str, Any]]) -> str:
+    """Why none of the settings will do."""
+    costs = [setting["cost"] for setting in settings if "cost" in setting]
+    if not costs:  # of an old file, or one for any classifier
+        return f"what is recommended, n_views={settings[0].get('n_views')}, does not say how many it takes with this classifier"
+    return f"of what is recommended the cheapest takes {min(costs):g} forwards an image"
