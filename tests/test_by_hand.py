@@ -104,3 +104,15 @@ def test_densities_are_of_as_many_images_and_of_what_is_left_out_as_identity():
         assert torch.allclose(distribution.log_prob(params), expected, atol=1e-5)
     pooled = aug.distribution(torch.rand(1, 3, 16, 16))  # one for a whole batch
     assert pooled.log_prob(whole).shape == (4,)
+
+
+@pytest.mark.parametrize("family", ["light", "local_colour", "hsv"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_colours_of_other_channels_are_refused(family, channels):
+    """One channel came back as three, or torch named sizes of tensors."""
+    identity = create([family])[0].identity()
+    params = ia.AugmentParams(**{name: torch.full((2,), float(value)) for name, value in identity.items()})
+    with pytest.raises(
+        ia.InstaAugError, match=rf"images: {family} is defined on \(3,\) channels, got \(2, {channels}, 8"
+    ):
+        ia.LearnedAugment([family]).apply(torch.rand(2, channels, 8, 8), params)

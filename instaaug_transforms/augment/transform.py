@@ -97,6 +97,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
                     "give such images: v2.RGB() makes three channels of one; of RGBA, leave alpha out"
                 )
         check_number("p", p, "[0, 1]")
+        check_one_of("same_on_batch", same_on_batch, (True, False))
         interpolation = getattr(interpolation, "value", interpolation)
         check_one_of("interpolation", interpolation, INTERPOLATIONS)
         self.in_channels, self.p, self.same_on_batch = int(in_channels), p, same_on_batch

@@ -39,7 +39,7 @@ def check_params(params: Any, families: Sequence[Family], lead: tuple[int, ...] 
         near = difflib.get_close_matches(unknown[0], fields, 1)
         got, fix = f"{unknown[0]!r}, which no family has", f"; did you mean {near[0]!r}?" if near else "; leave it out"
     else:
-        if not torch.jit.is_tracing():
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):  # which read no values
             check_values(params, families)
         return params
     shapes = " or ".join(("(B,)", "(n, B)")[n - 1] for n in lead)
