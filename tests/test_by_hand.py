@@ -21,8 +21,8 @@ def classifier():
     [
         ("crop", "cx", 112.0, "numbers from 0 to 1, got 112; it is a fraction of the image; divide pixels"),
         ("crop", "cy", math.nan, "numbers from 0 to 1, got nan"),
-        ("crop", "w", 224.0, "numbers from 1e-06 to 1, got 224; it is a fraction"),
-        ("crop", "h", 0.0, "numbers from 1e-06 to 1, got 0"),
+        ("crop", "w", 224.0, "numbers from 0 to 1, got 224; it is a fraction"),
+        ("crop", "h", -0.5, "numbers from 0 to 1, got -0.5"),
         ("crop", "flip", 2.0, "whole numbers from 0 to 1, got 2"),
         ("crop", "flip", 0.5, "whole numbers from 0 to 1, got 0.5"),
         ("erase", "erase_anchor", -1, "whole numbers from 0 to 25, got -1; it says which candidate"),

@@ -13,7 +13,6 @@ from .base import FeatureSpec, Limit, affine
 from .boxes import BoxHead, check_grids, grid_boxes, half_cells
 
 ASPECT = math.log(4 / 3)
-SMALLEST = 1e-6  # side of a box
 FLIPS = (False, True, "centre")
 
 # Anchor tables of the paper, by name: (scales, grids).
@@ -91,7 +90,7 @@ class Crop(AnchorFamily):
 
     def limits(self) -> dict[str, Limit]:
         centre = Limit(0, 1, fix="it is a fraction of the image; divide pixels by its width or height")
-        side = centre._replace(low=SMALLEST, fix=f"{centre.fix}; what shows more than the image is the family 'scale'")
+        side = centre._replace(fix=f"{centre.fix}; what shows more than the image is the family 'scale'")
         flip = Limit(0, 1, whole=True, fix="1 mirrors")
         return {**super().limits(), "cx": centre, "cy": centre, "w": side, "h": side, "flip": flip}
 

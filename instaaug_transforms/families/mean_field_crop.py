@@ -6,7 +6,6 @@ from ..params import AugmentParams
 from ..utils.errors import check_number
 from . import register
 from .base import Limit, affine
-from .crop import SMALLEST
 from .uniform import UniformFamily
 
 
@@ -39,7 +38,7 @@ class MeanFieldCrop(UniformFamily):
         return {"crop_side": 1.0, "crop_x": 0.5, "crop_y": 0.5}
 
     def limits(self) -> dict[str, Limit]:
-        return {name: Limit(SMALLEST if name == "crop_side" else 0, 1, fix="it is a fraction") for name in self.fields}
+        return dict.fromkeys(self.fields, Limit(0, 1, fix="it is a fraction"))
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         side = params.crop_side.float()
