@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from .distributions import AnchorCategorical
 from .families import AnchorDistribution, AnchorFamily, CandidateProduct, Family, FamilyDistribution, identity_of
+from .functional import complete
 from .params import AugmentParams
 from .utils.errors import InstaAugError, check_number, check_one_of, check_whole
 
@@ -154,10 +155,10 @@ class AugmentDistribution(Distribution):
         return AugmentParams.alike(identity_of(self.families), *self.batch_shape, self.device)
 
     def log_prob(self, params: AugmentParams) -> Tensor:
-        """Log density of ``(*sample_shape, B)`` parameters.
+        """Log density of ``(*sample_shape, B)`` parameters; of a family's fields, those that are left out are the identity.
 
         Raises:
-            InstaAugError: parameters without any field of one of the families.
+            InstaAugError: parameters without any field of one of the families, or for another number of images.
         """
         for family in () if torch.compiler.is_compiling() else self.families:
             if not any(name in params for name in family.fields):
@@ -165,6 +166,12 @@ class AugmentDistribution(Distribution):
                     f"params: no field of {family.name}, got {', '.join(params)}; give one of {', '.join(family.fields)}, or "
                     "params.replace(...) with what distribution.identity() has"
                 )
+        if not torch.compiler.is_compiling() and params.batch_shape[-1] != self.batch_shape[0] != 1:
+            raise InstaAugError(
+                f"params: expected (B,) or (n, B) for B = {self.batch_shape[0]} images, got {tuple(params.batch_shape)}; of one for all "
+                "images, params.repeat_interleave(B)"
+            )
+        params = complete(self.families, params)
         return sum(part.log_prob(params) for part in self.parts.values())
 
     def entropies(self) -> dict[str, Tensor]:

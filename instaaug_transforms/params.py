@@ -1,6 +1,6 @@
 """`AugmentParams`: one concrete transformation per image, as named tensors that lead with the batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -118,7 +118,27 @@ class AugmentParams(Mapping[str, Tensor]):
         return AugmentParams(**{**self._fields, **fields})
 
     def where(self, mask: Tensor, other: "AugmentParams") -> "AugmentParams":
-        """These parameters where ``mask`` (leading shape) is true, ``other``'s where it is false."""
+        """These parameters where ``mask`` (leading shape) is true, ``other``'s where it is false.
+
+        Raises:
+            InstaAugError: other fields, another shape, or a mask that is not of booleans.
+        """
+        _check_alike("other", self, other)
+        if not torch.compiler.is_compiling():
+            if (
+                not isinstance(mask, Tensor)
+                or mask.dtype != torch.bool
+                or mask.shape != self.batch_shape[: max(mask.ndim, 1)]
+            ):
+                given = f"{tuple(mask.shape)} {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise InstaAugError(
+                    f"mask: expected booleans {tuple(self.batch_shape)}, one per transformation, got {given}"
+                )
+            if other.batch_shape != self.batch_shape:
+                raise InstaAugError(
+                    f"other: expected batch_shape {tuple(self.batch_shape)}, got {tuple(other.batch_shape)}; of one for all, "
+                    "other.repeat_interleave(n)"
+                )
         return AugmentParams(
             **{
                 name: torch.where(mask.reshape(mask.shape + (1,) * (tensor.ndim - mask.ndim)), tensor, other[name])
@@ -133,34 +153,35 @@ class AugmentParams(Mapping[str, Tensor]):
 
     @staticmethod
     def cat(parts: "list[AugmentParams]") -> "AugmentParams":
-        """Concatenate along the first dimension; every part has the same fields."""
+        """Concatenate along the first dimension.
+
+        Raises:
+            InstaAugError: no part, or parts of different fields or sizes.
+        """
+        if not parts:
+            raise InstaAugError("parts: expected one AugmentParams or more, got none")
+        for part in parts:
+            _check_alike("parts", parts[0], part)
         return AugmentParams(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
 
 
-def check_params(params: Any, families: Iterable[Any], lead: tuple[int, ...] = (1, 2)) -> AugmentParams:
-    """``params`` itself.
-
-    Args:
-        families: they read `fields`; parameters without any of these would leave every image as it is.
-        lead: how many leading dimensions will do: 1 for ``(B,)``, 2 for ``(n, B)``.
-
-    Raises:
-        InstaAugError: something else, no field of theirs, no image, or other leading dimensions.
-    """
-    fields = {field for family in families for field in family.fields}
-    if not isinstance(params, AugmentParams):
-        inside, got = getattr(params, "params", None), type(params).__name__
-        fix = f"; give its parameters, .params{'.index(0) for its first view' * (2 not in lead)}" if inside else ""
-    elif not fields & set(params) or 0 in params.batch_shape:
-        got, fix = repr(params), ""
-    elif len(params.batch_shape) not in lead:
-        got, fix = repr(params), "; params.index(0) is the first view of each image"
-    else:
-        return params
-    shapes = " or ".join(("(B,)", "(n, B)")[n - 1] for n in lead)
-    raise InstaAugError(
-        f"params: expected AugmentParams that lead with {shapes}, one or more, and have fields of {', '.join(sorted(fields))}; got {got}{fix}"
-    )
+def _check_alike(name: str, one: Any, other: Any) -> None:
+    """Raise unless both are parameters of the same fields, whose shapes differ in batches' first dimension at most."""
+    if torch.compiler.is_compiling():
+        return
+    for given in (one, other):
+        if not isinstance(given, AugmentParams):
+            raise InstaAugError(f"{name}: expected AugmentParams, got {type(given).__name__}")
+    if set(one) != set(other):
+        raise InstaAugError(
+            f"{name}: expected the same fields, got {', '.join(one)} and {', '.join(other)}; params.replace(…) adds what is missing"
+        )
+    for field in one:
+        if one[field].shape[1:] != other[field].shape[1:]:
+            raise InstaAugError(
+                f"{name}: expected {field} of equal shapes but for the first dimension, got {tuple(one[field].shape)} and "
+                f"{tuple(other[field].shape)}"
+            )
 
 
 def _rebuild(fields: dict[str, Tensor]) -> AugmentParams:

@@ -315,6 +315,8 @@ def test_save_and_load(lively, images, tmp_path):
         ({"fill": 300}, "fill"),
         ({"families": None}, "families: expected names or Family objects, got NoneType"),
         ({"output_size": (0, 4)}, "output_size"),
+        ({"output_size": True}, "output_size: expected .* whole pixels .* got True"),
+        ({"output_size": (True, 3)}, "output_size: expected"),
         ({"output_size": torch.zeros(1, 3, 8, 8)}, r"got a tensor \(1, 3, 8, 8\); of images give images.shape\[-2:\]"),
         ({"output_size": 32.0}, r"output_size: expected \(height, width\), whole pixels ≥ 1, or one side, got 32.0"),
         ({"output_size": (32.0, 32)}, "output_size: expected"),

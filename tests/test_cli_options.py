@@ -179,6 +179,8 @@ def test_fit_checks_before_it_reads(data, tmp_path, capsys, unread, more, messag
         (["--split", "train"], "choice-split: 'train' is what is reported"),
         (["--in-chans", "1", "--model", "tests.test_cli_options:as_many"], "channel"),
         (["--split", "val/", "--choice-split", "./val"], "choice-split: './val' is what is reported"),
+        (["--split", ".", "--choose-on", "all"], "--split '.' and --choice-split 'train' one holds the other"),
+        (["--choice-split", "val/0", "--choose-on", "all"], "--split 'val' and --choice-split 'val/0' one holds"),
         (["--model", "torchvision.models:resnet18"], "random weights says nothing; give --checkpoint$"),
         (
             ["--model", "torchvision.models:resnet18", "--pretrained"],

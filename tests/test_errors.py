@@ -31,7 +31,7 @@ def test_numbers_lie_within_an_interval_with_or_without_its_ends(within, inside,
 def test_whole_numbers_have_a_least_and_a_largest():
     for value in (2, 5, np.int64(3)):
         check_whole("a", value, 2, 5)
-    for value in (1, 6, 2.0, "3", None):
+    for value in (1, 6, 2.0, "3", None, True):
         with pytest.raises(ia.InstaAugError) as caught:
             check_whole("a", value, 2, 5)
         assert str(caught.value) == f"a: expected a whole number in 2 … 5, got {value!r}"

@@ -294,3 +294,15 @@ def test_labels_of_any_whole_type_choose_alike(function):
     assert found[0] == found[1]
     with pytest.raises(ia.InstaAugError, match="choice_data: expected labels .* from 0 to 3"):
         function(model, aug, (images, labels + 1), 2, progress=False)
+
+
+def test_choices_on_what_is_reported_are_warned_of(report, caplog):
+    """Half of the images are among the reported ones: nothing said that what is chosen on them flatters the report."""
+    model, aug, (data, choice), _ = report
+    half = tuple(torch.cat([part[:20], other[:20]]) for part, other in zip(data, choice, strict=True))
+    for given, told in ((choice, False), (half, True)):
+        caplog.clear()
+        evaluate(model, aug, data, given, (1,), only=(), progress=False)
+        assert ("choice_data: 20 of 40 images look nearly like one of data" in caplog.text) is told
+    with pytest.raises(ia.InstaAugError, match="seed: expected a whole number ≥ 0, got 1.5"):
+        evaluate(model, aug, data, choice, (1,), seed=1.5)

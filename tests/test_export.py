@@ -160,7 +160,7 @@ def test_on_the_command_line(photographs, tmp_path, monkeypatch, capsys):
             main([*command.split(), "again.onnx", "--max-forwards", "1"]) == 2
         )  # unknown of weights for any classifier
         assert (
-            "max_forwards: got 1, and what is recommended does not say what to use in so few" in capsys.readouterr().err
+            "max_forwards: got 1, and what is recommended, n_views=2, does not say how many" in capsys.readouterr().err
         )
     finally:
         sys.modules.pop("small", None)

@@ -81,3 +81,24 @@ def test_mirror_images_pair_the_candidates_of_one_family_alone():
     assert CandidateProduct([crop]).mirror_index().tolist() == [5, 7, 6, 9, 8, 0, 2, 1, 4, 3]
     assert CandidateProduct([crop, *create(["turn"])]).mirror_index() is None
     assert CandidateProduct(create(["turn"])).mirror_index() is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["turn"],), "families: expected families with a table of candidates.* got 'turn'; families.create"),
+        ((create(["rotate"]),), "families: .* got Rotate; .*ranges have no candidates"),
+        ((create(["turn"]) * 2,), "families: expected at least one, each once"),
+        ((create(["turn"]), "all"), "max_columns: expected a whole number ≥ 1, got 'all'"),
+    ],
+)
+def test_what_makes_no_table_is_named(arguments, message):
+    with pytest.raises(ia.InstaAugError, match=message):
+        CandidateProduct(*arguments)
+
+
+def test_columns_beyond_the_table_do_not_wrap_around():
+    product = CandidateProduct(create(["turn"])[0])  # one by itself will do
+    for column in (torch.tensor([0, 4]), torch.tensor([-1])):
+        with pytest.raises(ia.InstaAugError, match="column: expected whole numbers from 0 to 3, got"):
+            product.take(column)

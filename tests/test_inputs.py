@@ -22,6 +22,10 @@ def aug():
         (torch.rand(32, 32), r"\(C, H, W\) or \(B, C, H, W\).*\(32, 32\)"),
         (torch.rand(2, 2, 3, 8, 8), "tv_tensors.Video"),
         (torch.rand(2, 1, 8, 8), r"made for 3 channel.*v2.RGB\(\).*in_channels=1"),
+        (
+            torch.rand(2, 4, 8, 8),
+            r"made for 3 channel.*with images\[..., :3, :, :\], which leaves alpha out.*in_channels=4",
+        ),
         (torch.rand(2, 8, 9, 3), r"channels come last; give images.movedim\(-1, -3\)"),
         (torch.rand(8, 9, 3), r"channels come last; give images.movedim\(-1, -3\)"),
         (torch.rand(0, 3, 8, 8), "at least one image"),

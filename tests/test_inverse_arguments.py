@@ -47,6 +47,11 @@ def test_shapes_that_do_not_fit():
         for invert, what in ((ia.invert_maps, smooth), (ia.invert_points, torch.rand(5, 4, 2))):
             with pytest.raises(ia.InstaAugError, match=r"size: expected \(height, width\) of the images"):
                 invert(aug, what, params, size)
+    for size in (40, (0, 52), (40, 52, 3)):
+        with pytest.raises(ia.InstaAugError, match=r"view_size: expected \(height, width\) of the views, got"):
+            ia.invert_points(aug, torch.rand(5, 4, 2), params, (40, 52), view_size=size)
+    with pytest.raises(ia.InstaAugError, match=r"points: shape \(5, 2\)"):  # two numbers per image are no points
+        ia.invert_points(aug, torch.rand(5, 2), params.for_each(2), (40, 52))
     with pytest.raises(ia.InstaAugError, match=r"points: shape"):
         ia.invert_points(aug, torch.rand(4, 2), params, (40, 52))
     with pytest.raises(ia.InstaAugError, match="as large as the images"):

@@ -164,6 +164,9 @@ def test_errors(smooth):
         wrap(make_lively(["crop"], p=0.5))
     with pytest.raises(ia.InstaAugError, match=r"before v2.Normalize"):
         wrap(make_lively(["crop"]))(smooth * 3)
+    for name in ("p", "p_batch"):
+        with pytest.raises(ia.InstaAugError, match=rf"^{name}: expected a number in \[0, 1\], got 2"):
+            wrap(make_lively(["crop"]), **{name: 2})
     module = wrap(make_lively(["crop"]))
     with pytest.raises(ia.InstaAugError, match="no image has been seen"):
         module.compute_transformation(smooth, module.forward_parameters(smooth.shape), {})

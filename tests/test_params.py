@@ -77,3 +77,32 @@ def test_those_of_equal_fields_are_equal():
         3,
     )
     assert not any(params == other for other in others)
+
+
+ONE, TWO = AugmentParams(a=torch.zeros(2)), AugmentParams(a=torch.zeros(2), b=torch.zeros(2, 3))
+TRUE = torch.ones(2, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(
+    ("join", "message"),
+    [
+        (lambda: AugmentParams.cat([]), "parts: expected one AugmentParams or more"),
+        (lambda: AugmentParams.cat([ONE, {}]), "parts: expected AugmentParams, got dict"),
+        (lambda: AugmentParams.cat([ONE, TWO]), "parts: expected the same fields, got a and a, b"),
+        (lambda: AugmentParams.cat([ONE, ONE.for_each(3)]), r"parts: expected a of equal shapes.* \(2,\) and \(2, 3\)"),
+        (lambda: ONE.where(TRUE, TWO), "other: expected the same fields, got a and a, b"),
+        (lambda: ONE.where(TRUE, ONE.index([0, 1, 1])), r"other: expected batch_shape \(2,\), got \(3,\)"),
+        (lambda: ONE.where(TRUE[:1], ONE), r"mask: expected booleans \(2,\).*got \(1,\)"),
+        (lambda: ONE.where(torch.ones(2), ONE), r"mask: expected booleans.* torch.float32"),
+        (lambda: ONE.where([True, False], ONE), "mask: expected booleans.* got list"),
+    ],
+)
+def test_what_cannot_be_joined_is_named(join, message):
+    """Fields that the first had not were dropped; others gave a KeyError or a message about a dimension."""
+    with pytest.raises(InstaAugError, match=message):
+        join()
+
+
+def test_a_mask_may_choose_whole_views():
+    views = AugmentParams(a=torch.zeros(2, 3)).where(torch.tensor([True, False]), AugmentParams(a=torch.ones(2, 3)))
+    assert views.a.tolist() == [[0, 0, 0], [1, 1, 1]]

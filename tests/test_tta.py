@@ -116,6 +116,8 @@ def test_values_outside_the_range_warn_and_are_clamped(images):
         ({"range_fraction": "x"}, r"range_fraction: expected a number in \(0, 1\], got 'x'"),
         ({"power": "x"}, r"power: expected a number in \(0, ∞\), got 'x'"),
         ({"power": 0}, r"power: expected a number in \(0, ∞\), got 0"),
+        ({"aggregate": "weighted", "scale_weights": [math.nan] * 6}, "scale_weights: expected finite numbers"),
+        ({"include_identity": "no"}, "include_identity: expected one of True, False, got 'no'"),
         ({"aggregate": "weighted", "scale_weights": 6.0}, "scale_weights: expected several numbers.* got 6.0"),
     ],
 )

@@ -101,10 +101,14 @@ def test_the_best_that_takes_so_many_forwards():
         with pytest.raises(ia.InstaAugError, match=r"max_forwards: expected a number in \[1, ∞\), or None, got"):
             ia.TTAModel.recommended(Tiny(), aug, max_forwards=wrong)
     aug.recommended = {"recommended": {"n_views": 4}}  # of a file that does not know what it takes
-    with pytest.raises(
-        ia.InstaAugError, match=r"max_forwards: got 2\.5, and what is recommended does not say what to use in so few"
-    ):
+    message = (
+        r"max_forwards: got 2\.5, and what is recommended, n_views=4, does not say how many.*; find out.*ia\.recommend"
+    )
+    with pytest.raises(ia.InstaAugError, match=message):
         ia.TTAModel.recommended(Tiny(), aug, max_forwards=2.5)
+    aug.recommended = {"recommended": first, "cheaper": cheaper[:1]}
+    with pytest.raises(ia.InstaAugError, match=r"got 2, and of what is recommended the cheapest takes 2\.5 forwards"):
+        ia.TTAModel.recommended(Tiny(), aug, max_forwards=2)
 
 
 def test_a_fit_says_what_to_use_in_fewer_forwards(images):

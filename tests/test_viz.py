@@ -278,3 +278,22 @@ def test_an_image_in_a_dial_keeps_its_shape(size):
     (dial,) = viz.rotation_arcs(ia.LearnedAugment(["rotate"]), torch.rand(3, *size)).axes
     left, right, bottom, top = dial.images[0].get_extent()
     assert (top - bottom) / (right - left) == size[0] / size[1] and max(top - bottom, right - left) == 2
+
+
+@pytest.mark.parametrize("name", ["draw_crops", "draw_rotation", "draw_hue_wheel", "draw_colour_bars"])
+def test_drawings_name_what_they_cannot_draw(name):
+    """An index beyond the batch, no distribution, a family that is not there: IndexError, AttributeError, StopIteration."""
+    draw, axes, image = getattr(viz, name), viz.new_figure(1, 1).subplots(), torch.rand(3, 16, 16)
+    distribution = ia.LearnedAugment(["crop", "rotate", "hsv"]).distribution(image.expand(4, 3, 16, 16))
+    draw(axes, image, distribution, -1)
+    for arguments, message in (
+        ((image, distribution, 4), "index: expected a whole number in -4 … 3, got 4"),
+        ((image[None], distribution, 0), r"image: expected one image \(C, H, W\), got \(1, 3, 16, 16\)"),
+        ((image, ia.LearnedAugment(["crop"]), 0), "distribution: expected what aug.distribution.* got LearnedAugment"),
+        (
+            (image, ia.LearnedAugment(["turn"]).distribution(image[None]), 0),
+            "viz: this picture shows .* families are turn",
+        ),
+    ):
+        with pytest.raises(ia.InstaAugError, match=message):
+            draw(axes, *arguments)

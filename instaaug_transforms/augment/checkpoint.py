@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from ..families import Family, create
+from ..families import create
 from ..functional.inputs import CONVERSIONS
-from ..predictors import load_predictor
+from ..predictors import Predictor, create_predictor, load_predictor
+from ..predictors.base import check_built_for, settings_of
 from ..utils import hf, weights
 from ..utils.errors import InstaAugError
 
@@ -27,6 +28,16 @@ CHANGEABLE = frozenset(
 
 class Checkpointed:
     """Mixin of `LearnedAugment`: what is written, and how it is made again."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As for every module; another φ is built for these families, or must be, and what was recommended was not with it."""
+        own = getattr(self, "predictor", None) if name == "predictor" else None
+        if own is not None and isinstance(value, (str, Predictor)) and value is not getattr(own, "_orig_mod", own):
+            if isinstance(value, str) or not hasattr(value, "in_channels"):
+                value = create_predictor(value, self.families, self.in_channels).to(self.device)
+            check_built_for(value, self.families, self.in_channels)
+            self.recommended = None
+        super().__setattr__(name, value)
 
     def config(self) -> dict[str, Any]:
         """What makes this transform again, as JSON values; weights apart."""
@@ -63,7 +74,7 @@ class Checkpointed:
 
     def get_extra_state(self) -> Tensor:
         """What candidates and bounds the weights are of, as bytes of JSON."""
-        known = {family.name: _settings(family) for family in self.families}
+        known = {family.name: settings_of(family) for family in self.families}
         return torch.frombuffer(bytearray(json.dumps(known).encode()), dtype=torch.uint8)
 
     def set_extra_state(self, state: Any) -> None:
@@ -78,7 +89,7 @@ class Checkpointed:
         ):  # averaged with others, say, or without numbers
             return
         for family in self.families:
-            for key, own in _settings(family).items():
+            for key, own in settings_of(family).items():
                 given = known.get(family.name, {}).get(key, own)
                 if given != own:
                     logger.warning(
@@ -180,9 +191,3 @@ class Checkpointed:
         except Exception as error:  # constructors raise anything at values that nobody meant for them
             raise InstaAugError(f"weights: {name_or_path} does not describe this transform: {error}") from error
         return aug.eval().requires_grad_(False)
-
-
-def _settings(family: Family) -> dict[str, Any]:
-    """What its weights mean depends on, as JSON values."""
-    settings = {name: value for name, value in family.config().items() if not name.startswith("initial_")}
-    return json.loads(json.dumps(settings))

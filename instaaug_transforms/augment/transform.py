@@ -13,11 +13,12 @@ from torchvision.transforms import v2
 from .. import functional
 from ..augment_distribution import AugmentDistribution, AugmentSample
 from ..families import AnchorFamily, CandidateProduct, Family, create
+from ..families.checks import check_params
 from ..functional.compiled import CompiledColour
 from ..functional.inputs import Normalization, batched, check_fill, check_size, is_image, plain, to_batch
 from ..functional.pictures import cut, pixels
 from ..functional.targets import POINT_TYPES, check_proportions, owners, transform_mask, transform_points
-from ..params import AugmentParams, check_params
+from ..params import AugmentParams
 from ..predictors import Predictor, create_predictor
 from ..utils import distributed
 from ..utils.errors import InstaAugError, check_number, check_one_of, check_whole
@@ -40,7 +41,7 @@ class LearnedAugment(Checkpointed, v2.Transform):
 
     Args:
         families: names or `Family` objects: ``"crop"``, ``"rotate"``, ``"hsv"``, or any that is registered.
-        in_channels: channels of the images.
+        in_channels: channels of the images. Of four, alpha is one like the others: it is resampled, blurred and erased as they are.
         p: probability with which an image is transformed at all.
         same_on_batch: one transformation for the whole batch, from the mean of φ's outputs over it.
         normalization: ``(mean, std)`` per channel, where images arrive normalised: undone before, redone after.
@@ -93,9 +94,10 @@ class LearnedAugment(Checkpointed, v2.Transform):
             if family.channels is not None and in_channels not in family.channels:
                 raise InstaAugError(
                     f"in_channels: family {family.name!r} is defined on {family.channels} channels, got {in_channels}; leave it out, or "
-                    "give such images: v2.RGB() makes three channels of one"
+                    "give such images: v2.RGB() makes three channels of one; of RGBA, leave alpha out"
                 )
         check_number("p", p, "[0, 1]")
+        check_one_of("same_on_batch", same_on_batch, (True, False))
         interpolation = getattr(interpolation, "value", interpolation)
         check_one_of("interpolation", interpolation, INTERPOLATIONS)
         self.in_channels, self.p, self.same_on_batch = int(in_channels), p, same_on_batch

@@ -84,9 +84,15 @@ def run(arguments: argparse.Namespace) -> None:
         check_file(arguments.results_file, "results-file")
     if arguments.workdir:
         check_folder(arguments.workdir, "workdir")
-    if (arguments.data / arguments.split).resolve() == (arguments.data / arguments.choice_split).resolve():
+    reported, chosen = ((arguments.data / split).resolve() for split in (arguments.split, arguments.choice_split))
+    if reported == chosen:
         raise InstaAugError(
             f"choice-split: {arguments.choice_split!r} is what is reported; choices need other images, or they flatter it"
+        )
+    if reported.is_relative_to(chosen) or chosen.is_relative_to(reported):
+        raise InstaAugError(
+            f"choice-split: of --split {arguments.split!r} and --choice-split {arguments.choice_split!r} one holds the other; choices need "
+            "other images than the reported ones, or they flatter it: give two folders beside each other"
         )
     read_weights(arguments.weights)  # what is wrong with a name is said before a classifier is asked for
     nuisance = check_nuisance(arguments)

@@ -23,6 +23,7 @@ __all__ = [
     "available",
     "create",
     "identity_of",
+    "known_fields",
     "register",
 ]
 
@@ -47,6 +48,11 @@ def register(cls: type[Family]) -> type[Family]:
 def available() -> list[str]:
     """The names of the families known, sorted."""
     return sorted(_REGISTRY)
+
+
+def known_fields() -> set[str]:
+    """The fields of all families known."""
+    return {field for family in _REGISTRY.values() for field in family.fields}
 
 
 def create(families: Sequence[str | Family], configs: dict[str, dict[str, Any]] | None = None) -> list[Family]:

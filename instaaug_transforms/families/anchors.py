@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..distributions import AnchorCategorical
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_number
-from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec
+from .base import GAIN, Family, FamilyDistribution, Features, FeatureSpec, Limit
 
 CHANNELS = 32
 HIDDEN = 128
@@ -80,6 +80,10 @@ class AnchorFamily(Family):
                 )
         taken = self.take(index)
         return {name: taken[name] for name in absent}
+
+    def limits(self) -> dict[str, Limit]:
+        values = f"; values are those of {', '.join(self.fields[:-1])}" if self.fields[:-1] else ""
+        return {self.index_field: Limit(0, self.n_candidates - 1, True, f"it says which candidate{values}")}
 
     @property
     def n_candidates(self) -> int:

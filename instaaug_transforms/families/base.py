@@ -6,6 +6,7 @@ A family says how φ's features become a distribution (`head`, `distribution`) a
 """
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -48,6 +49,20 @@ class FeatureSpec(NamedTuple):
     map_channels: int
     map_size: tuple[int, int]
     vector_size: int
+
+
+class Limit(NamedTuple):
+    """Which values of a field mean something to its family, and what to do about others."""
+
+    low: float = -sys.float_info.max
+    high: float = sys.float_info.max
+    whole: bool = False  # whole numbers alone
+    fix: str = ""
+
+    def __str__(self) -> str:
+        if self == Limit(fix=self.fix):
+            return "any finite number"
+        return f"{'whole ' * self.whole}numbers from {self.low:g} to {self.high:g}"
 
 
 class FamilyDistribution(ABC):
@@ -127,6 +142,10 @@ class Family(ABC):
     @abstractmethod
     def identity(self) -> dict[str, float]:
         """The value of each field that leaves an image alone."""
+
+    def limits(self) -> dict[str, Limit]:
+        """Of fields for which not any finite number will do, which: for parameters that are made by hand."""
+        return {}
 
     @property
     def acting_fields(self) -> tuple[str, ...]:

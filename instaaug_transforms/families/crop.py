@@ -9,7 +9,7 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_number, several
 from . import register
 from .anchors import AnchorFamily
-from .base import FeatureSpec, affine
+from .base import FeatureSpec, Limit, affine
 from .boxes import BoxHead, check_grids, grid_boxes, half_cells
 
 ASPECT = math.log(4 / 3)
@@ -87,6 +87,12 @@ class Crop(AnchorFamily):
         cells = half_cells(*levels)
         self.half_cell = torch.cat([cells, cells[self._mirrored]])
         super().__init__(dict(zip(self.fields, self.anchors.unbind(1), strict=False)), initial_identity)
+
+    def limits(self) -> dict[str, Limit]:
+        centre = Limit(0, 1, fix="it is a fraction of the image; divide pixels by its width or height")
+        side = centre._replace(fix=f"{centre.fix}; what shows more than the image is the family 'scale'")
+        flip = Limit(0, 1, whole=True, fix="1 mirrors")
+        return {**super().limits(), "cx": centre, "cy": centre, "w": side, "h": side, "flip": flip}
 
     def nearest(self, params: AugmentParams) -> Tensor:
         box = torch.stack([params.cx, params.cy, params.w.log(), params.h.log()], -1)

@@ -8,6 +8,7 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError, several
 from . import register
 from .anchors import AnchorFamily
+from .base import Limit
 
 LARGEST = 32.0  # stops; black times infinitely much light would not be a number
 
@@ -50,6 +51,10 @@ class Light(AnchorFamily):
         self.exposures, self.white_balances = tuple(map(float, exposures)), tuple(map(float, white_balances))
         pairs = torch.cartesian_prod(torch.tensor(self.exposures), torch.tensor(self.white_balances)).reshape(-1, 2)
         super().__init__({"exposure": pairs[:, 0], "white_balance": pairs[:, 1]}, initial_identity)
+
+    def limits(self) -> dict[str, Limit]:
+        stops = Limit(-2 * LARGEST, 2 * LARGEST, fix="it is in stops")
+        return {**super().limits(), "exposure": stops, "white_balance": stops}
 
     def disturb(self, uniform: Tensor) -> dict[str, Tensor]:
         """Any light that a candidate comes near to undoing, half a step beyond the outermost ones included."""

@@ -5,7 +5,7 @@ from torch import Tensor
 from ..params import AugmentParams
 from ..utils.errors import check_number
 from . import register
-from .base import affine
+from .base import Limit, affine
 from .uniform import UniformFamily
 
 
@@ -36,6 +36,9 @@ class MeanFieldCrop(UniformFamily):
 
     def identity(self) -> dict[str, float]:
         return {"crop_side": 1.0, "crop_x": 0.5, "crop_y": 0.5}
+
+    def limits(self) -> dict[str, Limit]:
+        return dict.fromkeys(self.fields, Limit(0, 1, fix="it is a fraction"))
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         side = params.crop_side.float()

@@ -1,13 +1,13 @@
 """Every combination of the candidates of several anchor families: the columns of one loss table."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_distinct, check_whole
 from .anchors import AnchorDistribution, AnchorFamily
 
 MAX_COLUMNS = 1024
@@ -28,10 +28,19 @@ class CandidateProduct:
     """
 
     def __init__(self, families: Sequence[AnchorFamily], max_columns: int = MAX_COLUMNS) -> None:
-        self.families = list(families)
+        self.families = list(families) if isinstance(families, Iterable) else [families]
+        for family in self.families:
+            if not isinstance(family, AnchorFamily):
+                given = repr(family) if isinstance(family, str) else type(family).__name__
+                raise InstaAugError(
+                    f"families: expected families with a table of candidates, aug.anchor_families say, got {given}; families.create makes "
+                    "them of names, and ranges have no candidates"
+                )
+        check_whole("max_columns", max_columns)
         self.sizes = tuple(family.n_candidates for family in self.families)
         if not self.families:
             raise InstaAugError("families: a table of candidates needs at least one anchor family, got none")
+        check_distinct("families", [family.name for family in self.families])
         if self.n_candidates > max_columns:
             sizes = " × ".join(f"{family.name} {size}" for family, size in zip(self.families, self.sizes, strict=True))
             raise InstaAugError(
@@ -45,7 +54,17 @@ class CandidateProduct:
         return math.prod(self.sizes)
 
     def unravel(self, column: Tensor) -> dict[str, Tensor]:
-        """Column numbers to the index field of every family, of their shape."""
+        """Column numbers to the index field of every family, of their shape.
+
+        Raises:
+            InstaAugError: there is no such column (said on a CPU alone).
+        """
+        if column.device.type == "cpu" and column.numel() and not torch.compiler.is_compiling():
+            low, high = int(column.min()), int(column.max())
+            if low < 0 or high >= self.n_candidates:  # which would wrap around
+                raise InstaAugError(
+                    f"column: expected whole numbers from 0 to {self.n_candidates - 1}, got {low} to {high}"
+                )
         indices = torch.unravel_index(column, self.sizes)
         return {family.index_field: index for family, index in zip(self.families, indices, strict=True)}
 

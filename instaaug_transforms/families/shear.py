@@ -6,10 +6,10 @@ from torch import Tensor
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from . import register
-from .base import affine
+from .base import Limit, affine
 from .uniform import UniformFamily
 
-STEEPEST = 80.0  # degrees; at 90 lines would lie down
+STEEPEST, LYING = 80.0, 89.0  # degrees, learned and by hand; at 90 lines would lie down
 
 
 @register
@@ -32,6 +32,9 @@ class Shear(UniformFamily):
         if max(abs(end) for pair in self.bounds.values() for end in pair) > STEEPEST:
             raise InstaAugError(f"shear: x and y must lie inside ±{STEEPEST:g} degrees, got {tuple(x)} and {tuple(y)}")
         self.x, self.y = self.bounds["shear_x"], self.bounds["shear_y"]
+
+    def limits(self) -> dict[str, Limit]:
+        return dict.fromkeys(self.fields, Limit(-LYING, LYING, fix="it is in degrees"))
 
     def matrix(self, params: AugmentParams, aspect: Tensor) -> Tensor:
         x, y = params.shear_x.float().deg2rad().tan(), params.shear_y.float().deg2rad().tan()

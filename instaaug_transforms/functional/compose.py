@@ -255,6 +255,12 @@ def colours(images: Tensor, families: Sequence[Transformation], params: AugmentP
     """Images ``(B, C, H, W)``, fp32 in [0, 1], through every colour family that has parameters."""
     params = complete(families, params)
     for family in _colouring(families, params):
+        channels = getattr(family, "channels", None)
+        if channels is not None and images.shape[1] not in channels:  # some would broadcast
+            raise InstaAugError(
+                f"images: {family.name} is defined on {channels} channels, got {tuple(images.shape)}; leave its fields out of params, or "
+                "give such images"
+            )
         images = family.colour(images, params, *([backend] if family.uses_backend else []))
     return images
 

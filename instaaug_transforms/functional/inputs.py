@@ -78,7 +78,9 @@ def check_size(size: Any, name: str = "output_size") -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size, size) if isinstance(size, Integral) else tuple(size) if hasattr(size, "__len__") else ()
-    if len(sides) != 2 or not all(isinstance(side, Integral) and side >= 1 for side in sides):
+    if len(sides) != 2 or not all(
+        isinstance(side, Integral) and not isinstance(side, bool) and side >= 1 for side in sides
+    ):
         given = (
             f"a tensor {tuple(size.shape)}; of images give images.shape[-2:]"
             if isinstance(size, Tensor)
@@ -188,9 +190,12 @@ def to_batch(
             raise InstaAugError(
                 f"image: this transform was made for {channels} channel(s), got {given}, whose channels come last; give images.movedim(-1, -3)"
             )
+        fix = CONVERSIONS.get(channels, "a transform of yours")
+        if (channels, tensor.shape[-3]) == (3, 4):  # v2.RGB() leaves tensors of four channels as they are
+            fix = "images[..., :3, :, :], which leaves alpha out"
         raise InstaAugError(
             f"image: this transform was made for {channels} channel(s), got {given}; convert the images first with "
-            f"{CONVERSIONS.get(channels, 'a transform of yours')}, or fit LearnedAugment(..., in_channels={tensor.shape[-3]}) to them"
+            f"{fix}, or fit LearnedAugment(..., in_channels={tensor.shape[-3]}) to them"
         )
     if 0 in tensor.shape:
         raise InstaAugError(f"image: expected at least one image with at least one pixel, got {given}")

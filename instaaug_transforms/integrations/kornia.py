@@ -13,7 +13,7 @@ from ..augment import LearnedAugment
 from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_number
 from ..utils.modes import first_weight
 
 UNIFORM = "uniform"  # Kornia draws before it shows the image: φ turns these numbers into parameters when it does
@@ -59,6 +59,8 @@ class KorniaAugment(GeometricAugmentationBase2D):
                 f"aug: needs p=1 and same_on_batch=False, got p={aug.p}, same_on_batch={aug.same_on_batch}; give them to "
                 "KorniaAugment instead"
             )
+        check_number("p", p, "[0, 1]")
+        check_number("p_batch", p_batch, "[0, 1]")
         super().__init__(p=p, p_batch=p_batch, same_on_batch=same_on_batch, keepdim=keepdim)
         self.aug = aug
         self._fields = [field for family in aug.families for field in family.fields]

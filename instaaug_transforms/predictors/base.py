@@ -5,6 +5,7 @@ it once. `decode` turns that into the families' raw outputs, and is what is lear
 """
 
 import inspect
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -69,6 +70,7 @@ class Predictor(nn.Module):
             )
         self.in_channels = in_channels
         self._build(families)
+        self.built_for = tuple(families)
         return self
 
     def _build(self, families: Sequence[Family]) -> None:
@@ -151,6 +153,26 @@ def create_predictor(predictor: "str | Predictor", families: Sequence[Family], i
             f"{type(predictor).__name__}; subclass instaaug_transforms.predictors.Predictor"
         )
     return predictor.build(families, in_channels)
+
+
+def check_built_for(predictor: Predictor, families: Sequence[Family], in_channels: int) -> None:
+    """Raise where a predictor was built for other families, candidates, bounds or channels; what does not say so passes."""
+    known, wanted = (
+        {family.name: settings_of(family) for family in each}
+        for each in (getattr(predictor, "built_for", families), families)
+    )
+    other = sorted(name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name))
+    if other or predictor.in_channels != in_channels:
+        raise InstaAugError(
+            f"predictor: this {type(predictor).__name__} was built for another transform, with other {', '.join(other) or 'channels'}; give "
+            "a new one, which is built for this transform, or LearnedAugment(families, predictor=…)"
+        )
+
+
+def settings_of(family: Family) -> dict[str, Any]:
+    """What the meaning of learned weights depends on, as JSON values."""
+    settings = {name: value for name, value in family.config().items() if not name.startswith("initial_")}
+    return json.loads(json.dumps(settings))
 
 
 def load_predictor(config: Mapping[str, Any], classifier: nn.Module | None = None) -> Predictor:

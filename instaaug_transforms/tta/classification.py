@@ -13,10 +13,10 @@ from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
-from ..utils.errors import InstaAugError, check_number, several
+from ..utils.errors import InstaAugError, check_number
 from ..utils.outputs import check_logits, check_module
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
-from .views import ViewModel, load_setting, look, unchanged
+from .views import ViewModel, finite, load_setting, look, unchanged
 
 logger = logging.getLogger(__name__)
 RULED_OUT = 1e-3  # as likely as the likeliest view of an image, and a vote like any other
@@ -80,9 +80,9 @@ class TTAModel(ViewModel):
             raise InstaAugError(
                 f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
             )
-        if scale_weights is not None and len(several("scale_weights", scale_weights)) != len(SCALE_EDGES) + 1:
+        weights = None if scale_weights is None else finite("scale_weights", scale_weights)
+        if weights is not None and weights.shape != (len(SCALE_EDGES) + 1,):
             raise InstaAugError(f"scale_weights: expected {len(SCALE_EDGES) + 1} numbers, got {len(scale_weights)}")
-        weights = None if scale_weights is None else torch.as_tensor(scale_weights, dtype=torch.float32)
         self.register_buffer("scale_weights", weights, persistent=False)
         self.power, self.aggregate = power, aggregate
         # Sets of views that held-out images chose have offsets, or come by `recommended`: they are known to pay.
@@ -253,6 +253,14 @@ def _within(max_forwards: float | None, known: Mapping[str, Any]) -> Mapping[str
         if setting.get("cost", math.inf) <= max_forwards:
             return setting
     raise InstaAugError(
-        f"max_forwards: got {max_forwards:g}, and what is recommended does not say what to use in so few; find out, ia.recommend(aug, classifier, "
-        "data), or give n_views yourself"
+        f"max_forwards: got {max_forwards:g}, and {_known_costs(settings)}; find out what to use, ia.recommend(aug, classifier, data), or "
+        "give n_views yourself, TTAModel(classifier, aug, n_views=…)"
     )
+
+
+def _known_costs(settings: Sequence[Mapping[str, Any]]) -> str:
+    """Why none of the settings will do."""
+    costs = [setting["cost"] for setting in settings if "cost" in setting]
+    if not costs:  # of an old file, or one for any classifier
+        return f"what is recommended, n_views={settings[0].get('n_views')}, does not say how many it takes with this classifier"
+    return f"of what is recommended the cheapest takes {min(costs):g} forwards an image"

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..augment import LearnedAugment
 from ..augment.learnable import check_aug
+from ..engine.alike import count_alike
 from ..engine.data import Images, StreamedImages, load
 from ..engine.nuisance import Nuisance, Step
 from ..engine.rows import rows_in
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..utils.describe import code_sha256, model_sha256
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.hashing import fingerprint
 from ..utils.modes import frozen, permutation
 from ..utils.outputs import as_labels
@@ -107,6 +108,7 @@ def evaluate(
         InstaAugError: an unknown aggregation or arm, or a ``workdir`` of another comparison.
     """
     check_aggregation(how, "how", COMPARABLE)
+    check_whole("seed", seed, 0)
     if not isinstance(n_views, Sequence) or isinstance(n_views, str) or not n_views:
         raise InstaAugError(f"n_views: expected several numbers of views, [1, 2, 4] say, got {n_views!r}")
     for k in n_views:
@@ -119,6 +121,7 @@ def evaluate(
     aug = check_aug(aug)
     loading = {"channels": aug.in_channels, "labelled": True}
     data, choice = load(data, "data", **loading), load(choice_data, "choice_data", **loading)
+    _warn_about_alike(data, choice)
     # Folders come sorted by class; a "shuffled" view must not come from an image of the same class more than by chance.
     mixed = permutation(len(data), seed)
     data, back = data.subset(mixed), mixed.argsort().numpy()
@@ -175,6 +178,16 @@ def evaluate(
     results = {key: replace(arm, correct=arm.correct[back], nll=arm.nll[back]) for key, arm in results.items()}
     results = dict(sorted(results.items(), key=lambda item: (item[0][1], order[item[0][0]])))
     return Evaluation(results, len(data), seed)
+
+
+def _warn_about_alike(data: Images, choice: Images) -> None:
+    """Log that choices are made on what is reported."""
+    alike, some = count_alike(choice, data)
+    if alike:
+        logger.warning(
+            f"choice_data: {alike} of {some} images look nearly like one of data. What is chosen on images that are reported flatters the "
+            "report; give others"
+        )
 
 
 def _warn_about_labels(correct: np.ndarray, classes: int) -> None:

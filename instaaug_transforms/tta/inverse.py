@@ -11,19 +11,20 @@ from .. import functional
 from ..augment import LearnedAugment
 from ..augment.learnable import check_aug
 from ..families import Family
+from ..families.checks import check_params
 from ..functional.inputs import plain
 from ..functional.targets import pixel_matrix
-from ..params import AugmentParams, check_params
+from ..params import AugmentParams
 from ..utils.errors import InstaAugError, check_one_of
 
 MODES = ("bilinear", "nearest")
 
 
-def check_size(size: Any) -> tuple[int, int]:
+def check_size(size: Any, name: str = "size", of: str = "images") -> tuple[int, int]:
     """``size`` itself; raise unless it is (height, width)."""
-    whole = isinstance(size, Sequence) and all(isinstance(n, (int, torch.SymInt)) for n in size)
+    whole = isinstance(size, Sequence) and all(isinstance(n, (int, torch.SymInt)) and n is not True for n in size)
     if not whole or len(size) != 2 or min(size) < 1:
-        raise InstaAugError(f"size: expected (height, width) of the images, got {size!r}")
+        raise InstaAugError(f"{name}: expected (height, width) of the {of}, got {size!r}")
     return tuple(size)
 
 
@@ -99,9 +100,10 @@ def invert_points(
     """
     _check(aug, "points", points, params)
     single, size = isinstance(points, tv_tensors.KeyPoints), check_size(size)
-    view_size = view_size or (points.canvas_size if single else aug.output_size) or size
+    known = (points.canvas_size if single else aug.output_size) or size
+    view_size = known if view_size is None else check_size(view_size, "view_size", "views")
     lead, given = params.batch_shape, plain(points)[None] if single else points
-    if tuple(given.shape[: len(lead)]) != tuple(lead) or given.shape[-1] != 2:
+    if tuple(given.shape[: len(lead)]) != tuple(lead) or given.shape[-1] != 2 or given.ndim <= len(lead):
         raise InstaAugError(
             f"points: shape {tuple(given.shape)} does not go with params of shape {tuple(lead)}; give (…, N, 2) with the "
             "leading dimensions of params"

@@ -13,7 +13,8 @@ from .. import functional
 from ..augment import SELECTIONS, LearnedAugment
 from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
-from ..families import AnchorFamily, Family, create, identity_of
+from ..families import Family, create, identity_of
+from ..families.checks import check_values
 from ..families.crop import crop_within
 from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
@@ -56,7 +57,8 @@ class ViewModel(nn.Module):
         super().__init__()
         aug = check_aug(aug)
         check_choice(select, range_fraction, n_views=n_views, chunk_size=chunk_size)
-        check_whole("put_right", put_right, 0)
+        check_one_of("include_identity", include_identity, (True, False))
+        check_whole("put_right", put_right := int(put_right) if isinstance(put_right, bool) else put_right, 0)
         if policy is not None and not isinstance(policy, Mapping):
             raise InstaAugError(f"policy: expected numbers by field, {{'turn_angle': [0, 180]}} say, got {policy!r}")
         self.model, self.aug, self.n_views, self.select = model, aug, n_views, select
@@ -64,7 +66,7 @@ class ViewModel(nn.Module):
         self.policy, self.families, self.view_offsets, self.put_right = None, aug.families, None, int(put_right)
         if view_offsets is not None:
             columns = math.prod(family.n_candidates for family in aug.anchor_families)
-            self.view_offsets = _finite("view_offsets", view_offsets)
+            self.view_offsets = finite("view_offsets", view_offsets)
             if select != "top" or self.view_offsets.shape != (columns,) or policy or not aug.anchor_families:
                 raise InstaAugError(
                     f"view_offsets: expected {columns} numbers, one per candidate, with select='top' and no policy; got "
@@ -88,8 +90,8 @@ class ViewModel(nn.Module):
                     f"policy: expected {length} numbers for each of some fields of {', '.join(sorted(known))}, got {sizes}"
                 )
             acting = [f for f in every if any(field in policy for field in f.fields)]
-            given = {name: _finite(f"policy: {name}", column) for name, column in policy.items()}
-            _check_places(acting, given)
+            given = {name: finite(f"policy: {name}", column) for name, column in policy.items()}
+            check_values({name: column.cpu() for name, column in given.items()}, acting, "policy")
             self.policy = functional.complete(acting, AugmentParams(**given))
             own = aug.families if put_right else []
             self.families: list[Family] = [*own, *(family for family in acting if family not in own)]
@@ -176,25 +178,12 @@ def check_choice(select: str, range_fraction: float, **whole: Any) -> None:
     check_number("range_fraction", range_fraction, "(0, 1]")
 
 
-def _finite(name: str, given: Any) -> Tensor:
+def finite(name: str, given: Any) -> Tensor:
     """Numbers as a tensor; raise unless they are several, and finite."""
     numbers = given if isinstance(given, Tensor) and given.ndim else torch.tensor(several(name, given))
     if not bool(numbers.isfinite().all()):
         raise InstaAugError(f"{name}: expected finite numbers, got {numbers.tolist()}")
     return numbers.float()
-
-
-def _check_places(families: Sequence[Family], policy: Mapping[str, Tensor]) -> None:
-    """Raise where a number is no candidate's place: it would be that of another, or stop an accelerator."""
-    tables = [family for family in families if isinstance(family, AnchorFamily) and family.index_field in policy]
-    for family in tables:
-        places = policy[family.index_field]
-        known = (places >= 0) & (places < family.n_candidates) & (places == places.round())
-        if family.index_field in family.acting_fields and not bool(known.all()):
-            raise InstaAugError(
-                f"policy: {family.index_field} says which candidate, expected whole numbers from 0 to {family.n_candidates - 1}, got "
-                f"{places.tolist()}"
-            )
 
 
 def combined(first: AugmentParams, then: AugmentParams) -> AugmentParams:

@@ -22,8 +22,8 @@ def check_one_of(name: str, value: Any, known: Collection[Any]) -> None:
 
 
 def check_whole(name: str, value: Any, least: int = 1, most: float = math.inf, optional: bool = False) -> None:
-    """Raise unless ``value`` is a whole number from ``least`` to ``most``, or None where that will do."""
-    inside = isinstance(value, Integral) and least <= value <= most
+    """Raise unless ``value`` is a whole number from ``least`` to ``most``, or None where that will do. True is none."""
+    inside = isinstance(value, Integral) and not isinstance(value, bool) and least <= value <= most
     if not inside and not (value is None and optional):
         within = f"≥ {least}" if most == math.inf else f"in {least} … {most:,}"
         raise InstaAugError(f"{name}: expected a whole number {within}{', or None' * optional}, got {value!r}")

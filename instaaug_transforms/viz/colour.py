@@ -10,7 +10,7 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..utils.errors import check_whole
-from .style import accent, ink, looked_at, new_figure, pale, part_of, show_image
+from .style import accent, ink, looked_at, new_figure, pale, part_at, part_of, show_image
 
 SEGMENTS = 72
 
@@ -28,7 +28,7 @@ def draw_hue_wheel(axes: Any, image: Tensor, distribution: AugmentDistribution, 
     from matplotlib.colors import hsv_to_rgb
     from matplotlib.patches import Wedge
 
-    hue = distribution.parts["hsv"].fields["hue"]
+    hue = part_at(distribution, "hsv", image, index).fields["hue"]
     lo, hi = float(hue.lo[index].detach()), float(hue.hi[index].detach())
     own, _, _ = mean_colour(image)
     step = 360 / SEGMENTS
@@ -50,7 +50,7 @@ def draw_hue_wheel(axes: Any, image: Tensor, distribution: AugmentDistribution, 
 
 def draw_colour_bars(axes: Any, image: Tensor, distribution: AugmentDistribution, index: int) -> None:
     """Saturation and value from 0 to 1: a tick where the image's mean is, a bar where it may go (clipped at 1)."""
-    fields, own = distribution.parts["hsv"].fields, mean_colour(image)
+    fields, own = part_at(distribution, "hsv", image, index).fields, mean_colour(image)
     for row, (name, before) in enumerate(zip(("saturation", "value"), own[1:], strict=True)):
         lo, hi = float(fields[name].lo[index].detach()), float(fields[name].hi[index].detach())
         y = 1 - row
@@ -73,7 +73,7 @@ def colour_ranges(aug: LearnedAugment, images: Tensor, n_views: int = 4, seed: i
     """
     check_whole("n_views", n_views)
     images, distribution = looked_at(aug, images)
-    part_of(aug, distribution, "hsv")
+    part_of(distribution, "hsv")
     params = distribution.stratified(n_views, torch.Generator(device=images.device).manual_seed(seed))
     plain = distribution.identity()
     names = distribution.parts["hsv"].fields

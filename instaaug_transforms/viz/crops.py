@@ -10,7 +10,21 @@ from torch import Tensor
 from ..augment import LearnedAugment
 from ..augment_distribution import AugmentDistribution
 from ..utils.errors import check_whole
-from .style import ACCENT, INK, accent, faint, ink, looked_at, new_figure, pale, panels, part_of, show_image, tidy
+from .style import (
+    ACCENT,
+    INK,
+    accent,
+    faint,
+    ink,
+    looked_at,
+    new_figure,
+    pale,
+    panels,
+    part_at,
+    part_of,
+    show_image,
+    tidy,
+)
 
 SMALLEST = 0.01  # boxes that are less likely are left out
 
@@ -29,7 +43,9 @@ def draw_crops(
             where it is, each further one a little inside its place, so that edges in common stay apart.
         size: of the labels, points.
     """
-    part = next(part for part in distribution.parts.values() if "cx" in part.mode())
+    check_whole("k", k)
+    parts = getattr(distribution, "parts", {})
+    part = part_at(distribution, next((name for name in parts if "cx" in parts[name].mode()), "crop"), image, index)
     boxes, probs = _distinct(part.family.anchors[:, :4], part.categorical.probs[index].detach().cpu())
     order = [int(a) for a in probs.argsort(descending=True)[:k] if probs[a] >= SMALLEST] or [int(probs.argmax())]
     _, height, width = image.shape
@@ -83,7 +99,7 @@ def likeliest_crops(aug: LearnedAugment, image: Tensor, k: int = 6) -> Any:
     """The likeliest crops of one image ``(C, H, W)`` on it, with the scale of their probabilities beside it."""
     check_whole("k", k)
     (image,), distribution = looked_at(aug, image, one=True)
-    part = part_of(aug, distribution, "crop")
+    part = part_of(distribution, "crop")
     _, probs = _distinct(part.family.anchors[:, :4], part.categorical.probs[0].cpu())
     figure = new_figure(6.4, 5.6 * image.shape[1] / image.shape[2] + 0.3)
     axes = figure.subplots()
@@ -116,7 +132,7 @@ def crop_centres(aug: LearnedAugment, images: Tensor, bins: int = 48) -> Any:
     """
     check_whole("bins", bins)
     images, distribution = looked_at(aug, images)
-    part = part_of(aug, distribution, "crop")
+    part = part_of(distribution, "crop")
     density, whole = centre_density(part, bins)
     columns = min(len(images), 5)
     height = 2.0 * images.shape[-2] / images.shape[-1] + 0.35
@@ -172,7 +188,7 @@ def crop_sizes(aug: LearnedAugment, images: Tensor) -> Any:
     of crops whose side exceeds a given one: a line per image in grey, their mean in red.
     """
     images, distribution = looked_at(aug, images)
-    part = part_of(aug, distribution, "crop")
+    part = part_of(distribution, "crop")
     sides, share = side_shares(part)
     figure = new_figure(6.4, 2.4)
     left, right = figure.subplots(1, 2)

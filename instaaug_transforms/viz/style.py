@@ -12,7 +12,7 @@ from ..augment.learnable import check_aug
 from ..augment_distribution import AugmentDistribution
 from ..functional.inputs import batched
 from ..params import AugmentParams
-from ..utils.errors import InstaAugError
+from ..utils.errors import InstaAugError, check_whole
 from ..utils.files import drawn
 
 # On a light background; what lies on photographs keeps these.
@@ -96,7 +96,7 @@ def tidy(axes: Any, x: str = "", y: str = "", title: str = "") -> None:
     axes.tick_params(labelsize=7, colors=ink())
 
 
-def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str) -> Any:
+def part_of(distribution: AugmentDistribution, family: str) -> Any:
     """The distribution of one family.
 
     Raises:
@@ -106,6 +106,24 @@ def part_of(aug: LearnedAugment, distribution: AugmentDistribution, family: str)
         have = ", ".join(distribution.parts)
         raise InstaAugError(f"viz: this picture shows {family!r}, and the transform's families are {have}")
     return distribution.parts[family]
+
+
+def part_at(distribution: AugmentDistribution, family: str, image: Tensor, index: int) -> Any:
+    """The distribution of one family, for a drawing of one image ``(C, H, W)`` at its place in the batch.
+
+    Raises:
+        InstaAugError: no distribution, none of that family, no single image, or no such place.
+    """
+    if not isinstance(distribution, AugmentDistribution):
+        raise InstaAugError(
+            f"distribution: expected what aug.distribution(images) gives, got {type(distribution).__name__}"
+        )
+    if not isinstance(image, Tensor) or image.ndim != 3:
+        given = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise InstaAugError(f"image: expected one image (C, H, W), got {given}; of a batch, images[{index}]")
+    n = distribution.batch_shape[0]
+    check_whole("index", index, -n, n - 1)
+    return part_of(distribution, family)
 
 
 def looked_at(aug: LearnedAugment, images: Tensor, one: bool = False) -> tuple[Tensor, AugmentDistribution]:
