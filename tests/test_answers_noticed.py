@@ -14,6 +14,18 @@ def test_probabilities_are_noticed(data, caplog):  # noqa: F811
         caplog.clear()
         ia.fit(ia.LearnedAugment(["turn"]), Colours(answer), data, nuisance=["turn"], config=CONFIG)
         assert ("classifier: its answers are probabilities already" in caplog.text) == noticed
+        for aggregate in ("mean_prob", "mean_logit"):  # of which the latter takes anything
+            caplog.clear()
+            model = ia.TTAModel(Colours(answer), ia.LearnedAugment(["turn"]), 2, aggregate=aggregate)
+            for _ in range(2):
+                model(data[0][:4])
+            assert caplog.text.count("probabilities already") == (noticed and aggregate == "mean_prob")
+
+
+def test_what_gives_class_numbers_or_arrays_is_told_what_to_give(data):  # noqa: F811
+    for answer, fix in ((lambda z: z.argmax(1), "a score per class"), (lambda z: z.detach().numpy(), "from_numpy")):
+        with pytest.raises(ia.InstaAugError, match=rf"classifier: expected logits .*{fix}"):
+            ia.fit(ia.LearnedAugment(["turn"]), Colours(answer), data, nuisance=["turn"], config=CONFIG)
 
 
 @pytest.mark.parametrize("nuisance", [None, ["turn"]])
