@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.learning.task import warn_about_normalization
 
 from .test_answers import CONFIG, Colours, data  # noqa: F401
 
@@ -14,6 +15,18 @@ def test_probabilities_are_noticed(data, caplog):  # noqa: F811
         caplog.clear()
         ia.fit(ia.LearnedAugment(["turn"]), Colours(answer), data, nuisance=["turn"], config=CONFIG)
         assert ("classifier: its answers are probabilities already" in caplog.text) == noticed
+        for aggregate in ("mean_prob", "mean_logit"):  # of which the latter takes anything
+            caplog.clear()
+            model = ia.TTAModel(Colours(answer), ia.LearnedAugment(["turn"]), 2, aggregate=aggregate)
+            for _ in range(2):
+                model(data[0][:4])
+            assert caplog.text.count("probabilities already") == (noticed and aggregate == "mean_prob")
+
+
+def test_what_gives_class_numbers_or_arrays_is_told_what_to_give(data):  # noqa: F811
+    for answer, fix in ((lambda z: z.argmax(1), "a score per class"), (lambda z: z.detach().numpy(), "from_numpy")):
+        with pytest.raises(ia.InstaAugError, match=rf"classifier: expected logits .*{fix}"):
+            ia.fit(ia.LearnedAugment(["turn"]), Colours(answer), data, nuisance=["turn"], config=CONFIG)
 
 
 @pytest.mark.parametrize("nuisance", [None, ["turn"]])
@@ -89,3 +102,11 @@ def test_answers_that_depend_on_the_batch_or_on_chance_are_said(data, how, said,
         caplog.clear()
         run(ia.LearnedAugment(["turn"]), Batched(how).eval(), images, config=CONFIG, nuisance=["turn"], loss=loss)
         assert ("depends on the other images of the batch, or on chance" in caplog.text) == said
+
+
+@pytest.mark.parametrize(("channels", "numbers"), [(3, "(0.5, 0.5, 0.5), (0.25, 0.25, 0.25)"), (4, "mean, std")])
+def test_a_normalisation_that_is_named_has_a_number_for_each_channel(channels, numbers, caplog):
+    classifier = nn.Identity()
+    classifier.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+    warn_about_normalization(classifier, channels)
+    assert f"v2.Normalize({numbers})" in caplog.text

@@ -90,5 +90,6 @@ def test_names_and_errors():
     assert [fill_name(f) for f in check_fills((0, 0.5, 0.2, "wrap"))] == ["black", "grey", "grey 0.2", "wrap"]
     with pytest.raises(ia.InstaAugError, match=r"fill: expected a value in \[0, 1\] or one of mean.*'zeros'"):
         check_fills("zeros")
+    assert check_fills(["black", "grey", "white", "mean"]) == [0, 0.5, 1, "mean"]  # as reports call them
     with pytest.raises(ia.InstaAugError, match="each once"):
         check_fills([0.0, 0])

@@ -162,6 +162,20 @@ def test_answers_for_images_that_phi_learned_from_count_too():
     assert choose_arm([plain, replace(better, more=known(nll, more))]) is plain
 
 
+def test_what_zooms_cost_is_not_made_good_by_images_that_were_not_zoomed():
+    """8 of 100 held-out answers become wrong; on more images, where φ alone is known, as many become right: the sum is even."""
+    right, wrong = np.arange(100) < 70, np.arange(100) < 62
+    plain = replace(arm("one view", 1, right, 1.0), more=known(np.ones(100), right))
+    surer = replace(arm("ours", 10, wrong, 0.5), more=known(np.full(100, 0.5), np.arange(100) < 78))
+    zoomed = replace(surer, setting={"put_right": 1})
+    assert choose_arm([plain, surer]) is surer  # of these views themselves all of it is known
+    assert choose_arm([plain, zoomed]) is plain
+    kept = replace(zoomed, correct=right)
+    assert choose_arm([plain, kept]) is kept
+    for each, how in ((surer, "each seen by"), (kept, "each put right, without the further views, by")):
+        assert sum(f"{how} a φ that did not learn" in note for note in conclude([plain, each], 100, True).notes) == 1
+
+
 def test_who_is_sure_of_wrong_answers_is_judged_by_how_many_are_right():
     """All NLL are that of guessing, ln 2."""
     plain = arm("one view", 1, np.arange(200) < 50, math.log(2))

@@ -11,7 +11,7 @@ from ..engine.data import Images
 from ..families import identity_of
 from ..params import AugmentParams
 from ..utils.errors import InstaAugError
-from ..utils.outputs import are_probabilities, as_labels, as_weights, check_logits
+from ..utils.outputs import as_labels, as_weights, check_logits, warn_of_probabilities
 from .loss_table import Viewer
 from .losses import per_view
 from .task import Task
@@ -43,11 +43,7 @@ def check_answers(task: Task, data: Mapping[str, Images]) -> int:
         )
     logits = check_logits(_few(task, next(iter(data.values())))[0])
     _warn_of_company(task, next(iter(data.values())), logits)
-    if are_probabilities(logits):
-        logger.warning(
-            "classifier: its answers are probabilities already, and the softmax of probabilities is nearly flat; give "
-            "logits, or their logarithm: return model(x).clamp_min(1e-9).log()"
-        )
+    warn_of_probabilities(logits)
     _check_scale(classifier, next(iter(data.values())), aug.device)
     for name, part in data.items():
         if part.targets is not None:

@@ -29,7 +29,10 @@ def binary_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     targets = _alike(outputs, targets, "binary_cross_entropy")
     if not bool(((targets >= 0) & (targets <= 1)).all()):
         low, high = targets.min().item(), targets.max().item()
-        raise InstaAugError(f"binary_cross_entropy: expected targets in [0, 1], got {low:g} to {high:g}")
+        raise InstaAugError(
+            f"binary_cross_entropy: expected targets in [0, 1], got {low:g} to {high:g}; where labels are missing, leave them out by a loss of "
+            "your own: loss=f, f(outputs, targets) giving the mean over the classes that are known, (B,)"
+        )
     outputs = outputs.float().clamp(-1e4, 1e4)
     return F.binary_cross_entropy_with_logits(outputs, targets, reduction="none").reshape(len(outputs), -1).mean(1)
 

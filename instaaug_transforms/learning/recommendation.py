@@ -86,8 +86,9 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
     if arm.more is not None and single.more is not None and arm.more.correct is not None:
         more = arm.more.correct.astype(float) - single.more.correct.astype(float)
         gain, low, high = (100 * value for value in mean_interval(more))
+        by = "put right, without the further views," if (arm.setting or {}).get("put_right") else "seen"
         how = (
-            "each seen by a φ that did not learn from it"
+            f"each {by} by a φ that did not learn from it"
             if arm.name == "ours"
             else "at which these views do not look either"
         )
@@ -247,7 +248,8 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     It is if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
     its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
     `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ learned from, where that is known. Accuracy has to be, by a
-    sign test as well, which tells more where the classifier is often wrong. Images that no nuisance disturbed, and no class of them, must not
+    sign test as well, which tells more where the classifier is often wrong. Of fixed views of what φ puts right, held-out images alone must not show an
+    accuracy that is lower by a standard error either. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned.
     """
@@ -257,14 +259,16 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     saving, spread = paired(single.nll, arm.nll)
     arm, single = everywhere = with_more(*held)
     in_all, spread_in_all = paired(single.nll, arm.nll)
-    gain, error = (0.0, 0.0) if arm.correct is None else paired(arm.correct, single.correct)
+    # Of fixed views of what φ puts right, more images tell what φ does alone: what those views cost, held-out ones alone show.
+    pairs = (held, everywhere) if held[0].setting.get("put_right") else (everywhere,)
+    gains = [(0.0, 0.0) if one.correct is None else paired(one.correct, other.correct) for one, other in pairs]
     surer = saving > _enough(len(held[0].nll)) * spread or in_all > _enough(len(arm.nll)) * spread_in_all
     righter = arm.correct is not None and any(
         certainly_righter(*two, _enough(_known(two[0]))) for two in (held, everywhere)
     )
     # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
     lower = saving > material or (righter and saving > -material)
-    useful = lower and (surer or righter) and gain >= -error
+    useful = lower and (surer or righter) and all(gain >= -error for gain, error in gains)
     if arm.correct is not None and _known(arm) < FEW:  # better probabilities alone are luck too often
         useful = useful and certainly_righter(arm, single, 1)
     return useful and (at_any_cost or not _dear(*held, classes))

@@ -98,7 +98,7 @@ class Task:
                 through = "data: images without labels are looked at through a table"
             raise InstaAugError(f"{through}; use families of candidates (crop, turn, light, …) and objective='paper'")
         task = cls(aug, normalizing(aug, classifier), loss, config, undo, own)
-        warn_about_normalization(task.classifier)
+        warn_about_normalization(task.classifier, aug.in_channels)
         warn_about_look(aug, images)
         return task
 
@@ -139,7 +139,7 @@ class Task:
                 family.jitter = True
 
 
-def warn_about_normalization(classifier: nn.Module) -> None:
+def warn_about_normalization(classifier: nn.Module, channels: int) -> None:
     """Say where images in [0, 1] go to a bare timm or torchvision model, whose weights mostly expect them normalised."""
     config = getattr(classifier, "pretrained_cfg", None)
     config = config if isinstance(config, Mapping) else {}
@@ -148,12 +148,14 @@ def warn_about_normalization(classifier: nn.Module) -> None:
         mean, std = IMAGENET
     if mean is None or std is None or (set(mean), set(std)) == ({0.0}, {1.0}):
         return
+    # timm tells three numbers of models of any channels.
+    mean, std = (tuple(mean), tuple(std)) if len(mean) == channels else ("mean", "std")
     logger.warning(
         "classifier: it gets images in [0, 1], and a bare %s is mostly trained on normalised ones; if this one is, put the "
         "normalisation inside, or its answers are wrong: torch.nn.Sequential(v2.Normalize(%s, %s), classifier), or ia.timm.wrap",
         type(classifier).__name__,
-        tuple(mean),
-        tuple(std),
+        mean,
+        std,
     )
 
 

@@ -38,9 +38,8 @@ def embedder(model: nn.Module, layer: str | None, example: Tensor) -> tuple[Embe
         with record(model, inputs=inputs, outputs=outputs) as seen:
             output = model(as_weights(model, images))
         if not isinstance(output, Tensor) or output.ndim < 2:
-            fix = unwrap(output)
-            if isinstance(output, Tensor):
-                fix = "wrap it in a module that adds the dimension of classes: return model(x)[:, None]"
+            one = "wrap it in a module: return model(x)[:, None], say; one logit z makes two: torch.cat([0 * z, z], 1)"
+            fix = one if isinstance(output, Tensor) else unwrap(output)
             raise InstaAugError(f"model: expected outputs (B, classes) as one tensor, got {told(output)}; {fix}")
         if (inputs or outputs) and seen == ({}, {}):
             raise InstaAugError(f"layer: {name} gives nothing: it was not run")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..utils.errors import InstaAugError, check_one_of
+from ..utils.outputs import probabilities
 from ..utils.report import Report, Row, Section, flatten
 from ..utils.stats import Interval, mean_interval
 from . import plots
@@ -217,7 +218,7 @@ def against_labels(outputs: Tensor, session: Session) -> dict[str, Tensor]:
         values["agreement"] = (outputs.argmax(-1) == session.outputs.argmax(-1)).float()
         if targets is not None and int(targets.max()) < outputs.shape[1]:
             values["accuracy"] = (outputs.argmax(-1) == targets).float()
-            values["p_true"] = outputs.softmax(-1).gather(1, targets[:, None])[:, 0]
+            values["p_true"] = probabilities(outputs, session.outputs).gather(1, targets[:, None])[:, 0]
     return values
 
 

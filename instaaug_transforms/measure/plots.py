@@ -9,8 +9,7 @@ import numpy as np
 
 from ..viz.style import STYLES, accent, faint, ink, new_figure, panels, tidy
 
-BLUE = "#2a6fb0"
-GREY = "#cccccc"
+BLUE, GREY = "#2a6fb0", "#cccccc"
 
 
 def _panels(n: int, width: float, height: float, most: int) -> tuple[Any, list[Any]]:

@@ -12,20 +12,21 @@ from ..functional.warp import sampling_grid
 from ..utils.errors import InstaAugError, check_distinct
 
 Outside = float | str  # what an image shows from outside itself
-FILLS = ("mean", "border", "reflection", "wrap")
+FILLS, GREYS = ("mean", "border", "reflection", "wrap"), {0.0: "black", 0.5: "grey", 1.0: "white"}
 
 
 def check_fills(fills: Outside | Sequence[Outside]) -> list[Outside]:
-    """One fill or several: grey values in [0, 1] and names of `FILLS`, each once.
+    """One fill or several: grey values in [0, 1] and names of `GREYS` and `FILLS`, each once.
 
     ``"mean"`` is each image's own mean colour; ``"border"`` and ``"reflection"`` are `grid_sample`'s (mirrored at the edge
     of the outermost pixel, as torchvision's ``"symmetric"``); ``"wrap"`` continues on the other side.
     """
     checked: list[Outside] = []
     for fill in [fills] if isinstance(fills, (str, float, int)) else fills:
+        fill = next((level for level, name in GREYS.items() if name == fill), fill)
         grey = isinstance(fill, (int, float)) and not isinstance(fill, bool) and 0 <= fill <= 1
         if not grey and fill not in FILLS:
-            raise InstaAugError(f"fill: expected a value in [0, 1] or one of {', '.join(FILLS)}, got {fill!r}")
+            raise InstaAugError(f"fill: expected a value in [0, 1] or one of {', '.join(FILLS)}, black, got {fill!r}")
         checked.append(float(fill) if grey else fill)
     check_distinct("fills", checked)
     return checked
@@ -33,7 +34,7 @@ def check_fills(fills: Outside | Sequence[Outside]) -> list[Outside]:
 
 def fill_name(fill: Outside) -> str:
     """What reports call a fill."""
-    return {0.0: "black", 0.5: "grey", 1.0: "white"}.get(fill, f"grey {fill:g}") if isinstance(fill, float) else fill
+    return GREYS.get(fill, f"grey {fill:g}") if isinstance(fill, float) else fill
 
 
 def warp(images: Tensor, matrix: Tensor, fill: Outside = 0.0) -> Tensor:

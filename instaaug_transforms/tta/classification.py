@@ -14,7 +14,7 @@ from ..augment_distribution import AugmentDistribution
 from ..params import AugmentParams
 from ..utils.describe import model_sha256
 from ..utils.errors import InstaAugError, check_number
-from ..utils.outputs import check_logits, check_module
+from ..utils.outputs import check_logits, check_module, warn_of_probabilities
 from .aggregation import SCALE_EDGES, aggregate, check_aggregation, scale_bins
 from .views import ViewModel, finite, load_setting, look, unchanged
 
@@ -97,6 +97,7 @@ class TTAModel(ViewModel):
                 n_views,
                 columns,
             )
+        self._known = False  # whether the classifier gives logits: asked once
         self.num_classes = getattr(classifier, "num_classes", None)
         self.pretrained_cfg = getattr(classifier, "pretrained_cfg", {})
 
@@ -231,7 +232,12 @@ class TTAModel(ViewModel):
     def _checked(self, outputs: Any) -> Tensor:
         # The mean of anything is a mean; all others are means of probabilities.
         free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
-        return outputs if free else check_logits(outputs)
+        if free:
+            return outputs
+        if not self._known and not torch.compiler.is_compiling() and len(check_logits(outputs)):
+            self._known = True
+            warn_of_probabilities(outputs)
+        return check_logits(outputs)
 
     def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
         """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""

@@ -1,12 +1,16 @@
 """What a classifier must be and answer, checked before anything long is computed of it."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .errors import InstaAugError
+
+logger = logging.getLogger(__name__)
 
 
 def check_module(model: Any, name: str = "classifier") -> None:
@@ -25,7 +29,9 @@ def check_logits(outputs: Any, name: str = "classifier") -> Tensor:
     """
     if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
         return outputs
-    if isinstance(outputs, Tensor) and outputs.ndim in (1, 2):
+    if isinstance(outputs, Tensor) and outputs.ndim == 1 and not outputs.is_floating_point():
+        fix = "class numbers do not say how sure it is; wrap what gives a score per class, as predict_proba does: its logarithm will do"
+    elif isinstance(outputs, Tensor) and outputs.ndim in (1, 2):
         fix = (
             "wrap it so that the other of two classes has logit 0: z = model(x).reshape(-1, 1); return torch.cat([0 * z, z], 1); or "
             "say in a fit what it is: loss='binary_cross_entropy', or 'squared_error' for a number"
@@ -59,6 +65,20 @@ def are_probabilities(outputs: Tensor) -> bool:
     """Whether every row of ``(B, classes)`` is a distribution: a softmax is inside the classifier."""
     outputs = outputs.detach().float()
     return bool((outputs >= 0).all()) and bool(((outputs.sum(1) - 1).abs() < 1e-2).all())
+
+
+def probabilities(outputs: Tensor, usual: Tensor) -> Tensor:
+    """The softmax of ``outputs``, or these as they are where a softmax is inside the model, as its ``usual`` ones tell."""
+    return outputs if are_probabilities(usual) else outputs.softmax(-1)
+
+
+def warn_of_probabilities(outputs: Tensor, name: str = "classifier") -> None:
+    """Log that a softmax is inside the model, where another is to come."""
+    if outputs.ndim == 2 and outputs.shape[1] > 1 and are_probabilities(outputs):
+        logger.warning(
+            f"{name}: its answers are probabilities already, and the softmax of probabilities is nearly flat; give logits, or their "
+            "logarithm: return model(x).clamp_min(1e-9).log()"
+        )
 
 
 def as_labels(targets: Tensor, classes: int, name: str, soft: bool = True) -> Tensor:
@@ -96,6 +116,8 @@ def as_weights(model: nn.Module, images: Tensor) -> Tensor:
 
 def unwrap(outputs: Any) -> str:
     """How to wrap a model of such outputs so that it returns its logits alone."""
+    if isinstance(outputs, np.ndarray):
+        return "wrap it in a module whose forward returns a tensor: return torch.from_numpy(model(x)), say"
     indexed = isinstance(outputs, (Mapping, tuple, list)) and not hasattr(outputs, "logits")
     first = (
         0 if not isinstance(outputs, Mapping) else "logits" if "logits" in outputs else next(iter(outputs), "logits")
