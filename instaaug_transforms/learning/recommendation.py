@@ -23,6 +23,7 @@ MATERIAL = 1e-3  # nats, or of a loss of one's own the same share; less is round
 FEW = 100  # held-out images below which more is asked of a difference
 THREE = 3  # events that may have been missed where none was seen, 95 % (the rule of three)
 CLOSE = 0.5  # standard errors of NLL that the cheapest row may be above the lowest
+LEAN = 0.5  # standard errors that accuracy must be higher by, or the same, where NLL alone is evidence
 ROUNDING = 1e-9  # of a share of answers
 FEWEST = 10  # held-out images below which nothing but one view is recommended
 
@@ -245,11 +246,11 @@ def _cheaper(arms: list[HeldOutArm], arm: HeldOutArm, classes: np.ndarray | None
 def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None, at_any_cost: bool) -> bool:
     """Whether an arm is better than one plain view by more than chance would have it.
 
-    It is if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher),
-    its accuracy is not lower by a standard error of their paired difference, and one of the two is better by two, or, of fewer than
-    `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ learned from, where that is known. Accuracy has to be, by a
-    sign test as well, which tells more where the classifier is often wrong. Of fixed views of what φ puts right, held-out images alone must not show an
-    accuracy that is lower by a standard error either. Images that no nuisance disturbed, and no class of them, must not
+    It is if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher), and one of the two is better by two standard
+    errors of their paired difference, or, of fewer than `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ
+    learned from, where that is known. Accuracy has to be, by a sign test as well, which tells more where the classifier is often wrong. Where NLL alone is the
+    evidence, accuracy must lean the same way, by half a standard error, or be the same: a classifier that is sure of wrong answers has a lower NLL in any
+    average that is less sure, and fewer right answers. Of fixed views of what φ puts right, held-out images alone must show that too. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned.
     """
@@ -259,16 +260,18 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     saving, spread = paired(single.nll, arm.nll)
     arm, single = everywhere = with_more(*held)
     in_all, spread_in_all = paired(single.nll, arm.nll)
-    # Of fixed views of what φ puts right, more images tell what φ does alone: what those views cost, held-out ones alone show.
-    pairs = (held, everywhere) if held[0].setting.get("put_right") else (everywhere,)
+    # Of fixed views of what φ puts right, more images tell what φ does alone: what those views do, held-out ones alone show.
+    alone = bool(held[0].setting.get("put_right"))
+    pairs = (held, everywhere) if alone else (everywhere,)
     gains = [(0.0, 0.0) if one.correct is None else paired(one.correct, other.correct) for one, other in pairs]
     surer = saving > _enough(len(held[0].nll)) * spread or in_all > _enough(len(arm.nll)) * spread_in_all
     righter = arm.correct is not None and any(
-        certainly_righter(*two, _enough(_known(two[0]))) for two in (held, everywhere)
+        certainly_righter(*two, _enough(_known(two[0]))) for two in ((held,) if alone else (held, everywhere))
     )
     # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
     lower = saving > material or (righter and saving > -material)
-    useful = lower and (surer or righter) and all(gain >= -error for gain, error in gains)
+    least = -1 if righter else LEAN
+    useful = lower and (surer or righter) and all(gain >= least * error for gain, error in gains)
     if arm.correct is not None and _known(arm) < FEW:  # better probabilities alone are luck too often
         useful = useful and certainly_righter(arm, single, 1)
     return useful and (at_any_cost or not _dear(*held, classes))

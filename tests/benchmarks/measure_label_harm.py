@@ -1,7 +1,7 @@
-"""Do no harm where views change the label: what `ia.fit` recommends on images as they are, against one view, by the true labels.
+"""Do no harm where views change the label, or the classifier is sure of wrong answers: what `ia.fit` recommends on images as they are, against one view, by the true labels.
 
-Drawn images, 24 pixels wide, and a small network that is trained on 3,000 of them first. A fit to others recommends, and answers on 1,000
-that neither has seen.
+Drawn images, 24 pixels wide, and a small network that is trained on 3,000 of them first; or noise, and weights that are chance. A fit to
+others recommends, and answers on 1,000 that neither has seen.
 
     python -m tests.benchmarks.measure_label_harm --seeds 11 12 13
 """
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 import instaaug_transforms as ia
 from instaaug_transforms.utils.stats import mean_interval
+
+from .measure_recommendation import Sure
 
 SIDE = 24
 Drawn = tuple[Tensor, Tensor]
@@ -73,11 +75,14 @@ CASES: list[tuple[Callable[[int, torch.Generator], Drawn], Sequence[str], object
     (shades, ["light"], None, 300, True),
     (shades, ["light"], ["light"], 300, False),
     (shades, ["light"], None, 24, True),
+    (Sure.noise, ["turn"], None, 200, True),
 ]
 
 
 def trained(drawn: Callable[[int, torch.Generator], Drawn]) -> nn.Module:
     """A small classifier of such images."""
+    if drawn is Sure.noise:
+        return Sure()
     torch.manual_seed(0)
     images, labels = drawn(3000, torch.Generator().manual_seed(1))
     layers: list[nn.Module] = []
@@ -96,9 +101,11 @@ def trained(drawn: Callable[[int, torch.Generator], Drawn]) -> nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13], help="of the images fitted to")
+    names = sorted({drawn.__name__ for drawn, *_ in CASES})
+    parser.add_argument("--images", nargs="+", choices=names, default=names)
     options = parser.parse_args()
     rows, models = [], {}
-    for drawn, families, nuisance, n, labelled in CASES:
+    for drawn, families, nuisance, n, labelled in [case for case in CASES if case[0].__name__ in options.images]:
         model = models.setdefault(drawn, trained(drawn))
         images, labels = drawn(1000, torch.Generator().manual_seed(2))
         right = (model(images).argmax(1) == labels).double()
