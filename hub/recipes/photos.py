@@ -107,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--lit", type=float, default=1.0, help="part of the pictures that are lit at random (%(default)s)"
     )
     parser.add_argument("--amp", action="store_true", help="bfloat16, for processors that have it")
+    parser.add_argument("--blocks", type=int, nargs=3, default=[0, 1, 2], help="of the network (%(default)s)")
     parser.add_argument("--init", type=Path, help="start from these weights, as far as they go")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
@@ -116,10 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
     order = torch.randperm(len(photos), generator=torch.Generator().manual_seed(1))
     held, photos = small(photos[order[:HELD]]) / 255, photos[order[HELD:]]
     tiny = read([options.data / "train"], SIDE)
-    aug = ia.LearnedAugment(options.families, predictor=ia.EquivariantPredictor(SIDE))
+    aug = ia.LearnedAugment(options.families, predictor=ia.EquivariantPredictor(SIDE, blocks=tuple(options.blocks)))
     if options.init:
-        known = ia.LearnedAugment.from_pretrained(options.init).state_dict()
-        aug.load_state_dict({**aug.state_dict(), **known})
+        known, state = ia.LearnedAugment.from_pretrained(options.init).state_dict(), aug.state_dict()
+        for name, tensor in state.items():
+            if name not in known and name.endswith("second_norm.weight"):
+                tensor.zero_()  # blocks that are new begin as nothing
+        aug.load_state_dict(state | known)
     average, parameters = copy.deepcopy(aug).eval(), list(aug.parameters())
     groups = [[p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim < 2]]
     groups = [{"params": group, "weight_decay": decay} for group, decay in zip(groups, (0.02, 0.0), strict=True)]
