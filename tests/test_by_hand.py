@@ -19,10 +19,10 @@ def classifier():
 @pytest.mark.parametrize(
     ("family", "field", "bad", "allowed"),
     [
-        ("crop", "cx", 112.0, "numbers from 0 to 1, got 112; it is a fraction of the image; divide pixels"),
-        ("crop", "cy", math.nan, "numbers from 0 to 1, got nan"),
-        ("crop", "w", 224.0, "numbers from 0 to 1, got 224; it is a fraction"),
-        ("crop", "h", -0.5, "numbers from 0 to 1, got -0.5"),
+        ("crop", "cx", 112.0, "numbers from -2 to 3, got 112; it is a fraction of the image; divide pixels"),
+        ("crop", "cy", math.nan, "numbers from -2 to 3, got nan"),
+        ("crop", "w", 224.0, "numbers from 0 to 4, got 224; it is a fraction"),
+        ("crop", "h", -0.5, "numbers from 0 to 4, got -0.5"),
         ("crop", "flip", 2.0, "whole numbers from 0 to 1, got 2"),
         ("crop", "flip", 0.5, "whole numbers from 0 to 1, got 0.5"),
         ("erase", "erase_anchor", -1, "whole numbers from 0 to 25, got -1; it says which candidate"),
@@ -64,6 +64,7 @@ def test_what_reaches_outside_of_the_bounds_that_are_learned_is_left_alone():
     one = torch.ones(2)
     for families, fields in (
         (["crop"], {"cx": 0.1 * one, "w": 0.9 * one}),
+        (["crop"], {"w": 1.4 * one, "h": 1.4 * one}),
         (["scale"], {"log2_scale": -2 * one}),
         ([create(["rotate"])[0].__class__(bounds=(-10.0, 10.0))], {"angle": 400 * one}),
         (["turn"], {"turn_angle": -15 * one}),

@@ -89,9 +89,9 @@ class Crop(AnchorFamily):
         super().__init__(dict(zip(self.fields, self.anchors.unbind(1), strict=False)), initial_identity)
 
     def limits(self) -> dict[str, Limit]:
-        centre = Limit(0, 1, fix="it is a fraction of the image; divide pixels by its width or height")
-        side = centre._replace(fix=f"{centre.fix}; what shows more than the image is the family 'scale'")
-        flip = Limit(0, 1, whole=True, fix="1 mirrors")
+        # What reaches over the edge repeats the border, which is of use; what is far off was meant in pixels.
+        fix = "it is a fraction of the image; divide pixels by its width or height"
+        centre, side, flip = Limit(-2, 3, fix=fix), Limit(0, 4, fix=fix), Limit(0, 1, whole=True, fix="1 mirrors")
         return {**super().limits(), "cx": centre, "cy": centre, "w": side, "h": side, "flip": flip}
 
     def nearest(self, params: AugmentParams) -> Tensor:
