@@ -234,10 +234,11 @@ class TTAModel(ViewModel):
         free = self.aggregate == "mean_logit" and isinstance(outputs, Tensor)
         if free:
             return outputs
-        if not self._known and not torch.compiler.is_compiling() and len(check_logits(outputs)):
+        outputs = check_logits(outputs)
+        if not self._known and not torch.compiler.is_compiling() and len(outputs):
             self._known = True
             warn_of_probabilities(outputs)
-        return check_logits(outputs)
+        return outputs
 
     def log_weights(self, params: AugmentParams, distribution: AugmentDistribution | None) -> Tensor | None:
         """What views ``(n, B)`` weigh in the average, ``(n, B)``; None where they weigh the same."""
