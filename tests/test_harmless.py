@@ -221,7 +221,10 @@ def test_without_looking_sets_are_the_best_policys():
     order = policy_order(Prepared(LabelledImages(torch.zeros(200, 3, 8, 8)), 1, rows, torch.device("cpu")))
     constant = torch.randn(6).log_softmax(0).expand(200, -1)
     scores = SimpleNamespace(
-        aggregate="mean_prob", weighs=True, held=SimpleNamespace(mean=lambda values: values.mean(0))
+        aggregate="mean_prob",
+        weighs=True,
+        held=SimpleNamespace(mean=lambda values: values.mean(0)),
+        setting=lambda **setting: setting,
     )
     chosen = {tuple(way.views[0].tolist()) for way in choices(constant, 2, order, scores)}
     assert best in chosen and tuple(order[:2]) == best

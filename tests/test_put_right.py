@@ -98,20 +98,22 @@ def test_every_copy_is_put_right_and_then_zoomed_and_mirrored(kind):
         torch.testing.assert_close(found, by_hand, atol=tolerance, rtol=0)
 
 
-def test_two_candidates_are_averaged_as_likely_as_they_are():
+@pytest.mark.parametrize("at", [1.0, 0.25])
+def test_two_candidates_are_averaged_as_likely_as_they_are(at):
+    """At the temperature of a view, by which `Scores.outputs` are divided."""
     model = Asymmetric()
     held, copies, put_right = held_out(model, cross_entropy)
     log_p = said_of(copies)
-    (one, _), (two, likeliest) = put_right.look(held, log_p, 2)
+    (one, _), (two, likeliest) = put_right.look(held, log_p, 2, at)
     p, turns = log_p.exp().topk(2, 1)
     assert torch.equal(likeliest, turns)
     rows = torch.arange(N * DRAWS)
     first, second = (fixed_views(turned(copies, column)) for column in turns.T)
     for column in first:
-        by_hand = [model(views[column]).softmax(1) for views in (first, second)]
-        torch.testing.assert_close(one.outputs(rows)[:, column].softmax(1), by_hand[0], atol=4e-3, rtol=0)
+        by_hand = [(model(views[column]) / at).softmax(1) for views in (first, second)]
+        torch.testing.assert_close(one.outputs(rows)[:, column].softmax(1), by_hand[0], atol=4e-3 / at, rtol=0)
         average = (p[:, :1] * by_hand[0] + p[:, 1:] * by_hand[1]) / p.sum(1, keepdim=True)
-        torch.testing.assert_close(two.outputs(rows)[:, column].softmax(1), average, atol=4e-3, rtol=0)
+        torch.testing.assert_close(two.outputs(rows)[:, column].softmax(1), average, atol=4e-3 / at, rtol=0)
         spread = (by_hand[0] - by_hand[1]).abs().max()
         assert spread > 0.02  # what would be seen if weights or candidates were mixed up
 
@@ -166,7 +168,9 @@ def test_images_are_put_right_and_then_averaged_with_their_mirror_images():
     assert (recommended.name, recommended.n_views, recommended.setting.get("put_right")) == ("ours", 2, 1)
     assert recommended.correct.all() and "φ puts each image right" in str(report)
     found = ia.TTAModel.recommended(LeftHalf(), aug)(held).softmax(1)
-    expected = sum(LeftHalf()(view).softmax(1) for view in (upright, upright.flip(-1))) / 2
+    at = recommended.setting["temperature"]
+    mean = sum((LeftHalf()(view) / at).softmax(1) for view in (upright, upright.flip(-1))) / 2
+    expected = (at * mean.log()).softmax(1)
     assert torch.equal(found.argmax(1), right)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 

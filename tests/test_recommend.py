@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 import instaaug_transforms as ia
+from instaaug_transforms.tta.views import load_setting
 
+from .conftest import make_lively
 from .test_harmless import Corners, corners
 from .test_harmless_judged import Sides
 from .test_report_by_views import Classes, Halves, losses, pictures
@@ -189,3 +191,45 @@ def test_maps_are_refused():
     loss = lambda outputs, targets: outputs.flatten(1).mean(1)  # noqa: E731
     with pytest.raises(ia.InstaAugError, match="outputs are maps"):
         ia.recommend(ia.LearnedAugment(["turn"]), maps, corners(20), QUIET, loss=loss)
+
+
+class Sure(nn.Module):
+    """Three classes by colour, and by weights that are chance, of which averages of views are rid; so many times as sure."""
+
+    def __init__(self, times: float) -> None:
+        super().__init__()
+        self.times = times
+        chance = 0.2 * torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+        self.register_buffer("weights", 10 / 256 * torch.eye(3)[:, :, None, None] + chance)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.times * torch.einsum("nchw,kchw->nk", x - 0.5, self.weights)
+
+
+def test_a_classifier_that_is_too_sure_is_recommended_what_another_is():
+    """`TTAModel` answers as either report says."""
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(3, (300,), generator=generator)
+    images = 0.2 * torch.randn(300, 3, 16, 16, generator=generator) + 0.45
+    images = (images + 0.15 * torch.eye(3)[labels][:, :, None, None]).clamp(0, 1)
+    aug, reports = make_lively(["crop"]), []
+    for times in (1.0, 4.0):
+        model = Sure(times)
+        report = ia.recommend(aug, model, (images, labels), QUIET)
+        reports.append(report)
+        for arm in report.arms:
+            if (
+                arm.name == "ours" and "put_right" not in arm.setting
+            ):  # fixed views of each half are those searched on the other
+                said = ia.TTAModel(model, aug, **load_setting(arm.setting))(images)
+                same = (said.argmax(1) == labels).numpy() == arm.correct
+                assert np.mean(same) > 0.99  # outputs are kept in half precision
+    one, other = reports
+    assert [arm.name for arm in one.arms] == [arm.name for arm in other.arms]
+    for arm, sure in zip(one.arms, other.arms, strict=True):
+        assert np.mean(arm.correct == sure.correct) > 0.98
+        assert arm.nll.mean() == pytest.approx(sure.nll.mean(), abs=3e-3)
+    assert one.recommended.setting.keys() == other.recommended.setting.keys()
+    most = [max((arm for arm in report.arms if arm.name == "ours"), key=lambda arm: arm.n_views) for report in reports]
+    assert most[0].n_views > 1
+    assert most[1].setting["temperature"] == pytest.approx(4 * most[0].setting["temperature"], rel=0.05)

@@ -286,3 +286,44 @@ def test_the_class_of_a_group_is_that_of_its_images(targets, classes):
     held.images.groups = torch.tensor([7, 3, 5, 7, 3, 5])
     of = ClassScores(held).of_images
     assert (classes is None and of is None) or np.array_equal(of, classes)
+
+
+def test_how_sure_a_classifier_is_makes_no_difference():
+    """Five times as large or as small, logits give the same averages, searched views and losses at the temperature that a view needs; and the
+    `TTAModel` of a setting gives them."""
+    torch.manual_seed(0)
+    outputs, targets = 2 * torch.randn(200, 1, 5, 3), torch.randint(3, (200,))
+    outputs[range(200), 0, 0, targets] += 1  # the first view knows something
+    first, views, log_w = torch.zeros(200, dtype=torch.long), torch.randint(5, (200, 3)), torch.randn(200, 3)
+    found = []
+    for times in (0.2, 1.0, 5.0):
+        scores = ClassScores(prepared(times * outputs, targets)).calibrated(first)
+        at = scores.view_temperature
+        assert float(f"{at:.3g}") == at and scores.setting(n_views=3) == {"n_views": 3, "temperature": at}
+        assert scores.setting(n_views=1) == {"n_views": 1}
+        nll = [
+            torch.nn.functional.cross_entropy(times * outputs[:, 0, 0] / t, targets) for t in (0.9 * at, at, 1.1 * at)
+        ]
+        assert min(nll) == nll[1]
+        arm = scores.arm("ours", 3, 3, scores.average(views, log_w))
+        found.append((at / times, scores.search(torch.arange(200), 3), arm.nll, arm.correct))
+        p = (times * outputs[torch.arange(200)[:, None], 0, views].double() / at).softmax(-1)
+        expected = (p * log_w.double().softmax(1)[..., None]).sum(1)
+        assert torch.allclose(scores.average(views, log_w).double().exp(), expected, atol=1e-6)
+    for other in (found[0], found[2]):
+        assert other[0] == pytest.approx(found[1][0], rel=0.01) and other[1] == found[1][1]
+        assert np.allclose(other[2], found[1][2], atol=2e-3) and np.array_equal(other[3], found[1][3])
+
+
+def test_what_is_averaged_as_it_is():
+    """A classifier's own answers as the target, and numbers; and no logit is lost where labels are chance."""
+    torch.manual_seed(0)
+    outputs, first = torch.randn(50, 1, 4, 3), torch.zeros(50, dtype=torch.long)
+    assert ClassScores(prepared(9 * outputs, None)).calibrated(first).view_temperature == 1
+    numbers = OutputScores(prepared(outputs, torch.randn(50, 3)), squared_error)
+    assert numbers.calibrated(first) is numbers and numbers.at(3.0) is numbers
+    wrong = ClassScores(prepared(outputs, outputs[:, 0, 0].argmin(1))).calibrated(first)
+    assert wrong.view_temperature == 100
+    assert ClassScores(prepared(outputs, outputs[:, 0, 0].argmax(1))).calibrated(first).view_temperature == 0.25
+    alone = wrong.average(first[:, None])
+    assert torch.equal(alone.argmax(1), outputs[:, 0, 0].argmax(1))

@@ -51,11 +51,34 @@ def test_averages_in_numpy():
         assert np.allclose(aggregate(logits, "power", power=power).exp(), (p**power).mean(0) ** (1 / power), atol=1e-5)
 
 
+@pytest.mark.parametrize("at", [0.3, 1.0, 4.0])
+def test_averages_at_a_temperature_in_numpy(at):
+    """Probabilities are those of logits divided by it; the average of one view, or of views that are alike, is what it was."""
+    logits, log_w = 3 * torch.randn(4, 5, 3), torch.randn(4, 5)
+    p = np.exp(logits.double().numpy() / at)
+    p /= p.sum(-1, keepdims=True)
+    w = np.exp(log_w.double().numpy())[..., None]
+    expected = {"mean_prob": p.mean(0), "probability": (w * p).sum(0) / w.sum(0)}
+    for how, average in expected.items():
+        weights = log_w if how == "probability" else None
+        found = aggregate(logits, how, log_weights=weights, temperature=at)
+        assert np.allclose((found / at).exp(), average, atol=1e-6), how
+        alike = logits[:1].expand(4, -1, -1)
+        same = aggregate(alike, how, log_weights=weights, temperature=at).softmax(-1)
+        assert torch.allclose(same, logits[0].softmax(-1), atol=1e-5)
+        assert torch.equal(aggregate(logits[:1], how, log_weights=log_w[:1], temperature=1.0), logits[0])
+        torch.testing.assert_close(aggregate(logits[:1], how, log_weights=log_w[:1], temperature=at), logits[0])
+    torch.testing.assert_close(aggregate(logits, "mean_logit", temperature=at), logits.mean(0))
+
+
 def test_averages_that_cannot_be_made():
     logits = torch.randn(2, 3, 4)
     for power in (0.0, -1.0, math.nan):
         with pytest.raises(ia.InstaAugError, match=r"power: expected a number in \(0, ∞\)"):
             aggregate(logits, "power", power=power)
+    for temperature in (0.0, -1.0, math.inf):
+        with pytest.raises(ia.InstaAugError, match=r"temperature: expected a number in \(0, ∞\)"):
+            aggregate(logits, temperature=temperature)
     for how in ("weighted", "probability"):
         with pytest.raises(ia.InstaAugError, match=f"log_weights: '{how}' needs them"):
             aggregate(logits, how)

@@ -102,7 +102,11 @@ def test_shared_logits_are_those_of_arms_alone(name):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"aggregate": "probability", "include_identity": False}, {"policy": {"turn_angle": [0.0, 90.0, 270.0]}}]
+    "setting",
+    [
+        {"aggregate": "probability", "include_identity": False, "temperature": 4.0},
+        {"policy": {"turn_angle": [0.0, 90.0, 270.0]}},
+    ],
 )
 def test_the_recommended_arm_is_the_recommended_model(setting):
     aug, model = make_lively(["turn"], predictor=ia.ConvPredictor(16)), Remembering()
@@ -114,6 +118,18 @@ def test_the_recommended_arm_is_the_recommended_model(setting):
     assert np.allclose(
         arm.nll, nn.functional.cross_entropy(logits / arm.temperature, labels, reduction="none"), atol=1e-4
     )
+
+
+@pytest.mark.parametrize("at", [1.0, 0.2, 5.0])
+def test_every_arm_is_averaged_at_the_temperature_of_the_recommended_one(at):
+    """Beside a recommended setting that has one; the image and its mirror image by hand."""
+    aug, model = make_lively(["turn"], predictor=ia.ConvPredictor(16)), Remembering()
+    aug.recommended = {"recommended": {"n_views": 2, "temperature": at}}
+    arm = compared(model, aug).arms["horizontal flip", 2]
+    images, labels = pictures()[0]
+    mean = sum((model(view) / at).double().softmax(1) for view in (images, images.flip(-1))) / 2
+    nll = nn.functional.cross_entropy(at * mean.log() / arm.temperature, labels, reduction="none").detach()
+    assert np.allclose(arm.nll, nll, atol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "part"), [*zip(KINDS, (0.05, 0.3, 0.6, 0.8, 0.95), strict=True)])

@@ -64,7 +64,7 @@ def rivals(
         elsewhere = [found] if wide else [found, known]
     # Of many images that φ learned from only losses are kept, which no temperature changes: they tell nothing of a classifier that is
     # too sure of itself, whose averages gain by being shy.
-    elif train is not None and 1 / SURE < scores.temperature(scores.average(zero)) < SURE:
+    elif train is not None and 1 / SURE < scores.calibrated(zero[:, 0]).view_temperature < SURE:
         losses = nll_on_train(train, numbers_of_views(columns))
         evidence = {k: HeldOutArm("", k, k, None, nll) for k, nll in losses.items()}
     setting = scores.setting(n_views=1, policy=policy_of(candidates, [0]))

@@ -1,6 +1,7 @@
 """Do no harm: how far the image may move φ, and which views to average, by held-out images."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ def average_loss(aug: LearnedAugment, held: Prepared, order: list[int], scores: 
     log_p = joint(aug, held)
     if scores is None:
         return -held.mean(torch.logsumexp(log_p - table_of(held), 1)).item()
-    return mean_loss([Said(scores, log_p)], order)
+    return mean_loss([Said(scores.calibrated(log_p.argmax(1)), log_p)], order)
 
 
 def policy_order(train: Prepared, likelihoods: bool = True) -> list[int]:
@@ -78,7 +79,7 @@ def do_no_harm(
         put_right: looks at fixed views of what φ has put right.
         more: the same images, cross-fitted, where they are few.
     """
-    known = [RawSaid(scores, raw_outputs(aug, held)), *([more] if more else [])]
+    known = _calibrated(aug, [RawSaid(scores, raw_outputs(aug, held)), *([more] if more else [])])
     shrink(aug, known, order)
     leave_alone(aug, known)
     return compare(aug, held, scores, candidates, order, train, put_right, more)
@@ -96,14 +97,22 @@ def compare(
     more: RawSaid | None = None,
 ) -> HeldOutReport:
     """Arms on held-out images, and which of them to use, which ``aug`` remembers; the arguments are those of `do_no_harm`."""
-    known = [RawSaid(scores, raw_outputs(aug, held)), *([more] if more else [])]
+    known = _calibrated(aug, [RawSaid(scores, raw_outputs(aug, held)), *([more] if more else [])])
+    scores = known[0].scores
     said, order = said_of(aug, known), list(order)
     look = isinstance(aug.predictor, FeaturesPredictor)
-    arms = rivals(scores, said[0].log_p, candidates, order, more.scores if more else train)
+    arms = rivals(scores, said[0].log_p, candidates, order, known[1].scores if more else train)
     arms += ours(said, look, order, put_right)
     report = conclude(arms, len(arms[0].nll), scores.labelled, _classes(known), scores.doubt())
     aug.recommended = report.to_json()
     return report
+
+
+def _calibrated(aug: LearnedAugment, known: Sequence[RawSaid]) -> list[RawSaid]:
+    """The same, views averaged at the temperature that φ's likeliest ones need on held-out images: of an image that is put right, not of one
+    that a nuisance makes the classifier surely wrong about."""
+    at = known[0].scores.calibrated(log_p_of(aug, known[0].raw).argmax(1)).view_temperature
+    return [replace(each, scores=each.scores.at(at)) for each in known]
 
 
 def joint(aug: LearnedAugment, held: Prepared) -> Tensor:

@@ -67,10 +67,12 @@ def choices(log_p: Tensor, k: int, order: list[int], scores: Scores) -> list[Way
         offsets = -usual - tilt * place
         setting = {"include_identity": False, "view_offsets": [round(o, 4) for o in offsets.tolist()]}
         sets.append(((log_p + offsets).topk(k, 1).indices, setting))
-    ways = [Way(views, None, {"n_views": k, "aggregate": scores.aggregate, **setting}) for views, setting in sets]
+    ways = [
+        Way(views, None, scores.setting(n_views=k, aggregate=scores.aggregate, **setting)) for views, setting in sets
+    ]
     if k > 1 and scores.weighs:
         ways += [
-            Way(views, log_p.gather(1, views), {"n_views": k, "aggregate": "probability", **setting})
+            Way(views, log_p.gather(1, views), scores.setting(n_views=k, aggregate="probability", **setting))
             for views, setting in sets
         ]
     return ways
@@ -162,7 +164,7 @@ def views_put_right(known: Sequence[Said], look: bool, put_right: PutRight) -> l
     scores, log_p = known[0].scores, known[0].log_p
     most = min(MOST_PUT_RIGHT, log_p.shape[1]) if scores.weighs else 1
     acting, arms = families_for(put_right.task.aug), []
-    for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most), 1):
+    for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most, scores.view_temperature), 1):
         policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
         more = None
         for said in known[1:]:

@@ -46,7 +46,9 @@ class PutRight:
         own = {name: field.cpu()[likeliest.T] for name, field in self.candidates.items() if name in acting}
         return combined(AugmentParams(**own), self.fixed)
 
-    def look(self, held: Prepared, log_p: Tensor, most: int) -> list[tuple[Scores, Tensor]]:
+    def look(
+        self, held: Prepared, log_p: Tensor, most: int, view_temperature: float = 1.0
+    ) -> list[tuple[Scores, Tensor]]:
         """For m = 1 … ``most``: scores of `fixed` views of what φ's m likeliest candidates make of copies; and those candidates.
 
         A view of these scores is an average over the m candidates, weighted by φ: with their log-probabilities, as
@@ -56,6 +58,7 @@ class PutRight:
             held: the copies, with the outputs of ``candidates``.
             log_p: φ's log-probabilities of its candidates, ``(R, A)``.
             most: candidates of an image, of which outputs can be averaged as probabilities where there are several.
+            view_temperature: at which they are.
         """
         aug, config, nuisance = self.task.aug, self.task.config, held.nuisance
         log_w, likeliest = (part.cpu() for part in log_p.topk(most, 1))  # (R, most)
@@ -76,11 +79,14 @@ class PutRight:
             for m in range(2, most + 1):
                 rows = slice(part.start * held.draws, part.stop * held.draws)
                 weights = log_w[rows, :m].unflatten(0, (-1, held.draws))  # (B, D, m)
-                log_probs = torch.stack(every, 1).log_softmax(-1).unflatten(2, (-1, most))[:, :, :, :m]
-                outputs[str(m)] = log_mean(log_probs, 3, weights[:, :, None, :, None])
+                log_probs = (
+                    (torch.stack(every, 1) / view_temperature).log_softmax(-1).unflatten(2, (-1, most))[:, :, :, :m]
+                )
+                outputs[str(m)] = view_temperature * log_mean(log_probs, 3, weights[:, :, None, :, None])
             return {name: stored(values, known.dtype) for name, values in outputs.items()}
 
-        digest = hashlib.sha256(likeliest.numpy().tobytes() + log_w.numpy().tobytes()).hexdigest()
+        asked = likeliest.numpy().tobytes() + log_w.numpy().tobytes() + str(view_temperature).encode()
+        digest = hashlib.sha256(asked).hexdigest()
         rows = compute_rows(
             held.images,
             compute,
@@ -93,7 +99,5 @@ class PutRight:
             progress=config.progress,
         )
         plain = held.rows["plain"]
-        return [
-            (scores_of(replace(held, rows={"plain": plain, "logits": rows[str(m)]}), self.task.loss), likeliest[:, :m])
-            for m in range(1, most + 1)
-        ]
+        found = [replace(held, rows={"plain": plain, "logits": rows[str(m)]}) for m in range(1, most + 1)]
+        return [(scores_of(one, self.task.loss, view_temperature), likeliest[:, :m]) for m, one in enumerate(found, 1)]

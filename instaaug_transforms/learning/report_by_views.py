@@ -73,6 +73,8 @@ def report_by_views(task: Task, val: Images) -> HeldOutReport:
     everywhere = candidates.for_each(len(val)).to(aug.device)
     sets = [everywhere, *(views.params for views in (*alike, *ours, *shuffled))]
     scores = _look(task, val, sets)
+    first = sum(params.batch_shape[0] for params in sets[: 1 + len(alike)])
+    scores = scores.calibrated(torch.full((scores.n,), first))  # our likeliest view
     starts = accumulate(params.batch_shape[0] for params in sets)
     look, arms = isinstance(aug.predictor, FeaturesPredictor), _fixed(scores, candidates)
     answered = sees_images(aug, task.classifier, val.batch(slice(0, 1))[0].shape[-2:])

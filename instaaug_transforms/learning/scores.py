@@ -18,6 +18,8 @@ from .prepared import Prepared
 from .report import HeldOutArm
 
 CHUNK = 256
+# Temperatures of a view. Where all of some images are right none is too low for them; far above, differences between classes are lost in rounding.
+LOWEST, HIGHEST = 0.25, 100.0
 SMALL = 0.01  # of what the model's own outputs would lose if they were the same for all images: no matter
 
 
@@ -32,17 +34,28 @@ class Scores:
         weighs: whether views may weigh what φ's probability of them is.
         labelled: whether the targets are the user's.
         losses: ``(R, V)`` of each view alone.
+        view_temperature: of `TTAModel`, where views are averaged as probabilities.
         tolerated: see `HeldOutArm`.
     """
 
     aggregate = "mean_prob"
     weighs = True
     tolerated = 0.0
+    view_temperature = 1.0
     losses: Tensor
 
     def __init__(self, held: Prepared) -> None:
         self.held, self.n = held, len(held)
         self.labelled = held.images.targets is not None
+
+    def calibrated(self, views: Tensor) -> "Scores":
+        """The same at the temperature that views ``(R,)``, one of each copy, need; as it is where the model's own answers are the target, or
+        nothing is a probability."""
+        return self
+
+    def at(self, view_temperature: float) -> "Scores":
+        """The same at another temperature; as it is where nothing is a probability."""
+        return self
 
     def every(self, what: Callable[[Tensor], Tensor]) -> Tensor:
         """``what`` of some copies ``(B,)``, for all of them ``(R, …)``, part by part."""
@@ -53,8 +66,11 @@ class Scores:
         return self.held.take("logits", rows).cpu().float()
 
     def setting(self, **arguments: Any) -> dict[str, Any]:
-        """Arguments of a `TTAModel` whose views weigh the same, as JSON values."""
-        return arguments if self.aggregate == "mean_prob" else {**arguments, "aggregate": self.aggregate}
+        """Arguments of a `TTAModel` whose views weigh the same, unless they say otherwise, as JSON values."""
+        usual = {} if self.aggregate == "mean_prob" else {"aggregate": self.aggregate}
+        if arguments["n_views"] > 1 and self.view_temperature != 1:
+            usual["temperature"] = self.view_temperature
+        return usual | arguments
 
     def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
         """What averages of views ``(R, K)`` answer, ``(R, …)``; log-weights ``(R, K)``, equal by default."""
@@ -137,9 +153,17 @@ class Scores:
 
 
 class ClassScores(Scores):
-    """Probabilities of classes, averaged; judged by the cross-entropy after one temperature, and by which are right."""
+    """Probabilities of classes, averaged; judged by the cross-entropy after one temperature, and by which are right.
 
-    def __init__(self, held: Prepared) -> None:
+    `calibrated`, they are averaged at the temperature that one view needs: a classifier that is three times too sure has the same averages
+    as one that is right about how sure it is.
+
+    Args:
+        held: what `prepare` made, with outputs.
+        view_temperature: by which logits of views are divided before they are averaged.
+    """
+
+    def __init__(self, held: Prepared, view_temperature: float = 1.0) -> None:
         super().__init__(held)
         targets = held.images.targets
         plain = held.rows["plain"].tensor().float()
@@ -150,12 +174,23 @@ class ClassScores(Scores):
         self.right = (targets if soft is None else soft.argmax(-1))[images]
         self.classes, self.hard = answers.shape[-1], soft is None
         self.target = F.one_hot(self.right, self.classes).float() if self.hard else soft[images]
+        self.view_temperature = view_temperature
+
+    def calibrated(self, views: Tensor) -> "ClassScores":
+        found = self.view_temperature * self.temperature(self.average(views[:, None])) if self.labelled else 1.0
+        return self.at(float(f"{min(max(found, LOWEST), HIGHEST):.3g}"))
+
+    def at(self, view_temperature: float) -> "ClassScores":
+        return ClassScores(self.held, view_temperature)
 
     def log_p(self, rows: Tensor, views: Tensor) -> Tensor:
         """Log-probabilities ``(B, K, C)`` of views ``(B, K)`` of copies ``(B,)``."""
         logits = self.held.take("logits", rows).cpu()
         chosen = logits.gather(1, views[:, :, None].expand(-1, -1, self.classes))
-        return chosen.float().log_softmax(-1)
+        return (chosen.float() / self.view_temperature).log_softmax(-1)
+
+    def outputs(self, rows: Tensor) -> Tensor:
+        return super().outputs(rows) / self.view_temperature
 
     @cached_property
     def losses(self) -> Tensor:
@@ -168,7 +203,7 @@ class ClassScores(Scores):
         return self.every(lambda rows: self.outputs(rows)[:, :columns].log_softmax(-1).amax(-1).argmax(1, keepdim=True))
 
     def average(self, views: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Log of the weighted mean probability, ``(R, C)``."""
+        """Log of the weighted mean probability, ``(R, C)``, at the temperature of one view."""
         weights = None if weights is None else weights[..., None]
         return self.every(
             lambda rows: log_mean(self.log_p(rows, views[rows]), 1, None if weights is None else weights[rows])
@@ -217,7 +252,7 @@ class ClassScores(Scores):
         ), None
 
     def as_deployed(self, averaged: Tensor, losses: Tensor) -> Tensor:
-        return self.cross_entropy(averaged)
+        return self.cross_entropy(self.view_temperature * averaged)
 
     def believed(self, averaged: Tensor) -> Tensor | None:
         return None if self.labelled else self.target.gather(-1, averaged.argmax(-1, keepdim=True))[:, 0]
@@ -304,6 +339,6 @@ def kept_as(loss: PerViewLoss) -> torch.dtype:
     return torch.float16 if loss is cross_entropy else torch.float32
 
 
-def scores_of(held: Prepared, loss: PerViewLoss) -> Scores:
-    """How averages are judged where ``loss`` was fitted to."""
-    return ClassScores(held) if loss is cross_entropy else OutputScores(held, loss)
+def scores_of(held: Prepared, loss: PerViewLoss, view_temperature: float = 1.0) -> Scores:
+    """How averages are judged where ``loss`` was fitted to; ``view_temperature`` as of `ClassScores`."""
+    return ClassScores(held, view_temperature) if loss is cross_entropy else OutputScores(held, loss)

@@ -21,7 +21,12 @@ def check_aggregation(how: str, name: str = "aggregate", known: Sequence[str] = 
 
 
 def aggregate(
-    logits: Tensor, how: str = "mean_prob", *, power: float = 0.5, log_weights: Tensor | None = None
+    logits: Tensor,
+    how: str = "mean_prob",
+    *,
+    power: float = 0.5,
+    log_weights: Tensor | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     """Logits of the average; softmax of it is the prediction. Of one view they are its own, whatever they mean.
 
@@ -34,11 +39,16 @@ def aggregate(
             weighted by ``log_weights``; ``"probability"``, the same, the weights being φ's.
         power: γ > 0 of ``"power"``.
         log_weights: ``(n, B)`` or ``(n, 1)`` logarithms of weights, of any sum, for ``"weighted"``.
+        temperature: by which logits are divided first, and the average multiplied last: what probabilities are averaged, at the
+            scale of the logits.
 
     Returns:
         ``(B, K)``, float32.
     """
     check_aggregation(how)
+    check_number("temperature", temperature, "(0, ∞)")
+    if temperature != 1:
+        return temperature * aggregate(logits.float() / temperature, how, power=power, log_weights=log_weights)
     # Finite: what is −∞ in one view and not in another would leave 0/0, and sums of the largest numbers overflow.
     logits = logits.float().clamp(-1e30, 1e30)
     if how == "mean_logit" or len(logits) == 1:

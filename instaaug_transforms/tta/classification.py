@@ -35,6 +35,9 @@ class TTAModel(ViewModel):
         aggregate: ``"mean_prob"``, the log of the mean probability; ``"probability"``, the same with views weighted by φ's
             own probability of them; or another of `aggregation.aggregate`.
         power: γ of ``"power"``.
+        temperature: at which views are averaged: logits are divided by it before, and the average is multiplied by it, so that one view
+            alone answers as it is. At that at which the classifier's probabilities are calibrated, views of which it is too sure no
+            longer outvote the others; `fit` and `recommend` find it, where there are labels.
         scale_weights: six log-weights by size of crop (`aggregation.scale_bins`), for ``"weighted"``.
         include_identity: whether the image itself is one of the views, where there are two or more.
         range_fraction: use only the middle part of every continuous range, in (0, 1]. Views at the ends of a range
@@ -63,6 +66,7 @@ class TTAModel(ViewModel):
         select: str = "top",
         aggregate: str = "mean_prob",
         power: float = 0.5,
+        temperature: float = 1.0,
         scale_weights: Sequence[float] | None = None,
         include_identity: bool = True,
         range_fraction: float = 1.0,
@@ -76,6 +80,7 @@ class TTAModel(ViewModel):
         super().__init__(classifier, aug, *choice)
         check_aggregation(aggregate)
         check_number("power", power, "(0, ∞)")
+        check_number("temperature", temperature, "(0, ∞)")
         if (aggregate == "weighted") != (scale_weights is not None):
             raise InstaAugError(
                 f"scale_weights: 'weighted' needs them and nothing else does; got {scale_weights} with {aggregate!r}"
@@ -84,7 +89,7 @@ class TTAModel(ViewModel):
         if weights is not None and weights.shape != (len(SCALE_EDGES) + 1,):
             raise InstaAugError(f"scale_weights: expected {len(SCALE_EDGES) + 1} numbers, got {len(scale_weights)}")
         self.register_buffer("scale_weights", weights, persistent=False)
-        self.power, self.aggregate = power, aggregate
+        self.power, self.aggregate, self.temperature = power, aggregate, float(temperature)
         # Sets of views that held-out images chose have offsets, or come by `recommended`: they are known to pay.
         alike = aggregate not in ("probability", "confident", "weighted")
         by_phi = select == "top" and view_offsets is None and policy is None and bool(aug.anchor_families)
@@ -174,7 +179,8 @@ class TTAModel(ViewModel):
         return self.chunks(images, lambda part: self._chunk(part, generator))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, aggregate={self.aggregate!r}"
+        at = "" if self.temperature == 1 else f", temperature={self.temperature:g}"
+        return f"{super().extra_repr()}, aggregate={self.aggregate!r}{at}"
 
     def _chunk(self, images: Tensor, generator: torch.Generator | None) -> Tensor:
         batch, back = self.aug.prepare(images, strict=False)
@@ -193,7 +199,13 @@ class TTAModel(ViewModel):
             logits = self._answers(layout, back, params)
         else:
             logits = self._other_answers(layout, back, params, plain)
-        return aggregate(logits, self.aggregate, power=self.power, log_weights=self.log_weights(params, distribution))
+        return self.average(logits, self.log_weights(params, distribution))
+
+    def average(self, logits: Tensor, log_weights: Tensor | None) -> Tensor:
+        """Logits ``(n, B, classes)`` of views to ``(B, classes)``; what they weigh is what `log_weights` gives."""
+        return aggregate(
+            logits, self.aggregate, power=self.power, log_weights=log_weights, temperature=self.temperature
+        )
 
     def _warn_of_what_is_ruled_out(self, params: AugmentParams, distribution: AugmentDistribution) -> None:
         """Say once where many of the views that count alike have next to no probability."""

@@ -27,7 +27,7 @@ from ..utils.modes import frozen, permutation
 from ..utils.outputs import as_labels
 from ..utils.stats import is_guessing
 from . import arms
-from .aggregation import COMPARABLE, aggregate, check_aggregation
+from .aggregation import COMPARABLE, check_aggregation
 from .calibration import best_temperature
 from .classification import TTAModel
 from .report import (
@@ -46,7 +46,7 @@ from .report import (
     Evaluation,
 )
 from .runner import Runner, Way
-from .views import check_choice, normalizing
+from .views import check_choice, load_setting, normalizing
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def evaluate(
         select, range_fraction: how our views are selected, see `TTAModel`; what `tune` found on ``choice_data``, say.
         include_identity: whether the image itself is one of our views.
         nuisance, nuisance_probability: what all images suffer before anybody looks at them, see `Nuisance`.
-        how: the aggregation, the same for every arm; ``"weighted"`` learns a weight per scale of crop for every arm and
+        how: the aggregation, the same for every arm, at the temperature of the recommended setting if there is one; ``"weighted"`` learns a weight per scale of crop for every arm and
             K on ``choice_data``.
         oracle: also report the best of all candidate views of each image, found with its label.
         batch_size: images per forward.
@@ -134,7 +134,8 @@ def evaluate(
     streamed = any(isinstance(part, StreamedImages) for part in (data, choice))
     looks = isinstance(aug.predictor, FeaturesPredictor)
     with frozen(classifier), torch.no_grad(), rows_in(None if workdir is None else Path(workdir), streamed) as folder:
-        run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about)
+        at = load_setting((aug.recommended or {}).get("recommended", {})).get("temperature", 1.0)
+        run = Runner(classifier, aug, batch_size, amp, seed, progress, disturb, how, folder, about, at)
         data, choice = _numbered(run, data, "data"), _numbered(run, choice, "choice_data")
         zooms, policies = arms.zoom_candidates(), arms.policy_candidates(aug)
         pick_zooms = pick_policy = slice(0, most)  # of arms that are left out
@@ -224,9 +225,7 @@ def _recommended(classifier: nn.Module, aug: LearnedAugment, run: Runner, looks:
 
     def average(logits: Tensor, params: AugmentParams) -> Tensor:
         weights = model.log_weights(params, looked[0])
-        return aggregate(
-            logits, model.aggregate, power=model.power, log_weights=None if weights is None else weights.cpu()
-        )
+        return model.average(logits, None if weights is None else weights.cpu())
 
     looks = looks and model.asks
     return Way(RECOMMENDED, {k: float(k + looks)}, arm, average, looks)

@@ -62,6 +62,7 @@ class Runner:
         how: the aggregation.
         folder: keeps what is computed, and is gone on with; in memory if None.
         about: JSON values that say what it was computed from.
+        temperature: at which views are averaged, see `aggregate`.
     """
 
     def __init__(
@@ -76,11 +77,12 @@ class Runner:
         how: str = "mean_prob",
         folder: Path | None = None,
         about: Mapping[str, Any] | None = None,
+        temperature: float = 1.0,
     ) -> None:
         self.shared = SharedViews(classifier, aug, batch_size, amp)
         self.how, self.batch_size, self.seed, self.progress = how, batch_size, seed, progress
         self.device, self.nuisance = aug.device, nuisance
-        self.folder, self.about = folder, dict(about or {})
+        self.folder, self.about, self.temperature = folder, dict(about or {}), temperature
 
     def candidates(self, data: Images, views: AugmentParams) -> Rows:
         """Logits ``(N, V, classes)`` of every image under the same ``(V,)`` views."""
@@ -97,7 +99,7 @@ class Runner:
     def losses(self, logits: Rows, targets: Tensor) -> Tensor:
         """``(N, V)`` −log p(true class) from what `candidates` gives."""
         parts = torch.arange(len(logits)).split(self.batch_size)
-        return torch.cat([_losses(logits[part], targets[part]) for part in parts])
+        return torch.cat([_losses(logits[part] / self.temperature, targets[part]) for part in parts])
 
     def results(
         self, ways: Sequence[Way], data: Images, choice: Images, known: Known | None, oracle: AugmentParams | None
@@ -184,8 +186,10 @@ class Runner:
             index = every[:, None], torch.tensor([place for place, (of, _) in enumerate(places) if of == w])
             logits, bins = rows["views"][index].transpose(0, 1), rows["bins"][index].T.long()
             for k in ways[w].costs:
-                weights[ways[w].name, k] = log_w = fit_scale_weights(logits[:k], bins[:k], data.targets)
-                average = aggregate(logits[:k], self.how, log_weights=log_w[bins[:k]])
+                weights[ways[w].name, k] = log_w = fit_scale_weights(
+                    logits[:k] / self.temperature, bins[:k], data.targets
+                )
+                average = aggregate(logits[:k], self.how, log_weights=log_w[bins[:k]], temperature=self.temperature)
                 found[ways[w].name, k] = lambda average=average: average
         return found, weights
 
@@ -195,7 +199,7 @@ class Runner:
         if way.average is not None:
             return way.average(logits, params)
         log_weights = None if weights is None else weights[_bins(logits, params)[:k]]
-        return aggregate(logits[:k], self.how, log_weights=log_weights)
+        return aggregate(logits[:k], self.how, log_weights=log_weights, temperature=self.temperature)
 
     def _seen(
         self, images: Tensor, part: slice, ways: Sequence[Way], known: Known | None = None

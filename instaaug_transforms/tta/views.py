@@ -311,6 +311,7 @@ def load_setting(setting: Mapping[str, Any]) -> dict[str, Any]:
         "n_views",
         "include_identity",
         "aggregate",
+        "temperature",
         "policy",
         "select",
         "range_fraction",

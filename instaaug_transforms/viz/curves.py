@@ -121,7 +121,8 @@ def _label_ends(axes: Any, ends: list[tuple[float, int, str, str]], x: float, ga
     for y, last, name, colour in sorted(ends):
         text = {"fontsize": 7, "color": colour, "va": "center", "annotation_clip": False}
         if last < most:
-            axes.annotate(name, (last * 0.96, y), ha="right", **text)
+            under = {"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 0.5}  # other lines may pass here
+            axes.annotate(name, (last * 0.96, y), ha="right", bbox=under, **text)
             continue
         below = max(y, below + gap)
         axes.annotate(name, (x, below), **text)

@@ -73,6 +73,9 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--class-map", type=Path)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--test-images", type=int, default=3000, help="(%(default)s)")
+    parser.add_argument(
+        "--sure", type=float, default=1.0, help="times the classifier's logits: how much too sure it is made"
+    )
 
 
 def from_folders(options: argparse.Namespace, images: int, seed: int):
@@ -86,6 +89,10 @@ def from_folders(options: argparse.Namespace, images: int, seed: int):
     test = torch.stack([held[i][0].as_subclass(Tensor) for i in some.tolist()]), torch.tensor(held.targets)[some]
     own = {} if classes else {"num_classes": int(max(held.targets)) + 1}
     classifier = ia.timm.create_classifier(options.model, options.checkpoint, **own).eval()
+    with torch.no_grad():
+        *_, last = (layer for layer in classifier.modules() if isinstance(layer, torch.nn.Linear))
+        last.weight *= options.sure
+        last.bias *= options.sure
     return classifier, Subset(data, order.tolist()), test
 
 

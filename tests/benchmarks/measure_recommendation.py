@@ -5,7 +5,8 @@ choice. Arms are one view and searched input-free policies of 2, 4 and 10 views 
 they are judged). Digits by default, or any folder of classes with a timm classifier:
 
     python -m tests.benchmarks.measure_recommendation
-    python -m tests.benchmarks.measure_recommendation --sure
+    python -m tests.benchmarks.measure_recommendation --noise
+    python -m tests.benchmarks.measure_recommendation --sure 3
     python -m tests.benchmarks.measure_recommendation --data DIR/val --model resnet18 --checkpoint FILE --size 64 --max-images 2000
 """
 
@@ -26,6 +27,7 @@ from instaaug_transforms.learning import recommendation
 from instaaug_transforms.learning.harm import paired
 from instaaug_transforms.learning.recommendation import choose_arm, comes_into_question
 from instaaug_transforms.learning.report import HeldOutArm
+from instaaug_transforms.learning.scores import HIGHEST
 from instaaug_transforms.tta import arms
 from instaaug_transforms.tta.calibration import best_temperature
 
@@ -104,13 +106,18 @@ def average(log_p: Tensor, columns: list[int]) -> Tensor:
     return torch.logsumexp(log_p[:, columns].float(), 1) - math.log(len(columns))
 
 
-def judge(log_p: Tensor, labels: Tensor, n: int, repeats: int, seed: int) -> list[list[str]]:
-    """A line per rule: mean over repeats of accuracy over one view and over the best arm, of the worst of both, and of forwards."""
-    losses = -log_p.gather(2, labels[:, None, None].expand(-1, log_p.shape[1], 1)).squeeze(2).float()
+def judge(all_log_p: Tensor, labels: Tensor, n: int, repeats: int, seed: int, as_they_are: bool) -> list[list[str]]:
+    """A line per rule: mean over repeats of accuracy over one view and over the best arm, of the worst of both, and of forwards.
+
+    Views are averaged at the temperature that one view of the held-out images needs; or ``as_they_are``.
+    """
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in RULES}
     generator = torch.Generator().manual_seed(seed)
     for _ in range(repeats):
         held, rest = torch.randperm(len(labels), generator=generator).tensor_split([n])
+        at = 1.0 if as_they_are else min(best_temperature(all_log_p[held, 0], labels[held]), HIGHEST)
+        log_p = all_log_p if at == 1 else (all_log_p.float() / at).log_softmax(-1)
+        losses = -log_p.gather(2, labels[:, None, None].expand(-1, log_p.shape[1], 1)).squeeze(2).float()
         first, second = held.tensor_split(2)
         searched = {half: arms.greedy(losses[rows], max(KS)) for half, rows in ((0, second), (1, first))}
         everywhere, made, scores = arms.greedy(losses[held], max(KS)), [], []
@@ -181,8 +188,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a folder of classes; scikit-learn's digits if left out")
     parser.add_argument(
-        "--sure", action="store_true", help="noise through weights that are chance, which is sure of itself"
+        "--noise", action="store_true", help="noise through weights that are chance, which is sure of itself"
     )
+    parser.add_argument(
+        "--sure", type=float, default=1.0, help="times the logits: how much too sure a classifier is made"
+    )
+    parser.add_argument("--as-they-are", action="store_true", help="average views at no temperature, as until now")
     parser.add_argument("--model", default="resnet18")
     parser.add_argument("--checkpoint")
     parser.add_argument("--class-map", help="a line per class of the classifier")
@@ -191,7 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    if options.sure:
+    if options.noise:
         classifier, (images, labels) = (
             Sure(),
             Sure.noise(options.max_images, torch.Generator().manual_seed(options.seed)),
@@ -210,10 +221,10 @@ def main(arguments: list[str] | None = None) -> None:
         labels = torch.tensor(files.targets)[order]
         n_classes = int(labels.max()) + 1 if classes is None else len(classes)
         classifier = ia.timm.create_classifier(options.model, options.checkpoint, num_classes=n_classes).eval()
-    log_p, lines = views(classifier, images), []
+    log_p, lines = (options.sure * views(classifier, images).float()).log_softmax(-1), []
     for n in HELD_OUT:
         if n <= 0.6 * len(labels):
-            lines += judge(log_p, labels, n, options.repeats, options.seed)
+            lines += judge(log_p, labels, n, options.repeats, options.seed, options.as_they_are)
     headers = ["rule", "held out", "over one view", "worst", "over the best arm", "5 % quantile", "forwards"]
     print(f"{len(labels)} images, {options.repeats} repeats, seed {options.seed}; points of top-1\n")
     print(tabulate(lines, headers, "github", disable_numparse=True))
