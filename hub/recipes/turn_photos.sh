@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python hub/recipes/photos.py --data "$DATA" --photos "$PHOTOS" --families turn --images 945000 --lr 3e-3 --out turn.safetensors
-python hub/recipes/split.py turn.safetensors turn_photos --families turn --prior 0.85
+python hub/recipes/split.py turn.safetensors turn_photos --families turn
 python hub/add.py turn_photos.safetensors turn_photos
 python hub/recipes/turn_card.py --photos "$PHOTOS" --class-map "$PHOTOS/classes.txt" --size 160
