@@ -206,6 +206,14 @@ def own(name, k, nll, n=400, **more):
     return HeldOutArm(name, k, k, None, np.broadcast_to(nll, (n,)).astype(float), {}, **more)
 
 
+def test_where_guessing_has_a_lower_nll_than_one_view_accuracy_alone_is_evidence():
+    """A lower NLL and 4 of 200 answers more are taken from a classifier that knows how sure to be, 40 more from the other too."""
+    for gained, tells, taken in ((4, True, True), (4, False, False), (40, False, True), (40, True, True)):
+        plain = replace(arm("one view", 1, np.arange(200) < 100, 1.0), nll_tells=tells)
+        other = replace(arm("ours", 2, np.arange(200) < 100 + gained, 0.5), nll_tells=tells)
+        assert (choose_arm([plain, other]) is other) == taken
+
+
 def test_of_losses_of_ones_own_a_thousandth_is_material():
     """Of a loss of 50, or of −50, a twentieth; less is rounding, however certain."""
     for level in (50.0, -50.0):

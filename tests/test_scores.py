@@ -315,6 +315,19 @@ def test_how_sure_a_classifier_is_makes_no_difference():
         assert np.allclose(other[2], found[1][2], atol=2e-3) and np.array_equal(other[3], found[1][3])
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_lower_nll_is_evidence_where_one_views_is_below_that_of_guessing(labelled):
+    """Of three classes, half of the answers right: of logits of 0.2 it is, of logits of 20 it is not; a classifier's own answers it always knows."""
+    targets = torch.arange(40) % 3
+    answers = torch.where(torch.arange(40) % 2 == 0, targets, (targets + 1) % 3)
+    one_hot = torch.nn.functional.one_hot(answers, 3).float()[:, None, None]
+    for logit, tells in ((0.2, True), (20.0, not labelled)):
+        scores = ClassScores(prepared(logit * one_hot, targets if labelled else None))
+        assert scores.nll_tells == tells
+        assert scores.arm("x", 1, 1, scores.average(torch.zeros(40, 1, dtype=torch.long))).nll_tells == tells
+    assert OutputScores(prepared(one_hot, torch.rand(40, 3)), squared_error).nll_tells
+
+
 def test_what_is_averaged_as_it_is():
     """A classifier's own answers as the target, and numbers; and no logit is lost where labels are chance."""
     torch.manual_seed(0)

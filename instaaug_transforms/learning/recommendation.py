@@ -250,7 +250,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     errors of their paired difference, or, of fewer than `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ
     learned from, where that is known. Accuracy has to be, by a sign test as well, which tells more where the classifier is often wrong. Where NLL alone is the
     evidence, accuracy must lean the same way, by half a standard error, or be the same: a classifier that is sure of wrong answers has a lower NLL in any
-    average that is less sure, and fewer right answers. Of fixed views of what φ puts right, held-out images alone must show that too. Images that no nuisance disturbed, and no class of them, must not
+    average that is less sure, and fewer right answers. Where it is so sure that guessing has a lower NLL, NLL is no evidence at all. Of fixed views of what φ puts right, held-out images alone must show that too. Images that no nuisance disturbed, and no class of them, must not
     certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
     not turned.
     """
@@ -271,7 +271,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     # Where a classifier is sure of wrong answers, no temperature leaves its NLL, or an average's, below that of guessing.
     lower = saving > material or (righter and saving > -material)
     least = -1 if righter else LEAN
-    useful = lower and (surer or righter) and all(gain >= least * error for gain, error in gains)
+    useful = lower and (righter or (surer and single.nll_tells)) and all(gain >= least * error for gain, error in gains)
     if arm.correct is not None and _known(arm) < FEW:  # better probabilities alone are luck too often
         useful = useful and certainly_righter(arm, single, 1)
     return useful and (at_any_cost or not _dear(*held, classes))

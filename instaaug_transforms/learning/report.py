@@ -28,6 +28,7 @@ class HeldOutArm:
         undisturbed_nll: likewise, of the NLL as a `TTAModel` gives it, without a temperature; or of the loss of one's own.
         tolerated: by how much the loss may rise on images as they were where the model's own outputs are the target, of which every
             average differs a little.
+        nll_tells: whether a lower NLL is evidence: not where that of the images as they are, without a temperature, is above that of guessing.
         more: the same on the images that φ learned from, where that is known: of fixed views, each searched on the other half of these
             images; of ours, each by a φ that did not learn from the image (`cross_fit`).
     """
@@ -43,6 +44,7 @@ class HeldOutArm:
     believed: np.ndarray | None = field(default=None, repr=False)
     undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
     tolerated: float = field(default=0.0, repr=False)
+    nll_tells: bool = field(default=True, repr=False)
 
     def with_more(self) -> "HeldOutArm":
         """What it does on all images that are known, held-out ones first."""

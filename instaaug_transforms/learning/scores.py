@@ -35,12 +35,12 @@ class Scores:
         labelled: whether the targets are the user's.
         losses: ``(R, V)`` of each view alone.
         view_temperature: of `TTAModel`, where views are averaged as probabilities.
-        tolerated: see `HeldOutArm`.
+        tolerated, nll_tells: see `HeldOutArm`.
     """
 
     aggregate = "mean_prob"
     weighs = True
-    tolerated = 0.0
+    tolerated, nll_tells = 0.0, True
     view_temperature = 1.0
     losses: Tensor
 
@@ -127,7 +127,8 @@ class Scores:
         figures = {"correct": correct, "nll": self.held.per_image(losses).numpy(), **undisturbed}
         groups = self.held.images.groups
         figures = {name: values if values is None else by_group(values, groups) for name, values in figures.items()}
-        return HeldOutArm(name, k, cost, setting=setting, tolerated=self.tolerated, **figures)
+        figures |= {"tolerated": self.tolerated, "nll_tells": self.nll_tells}
+        return HeldOutArm(name, k, cost, setting=setting, **figures)
 
     def score(self, averaged: Tensor) -> tuple[Tensor | None, Tensor]:
         """Which answers ``(R, …)`` are right, where that can be said, and their losses, ``(R,)`` each."""
@@ -230,6 +231,10 @@ class ClassScores(Scores):
             return right
         _, first, place = np.unique(groups.numpy(), return_index=True, return_inverse=True)
         return right[first] if (right[first][place] == right).all() else None
+
+    @cached_property
+    def nll_tells(self) -> bool:
+        return self.doubt() is None
 
     def doubt(self) -> tuple[str, float | None] | None:
         plain, right = self.held.rows["plain"].tensor().float(), self.right[:: self.held.draws]

@@ -118,6 +118,8 @@ def judge(all_log_p: Tensor, labels: Tensor, n: int, repeats: int, seed: int, as
         at = 1.0 if as_they_are else min(best_temperature(all_log_p[held, 0], labels[held]), HIGHEST)
         log_p = all_log_p if at == 1 else (all_log_p.float() / at).log_softmax(-1)
         losses = -log_p.gather(2, labels[:, None, None].expand(-1, log_p.shape[1], 1)).squeeze(2).float()
+        plain = torch.nn.functional.nll_loss(all_log_p[held, 0].float(), labels[held])
+        tells = as_they_are or bool(plain <= math.log(log_p.shape[2]))
         first, second = held.tensor_split(2)
         searched = {half: arms.greedy(losses[rows], max(KS)) for half, rows in ((0, second), (1, first))}
         everywhere, made, scores = arms.greedy(losses[held], max(KS)), [], []
@@ -127,7 +129,8 @@ def judge(all_log_p: Tensor, labels: Tensor, n: int, repeats: int, seed: int, as
             log_q = (log_q / best_temperature(log_q, labels[held])).log_softmax(-1)
             nll = -log_q.gather(1, labels[held][:, None]).squeeze(1).numpy()
             right = (log_q.argmax(1) == labels[held]).numpy()
-            made.append(HeldOutArm("best input-free" if k else "one view", max(k, 1), max(k, 1), right, nll, {}))
+            name, k_or_one = ("best input-free", k) if k else ("one view", 1)
+            made.append(HeldOutArm(name, k_or_one, k_or_one, right, nll, {}, nll_tells=tells))
             use = everywhere[:k] or [0]
             scores.append(100 * (average(log_p[rest], use).argmax(1) == labels[rest]).double().mean().item())
         for name, rule in RULES.items():
