@@ -55,7 +55,7 @@ def test_a_fit_is_judged_by_its_best_ways_or_by_its_single_views():
         logits = known.take("logits", torch.arange(30)).float()
         likeliest = logits[torch.arange(30), log_p.argmax(1)].log_softmax(1)
         at = best_temperature(likeliest, known.images.targets.repeat_interleave(known.draws))
-        scores, order = scores_of(known, cross_entropy, at), [1, 0, 2]
+        scores, order = scores_of(known, cross_entropy).at(at), [1, 0, 2]
         ways = [choices(log_p, k, order, scores) for k in (1, 2, 4)]
         expected = np.mean([min(scores.average_loss(way.views, way.weights) for way in some) for some in ways])
         assert average_loss(aug, known, order, scores) == pytest.approx(expected, abs=2e-3)  # copies are kept as bytes

@@ -79,10 +79,9 @@ class PutRight:
             for m in range(2, most + 1):
                 rows = slice(part.start * held.draws, part.stop * held.draws)
                 weights = log_w[rows, :m].unflatten(0, (-1, held.draws))  # (B, D, m)
-                log_probs = (
-                    (torch.stack(every, 1) / view_temperature).log_softmax(-1).unflatten(2, (-1, most))[:, :, :, :m]
-                )
-                outputs[str(m)] = view_temperature * log_mean(log_probs, 3, weights[:, :, None, :, None])
+                log_probs = (torch.stack(every, 1) / view_temperature).log_softmax(-1).unflatten(2, (-1, most))
+                average = log_mean(log_probs[:, :, :, :m], 3, weights[:, :, None, :, None])
+                outputs[str(m)] = view_temperature * average
             return {name: stored(values, known.dtype) for name, values in outputs.items()}
 
         asked = likeliest.numpy().tobytes() + log_w.numpy().tobytes() + str(view_temperature).encode()
@@ -100,4 +99,5 @@ class PutRight:
         )
         plain = held.rows["plain"]
         found = [replace(held, rows={"plain": plain, "logits": rows[str(m)]}) for m in range(1, most + 1)]
-        return [(scores_of(one, self.task.loss, view_temperature), likeliest[:, :m]) for m, one in enumerate(found, 1)]
+        scores = [scores_of(one, self.task.loss).at(view_temperature) for one in found]
+        return [(one, likeliest[:, :m]) for m, one in enumerate(scores, 1)]

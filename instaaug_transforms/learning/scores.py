@@ -344,6 +344,6 @@ def kept_as(loss: PerViewLoss) -> torch.dtype:
     return torch.float16 if loss is cross_entropy else torch.float32
 
 
-def scores_of(held: Prepared, loss: PerViewLoss, view_temperature: float = 1.0) -> Scores:
-    """How averages are judged where ``loss`` was fitted to; ``view_temperature`` as of `ClassScores`."""
-    return ClassScores(held, view_temperature) if loss is cross_entropy else OutputScores(held, loss)
+def scores_of(held: Prepared, loss: PerViewLoss) -> Scores:
+    """How averages are judged where ``loss`` was fitted to."""
+    return ClassScores(held) if loss is cross_entropy else OutputScores(held, loss)
