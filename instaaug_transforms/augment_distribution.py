@@ -82,7 +82,14 @@ class AugmentDistribution(Distribution):
         """Parameters ``(*sample_shape, B)``, sample_shape of at most one dimension.
 
         Fields of uniform families are differentiable in φ; a crop's are not (use `log_prob` there).
+
+        Raises:
+            InstaAugError: a number in place of a shape.
         """
+        if not isinstance(sample_shape, (tuple, list)):
+            raise InstaAugError(
+                f"sample_shape: expected a shape, (3,) say for three samples an image, got {sample_shape!r}"
+            )
         return self.from_uniform(self._uniform(torch.Size(sample_shape), generator))
 
     def sample(

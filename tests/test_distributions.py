@@ -308,3 +308,12 @@ def test_a_density_needs_a_field_of_every_family():
     parts = distribution.parts
     expected = parts["crop"].categorical.log_prob(torch.zeros(2)) + parts["rotate"].log_prob(alone)
     assert torch.allclose(distribution.log_prob(whole), expected)
+
+
+@pytest.mark.parametrize("shape", [3, 3.0, None])
+def test_a_number_is_no_shape_of_samples(shape):
+    distribution = ia.LearnedAugment(["crop", "rotate"]).distribution(torch.rand(2, 3, 16, 16))
+    for draw in (distribution.sample, distribution.rsample):
+        with pytest.raises(ia.InstaAugError, match=rf"sample_shape: expected a shape, \(3,\) say .*got {shape}"):
+            draw(shape)
+        assert draw([3]).batch_shape == draw((3,)).batch_shape == (3, 2) and draw().batch_shape == (2,)

@@ -320,6 +320,13 @@ def test_parameters_are_one_for_each_image(params):
         functional.apply(torch.rand(4, 3, 8, 8), params, GEOMETRY)
 
 
+@pytest.mark.parametrize("names", ["rotate", ["rotate"], [*GEOMETRY, "hsv"]])
+def test_names_are_no_families(names):
+    for apply in (functional.apply, ia.LearnedAugment(["rotate"]).apply):
+        with pytest.raises(ia.InstaAugError, match=r"families: expected families.*aug.families.*got .*(rotate|hsv)"):
+            apply(torch.rand(4, 3, 8, 8), random_params(4), families=names)
+
+
 def test_matrices_are_of_one_view_each():
     """Of those of several views they were no affine maps, and the error spoke of perspectives."""
     params = random_params(6).map(lambda field: field.unflatten(0, (2, 3)))

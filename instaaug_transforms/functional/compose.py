@@ -174,11 +174,11 @@ def apply(
         ``(B, C, *output_size)``, of the dtype and memory format of ``images``.
 
     Raises:
-        InstaAugError: parameters that are not one for each image, a family whose matrix is not affine, or an unknown backend.
+        InstaAugError: parameters that are not one for each image, names in place of families, a family whose matrix is not affine, or an unknown backend.
     """
     backends.check(backend)
     if not torch.compiler.is_compiling():
-        _check(images, params)
+        _check(images, params, families)
     params = complete(families, params)
     height, width = images.shape[-2:]
     swap = swap and output_size is None
@@ -224,7 +224,7 @@ def apply(
         return out
 
 
-def _check(images: Tensor, params: AugmentParams) -> None:
+def _check(images: Tensor, params: AugmentParams, families: Sequence[Transformation]) -> None:
     if not (isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point()):
         given = f"{tuple(images.shape)} {images.dtype}" if isinstance(images, Tensor) else type(images).__name__
         raise InstaAugError(
@@ -234,6 +234,10 @@ def _check(images: Tensor, params: AugmentParams) -> None:
         raise InstaAugError(
             f"params: expected batch_shape ({len(images)},), one transformation for each image, got {tuple(params.batch_shape)}; of (n, B) "
             "parameters, params.index(0) is the first view of each, and params.flatten() goes with images.repeat(n, 1, 1, 1)"
+        )
+    if isinstance(families, str) or any(isinstance(family, str) for family in families):
+        raise InstaAugError(
+            f"families: expected families, those of a transform (aug.families) or families.create of names, got {families!r}"
         )
 
 
