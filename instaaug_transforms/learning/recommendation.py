@@ -96,7 +96,7 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
         notes.append(
             f"of the {len(more)} images that φ learned from, {how}, {gain:+.1f} points are right [{low:+.1f}, {high:+.1f}]"
         )
-    alone = arm.more is None or single.more is None
+    alone, held = arm.more is None or single.more is None, (arm, single)
     arm, single = with_more(arm, single)
     n, kind = (n, "held-out images") if alone else (_known(arm), "images")
     if n < FEW:
@@ -105,6 +105,8 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
         notes.append(
             f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
         )
+    if (arm.setting or {}).get("put_right"):  # what the further views cost, held-out images alone tell
+        arm, single = held
     less = lost(arm, single)
     if less is not None and (less.mean() > 0 or (len(less) < FEW and (less > 0).any())):
         notes.append(f"images that nothing disturbed {_what_is_lost(arm, single, labelled)} ({len(less)} images)")
