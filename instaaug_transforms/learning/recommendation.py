@@ -248,13 +248,16 @@ def _cheaper(arms: list[HeldOutArm], arm: HeldOutArm, classes: np.ndarray | None
 def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray | None, at_any_cost: bool) -> bool:
     """Whether an arm is better than one plain view by more than chance would have it.
 
-    It is if its NLL is lower than that of one plain view (or as low, and its accuracy certainly higher), and one of the two is better by two standard
-    errors of their paired difference, or, of fewer than `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and all that φ
-    learned from, where that is known. Accuracy has to be, by a sign test as well, which tells more where the classifier is often wrong. Where NLL alone is the
-    evidence, accuracy must lean the same way, by half a standard error, or be the same: a classifier that is sure of wrong answers has a lower NLL in any
-    average that is less sure, and fewer right answers. Where it is so sure that guessing has a lower NLL, NLL is no evidence at all. Of fixed views of what φ puts right, held-out images alone must show that too. Images that no nuisance disturbed, and no class of them, must not
-    certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was
-    not turned.
+    Its NLL is lower than that of one plain view, or as low and its accuracy certainly higher. One of the two is better by two standard errors
+    of their paired difference, or, of fewer than `FEW` images, by three (and accuracy by one at least): on held-out images, or on these and
+    all that φ learned from, where that is known. Accuracy has to be, by a sign test as well, which tells more where the classifier is often wrong.
+
+    Where NLL alone is the evidence, accuracy must lean the same way, by half a standard error, or be the same: a classifier that is sure of
+    wrong answers has a lower NLL in any average that is less sure, and fewer right answers. Where it is so sure that guessing has a lower NLL,
+    NLL is no evidence at all. Of fixed views of what φ puts right, held-out images alone must show that too.
+
+    Images that no nuisance disturbed, and no class of them, must not certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it
+    gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was not turned.
     """
     if arm.setting is None:
         return False

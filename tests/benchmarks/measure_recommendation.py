@@ -27,7 +27,7 @@ from instaaug_transforms.learning import recommendation
 from instaaug_transforms.learning.harm import paired
 from instaaug_transforms.learning.recommendation import choose_arm, comes_into_question
 from instaaug_transforms.learning.report import HeldOutArm
-from instaaug_transforms.learning.scores import HIGHEST
+from instaaug_transforms.learning.scores import HIGHEST, LOWEST
 from instaaug_transforms.tta import arms
 from instaaug_transforms.tta.calibration import best_temperature
 
@@ -115,7 +115,8 @@ def judge(all_log_p: Tensor, labels: Tensor, n: int, repeats: int, seed: int, as
     generator = torch.Generator().manual_seed(seed)
     for _ in range(repeats):
         held, rest = torch.randperm(len(labels), generator=generator).tensor_split([n])
-        at = 1.0 if as_they_are else min(best_temperature(all_log_p[held, 0], labels[held]), HIGHEST)
+        needed = 1.0 if as_they_are else best_temperature(all_log_p[held, 0], labels[held])
+        at = min(max(needed, LOWEST), HIGHEST)
         log_p = all_log_p if at == 1 else (all_log_p.float() / at).log_softmax(-1)
         losses = -log_p.gather(2, labels[:, None, None].expand(-1, log_p.shape[1], 1)).squeeze(2).float()
         plain = torch.nn.functional.nll_loss(all_log_p[held, 0].float(), labels[held])
@@ -129,8 +130,8 @@ def judge(all_log_p: Tensor, labels: Tensor, n: int, repeats: int, seed: int, as
             log_q = (log_q / best_temperature(log_q, labels[held])).log_softmax(-1)
             nll = -log_q.gather(1, labels[held][:, None]).squeeze(1).numpy()
             right = (log_q.argmax(1) == labels[held]).numpy()
-            name, k_or_one = ("best input-free", k) if k else ("one view", 1)
-            made.append(HeldOutArm(name, k_or_one, k_or_one, right, nll, {}, nll_tells=tells))
+            name, n_views = ("best input-free", k) if k else ("one view", 1)
+            made.append(HeldOutArm(name, n_views, n_views, right, nll, {}, nll_tells=tells))
             use = everywhere[:k] or [0]
             scores.append(100 * (average(log_p[rest], use).argmax(1) == labels[rest]).double().mean().item())
         for name, rule in RULES.items():
