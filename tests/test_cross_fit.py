@@ -11,21 +11,20 @@ from instaaug_transforms.engine.data import LabelledImages
 from instaaug_transforms.engine.nuisance import Nuisance
 from instaaug_transforms.engine.rows import Rows, SomeRows
 from instaaug_transforms.engine.splits import folds
-from instaaug_transforms.learning.cross_fit import FOLDS, RawSaid, can_be_parted, cross_fit, raw_outputs
+from instaaug_transforms.learning.cross_fit import FOLDS, RawSaid, Said, can_be_parted, cross_fit, raw_outputs
 from instaaug_transforms.learning.fitting import Fitting
 from instaaug_transforms.learning.harm import costs_others, may_cost_others
 from instaaug_transforms.learning.losses import cross_entropy, own_answers
-from instaaug_transforms.learning.our_arms import Said, likeliest_views, plain_view, views_put_right
+from instaaug_transforms.learning.our_arms import likeliest_views, plain_view
 from instaaug_transforms.learning.prepared import prepare
 from instaaug_transforms.learning.report import HeldOutArm
-from instaaug_transforms.learning.scores import ClassScores, scores_of
+from instaaug_transforms.learning.scores import ClassScores
 from instaaug_transforms.learning.strength import leave_alone, log_p_of, shrink
 from instaaug_transforms.learning.task import Task
 
 from .conftest import make_lively
 from .test_harmless import Reader, pictures
 from .test_learning_arms import held, made_up
-from .test_put_right import held_out
 
 
 @pytest.mark.parametrize("groups", [None, [i // 3 for i in range(23)]])
@@ -170,24 +169,6 @@ def test_caution_grows_until_images_that_nothing_disturbed_do_not_pay(margin, ca
     if caution:  # images as they are stay so, and turned ones are still put right
         likeliest = log_p_of(aug, more.raw).argmax(1)
         assert (likeliest[::2] == 0).all() and (likeliest[1::2] == 1).all()
-
-
-@pytest.mark.parametrize("m", [1, 2])
-def test_views_put_right_are_known_elsewhere_by_what_puts_right(m):
-    """Of other images their zooms are not looked at: the candidates themselves, weighted by φ, stand for them."""
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
-        data, _, put_right = held_out(model, cross_entropy)
-        log_p = torch.randn(30, 4, generator=torch.Generator().manual_seed(1)).log_softmax(1)
-        others, more_log_p, p = made_up(25, columns=4)
-        known = [Said(scores_of(data, cross_entropy), log_p), Said(others, more_log_p)]
-        found = views_put_right(known, False, put_right)
-    arm = next(arm for _, arm in found if arm.setting["put_right"] == m)
-    weights, views = more_log_p.exp().topk(m, 1)
-    weights = (weights if m > 1 else torch.ones(25, 1)).double()
-    average = (weights[..., None] * p[torch.arange(25)[:, None], views]).sum(1) / weights.sum(1, keepdim=True)
-    assert np.array_equal(arm.more.correct, average.argmax(1) == others.held.images.targets)
 
 
 def test_the_same_way_is_scored_on_held_out_images_and_on_more():

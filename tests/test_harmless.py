@@ -17,8 +17,9 @@ from instaaug_transforms.engine.rows import Rows
 from instaaug_transforms.families import CandidateProduct
 from instaaug_transforms.learning import strength
 from instaaug_transforms.learning.arms import nll_on_train, rivals
+from instaaug_transforms.learning.cross_fit import Said
 from instaaug_transforms.learning.harmless import policy_order
-from instaaug_transforms.learning.our_arms import Said, choices, likeliest_views
+from instaaug_transforms.learning.our_arms import choices, likeliest_views
 from instaaug_transforms.learning.prepared import Prepared
 from instaaug_transforms.learning.scores import ClassScores
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from instaaug_transforms.learning.cross_fit import RawSaid, raw_outputs
+from instaaug_transforms.learning.cross_fit import RawSaid, Said, raw_outputs
 from instaaug_transforms.learning.harmless import average_loss, policy_order
 from instaaug_transforms.learning.losses import cross_entropy
-from instaaug_transforms.learning.our_arms import Said, choices
+from instaaug_transforms.learning.our_arms import choices
 from instaaug_transforms.learning.scores import scores_of
 from instaaug_transforms.learning.strength import leave_alone, mean_loss, shrink
 from instaaug_transforms.tta.calibration import best_temperature

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from instaaug_transforms.learning.arms import in_halves
-from instaaug_transforms.learning.losses import cross_entropy, squared_error
-from instaaug_transforms.learning.our_arms import Said, Way, choices, likeliest_views, ours, views_put_right
+from instaaug_transforms.learning.cross_fit import Said
+from instaaug_transforms.learning.losses import squared_error
+from instaaug_transforms.learning.our_arms import Way, choices, likeliest_views, ours
 from instaaug_transforms.learning.put_right import PutRight
-from instaaug_transforms.learning.scores import OutputScores, scores_of
+from instaaug_transforms.learning.scores import OutputScores
 
 from .test_learning_arms import made_up
-from .test_put_right import held_out
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -110,60 +109,3 @@ def test_ways_and_what_puts_right_are_not_changed():
     for made, name in ((Way(None, None, {}), "views"), (PutRight(None, None, None), "task")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(made, name, 3)
-
-
-@pytest.mark.parametrize(("look", "answered"), [(False, False), (True, True)])
-def test_fixed_views_of_what_is_put_right_are_arms_of_their_own(look, answered):
-    """Of φ's likeliest candidate and of the two likeliest: searched as fixed views are, and spared where they are the image itself."""
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
-        known, _, put_right = held_out(model, cross_entropy)
-        scores = scores_of(dataclasses.replace(known, answered=answered), cross_entropy)
-        log_p = torch.randn(30, 4, generator=torch.Generator().manual_seed(2)).log_softmax(1)
-        found = views_put_right([Said(scores, log_p)], look, put_right)
-        seen = put_right.look(known, log_p, 2)
-    assert [(arm.name, k, arm.setting["put_right"]) for k, arm in found] == [
-        ("ours", k, m) for m in (1, 2) for k in (1, 2, 4, 10) if k % m == 0
-    ]
-    fixed, ranked = put_right.fixed, log_p.argsort(1, descending=True)
-    for k, arm in found:
-        m = arm.setting["put_right"]
-        of = seen[m - 1][0]
-        policies, everywhere = of.searched(in_halves(scores), 10 // m)
-        views = everywhere[: k // m]
-        # Shown once in every so many views, as all are: the same average of fewer.
-        fewer = next(n for n in range(1, k // m + 1) if all(views.count(a) * n % (k // m) == 0 for a in views))
-        once = sorted(sorted(views)[:: k // m // fewer])
-        policy = arm.setting["policy"]
-        for name, field in fixed.items():
-            assert sorted(policy[name]) == sorted(field[a].item() for a in once)
-        assert arm.n_views == fewer * m
-        assert arm.setting == {"n_views": fewer * m, "policy": policy, "put_right": m} | (
-            {"aggregate": "probability"} if m == 2 else {}
-        )
-        plain = (ranked[:, :m] == 0).sum(1).double().mean().item() * once.count(0)  # left as it is, and shown whole
-        assert arm.cost == pytest.approx(fewer * m + look - answered * plain)
-        assert np.allclose(arm.nll, scores.arm("x", k, 0, of.average(policies[:, : k // m])).nll)
-    every = ours([Said(scores, log_p)], look, [0, 1], put_right)
-    best = []
-    for k in (1, 2, 4, 10):  # of all ways at each number of views the best
-        rest = [] if k > 4 else [likeliest_views([Said(scores, log_p)], k, look, [0, 1])]
-        rest += [one for of, one in found if of == k]
-        best.append(min(rest, key=lambda one: one.nll.mean()))
-    same = lambda a, b: a.setting == b.setting or a.nll.tolist() == b.nll.tolist()  # noqa: E731
-    once = [arm for i, arm in enumerate(best) if not any(same(arm, other) for other in best[:i])]
-    assert [(arm.setting, arm.nll.mean()) for arm in every] == [(a.setting, pytest.approx(a.nll.mean())) for a in once]
-
-
-def test_outputs_that_are_averaged_as_they_are_put_one_candidate_right():
-    """As numbers they cannot be weighted by φ."""
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        model = torch.nn.Sequential(torch.nn.AvgPool2d(20), torch.nn.Flatten(), torch.nn.Linear(12, 3))
-        known, _, put_right = held_out(model, squared_error)
-        log_p = torch.randn(30, 4).log_softmax(1)
-        found = views_put_right([Said(scores_of(known, squared_error), log_p)], False, put_right)
-    assert [(k, arm.setting["put_right"], arm.setting["aggregate"]) for k, arm in found] == [
-        (k, 1, "mean_logit") for k in (1, 2, 4, 10)
-    ]

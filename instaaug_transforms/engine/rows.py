@@ -80,6 +80,13 @@ class Rows:
         except OSError as error:
             raise unusable(folder, error) from error
 
+    @classmethod
+    def of(cls, values: Tensor) -> "Rows":
+        """Rows that are known, in memory."""
+        rows = cls(None, len(values), tuple(values.shape[1:]), values.dtype, max(len(values), 1), {})
+        rows.put(slice(0, len(values)), values)
+        return rows
+
     def _begin(self, folder: Path, about: dict[str, Any]) -> None:
         """Go on with the rows in ``folder``, or make room for them."""
         known = _read_json(folder / "about.json")

@@ -36,6 +36,19 @@ class RawSaid:
         return replace(self, raw=self.raw | raw)
 
 
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What φ says of copies of images, and how averages of their views are judged.
+
+    Attributes:
+        scores: of the copies.
+        log_p: φ's log-probability of every candidate, ``(R, A)``.
+    """
+
+    scores: Scores
+    log_p: Tensor
+
+
 def cross_fit(task: Task, train: Prepared, val: Prepared, start: dict[str, Tensor], epochs: int) -> RawSaid:
     """Fit four times more, each time without a quarter of the images, and ask that φ about these.
 

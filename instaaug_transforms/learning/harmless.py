@@ -12,8 +12,8 @@ from ..params import AugmentParams
 from ..predictors import FeaturesPredictor
 from ..tta.arms import greedy
 from .arms import MOST_ROWS, N_VIEWS, rivals, table_of
-from .cross_fit import RawSaid, raw_outputs
-from .our_arms import Said, ours
+from .cross_fit import RawSaid, Said, raw_outputs
+from .our_arms import ours
 from .prepared import Prepared
 from .put_right import PutRight
 from .recommendation import conclude

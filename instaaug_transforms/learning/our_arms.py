@@ -1,7 +1,6 @@
 """Views that φ chooses for every image: arms of a report, on held-out images and, where these are few, on cross-fitted ones too."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..tta.arms import families_for
-from ..tta.views import unchanged
-from .arms import N_VIEWS, in_halves, numbers_of_views, policy_of
+from .arms import numbers_of_views
+from .cross_fit import Said
 from .harm import certainly, costs_others
 from .put_right import PutRight
+from .put_right_arms import views_put_right
 from .report import HeldOutArm
 from .scores import Scores
 
@@ -23,20 +22,6 @@ from .scores import Scores
 TILTS = (0.1, 0.5, 2.0, 8.0, 30.0)
 LEAST = 20.0  # nats below which a log-probability counts no further in a mean
 SAME = 1e-4  # nats of every image; less is how averages are rounded
-MOST_PUT_RIGHT = 2  # candidates of an image whose results fixed views are made of
-
-
-@dataclass(frozen=True, eq=False)
-class Said:
-    """What φ says of copies of images, and how averages of their views are judged.
-
-    Attributes:
-        scores: of the copies.
-        log_p: φ's log-probability of every candidate, ``(R, A)``.
-    """
-
-    scores: Scores
-    log_p: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,31 +141,3 @@ def loss_of(known: Sequence[Said], ways: Sequence[Way]) -> float:
     pairs = [(said.scores, way) for said, way in zip(known, ways, strict=True)]
     total = sum(len(scores.held.images) * scores.average_loss(way.views, way.weights) for scores, way in pairs)
     return total / sum(len(scores.held.images) for scores, _ in pairs)
-
-
-def views_put_right(known: Sequence[Said], look: bool, put_right: PutRight) -> list[tuple[int, HeldOutArm]]:
-    """Fixed views of what φ's likeliest one or two candidates make of copies, searched as the best input-free ones are: K, and the arm,
-    which takes fewer where all were chosen equally often. Of more images than the held-out ones, those candidates themselves are known."""
-    scores, log_p = known[0].scores, known[0].log_p
-    most = min(MOST_PUT_RIGHT, log_p.shape[1]) if scores.weighs else 1
-    acting, arms = families_for(put_right.task.aug), []
-    for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most, scores.view_temperature), 1):
-        policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
-        more = None
-        for said in known[1:]:
-            log_w, views = said.log_p.topk(m, 1)
-            more = said.scores.arm("ours", m, m, said.scores.average(views, log_w if m > 1 else None))
-        itself = scores.held.mean(
-            unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().T
-        )  # (F,)
-        for k in [k for k in N_VIEWS if k % m == 0]:
-            chosen = Counter(everywhere[: k // m])
-            often = math.gcd(*chosen.values())
-            columns = [column for column, times in chosen.items() for _ in range(times // often)]
-            n = len(columns) * m
-            setting = scores.setting(n_views=n, policy=policy_of(put_right.fixed, columns), put_right=m)
-            setting |= {"aggregate": "probability"} if m > 1 else {}
-            cost = n + look - scores.held.answered * float(itself[columns].sum())
-            arm = scores.arm("ours", n, cost, seen.average(policies[:, : k // m]), setting)
-            arms.append((k, replace(arm, more=more)))
-    return arms

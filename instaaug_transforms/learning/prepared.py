@@ -20,6 +20,7 @@ from ..predictors.features import pack
 from ..tta.views import sees_images
 from ..utils.describe import code_sha256, describe, model_sha256
 from ..utils.errors import InstaAugError
+from ..utils.modes import permutation
 from .loss_table import Viewer
 from .losses import per_view
 from .task import Task
@@ -82,6 +83,24 @@ class Prepared:
         weights = None if self.weights is None else self.weights[self.copies(images)]
         return dataclasses.replace(
             self, images=self.images.subset(images), rows=rows, weights=weights, undisturbed=None
+        )
+
+    def left_alone(self, most: int) -> Tensor:
+        """Of ``most`` images at the most, drawn at random, the first copies ``(n,)`` that the nuisance left as they were."""
+        images = permutation(len(self.images), 0)[:most].sort().values
+        first = self.undisturbed.unflatten(0, (-1, self.draws))[images].int().argmax(1)
+        return images * self.draws + first
+
+    def as_it_was(self, index: Tensor) -> "Prepared":
+        """Rows ``(n,)`` that `left_alone` gave: images of which there is one copy, each by itself, and their outputs."""
+        images = index // self.draws
+        logits = self.rows["logits"][images, index % self.draws]
+        rows = {"plain": Rows.of(self.rows["plain"][images]), "logits": Rows.of(logits[:, None])}
+        alone = self.images.subset(images)
+        alone.groups = None
+        everything = torch.ones(len(index), dtype=torch.bool)
+        return dataclasses.replace(
+            self, images=alone, draws=1, rows=rows, weights=None, nuisance=None, undisturbed=everything
         )
 
     def weight(self, index: Tensor) -> Tensor:
@@ -240,8 +259,7 @@ def prepare(
                 f"{name}: expected shape {expected} (images, candidates), got {tuple(table.shape)}; build it again for these "
                 "data and families"
             )
-        rows["losses"] = Rows(None, len(images), (1, expected[1]), torch.float32, len(images), {})
-        rows["losses"].put(slice(0, len(images)), table.float()[:, None])
+        rows["losses"] = Rows.of(table.float()[:, None])
     if "losses" in rows and not all(
         rows["losses"][part].isfinite().all() for part in chunks(len(images), config.table_batch_size)
     ):

@@ -55,7 +55,7 @@ class PutRight:
         ``"probability"`` has it.
 
         Args:
-            held: the copies, with the outputs of ``candidates``.
+            held: the copies, with the outputs of ``candidates``, or of the first of them.
             log_p: φ's log-probabilities of its candidates, ``(R, A)``.
             most: candidates of an image, of which outputs can be averaged as probabilities where there are several.
             view_temperature: at which they are.
@@ -72,7 +72,10 @@ class PutRight:
                 copies = images
                 if nuisance is not None:
                     copies = nuisance(images, torch.arange(part.start, part.stop), draw)
-                looked_at = self.candidates, known[:, draw].float().reshape(len(chosen), known.shape[2], -1)
+                looked_at = (
+                    self.candidates.index(slice(0, known.shape[2])),
+                    known[:, draw].float().reshape(len(chosen), known.shape[2], -1),
+                )
                 (found,) = shared.logits(copies, [self.views(chosen)], looked_at)  # (F·m, B, numbers)
                 every.append(found.transpose(0, 1).reshape(len(chosen), -1, *known.shape[3:]))
             outputs = {"1": torch.stack([outputs[:, ::most] for outputs in every], 1)}
@@ -84,7 +87,8 @@ class PutRight:
                 outputs[str(m)] = view_temperature * average
             return {name: stored(values, known.dtype) for name, values in outputs.items()}
 
-        asked = likeliest.numpy().tobytes() + log_w.numpy().tobytes() + str(view_temperature).encode()
+        which = f"{view_temperature} {held.about.get('images')}"  # φ may say the same of others
+        asked = likeliest.numpy().tobytes() + log_w.numpy().tobytes() + which.encode()
         digest = hashlib.sha256(asked).hexdigest()
         rows = compute_rows(
             held.images,

@@ -87,7 +87,7 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
     if arm.more is not None and single.more is not None and arm.more.correct is not None:
         more = arm.more.correct.astype(float) - single.more.correct.astype(float)
         gain, low, high = (100 * value for value in mean_interval(more))
-        by = "put right, without the further views," if (arm.setting or {}).get("put_right") else "seen"
+        by = "put right, without the further views," if arm.phi_alone else "seen"
         how = (
             f"each {by} by a φ that did not learn from it"
             if arm.name == "ours"
@@ -96,7 +96,7 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
         notes.append(
             f"of the {len(more)} images that φ learned from, {how}, {gain:+.1f} points are right [{low:+.1f}, {high:+.1f}]"
         )
-    alone, held = arm.more is None or single.more is None, (arm, single)
+    alone = arm.more is None or single.more is None
     arm, single = with_more(arm, single)
     n, kind = (n, "held-out images") if alone else (_known(arm), "images")
     if n < FEW:
@@ -105,8 +105,6 @@ def _caveats(arm: HeldOutArm, single: HeldOutArm, n: int, labelled: bool, classe
         notes.append(
             f"answers are right no more often than chance has it; their probabilities are better, at {arm.cost:g} forwards an image"
         )
-    if (arm.setting or {}).get("put_right"):  # what the further views cost, held-out images alone tell
-        arm, single = held
     less = lost(arm, single)
     if less is not None and (less.mean() > 0 or (len(less) < FEW and (less > 0).any())):
         notes.append(f"images that nothing disturbed {_what_is_lost(arm, single, labelled)} ({len(less)} images)")
@@ -254,7 +252,7 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
 
     Where NLL alone is the evidence, accuracy must lean the same way, by half a standard error, or be the same: a classifier that is sure of
     wrong answers has a lower NLL in any average that is less sure, and fewer right answers. Where it is so sure that guessing has a lower NLL,
-    NLL is no evidence at all. Of fixed views of what φ puts right, held-out images alone must show that too.
+    NLL is no evidence at all. Of fixed views of what φ puts right beside a nuisance, held-out images alone must show that too.
 
     Images that no nuisance disturbed, and no class of them, must not certainly lose by it (unless ``at_any_cost``; see `harm`); nor, where it
     gains no accuracy, may their NLL rise: to hedge between turns is no help to an image that was not turned.
@@ -265,8 +263,8 @@ def comes_into_question(arm: HeldOutArm, single: HeldOutArm, classes: np.ndarray
     saving, spread = paired(single.nll, arm.nll)
     arm, single = everywhere = with_more(*held)
     in_all, spread_in_all = paired(single.nll, arm.nll)
-    # Of fixed views of what φ puts right, more images tell what φ does alone: what those views do, held-out ones alone show.
-    alone = bool(held[0].setting.get("put_right"))
+    # Beside a nuisance, of fixed views of what φ puts right more images tell what φ does alone: what those views do, held-out ones alone show.
+    alone = held[0].phi_alone
     pairs = (held, everywhere) if alone else (everywhere,)
     gains = [(0.0, 0.0) if one.correct is None else paired(one.correct, other.correct) for one, other in pairs]
     surer = saving > _enough(len(held[0].nll)) * spread or in_all > _enough(len(arm.nll)) * spread_in_all

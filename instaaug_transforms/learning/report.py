@@ -30,7 +30,8 @@ class HeldOutArm:
             average differs a little.
         nll_tells: whether a lower NLL is evidence: not where that of the images as they are, without a temperature, is above that of guessing.
         more: the same on the images that φ learned from, where that is known: of fixed views, each searched on the other half of these
-            images; of ours, each by a φ that did not learn from the image (`cross_fit`).
+            images; of ours, each by a φ that did not learn from the image (`cross_fit`). Beside a nuisance, of fixed views of what φ puts right
+            only what they cost images that it left as they were is of these views; the rest is of what φ does alone.
     """
 
     name: str
@@ -45,6 +46,11 @@ class HeldOutArm:
     undisturbed_nll: np.ndarray | None = field(default=None, repr=False)
     tolerated: float = field(default=0.0, repr=False)
     nll_tells: bool = field(default=True, repr=False)
+
+    @property
+    def phi_alone(self) -> bool:
+        """Whether ``more`` tells of what φ does alone, without the fixed views that follow."""
+        return self.more is not None and self.more.setting is None and bool((self.setting or {}).get("put_right"))
 
     def with_more(self) -> "HeldOutArm":
         """What it does on all images that are known, held-out ones first."""

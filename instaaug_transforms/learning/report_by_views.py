@@ -141,10 +141,7 @@ def _look(task: Task, val: Images, sets: list[AugmentParams]) -> Scores:
                 break
     every = torch.cat(kept)
     every = every.reshape(n, 1, every.shape[1], *flat.shape)
-    rows = {}
-    for name, values in (("logits", every), ("plain", every[:, 0, 0])):
-        rows[name] = Rows(None, n, values.shape[1:], values.dtype, n, {})
-        rows[name].put(slice(0, n), values)
+    rows = {"logits": Rows.of(every), "plain": Rows.of(every[:, 0, 0])}
     held = Prepared(val.subset(slice(0, n)), 1, rows, aug.device)
     return scores_of(held, task.loss)
 

@@ -12,9 +12,9 @@ from ..augment_distribution import AugmentDistribution
 from ..families import CandidateProduct
 from ..utils.modes import trained
 from .arms import numbers_of_views
-from .cross_fit import RawSaid
+from .cross_fit import RawSaid, Said
 from .harm import may_cost_others, paired
-from .our_arms import Said, Way, arm_of, loss_of, plain_view, ways_of
+from .our_arms import Way, arm_of, loss_of, plain_view, ways_of
 from .report import HeldOutArm
 from .scores import by_group
 
