@@ -29,16 +29,21 @@ class PutRight:
         task: of the fit.
         candidates: ``(V,)`` views whose outputs are known, the transform's own first.
         folder: keeps what is computed; in memory if None.
+        columns: of the fixed views, those to look at; all by default.
     """
 
     task: Task
     candidates: AugmentParams
     folder: Path | None
+    columns: tuple[int, ...] | None = None
 
     @cached_property
     def fixed(self) -> AugmentParams | None:
         """``(F,)`` centre zooms and mirror images, the image itself first; None where they cannot follow the transform."""
-        return zoom_candidates().index(SOME) if families_after(self.task.aug) else None
+        if not families_after(self.task.aug):
+            return None
+        every = zoom_candidates().index(SOME)
+        return every if self.columns is None else every.index(list(self.columns))
 
     def views(self, likeliest: Tensor) -> AugmentParams:
         """`fixed` views of what candidates ``likeliest``, columns ``(R, m)``, make of copies: ``(F·m, R)``, those of one zoom together."""
@@ -87,7 +92,7 @@ class PutRight:
                 outputs[str(m)] = view_temperature * average
             return {name: stored(values, known.dtype) for name, values in outputs.items()}
 
-        which = f"{view_temperature} {held.about.get('images')}"  # φ may say the same of others
+        which = f"{view_temperature} {self.columns} {held.about.get('images')}"  # φ may say the same of others
         asked = likeliest.numpy().tobytes() + log_w.numpy().tobytes() + which.encode()
         digest = hashlib.sha256(asked).hexdigest()
         rows = compute_rows(

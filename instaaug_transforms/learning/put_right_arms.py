@@ -31,33 +31,36 @@ class Elsewhere:
 
     Attributes:
         said: of all copies.
-        rows: ``(n,)`` copies that were looked at.
-        seen: for m = 1 … scores of fixed views of these; none where a nuisance disturbed every copy.
+        columns: of the fixed views, those that were looked at.
+        rows: ``(n,)`` copies that were.
+        seen: for m = 1 … scores of these views; none where a nuisance disturbed every copy.
     """
 
     said: Said
+    columns: list[int]
     rows: Tensor
     seen: list[Scores]
 
     @classmethod
-    def of(cls, said: Said, put_right: PutRight, most: int) -> "Elsewhere":
+    def of(cls, said: Said, put_right: PutRight, most: int, columns: list[int]) -> "Elsewhere":
         scores, held = said.scores, said.scores.held
         rows = torch.arange(scores.n)
         if held.nuisance is not None:
             if held.undisturbed is None:
-                return cls(said, rows[:0], [])
+                return cls(said, columns, rows[:0], [])
             rows = held.left_alone(MOST_LEFT_ALONE)
             held = held.as_it_was(rows)
-        looked = put_right.look(held, said.log_p[rows], most, scores.view_temperature)
-        return cls(said, rows, [seen for seen, _ in looked])
+        some = replace(put_right, columns=tuple(columns))
+        looked = some.look(held, said.log_p[rows], most, scores.view_temperature)
+        return cls(said, columns, rows, [seen for seen, _ in looked])
 
     def arm(self, m: int, columns: list[int], setting: dict[str, Any]) -> HeldOutArm:
         """Fixed views, ``columns``, of what φ's m likeliest candidates make of an image."""
         scores, held = self.said.scores, self.said.scores.held
         found = None
         if self.seen:
-            seen = self.seen[m - 1]
-            found = seen.arm("ours", m, m, seen.average(torch.tensor(columns).expand(seen.n, -1)), setting)
+            seen, views = self.seen[m - 1], torch.tensor([self.columns.index(column) for column in columns])
+            found = seen.arm("ours", m, m, seen.average(views.expand(seen.n, -1)), setting)
         if held.nuisance is None:
             return found
         log_w, views = self.said.log_p.topk(m, 1)
@@ -75,10 +78,12 @@ def views_put_right(known: Sequence[Said], look: bool, put_right: PutRight) -> l
     which takes fewer where all were chosen equally often. Of more images than the held-out ones, see `Elsewhere`."""
     scores, log_p = known[0].scores, known[0].log_p
     most = min(MOST_PUT_RIGHT, log_p.shape[1]) if scores.weighs else 1
-    elsewhere = [Elsewhere.of(said, put_right, most) for said in known[1:]]
+    looked = put_right.look(scores.held, log_p, most, scores.view_temperature)
+    searched = [seen.searched(in_halves(scores), max(N_VIEWS) // m) for m, (seen, _) in enumerate(looked, 1)]
+    every = sorted({column for _, everywhere in searched for column in everywhere})
+    elsewhere = [Elsewhere.of(said, put_right, most, every) for said in known[1:]]
     acting, arms = families_for(put_right.task.aug), []
-    for m, (seen, likeliest) in enumerate(put_right.look(scores.held, log_p, most, scores.view_temperature), 1):
-        policies, everywhere = seen.searched(in_halves(scores), max(N_VIEWS) // m)
+    for m, ((seen, likeliest), (policies, everywhere)) in enumerate(zip(looked, searched, strict=True), 1):
         itself = scores.held.mean(
             unchanged(acting, put_right.views(likeliest)).unflatten(0, (-1, m)).sum(1).float().T
         )  # (F,)
