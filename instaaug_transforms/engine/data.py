@@ -316,7 +316,7 @@ def _check_images(images: Tensor, name: str, numbers: Sequence[int] | None = Non
             for number, image in zip(numbers or range(len(images)), images, strict=True):
                 check_range(image, False, f"number {number} of {name}", fix=AS_THEY_ARE)
     elif images.dtype != torch.uint8:
-        fix = "give floats: of 16 bits images.float() / 65535"
+        fix = "give floats: of 16 bits images.float() / 65535; of 8 give images.to(torch.uint8)"
         raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")
 
 
