@@ -196,6 +196,30 @@ def test_a_loss_that_is_not_per_view_is_refused(data, families, loss, given):
         ia.fit(ia.LearnedAugment(families), Colours(), data, loss=loss, config=CONFIG)
 
 
+@pytest.mark.parametrize("families", [["turn"], ["rotate"]], ids=" ".join)
+def test_a_loss_that_pairs_an_image_with_others_is_refused(data, families):
+    """Outputs (B, 1) less targets (B,) are (B, B): each image was judged by the targets of all, without a word."""
+    images, number = data[0], Colours(OTHERS[r"a tensor \(\d+, 1\)"])
+    given = {"data": (images, torch.rand(40)), "config": CONFIG}
+    for call in (ia.fit, ia.recommend):
+        options = dict(zip(("train_data", "config") if call is ia.fit else given, given.values(), strict=True))
+        with pytest.raises(
+            ia.InstaAugError, match=r"loss: .* depends on the other images .*\(4, 1\) and targets \(4,\)"
+        ):
+            call(ia.LearnedAugment(families), number, **options, loss=lambda o, t: (o - t).square().mean(1))
+        call(ia.LearnedAugment(families), number, **options, loss=lambda o, t: (o[:, 0] - t).square())
+        call(ia.LearnedAugment(["turn"]), number, **options, loss=lambda o, t: (o[:, 0] - t).abs() > 0.1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_targets_that_are_not_finite_are_named(data, value):
+    """They were a table, which nobody had given, that was not finite."""
+    images, targets = data[0], torch.rand(40, 3)
+    targets[1, 2] = value
+    with pytest.raises(ia.InstaAugError, match="squared_error: the targets of 1 of .* images are not finite.*leave"):
+        ia.recommend(ia.LearnedAugment(["turn"]), Colours(lambda z: z), (images, targets), loss="squared_error")
+
+
 class Segments(nn.Module):
     def __init__(self, answer):
         super().__init__()

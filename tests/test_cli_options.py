@@ -39,6 +39,17 @@ def as_many(num_classes):
     return Mean(num_classes)
 
 
+def needs_a_file():
+    raise FileNotFoundError("no weights.pth")
+
+
+class Bare(nn.Module):
+    """Has no constructor of its own: that of all modules takes no number of classes."""
+
+    def forward(self, images):
+        return images.mean((2, 3))
+
+
 def needs_big_images():
     return nn.Sequential(nn.AvgPool2d(64), nn.Flatten(), nn.Linear(3, 3))
 
@@ -146,11 +157,22 @@ def test_values_are_checked_and_the_option_named(data, tmp_path, capsys, unread,
         ),
         (["--nuisance-draws", "1"], "nuisance-draws: got 1 without --nuisance, and nothing would be disturbed"),
         (["--loss", "tests.test_cli_options:nothing"], "loss: cannot import 'nothing' from 'tests.test_cli_options'"),
+        (["--loss", "mse"], "loss: expected one of cross_entropy, squared_error, .*, got 'mse'"),
+        (["--loss", "squared_error"], "loss: squared_error takes labels for numbers, and folders .* are names: n0, n1"),
+        (
+            ["--loss", "binary_cross_entropy", "--entropy", "crop=0.4,0.5", "crop=0.5,0.6"],
+            "entropy: .* lowest NLL of classes, and binary_cross_entropy knows none",
+        ),
         (["--split", "policy"], "is no folder; .* holds all, train, val"),
         (["--class-map", "{tmp}/map"], "class-map: n1, n2 are folders that it does not name"),
         (["--num-classes", "2"], "num-classes: 2 is too few for the labels"),
         (["--num-classes", "9", "--checkpoint", "no.pth"], "checkpoint: 'no.pth' cannot be read"),
         (["--model", "tests.test_cli_options:needs_big_images"], r"cannot take images \(1, 3, 16, 16\): RuntimeError"),
+        (
+            ["--model", "tests.test_cli_options:needs_a_file"],
+            r"model: tests.*:needs_a_file, called without arguments, raised FileNotFoundError: no weights.pth \(.*line \d+",
+        ),
+        (["--model", "tests.test_cli_options:Bare", "--predictor", "oracle"], "predictor: unknown name 'oracle'"),
         (["--mean", "0", "0", "--std", "1"], "mean, std: expected a number per channel each"),
         (["--import", "no_such_module"], "import: 'no_such_module' cannot be imported: ModuleNotFoundError"),
         (["--import", "{tmp}/broken.py"], r"import: .*ZeroDivisionError: division by zero \(.*broken.py, line 2\)"),

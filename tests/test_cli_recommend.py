@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import nn
+from torchvision.transforms.v2 import functional as F
 
 import instaaug_transforms as ia
 from instaaug_transforms.cli.__main__ import main
@@ -118,3 +120,41 @@ def test_what_says_how_a_nuisance_strikes_needs_one(data, capsys, option, value)
     """It was ignored: what was asked for is a report on disturbed images."""
     assert main(command(data, "--data", data / "flat", f"--{option}", value)) == 2
     assert f"instaaug: {option}: got {value} without --nuisance" in capsys.readouterr().err
+
+
+class Redness(nn.Module):
+    """One number an image, wrong of those that are not upright: the mean red of the left half."""
+
+    def forward(self, images):
+        return images[:, 0, :, :8].mean((1, 2))[:, None]
+
+
+def absolute(outputs, labels):
+    return (outputs[:, 0] - labels).abs()
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """Ten images in folders 0 and 3, which are numbers to be told: 3 is no class of a model of one output."""
+    images, labels = torch.rand(10, 3, 16, 16).mul(255).to(torch.uint8), [0, 3] * 5
+    for i, label in enumerate(labels):
+        (tmp_path / "numbers" / str(label)).mkdir(parents=True, exist_ok=True)
+        F.to_pil_image(images[i]).save(tmp_path / "numbers" / str(label) / f"{i}.png")
+    return tmp_path / "numbers", images / 255, torch.tensor(labels)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "tests.test_cli_recommend:absolute"])
+@pytest.mark.parametrize("count", [[], ["--num-classes", "1"]])
+def test_a_model_of_numbers(tmp_path, capsys, numbers, loss, count):
+    """The error named the loss, and no command took it; and labels beyond the number of outputs were refused."""
+    folder, images, labels = numbers
+    make_lively(["turn"]).save(tmp_path / "turn.safetensors")
+    base = ["--model", "tests.test_cli_recommend:Redness", "--img-size", "16", "--workers", "0", "--data", folder]
+    base = [str(word) for word in (*base, "--loss", loss, *count)]
+    out = tmp_path / "out.safetensors"
+    assert main(["recommend", *base, "--weights", str(tmp_path / "turn.safetensors"), "--out", str(out)]) == 0
+    error = images[:, 0, :, :8].mean((1, 2)) - labels
+    one_view = (error.square() if loss == "squared_error" else error.abs()).mean().item()
+    assert weights.read(out)[0]["recommended"]["table"][0]["loss"] == pytest.approx(one_view, abs=1e-4)
+    fit = ["fit", *base, "--transforms", "turn", "--epochs", "1", "--out", str(tmp_path / "fitted.safetensors")]
+    assert main(fit) == 0

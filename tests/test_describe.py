@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 import instaaug_transforms as ia
 from instaaug_transforms.engine import Nuisance
 from instaaug_transforms.learning.losses import cross_entropy
-from instaaug_transforms.utils.describe import describe, model_sha256
+from instaaug_transforms.utils.describe import code_sha256, describe, model_sha256
 
 
 def weighted(logits, targets, weight=1.0):
@@ -245,6 +245,44 @@ def test_a_model_is_its_normalisation_too():
     assert shas[0] == shas[1] != shas[2]
     wrapped[0].train()
     assert model_sha256(wrapped[0]) == shas[0]
+
+
+def programs(make):
+    """Models of torch.jit that differ in the weight inside alone, made three ways."""
+    yield torch.jit.freeze(torch.jit.script(make().eval()))
+    yield torch.jit.optimize_for_inference(torch.jit.script(make().eval()))
+    yield nn.Sequential(torch.jit.freeze(torch.jit.trace(make().eval(), torch.zeros(1, 3, 8, 8))))
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_frozen_program_is_its_weights_too():
+    """They are constants inside it, and in no state: a loss table of one would be taken for another's."""
+
+    def make(weight):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+        for parameter in model.parameters():
+            nn.init.constant_(parameter, weight)
+        return model
+
+    for one, same, other in zip(*(programs(functools.partial(make, w)) for w in (0.1, 0.1, 0.2)), strict=True):
+        assert model_sha256(one) == model_sha256(same) != model_sha256(other)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit")
+def test_a_program_is_the_numbers_that_it_reads_too(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self, scale):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, images):
+            return self.scale * images
+
+    for make in (torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(1, 3, 8, 8))):
+        one, same, other = (code_sha256(make(Scaled(scale))) for scale in (2.0, 2.0, 3.0))
+        assert one == same != other
+    torch.jit.save(torch.jit.script(Scaled(2.0)), tmp_path / "model.pt")
+    assert code_sha256(torch.jit.load(tmp_path / "model.pt")) == code_sha256(torch.jit.script(Scaled(2.0)))
 
 
 def test_helpers_that_name_each_other_in_every_way_are_told_once():

@@ -140,6 +140,30 @@ def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
     assert load(images).targets is None
 
 
+def test_lists_of_several_numbers_an_image_are_its_targets():
+    """They were collated column by column, and refused as no numbers."""
+    numbers = [[0.5, 1.0, 0.0], [0.25, 0.0, 1.0]]
+    images = torch.rand(2, 3, 4, 4)
+    pairs = list(zip(images, numbers, strict=True))
+    named = [{"image": image, "labels": tuple(row)} for image, row in pairs]
+    for data in ((images, numbers), pairs, named):
+        assert load(data).targets.tolist() == numbers
+    with pytest.raises(ia.InstaAugError, match="targets must be a tensor of numbers, as many for every image"):
+        load((images, [[0], [0, 1]]))
+
+
+@pytest.mark.parametrize("key", ["target", "y"])
+def test_a_label_by_a_name_that_is_not_known_is_said(caplog, key):
+    """The fit was to the classifier's own answers, and the labels were left aside without a word."""
+    image = torch.rand(3, 4, 4)
+    assert load([{"image": image, key: i} for i in range(3)]).targets is None
+    assert f"images without labels; if one of '{key}' is the label, call it 'label'" in caplog.text
+    caplog.clear()
+    load([{"image": image, "id": i, "label": i} for i in range(3)])
+    load([{"image": image} for _ in range(3)])
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -153,7 +177,7 @@ def test_arrays_and_lists_of_labels_are_as_good_as_tensors():
             samples(lambda image, i: F.to_pil_image(image).convert("P")),
             r"mode 'P'.*palette; convert it: image.convert\('RGB'\)",
         ),
-        ((torch.zeros(2, 3, 4, 4), ["cat", "dog"]), "targets must be a tensor of numbers, got list of str"),
+        ((torch.zeros(2, 3, 4, 4), ["cat", "dog"]), "targets must be a tensor of numbers, .*got list of str"),
         ("photographs", r"got str; of a folder make torchvision.datasets.ImageFolder"),
         ({"train": samples(HOWS["PIL"])}, r"got dict; give one of its splits"),
         ((sample for sample in samples(HOWS["PIL"])), r"got generator; of what can only be iterated make a list"),

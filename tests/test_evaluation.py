@@ -202,6 +202,7 @@ def test_ranges_are_scored_by_the_views_that_a_deployed_model_makes(select):
     ("labels", "message"),
     [
         (torch.arange(20) % 9, "from 0 to 3, for a classifier of 4 classes; got .* from 0 to 8"),
+        (torch.rand(20), "got .*float32.*; of models of numbers, .* ia.recommend compares views: loss='squared_error'"),
         (torch.rand(20, 4), "expected labels"),
         (torch.rand(20), "expected labels"),
     ],

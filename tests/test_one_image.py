@@ -184,6 +184,20 @@ def test_sixteen_bits_are_not_cut_off_by_the_remedy():
             given()
 
 
+def test_eight_bits_are_not_made_dark_by_the_remedy():
+    """It divided grey and alpha by 65535, as if they had 16 bits."""
+    image, aug = picture(8, 8, "LA"), ia.LearnedAugment(["turn"], in_channels=2)
+    with pytest.raises(ia.InstaAugError, match="mode 'LA'; give a tensor with these channels") as e:
+        aug(image)
+    tensor = eval(str(e.value).split("channels: ")[1], {"v2": v2, "img": image})
+    assert np.array_equal(
+        aug(tensor, params=ia.AugmentParams(turn_angle=torch.tensor([90.0]))), np.rot90(tensor, 1, (1, 2))
+    )
+    for given in (lambda: aug(tensor.int()), lambda: load(tensor.int()[None])):
+        with pytest.raises(ia.InstaAugError, match=r"of 8 .*images.to\(torch.uint8\)"):
+            given()
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_whole_pil_image_is_pils_resize_whoever_asks(mode):
     image, other = picture(60, 84, mode), picture(84, 60, mode).rotate(90)

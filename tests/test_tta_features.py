@@ -56,6 +56,26 @@ def test_views_that_are_the_image_itself_are_looked_at_once(model, n_views, how,
     assert torch.allclose(tta(images), found, atol=1e-5)
 
 
+def test_features_of_a_regressor_of_one_number(tmp_path):
+    """The error advised the loss that the fit had been given."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 1))
+    model, images = nn.Sequential(*layers).eval(), torch.rand(24, 3, 16, 16)
+    aug = ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(model, image_size=16))
+    config = ia.FitConfig(epochs=1, progress=False)
+    ia.fit(aug, model, images, loss="squared_error", nuisance=["turn"], config=config)
+    mean = torch.stack([model(images.rot90(k, (-2, -1))) for k in range(4)]).mean(0)
+    found = ia.TTAModel(model, aug.eval(), 4, aggregate="mean_logit")(images)
+    assert torch.allclose(found, mean, atol=1e-6)
+    aug.save(tmp_path / "a.safetensors")
+    again = ia.LearnedAugment.from_pretrained(tmp_path / "a.safetensors", classifier=model)
+    both = [ia.TTAModel.recommended(model, one)(images) for one in (aug, again)]
+    assert torch.equal(*both) and both[0].shape == (24, 1)
+    with pytest.raises(ia.InstaAugError, match=r"classifier: .*got a tensor \(2,\); wrap .*model\(x\)\[:, None\]"):
+        flat = nn.Sequential(model, nn.Flatten(0))
+        ia.LearnedAugment(["turn"], predictor=ia.FeaturesPredictor(flat, image_size=16))
+
+
 def test_what_phi_saw_is_not_what_a_normalised_classifier_takes(model, images):
     """φ looks at images in [0, 1]; the image itself goes through the classifier as the pipeline normalised it."""
     mean, std = (0.5,) * 3, (0.25,) * 3

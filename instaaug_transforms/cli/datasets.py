@@ -92,7 +92,12 @@ def folder_of(arguments: argparse.Namespace, split: str | None, labels: str = "f
         )
     labelled = labels == "folders" or (labels == "auto" and not (loose and arguments.class_map is None))
     if labelled and not classes:
-        raise InstaAugError(f"data: {str(folder)!r} holds no folders of images, one per class{not_read(folder)}")
+        instead = (
+            f"; {loose} images lie in it without: move them into such folders, by label (lists of labels are not read)"
+            if loose
+            else not_read(folder)
+        )
+        raise InstaAugError(f"data: {str(folder)!r} holds no folders of images, one per class{instead}")
     class_map = read_class_map(arguments.class_map) if arguments.class_map else None
     try:
         files = ImageFiles(folder, _resized(arguments), class_map, labelled)

@@ -19,19 +19,19 @@ from ..families import create
 from ..learning import EntropyController, FitConfig, FitResult
 from ..learning import fit as fit_transform
 from ..learning.config import OBJECTIVES
-from ..learning.losses import PerViewLoss, cross_entropy
+from ..learning.losses import PerViewLoss, binary_cross_entropy, cross_entropy, squared_error
 from ..predictors import ConvPredictor, EquivariantPredictor, FeaturesPredictor, PatchPredictor
 from ..tta import views_nll
 from ..utils import distributed
 from ..utils.errors import InstaAugError
 from .arguments import finite, fraction, not_negative, positive, positive_int
-from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
+from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, read
 from .held_out import pack_names
 from .image_files import ImageFiles
+from .loss import add_loss_argument, judged_folder, loss_of
 from .models import add_model_arguments, build_classifier, check_answers
 from .nuisance import add_nuisance_arguments, check_nuisance, nuisance_of
 from .outputs import check_file, check_folder
-from .own_code import named
 
 Bands = dict[str, tuple[float, float]]
 # What looks at a copy, of a size that may be chosen.
@@ -82,9 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help="side of the copy that φ looks at, pixels (patches: 32; conv: 64; features: --img-size)",
     )
-    group.add_argument(
-        "--loss", help="pkg.mod:function or file.py:function, (logits, labels) to a loss per view (cross-entropy)"
-    )
+    add_loss_argument(group)
     group.add_argument(
         "--entropy",
         nargs="+",
@@ -167,10 +165,10 @@ def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[Ima
     nuisance = check_nuisance(arguments)
     labels = "none" if arguments.no_labels else "auto"
     arguments.split = find_split(arguments, "train", labels)
-    folder = folder_of(arguments, arguments.split, labels)
-    loss = named(arguments.loss, "loss") if arguments.loss else cross_entropy
+    loss = loss_of(arguments)
+    folder = judged_folder(arguments, loss, labels)
     classifier = build_classifier(arguments, count_classes(folder))
-    check_answers(classifier, arguments, folder)
+    check_answers(classifier, arguments, folder, by_classes=loss is cross_entropy)
     aug = make(arguments, classifier)
     families = aug.families
     if nuisance is not None or folder.classes is None:
@@ -180,6 +178,11 @@ def checked(arguments: argparse.Namespace, candidates: list[Bands]) -> tuple[Ima
                 f"transforms: a fit to disturbed images, or without labels, is made from a table, and {', '.join(ranges)} have "
                 "none; choose among crop, turn, light, erase, blur"
             )
+    if len(candidates) > 1 and loss in (squared_error, binary_cross_entropy):
+        raise InstaAugError(
+            f"entropy: of several bands the one is kept whose views have the lowest NLL of classes, and {arguments.loss} knows none; give "
+            "one band per family"
+        )
     if len(candidates) > 1 and folder.classes is None:
         raise InstaAugError(
             "entropy: of several bands the one is kept whose views are best by held-out labels, and these images have none; "

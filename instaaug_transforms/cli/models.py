@@ -15,7 +15,7 @@ from ..utils.errors import InstaAugError
 from ..utils.weights import read as read_weights
 from .arguments import changed, device, finite, positive, positive_int
 from .image_files import ImageFiles
-from .own_code import named
+from .own_code import named, why
 
 # What torchvision's own weights expect.
 TORCHVISION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -124,8 +124,12 @@ def build_classifier(arguments: argparse.Namespace, n_classes: int | None, untra
     return model.to(arguments.device).eval()
 
 
-def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders: ImageFiles) -> None:
+def check_answers(
+    classifier: nn.Module, arguments: argparse.Namespace, *folders: ImageFiles, by_classes: bool = True
+) -> None:
     """One forward of a black image, so that what cannot work is said before images are read.
+
+    Unless ``by_classes``, outputs need be no logits: one number or several cuts of a scale may answer for more labels than they are.
 
     Raises:
         InstaAugError: the classifier cannot take such images, or its classes are not those that the folders' labels number.
@@ -142,6 +146,8 @@ def check_answers(classifier: nn.Module, arguments: argparse.Namespace, *folders
     if not (isinstance(logits, torch.Tensor) and logits.ndim == 2 and labelled):
         return  # of what a loss of one's own makes of other outputs nothing is known
     n, largest = logits.shape[1], max(max(folder.targets) for folder in labelled)
+    if largest >= n and not by_classes:
+        return
     if largest >= n:
         raise InstaAugError(f"num-classes: {arguments.model} tells {n} classes apart, but labels go up to {largest}")
     for folder in labelled:
@@ -195,14 +201,21 @@ def _unlabelled(arguments: argparse.Namespace) -> str:
 
 def _call(factory: Callable[..., Any], path: str, n_classes: int | None) -> nn.Module:
     parameters = inspect.signature(factory).parameters
-    takes = "num_classes" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    # A module without a constructor of its own shows that of all modules, which takes anything and refuses it.
+    anything = getattr(factory, "__init__", None) is not nn.Module.__init__
+    takes = "num_classes" in parameters or (anything and any(p.kind is p.VAR_KEYWORD for p in parameters.values()))
     if (
         n_classes is None
         and "num_classes" in parameters
         and parameters["num_classes"].default is inspect.Parameter.empty
     ):
         raise InstaAugError(f"num-classes: {path} needs it, and images without labels do not tell it; give it")
-    model = factory(num_classes=n_classes) if takes and n_classes is not None else factory()
+    given = {"num_classes": n_classes} if takes and n_classes is not None else {}
+    try:
+        model = factory(**given)
+    except Exception as error:  # whatever the user's code raises
+        with_ = f"with {given}" if given else "without arguments"
+        raise InstaAugError(f"model: {path}, called {with_}, raised {why(error)}") from error
     if not isinstance(model, nn.Module):
         raise InstaAugError(f"model: {path} returned {type(model).__name__}; expected a torch.nn.Module")
     return model

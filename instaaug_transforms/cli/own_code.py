@@ -20,7 +20,7 @@ def import_own(name: str) -> ModuleType:
     try:
         return _load(name)
     except Exception as error:  # whatever the user's code raises
-        raise InstaAugError(f"import: {name!r} cannot be imported: {_reason(error)}") from error
+        raise InstaAugError(f"import: {name!r} cannot be imported: {why(error)}") from error
 
 
 def named(path: str, option: str) -> Any:
@@ -33,7 +33,7 @@ def named(path: str, option: str) -> Any:
     try:
         return getattr(_load(module), name)
     except Exception as error:
-        raise InstaAugError(f"{option}: cannot import {name!r} from {module!r}: {_reason(error)}") from error
+        raise InstaAugError(f"{option}: cannot import {name!r} from {module!r}: {why(error)}") from error
 
 
 def _load(name: str) -> ModuleType:
@@ -58,7 +58,7 @@ def _load(name: str) -> ModuleType:
     return module
 
 
-def _reason(error: Exception) -> str:
+def why(error: Exception) -> str:
     """The error, and the line of the user's code that it comes from."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     inside = last.filename.startswith("<") or last.filename == __file__  # the import machinery, or here

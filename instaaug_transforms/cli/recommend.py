@@ -6,9 +6,11 @@ from pathlib import Path
 from ..functional.inputs import Normalization
 from ..learning import FitConfig
 from ..learning import recommend as recommend_setting
+from ..learning.losses import cross_entropy
 from ..utils.weights import read as read_weights
-from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, folder_of, read
+from .datasets import add_data_arguments, add_reading_arguments, count_classes, find_split, read
 from .held_out import warn_if_fitted_on
+from .loss import add_loss_argument, judged_folder, loss_of
 from .models import add_model_arguments, add_weights_arguments, build_classifier, check_answers, load_transform
 from .nuisance import add_nuisance_arguments, check_nuisance
 from .outputs import check_file, check_folder
@@ -27,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--no-labels", action="store_true", help="take all images, in whatever folders, without labels")
     add_nuisance_arguments(group)
+    add_loss_argument(group)
     group.add_argument("--workdir", type=Path, help="keep what is computed there; the same command goes on from it")
     group.add_argument("--out", type=Path, help="write the weights there, with the recommendation: .safetensors")
 
@@ -41,10 +44,11 @@ def run(arguments: argparse.Namespace) -> None:
     nuisance = check_nuisance(arguments)
     labels = "none" if arguments.no_labels else "auto"
     arguments.split = find_split(arguments, "val", labels)
-    folder = folder_of(arguments, arguments.split, labels)
+    loss = loss_of(arguments)
+    folder = judged_folder(arguments, loss, labels)
     n_classes = count_classes(folder)
     classifier = build_classifier(arguments, n_classes)
-    check_answers(classifier, arguments, folder)
+    check_answers(classifier, arguments, folder, by_classes=loss is cross_entropy)
     aug, notes = load_transform(arguments, classifier, n_classes)
     config = FitConfig(
         amp=arguments.amp,
@@ -55,7 +59,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     data, use = read(arguments, folder, True), True if arguments.use_labels else None
     warn_if_fitted_on(data, notes.get("held_out"))
-    report = recommend_setting(aug, classifier, data, config, nuisance=nuisance, labels=use, workdir=arguments.workdir)
+    options = {"loss": loss, "nuisance": nuisance, "labels": use, "workdir": arguments.workdir}
+    report = recommend_setting(aug, classifier, data, config, **options)
     print(f"{arguments.weights} through {arguments.model}: {report}")
     if arguments.out:
         # Left out above, and of the weights all the same.

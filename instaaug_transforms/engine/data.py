@@ -4,19 +4,20 @@ import copy
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..functional.inputs import as_bytes, as_floats, check_range
-from ..utils.errors import InstaAugError, reason
+from ..utils.errors import InstaAugError
 from ..utils.hashing import fingerprint
 from ..utils.progress import bar
 from .known import known_identities, known_targets, names_of, same_label, sampled_rows
-from .samples import Samples, as_image, kind
+from .samples import Samples, as_image, collated, kind, without_key
 
 logger = logging.getLogger(__name__)
 FINGERPRINTED = 64  # images of a Dataset that are read to tell it from another
@@ -152,11 +153,13 @@ class StreamedImages(Images):
             samples = {row: every[row] for row in self.rows[some].tolist()}
             again = as_image(every[int(self.rows[0])][0], name)
         labelled = _are_labelled([label for _, label in samples.values()], name)
+        if not labelled and every.others:
+            logger.warning(without_key(every.others, name))
         self._size, targets = None, known_targets(dataset) if labelled else None
         # What a Dataset knows need not be what its samples say: labels are mapped in `__getitem__`, say.
         if labelled and (targets is None or not all(same_label(targets[row], s[1]) for row, s in samples.items())):
             targets = [every[i][1] for i in range(len(dataset))]
-            targets = _collated(targets, name) if _are_labelled(targets, name) else None
+            targets = collated(targets, name) if _are_labelled(targets, name) else None
         once = as_image(samples[int(self.rows[0])][0], name)
         if once.shape == again.shape and not torch.equal(once, again):
             logger.warning(
@@ -272,13 +275,16 @@ def _load(data: Any, name: str, workers: int) -> Images:
         data = (data, None)
     if isinstance(data, (tuple, list)):
         images, targets = data
-        numbers = isinstance(targets, (list, tuple)) and all(isinstance(target, (int, float)) for target in targets)
+        rows = isinstance(targets, (list, tuple)) and all(isinstance(one, (int, float, list, tuple)) for one in targets)
         images, targets = (
             torch.as_tensor(part) if isinstance(part, np.ndarray) else part for part in (images, targets)
         )
-        targets = torch.tensor(targets) if numbers else targets
+        with suppress(TypeError, ValueError):  # rows of text, or of several lengths
+            targets = torch.tensor(targets) if rows else targets
         if targets is not None and not isinstance(targets, Tensor):
-            raise InstaAugError(f"{name}: targets must be a tensor of numbers, got {kind(targets)}")
+            raise InstaAugError(
+                f"{name}: targets must be a tensor of numbers, as many for every image, got {kind(targets)}"
+            )
         given = f"images {tuple(images.shape)} {images.dtype}"
         given += "" if targets is None else f", targets {tuple(targets.shape)}"
         if images.ndim != 4 or 0 in images.shape or (targets is not None and targets.shape[:1] != images.shape[:1]):
@@ -310,18 +316,8 @@ def _check_images(images: Tensor, name: str, numbers: Sequence[int] | None = Non
             for number, image in zip(numbers or range(len(images)), images, strict=True):
                 check_range(image, False, f"number {number} of {name}", fix=AS_THEY_ARE)
     elif images.dtype != torch.uint8:
-        fix = "give floats: of 16 bits images.float() / 65535"
+        fix = "give floats: of 16 bits images.float() / 65535; of 8 give images.to(torch.uint8)"
         raise InstaAugError(f"{name}: images must be uint8 or float in [0, 1], got {images.dtype}; {fix}")
-
-
-def _collated(labels: list[Any], name: str) -> Any:
-    try:
-        return default_collate(labels)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InstaAugError(
-            f"{name}: labels must be numbers, as many for every image ({reason(error)}); give samples (image, label), or one tensor of all "
-            "images and one of all labels"
-        ) from error
 
 
 def _are_labelled(labels: Sequence[Any], name: str) -> bool:

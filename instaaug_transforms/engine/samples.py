@@ -1,12 +1,13 @@
 """One sample of a Dataset, however it comes: image and label in a tuple, in a dictionary, or an image alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 from torchvision.transforms.v2 import functional as F
 
 from ..utils.errors import InstaAugError, reason
@@ -41,13 +42,16 @@ def parts(sample: Any, name: str) -> tuple[Any, Any]:
 class Samples(Dataset):
     """`parts` of the samples of a Dataset; whatever that raises comes with the index.
 
+    Attributes:
+        others: what the last sample, a dictionary, holds beside an image and what is known as a label.
+
     Args:
         dataset: anything with samples by index.
         name: the argument's name, for errors.
     """
 
     def __init__(self, dataset: Any, name: str) -> None:
-        self.dataset, self.name = dataset, name
+        self.dataset, self.name, self.others = dataset, name, []
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -60,7 +64,33 @@ class Samples(Dataset):
         except Exception as error:
             said = f"{type(error).__name__}: {reason(error)}"
             raise InstaAugError(f"{self.name}: sample {index} cannot be read ({said})") from error
+        if isinstance(sample, Mapping):
+            self.others = [str(key) for key in sample if key not in (*IMAGE_KEYS, *LABEL_KEYS)]
         return parts(sample, self.name)
+
+
+def without_key(others: Sequence[str], name: str) -> str:
+    """Of dictionaries that hold others beside an image, and no label by a name that is known: that they are taken for images alone."""
+    return (
+        f"{name}: its samples are dictionaries without any of {', '.join(map(repr, LABEL_KEYS))}, so they are images without labels; if "
+        f"one of {', '.join(map(repr, others))} is the label, call it {LABEL_KEYS[0]!r}"
+    )
+
+
+def collated(labels: Sequence[Any], name: str) -> Any:
+    """The labels of all samples as one: a tensor of numbers, several an image if there are.
+
+    Raises:
+        InstaAugError: they differ in number.
+    """
+    try:
+        # Several numbers in a list would be collated column by column.
+        return default_collate([torch.as_tensor(one) if isinstance(one, (list, tuple)) else one for one in labels])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InstaAugError(
+            f"{name}: labels must be numbers, as many for every image ({reason(error)}); give samples (image, label), or one tensor of all "
+            "images and one of all labels"
+        ) from error
 
 
 def as_image(image: Any, name: str) -> Tensor:

@@ -180,7 +180,7 @@ def to_batch(
     given = f"a tensor of shape {tuple(tensor.shape)} and dtype {tensor.dtype}"
     if not tensor.is_floating_point() and tensor.dtype != torch.uint8:
         raise InstaAugError(
-            f"image: expected float in [0, 1] or uint8, got {given}; of 16 bits images.float() / 65535. If these are labels, pass the "
+            f"image: expected float in [0, 1] or uint8, got {given}; of 16 bits images.float() / 65535, of 8 images.to(torch.uint8). If these are labels, pass the "
             "images first — aug(images, labels) — or wrap the images in tv_tensors.Image"
         )
     if tensor.ndim < 3 or (tensor.ndim > 4 and not isinstance(leaf, tv_tensors.Video)):

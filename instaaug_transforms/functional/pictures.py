@@ -25,7 +25,9 @@ def check_mode(image: Image.Image, channels: int) -> None:
         fix = f"convert it first with img.convert({mode!r})"
         if image.mode in ("1", "L", "P"):  # as data sets of segmentation give them
             fix += ", or, if it is a mask, give tv_tensors.Mask(v2.functional.pil_to_tensor(img))"
-        if mode is None or image.mode[0] in "IF":  # PIL's convert cuts off what is above 255
+        if mode is None:
+            fix = "give a tensor with these channels: v2.functional.to_image(img)"
+        if image.mode[0] in "IF":  # PIL's convert cuts off what is above 255
             fix = "give a tensor in [0, 1] with these channels: of 16 bits v2.functional.to_image(img).float() / 65535"
         raise InstaAugError(
             f"image: this transform was made for {channels} channel(s), got a PIL image of mode {image.mode!r}; {fix}"

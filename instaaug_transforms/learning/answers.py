@@ -13,13 +13,14 @@ from ..params import AugmentParams
 from ..utils.errors import InstaAugError
 from ..utils.outputs import as_labels, as_weights, check_logits, warn_of_probabilities
 from .loss_table import Viewer
-from .losses import per_view
+from .losses import PerViewLoss, per_view
 from .task import Task
 
 logger = logging.getLogger(__name__)
 
 FEW = 4
 SEVERAL = 64
+ALIKE, EPSILON = 1e-3, 1e-6  # of the largest loss, and of the largest output: what rounding may change in a loss
 APART = 0.05  # of the spread of answers: by how much rounding does not move them
 MOST_NUMBERS = 4096  # per image; what has more is a map, whose pixels move with the views
 
@@ -86,8 +87,25 @@ def can_average(task: Task, data: Images) -> bool:
     if single:
         _warn_of_company(task, data, outputs)
     n = min(FEW, len(data))
-    per_view(task.loss, outputs, targets, n)
+    losses = per_view(task.loss, outputs, targets, n)
+    if isinstance(outputs, Tensor) and outputs.shape[:1] == (n,):
+        _check_each_alone(task.loss, outputs, targets, losses)
     return single and outputs.shape[:1] == (n,) and outputs[0].numel() <= MOST_NUMBERS
+
+
+def _check_each_alone(loss: PerViewLoss, outputs: Tensor, targets: Tensor, losses: Tensor) -> None:
+    """Raise where the loss of an image is another one without the other images: outputs (B, 1) less targets (B,) are (B, B), say."""
+    half = len(losses) // 2
+    if not half:
+        return
+    alone = per_view(loss, outputs[:half], targets[:half], half).float()
+    rounding = ALIKE * losses.float().abs().amax() + EPSILON * (1 + outputs.float().abs().amax())
+    if bool(((alone - losses[:half].float()).abs() > rounding).any()):
+        raise InstaAugError(
+            f"loss: what it gives for an image depends on the other images of the batch; of outputs {tuple(outputs.shape)} and targets "
+            f"{tuple(targets.shape)} it may pair each with every other: give both one shape, targets.reshape(outputs.shape), and take means "
+            "over an image's own numbers alone"
+        )
 
 
 def _warn_of_company(task: Task, data: Images, outputs: Tensor) -> None:

@@ -21,6 +21,13 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """``(B, …)`` outputs and as many target numbers to ``(B,)``, the mean over an image's numbers: regression."""
     targets = _alike(outputs, targets, "squared_error")
+    finite = targets.isfinite().reshape(len(targets), -1).all(1)
+    if not bool(finite.all()):
+        raise InstaAugError(
+            f"squared_error: the targets of {int((~finite).sum())} of {len(targets)} images are not finite (without labels they are the model's own "
+            "outputs); leave these images out, or, where single numbers are missing, leave those out by a loss of your own: loss=f, "
+            "f(outputs, targets) giving the mean over the numbers that are known, (B,)"
+        )
     return (outputs.float() - targets).square().reshape(len(outputs), -1).mean(1)
 
 

@@ -110,6 +110,12 @@ def _logits(classifier: nn.Module, images: Tensor) -> Tensor:
             f"classifier: it does not take images {tuple(images.shape)}: {reason(error)}; give the side of yours, FeaturesPredictor(…, "
             "image_size=224) say, and LearnedAugment their in_channels"
         ) from error
+    if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.shape[1:] == (1,):
+        return outputs  # a regressor's one number: there is no posterior to read, and all the rest
+    if isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim == 1:
+        raise InstaAugError(
+            f"classifier: its features are read beside outputs (B, K), got {told(outputs)}; wrap it in a module that returns model(x)[:, None]"
+        )
     return check_logits(outputs)
 
 

@@ -4,6 +4,7 @@ import dis
 import functools
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -25,6 +26,9 @@ VALUES = (bool, int, float, str, bytes, tuple, list, dict, Enum, Tensor, np.ndar
 
 # What a run does not change, if it is not assigned to.
 CONSTANTS = (bool, int, float, str, bytes, type(None), Enum, torch.dtype)
+
+# What torch.jit puts into names, so that each is used once in a process.
+MANGLED = re.compile(r"___torch_mangle_\d+\.")
 
 # Python's own code, and this package's.
 KNOWN_PLACES = tuple(f"{folder}{os.sep}" for folder in (Path(os.__file__).parent, Path(__file__).parents[1]))
@@ -93,6 +97,7 @@ def code_sha256(model: nn.Module) -> str | None:
     texts, told, left, read, written = set(), set(), [], set(), set()
     for part in unwrapped(model).modules():
         left += [type(part), *vars(part).values()]
+        texts |= _program(part)
     while left:
         thing = left.pop()
         if isinstance(thing, (MethodType, classmethod, staticmethod, property)):
@@ -120,6 +125,16 @@ def code_sha256(model: nn.Module) -> str | None:
     attributes = [_constants(part, read - written - OF_ANY_MODULE) for part in unwrapped(model).modules()]
     lines = [*sorted(texts), *filter(None, attributes)]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _program(part: nn.Module) -> set[str]:
+    """The code of a program of torch.jit, and the numbers, texts and switches that it reads of itself; empty where there is none."""
+    if not isinstance(part, torch.jit.ScriptModule) or not hasattr(part, "code"):
+        return set()
+    code, constants = part.code_with_constants
+    read = sorted(set(re.findall(r"\.(\w+)", code)) - OF_ANY_MODULE)
+    held = [*((name, getattr(part, name, None)) for name in read), *constants.const_mapping.items()]
+    return {f"{MANGLED.sub('', code)} {[(name, _repr(value)) for name, value in held if _is_constant(value)]}"}
 
 
 def _constants(part: nn.Module, names: set[str]) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ def fingerprint(*things: Tensor | nn.Module | Mapping[str, Tensor], config: Mapp
         if isinstance(thing, Mapping):
             entries = sorted(thing.items())
         else:
-            entries = [("", thing)] if isinstance(thing, Tensor) else list(unwrapped(thing).state_dict().items())
+            entries = [("", thing)] if isinstance(thing, Tensor) else list(_kept_by(unwrapped(thing)))
         for name, tensor in entries:
             if not isinstance(tensor, Tensor):  # what a module keeps besides, a quantised one say
                 state.update(f"{name}|{ADDRESS.sub('', repr(tensor))}|".encode())
@@ -41,3 +41,16 @@ def fingerprint(*things: Tensor | nn.Module | Mapping[str, Tensor], config: Mapp
             # Viewed as bytes: NumPy knows no bfloat16.
             state.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return state.hexdigest()
+
+
+def _kept_by(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What its state holds, and the tensors inside programs of torch.jit: frozen ones keep their weights nowhere else."""
+    yield from module.state_dict().items()
+    for name, part in module.named_modules():
+        graph = getattr(part, "graph", None) if isinstance(part, torch.jit.ScriptModule) else None
+        if graph is None:  # it has no program of its own
+            continue
+        for kind in ("prim::Constant", "prim::ConstantMKLDNNTensor"):
+            nodes = (node for node in graph.findAllNodes(kind) if node.hasAttribute("value"))
+            tensors = (node.t("value") for node in nodes if node.kindOf("value") == "t")
+            yield from ((f"{name}|{i}", tensor.to_dense()) for i, tensor in enumerate(tensors))

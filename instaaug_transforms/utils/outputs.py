@@ -98,7 +98,7 @@ def as_labels(targets: Tensor, classes: int, name: str, soft: bool = True) -> Te
     fix = (
         "; or give loss='binary_cross_entropy' (several classes an image), 'squared_error' (numbers) or one of your own"
         if soft
-        else ""
+        else "; of models of numbers, or of several classes an image, ia.recommend compares views: loss='squared_error', say"
     )
     raise InstaAugError(
         f"{name}: expected labels (N,), integers from 0 to {classes - 1}, for a classifier of {classes} classes{also}; got {given}. "
