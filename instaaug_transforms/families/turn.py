@@ -17,7 +17,7 @@ class Turn(AnchorFamily):
     """Turn counter-clockwise by ``turn_angle`` degrees about the centre, rigidly in pixels.
 
     Quarter turns of square images copy pixels; nothing is resampled. A single image that is not square swaps its sides;
-    images of a batch keep their canvas, and what a turn shows from outside is `fill`.
+    images of a batch or a clip keep their canvas, and what a turn shows from outside is `fill`.
 
     Args:
         angles: degrees, all different turns, 0 first; −15 is 345.
