@@ -53,9 +53,7 @@ def test_a_part_reads_the_rows_of_its_images():
     assert len(part) == 6 and torch.equal(part.images.targets, data.images.targets[index])
     assert torch.equal(part.take("logits", torch.arange(6)), data.take("logits", rows))
     assert torch.equal(part.weight(torch.arange(6)), data.weights[rows])
-    rows = Rows(None, 4, (2,), torch.float32, 4, {})
-    rows.put(slice(0, 4), torch.arange(8.0).view(4, 2))
-    some = SomeRows(rows, torch.tensor([3, 1]))
+    some = SomeRows(Rows.of(torch.arange(8.0).view(4, 2)), torch.tensor([3, 1]))
     assert len(some) == 2 and some[torch.tensor([1, 0]), torch.tensor([0, 1])].tolist() == [2.0, 7.0]
 
 

@@ -81,7 +81,8 @@ def test_in_memory_and_every_type(dtype):
     kept = Rows(None, 10, (3,), dtype, 7, {})
     for part in (slice(0, 7), slice(7, 10)):
         kept.put(part, values[part])
-    assert torch.equal(kept.tensor(), values) and kept.tensor().dtype == dtype
+    for rows in (kept, Rows.of(values)):
+        assert torch.equal(rows.tensor(), values) and rows.tensor().dtype == dtype and len(rows) == 10
 
 
 @pytest.mark.parametrize("on_disk", [False, True])

@@ -217,8 +217,7 @@ def test_without_looking_sets_are_the_best_policys():
     pairs = [(first, a) for a in range(6) if a != first]
     best = max(pairs, key=lambda pair: likelihood[:, pair].mean(1).log().mean())
 
-    rows = {"losses": Rows(None, 200, (1, 6), torch.float32, 200, {})}
-    rows["losses"].put(slice(0, 200), -likelihood[:, None].log())
+    rows = {"losses": Rows.of(-likelihood[:, None].log())}
     order = policy_order(Prepared(LabelledImages(torch.zeros(200, 3, 8, 8)), 1, rows, torch.device("cpu")))
     constant = torch.randn(6).log_softmax(0).expand(200, -1)
     scores = SimpleNamespace(
@@ -239,12 +238,7 @@ def test_weights_are_chosen_after_temperatures():
     # Under one view the answer is right, under the others wrong, and sure; φ knows the view, but for a tenth of the images.
     said = torch.where(torch.arange(columns) == view[:, None], right[:, None], right[:, None] + 1) % 3
     logits = one_hot(said, 3)[:, None].float() * 40
-    rows = {
-        "plain": Rows(None, n, (3,), torch.float32, n, {}),
-        "logits": Rows(None, n, (1, columns, 3), torch.float32, n, {}),
-    }
-    rows["plain"].put(slice(0, n), logits[:, 0, 0])
-    rows["logits"].put(slice(0, n), logits)
+    rows = {"plain": Rows.of(logits[:, 0, 0]), "logits": Rows.of(logits)}
     held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), right), 1, rows, torch.device("cpu"))
     log_p = (one_hot((view + (torch.arange(n) % 10 == 0)) % columns, columns) * 30.0).log_softmax(1)
     ours = likeliest_views([Said(ClassScores(held), log_p)], columns, False, list(range(columns)))
@@ -257,8 +251,7 @@ def test_fixed_views_are_scored_on_the_half_they_were_not_searched_on():
     losses = torch.rand(40, 5)
     losses[::2, 1], losses[1::2, 1] = 0.0, 2.0  # best of all in one half alone
     losses[1::2, 2] = 0.1
-    rows = {"losses": Rows(None, 20, (2, 5), torch.float32, 20, {})}
-    rows["losses"].put(slice(0, 20), losses.view(20, 2, 5))
+    rows = {"losses": Rows.of(losses.view(20, 2, 5))}
     train = Prepared(LabelledImages(torch.zeros(20, 3, 8, 8)), 2, rows, torch.device("cpu"))
     losses = losses.view(20, 2, 5)
     found = nll_on_train(train, [1, 2])
@@ -295,12 +288,7 @@ def test_another_images_views_are_a_rival_that_does_not_look():
     log_p[order.roll(1)] = torch.nn.functional.one_hot(right[order], columns).float().mul(9).log_softmax(-1)
     logits = torch.nn.functional.one_hot(right, columns).float()[:, None, :, None] * torch.tensor([9.0, 0.0])
     logits = torch.where(logits.any(-1, keepdim=True), logits, torch.tensor([0.0, 9.0]))  # class 0 under one view
-    rows = {
-        "plain": Rows(None, n, (2,), torch.float32, n, {}),
-        "logits": Rows(None, n, (1, 4, 2), torch.float32, n, {}),
-    }
-    rows["plain"].put(slice(0, n), logits[:, 0, 0])
-    rows["logits"].put(slice(0, n), logits)
+    rows = {"plain": Rows.of(logits[:, 0, 0]), "logits": Rows.of(logits)}
     held = Prepared(LabelledImages(torch.zeros(n, 3, 8, 8), torch.zeros(n).long()), 1, rows, torch.device("cpu"))
     aug = ia.LearnedAugment(["turn"])
     arms = {

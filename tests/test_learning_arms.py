@@ -16,18 +16,15 @@ from instaaug_transforms.learning.scores import ClassScores
 def held(outputs, targets, draws=1, **more):
     """Outputs ``(N·D, V, …)`` of copies; those of the images as they were are zero."""
     n = len(outputs) // draws
-    rows = {}
-    for name, values in (("logits", outputs.unflatten(0, (n, draws))), ("plain", torch.zeros(n, *outputs.shape[2:]))):
-        rows[name] = Rows(None, n, values.shape[1:], torch.float32, n, {})
-        rows[name].put(slice(0, n), values)
+    plain = torch.zeros(n, *outputs.shape[2:])
+    rows = {"logits": Rows.of(outputs.unflatten(0, (n, draws))), "plain": Rows.of(plain)}
     return Prepared(LabelledImages(torch.zeros(n, 3, 4, 4), targets), draws, rows, torch.device("cpu"), **more)
 
 
 def table(losses, weights=None):
     """Losses ``(N, D, A)``."""
-    n, draws, columns = losses.shape
-    rows = {"losses": Rows(None, n, (draws, columns), torch.float32, n, {})}
-    rows["losses"].put(slice(0, n), losses)
+    n, draws, _ = losses.shape
+    rows = {"losses": Rows.of(losses)}
     return Prepared(
         LabelledImages(torch.zeros(n, 3, 4, 4)),
         draws,
